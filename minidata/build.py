@@ -1,0 +1,57 @@
+"""Turns a seed into scenes: composition, split by content hash, picture, boxes, questions."""
+
+from __future__ import annotations
+
+import random
+import types
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from minidata import charts, object_questions, objects, receipts, signs
+from minidata.scene import Box, Question, is_test, scene_id
+from minidata.sources import Pack
+
+_MODULES: dict[str, tuple[types.ModuleType, types.ModuleType]] = {
+    "objects": (objects, object_questions), "text": (signs, signs), "chart": (charts, charts),
+    "doc": (receipts, receipts),
+}
+SHARES = {"objects": 45, "text": 20, "chart": 20, "doc": 15}
+"""Percent of training images by family."""
+
+
+@dataclass
+class Scene:
+    """One rendered composition."""
+
+    identifier: str
+    family: str
+    image: Image.Image
+    boxes: list[Box]
+    questions: list[Question]
+
+
+def compose(seed: int, index: int, test: bool, pack: Pack | None, family: str | None = None
+            ) -> tuple[str, str, dict[str, Any], random.Random]:
+    """Choose composition `index` of the stream `seed`, passing over those of the other split.
+
+    Returns its content hash, family, description and the random state to go on with.  Only charts
+    need `pack` here.  The result depends on the arguments alone, so any number of workers gives
+    the same data.
+    """
+    rng = random.Random(f"{seed}/{'test' if test else 'train'}/{index}")
+    family = family or rng.choices(list(SHARES), list(SHARES.values()))[0]
+    while True:
+        spec = _MODULES[family][0].plan(rng, pack)
+        identifier = scene_id(family, spec["key"])
+        if is_test(identifier) == test:
+            return identifier, family, spec, rng
+
+
+def make(seed: int, index: int, test: bool, pack: Pack, family: str | None = None) -> Scene:
+    """Compose, draw and question one scene (see `compose`)."""
+    identifier, family, spec, rng = compose(seed, index, test, pack, family)
+    drawer, asker = _MODULES[family]
+    image, boxes = drawer.render(spec, rng, pack)
+    return Scene(identifier, family, image, boxes, asker.ask(spec, boxes, rng))
