@@ -1,0 +1,61 @@
+# make demo | test | check | data | checkpoints
+#
+# Override on the command line: make demo VENV=/path/to/env PYTHON=python3.12
+# Written for any POSIX make and sh (GNU make, BSD make, the make of macOS).
+
+PYTHON = python3
+VENV = .venv
+PY = $(VENV)/bin/python
+STAMP = $(VENV)/.installed
+
+.PHONY: help install demo test check data checkpoints clean
+
+help:
+	@echo "make demo         install, run the main job on the shipped model, show where the report is"
+	@echo "make test         install, run the tests"
+	@echo "make check        install, ruff and mypy"
+	@echo "make data         generate the mini-benchmarks again"
+	@echo "make checkpoints  train the shipped model and the trained methods again (hours on a CPU)"
+	@echo "make clean        remove the environment and the caches; runs stay"
+
+install: $(STAMP)
+
+# The stamp makes a second call instant; a change of either file installs again.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	if [ ! -x "$(PY)" ]; then \
+	  found=; \
+	  for p in $(PYTHON) python3.13 python3.12 python3.11; do \
+	    if "$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	        >/dev/null 2>&1; then found=$$p; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python3.12" >&2; exit 1; \
+	  fi; \
+	  echo "Creating $(VENV) with $$found"; \
+	  "$$found" -m venv "$(VENV)"; \
+	fi
+	@echo "Installing into $(VENV) (about 120 packages, a few minutes the first time)"
+	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off \
+	  -c constraints.txt -e ".[dev]"
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(PY) run_suite.py --methods gamma,pmod --bench gqa,textvqa --out runs/demo
+	@echo "Report: `pwd`/runs/demo/report.html"
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+check: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+data: $(STAMP)
+	$(PY) -m minidata bench --out assets/mini
+
+checkpoints: $(STAMP)
+	$(PY) -m harness.train --all
+
+clean:
+	rm -rf "$(VENV)" build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,115 @@
+"""Packaging: what is declared is pinned, shipped and reachable from make and from CI."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("harness", "methods", "reports", "minidata")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+# Module name -> distribution name, where they differ.
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "lmms_eval": "lmms-eval"}
+# Their wheels are dependencies of declared ones, at versions these ask for.
+INDIRECT = {"huggingface_hub", "markupsafe", "packaging", "tqdm", "loguru", "tenacity"}
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pins}
+
+
+def declared(extra: str = "") -> list[Requirement]:
+    table = PROJECT["project"]
+    lines = table["optional-dependencies"][extra] if extra else table["dependencies"]
+    return [Requirement(line) for line in lines]
+
+
+def sources() -> list[Path]:
+    return [ROOT / "run_suite.py"] + [p for n in PACKAGES for p in sorted((ROOT / n).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("extra", ["", "dev"])
+def test_every_dependency_is_pinned_inside_its_range(extra: str) -> None:
+    pins = constraints()
+    for one in declared(extra):
+        assert one.specifier, f"{one.name} has no lower bound"
+        assert one.specifier.contains(pins[canonicalize_name(one.name)]), one.name
+
+
+def test_constraints_are_plain_public_versions() -> None:
+    pins = constraints()
+    assert (pins["torch"], pins["torchvision"]) == ("2.13.0", "0.28.0")  # they belong together
+    assert [name for name, version in pins.items() if not re.fullmatch(r"[\w.!]+", version)] == []
+
+
+def test_every_import_is_declared() -> None:
+    names = {canonicalize_name(one.name) for one in declared()}
+    found = set()
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    found -= {*sys.stdlib_module_names, *PACKAGES, *INDIRECT, "run_suite"}
+    assert "torch" in found
+    asked = {canonicalize_name(DISTRIBUTIONS.get(name, name)) for name in found}
+    assert asked - names == set()
+
+
+def test_every_data_file_of_a_package_is_shipped() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["*"]
+    files = [p for n in PACKAGES for p in (ROOT / n).rglob("*") if p.is_file()]
+    data = [p for p in files if p.suffix not in (".py", ".pyc") and "__pycache__" not in p.parts]
+    assert any(p.suffix == ".j2" for p in data)
+    missing = [p for p in data if not any(fnmatch.fnmatch(p.name, one) for one in patterns)]
+    assert missing == []
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    folders = {p.parent for p in sources() if p.parent != ROOT}
+    assert [f for f in folders if not (f / "__init__.py").exists()] == []
+
+
+def test_makefile_is_portable_and_runs_what_the_contract_says() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert not re.search(r"\$\((shell|wildcard|patsubst|foreach|if) |^(ifeq|ifdef|define)|[:+]=",
+                         text, re.MULTILINE)  # fmt: skip
+    assert "\n    " not in text.replace("\\\n", "")
+    command = ["make", "-n", "demo", "VENV=elsewhere"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "run_suite.py --methods gamma,pmod --bench gqa,textvqa --out runs/demo" in shown
+    assert "-c constraints.txt" in shown
+    assert "runs/demo/report.html" in shown
+
+
+def test_ci_stops_at_the_first_failure(tmp_path: Path) -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    calls = tmp_path / "calls"
+    fake = tmp_path / "make"
+    fake.write_text(f'#!/bin/sh\necho "$1" >> "{calls}"\n[ "$1" != "$FAILS" ]\n', encoding="utf-8")
+    fake.chmod(0o755)
+    for fails, expected, code in (("check", ["check"], 1), ("none", ["check", "test"], 0)):
+        calls.unlink(missing_ok=True)
+        env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "FAILS": fails}
+        done = subprocess.run(["bash", str(script)], env=env, cwd=tmp_path, check=False)
+        assert done.returncode == code
+        assert calls.read_text(encoding="utf-8").split() == expected
+
+
+def test_runs_and_environments_are_ignored() -> None:
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert {"/runs/", ".venv*/", "__pycache__/"} <= set(ignored)
