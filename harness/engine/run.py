@@ -1,0 +1,298 @@
+"""``routed``: one method on one loaded model, as a context that leaves no trace."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from harness.engine.cache import RoutedCache, adopt
+from harness.engine.loop import plain_mask, run_prompt, run_step
+from harness.engine.masks import allowed_from
+from harness.engine.model import EngineError, Parts, backend, find_parts
+from harness.engine.recorder import Recorder
+from harness.engine.samples import Samples, isolated, kinds_from_ids
+from harness.engine.sequence import Sequence
+from harness.engine.vision import captured_cls, no_tower, shadowed
+from harness.record import RoutingRecord
+from methods.base import ANSWER, IMAGE, Method
+
+_REFUSED = ("output_attentions", "output_hidden_states")
+
+
+@contextmanager
+def routed(
+    model: nn.Module,
+    method: Method,
+    modules: nn.Module | None = None,
+    record: bool = True,
+) -> Iterator[Run]:
+    """Run ``method`` on an unmodified LLaVA-family ``model`` while the context is open.
+
+    ``modules``: the method's own parameters, with weights (``load_checkpoint`` gives them).
+    ``record``: note decisions, so that :meth:`Run.records` works.
+
+    Only attributes of this model object are shadowed, no class is touched, and everything is put
+    back on exit, also after an exception.
+    """
+    parts = find_parts(model)
+    method.check(parts.info)
+    if modules is None and method.build_modules(parts.info) is not None:
+        raise EngineError(
+            f"{method.name} needs trained weights for this model: "
+            f"pass --checkpoint {method.name}=PATH"
+        )
+    run = Run(parts, method, modules, record)
+    with ExitStack() as stack:
+        stack.enter_context(shadowed(parts.text, "forward", run._forward))
+        stack.enter_context(shadowed(parts.inner, "get_image_features", run._image_features()))
+        for module, hook in ((model, run._note_outer), (parts.inner, run._note_inner)):
+            handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield run
+
+
+class Run:
+    """What a routed model remembers of its last prompt."""
+
+    def __init__(
+        self, parts: Parts, method: Method, modules: nn.Module | None, record: bool
+    ) -> None:
+        self.parts, self.method, self.modules, self.record = parts, method, modules, record
+        self.info = parts.info
+        self._cache: RoutedCache | None = None
+        self._recorder: Recorder | None = None
+        self._losses: list[Tensor] = []
+        self._names: list[str] | None = None
+        self._kinds: Tensor | None = None
+        self._ids: Tensor | None = None  # of the call in progress
+        self._labels: Tensor | None = None
+        self._features: Any = None
+        self._image_sizes: Any = None
+        self._growing: tuple[Tensor, int] | None = None  # prompt ids and length, without a cache
+
+    # --- what callers use -------------------------------------------------------------------
+    def set_samples(self, names: Seq[str] | None) -> None:
+        """Names of the rows of the next batch (seeds of random methods, record labels)."""
+        self._names = list(names) if names is not None else None
+
+    def set_kinds(self, kinds: Tensor | None) -> None:
+        """Token kinds uint8 [B, n] of the next forward call, where input ids cannot tell them."""
+        self._kinds = kinds
+
+    def aux_loss(self) -> Tensor | None:
+        """Auxiliary loss of the last forward pass (already weighted), or None."""
+        return torch.stack([loss.float() for loss in self._losses]).sum() if self._losses else None
+
+    def records(self, out_lengths: Seq[int] | None = None) -> list[RoutingRecord]:
+        """One record per row of the last ``generate`` or forward call.
+
+        Decode steps of a row end where a stop token was fed, or at ``out_lengths`` generated
+        tokens (the last one is never fed). The KV cache, if there is one, is asserted to hold
+        exactly what the records say.
+        """
+        if self._recorder is None:
+            raise EngineError("nothing was recorded: run the model first, with record=True")
+        lengths = list(out_lengths) if out_lengths is not None else None
+        stop = getattr(self.parts.model.generation_config, "eos_token_id", None)
+        ids = set() if stop is None else set(stop if isinstance(stop, (list, tuple)) else [stop])
+        return self._recorder.records(self.parts, self.method, lengths, self._cache, ids)
+
+    # --- what the model's own code calls ----------------------------------------------------
+    def _note_outer(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self._labels = kwargs.get("labels")
+
+    def _note_inner(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self._ids = kwargs.get("input_ids", args[0] if args else None)
+        if kwargs.get("image_sizes") is not None:
+            self._image_sizes = kwargs["image_sizes"]
+        given = (kwargs.get("mm_encoder_outputs") or {}).get("image")
+        if given is not None:
+            if self._features is not given:
+                self._image_sizes = getattr(given, "image_sizes", self._image_sizes)
+            self._features = given
+
+    def _image_features(self) -> Any:
+        inner, method = self.parts.inner, self.method
+        original = inner.get_image_features
+        plain = type(inner).get_image_features
+
+        @functools.wraps(original)  # generate reads the signature
+        def features(*args: Any, **kwargs: Any) -> Any:
+            if not method.needs_images:
+                with no_tower(self.parts):
+                    out = plain(inner, *args, **kwargs)
+            else:
+                with captured_cls(self.parts, method.tower_layer) as rows:
+                    out = original(*args, **kwargs)
+                if method.tower_layer is not None and rows:
+                    out.cls_rows = rows
+            self._features = out
+            sizes = kwargs.get("image_sizes", args[1] if len(args) > 1 else None)
+            self._image_sizes = sizes
+            return out
+
+        return features
+
+    def _forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Stands in for the decoder's forward."""
+        for name in _REFUSED:
+            if kwargs.pop(name, None):
+                raise EngineError(f"{name} is not available on a routed model")
+        kwargs.pop("return_dict", None)
+        text, ids = self.parts.text, self._ids if input_ids is None else input_ids
+        self._ids = None
+        if inputs_embeds is None:
+            inputs_embeds = text.embed_tokens(input_ids)
+        training = bool(text.training)
+        if use_cache is None:
+            use_cache = past_key_values is not None or not training
+            use_cache = use_cache and bool(getattr(text.config, "use_cache", True))
+        cache = adopt(past_key_values, self._cache) if use_cache else None
+        length = cache.global_length if cache is not None else 0
+        if position_ids is None:
+            steps = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
+            position_ids = (steps + length).unsqueeze(0)
+        kwargs["use_cache"] = use_cache
+        if cache is not None and length:
+            hidden = self._step(inputs_embeds, ids, attention_mask, position_ids, cache, kwargs)
+        else:
+            growing = past_key_values is None and use_cache is False and not training
+            hidden = self._prompt(
+                inputs_embeds, ids, attention_mask, position_ids, cache, kwargs, growing
+            )
+        if cache is not None:
+            cache.global_length = length + inputs_embeds.shape[1]
+        self._labels = None
+        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache)
+
+    # --- the two passes ---------------------------------------------------------------------
+    def _prompt(
+        self,
+        embeds: Tensor,
+        ids: Tensor | None,
+        mask: Tensor | None,
+        position_ids: Tensor,
+        cache: RoutedCache | None,
+        kwargs: dict[str, Any],
+        growing: bool,
+    ) -> Tensor:
+        kind = backend(self.parts.config)
+        plain = plain_mask(self.parts.config, embeds, mask, cache, position_ids)
+        base, valid = self._layout(embeds, mask, position_ids, cache, plain, kind)
+        samples, start = self._samples(embeds, ids, valid, growing)
+        seq = Sequence(
+            self.parts, kind, self.modules, embeds, samples.kinds, valid, position_ids,
+            samples.counts, samples.image_counts, samples.head_counts, samples,
+            training=bool(self.parts.text.training), base=base,
+        )  # fmt: skip
+        seq.seed(self.parts.text.rotary_emb(embeds, position_ids=position_ids), plain)
+        self._recorder = None
+        if self.record and not seq.training:
+            self._recorder = Recorder(samples, start)
+        self._cache = cache
+        if cache is not None:
+            cache.on_reorder = self._reordered
+        extra = kwargs | {"position_ids": position_ids}
+        hidden = run_prompt(self.method, seq, cache, extra, self._recorder)
+        self._losses = seq.losses
+        return hidden
+
+    def _layout(
+        self, embeds: Tensor, mask: Any, position_ids: Tensor, cache: Any, plain: Any, kind: str
+    ) -> tuple[Tensor | None, Tensor]:
+        """(packed mask or None, valid [B, n]) from whatever kind of mask the caller gave."""
+        shape = embeds.shape[:2]
+        if mask is None:
+            valid = torch.ones(shape, dtype=torch.bool, device=embeds.device)
+            packed = cache is None and bool((position_ids.diff(dim=-1) != 1).any())
+            return (allowed_from(plain) if packed and plain is not None else None), valid
+        if mask.dim() == 2:
+            return None, mask[:, -shape[1] :].to(embeds.device).bool()
+        if mask.dim() != 4 or kind == "flash":
+            raise EngineError("attention masks are 2-D, or 4-D under sdpa and eager")
+        base = allowed_from(mask)
+        return base, ~isolated(base).expand(shape)
+
+    def _samples(
+        self, embeds: Tensor, ids: Tensor | None, valid: Tensor, growing: bool
+    ) -> tuple[Samples, int]:
+        """Host facts of the batch, and the column at which generated tokens begin."""
+        n = embeds.shape[1]
+        start = self._continued(ids, growing) if ids is not None else n
+        if self._kinds is not None:
+            kinds, self._kinds = self._kinds.to(embeds.device), None
+        elif ids is None:
+            raise EngineError("routing needs input_ids, or the token kinds by run.set_kinds")
+        else:
+            answers = None
+            if self._labels is not None:
+                answers = self._labels.to(ids.device) != -100
+            elif start < n:
+                columns = torch.arange(n, device=ids.device)
+                answers = (columns >= start).expand(ids.shape)
+            kinds = kinds_from_ids(ids, self.parts.image_token, valid, answers)
+        samples = Samples(self.parts, kinds, valid, ids)
+        if start < n:
+            samples.ids = None if ids is None else ids[:, :start]
+        samples.names, samples.features = self._names, self._features
+        samples.image_sizes = self._image_sizes
+        return samples, start
+
+    def _continued(self, ids: Tensor, growing: bool) -> int:
+        """Prompt length, also when ``generate`` runs without a cache and passes all it has."""
+        n = ids.shape[1]
+        if growing and self._growing is not None:
+            before, last = self._growing
+            if n == last + 1 and torch.equal(ids[:, : before.shape[1]], before):
+                self._growing = (before, n)
+                return int(before.shape[1])
+        self._growing = (ids, n) if growing else None
+        return n
+
+    def _step(
+        self,
+        embeds: Tensor,
+        ids: Tensor | None,
+        mask: Tensor | None,
+        position_ids: Tensor,
+        cache: RoutedCache,
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        if mask is not None and mask.dim() != 2:
+            raise EngineError("a 4-D mask cannot be used behind a routed cache")
+        if cache is not self._cache:
+            raise EngineError("this cache belongs to another routing context: start without one")
+        rows, width = embeds.shape[:2]
+        kinds = torch.full((rows, width), ANSWER, dtype=torch.uint8, device=embeds.device)
+        if ids is not None and width > 1 and bool((ids == self.parts.image_token).any()):
+            raise EngineError("image tokens behind a cache: chunked prefill cannot be routed")
+        seq = Sequence(
+            self.parts, backend(self.parts.config), self.modules, embeds, kinds,
+            torch.ones_like(kinds, dtype=torch.bool), position_ids, [width] * rows,
+            [0] * rows, [0] * rows, None, training=False, generated=True,
+        )  # fmt: skip
+        fed = ids if ids is not None else torch.full_like(kinds, 0, dtype=torch.long)
+        return run_step(self.method, seq, cache, kwargs, self._recorder, fed)
+
+    def _reordered(self, rows: Tensor) -> None:
+        if self._recorder is not None:
+            self._recorder.order.append(rows)
+
+
+assert IMAGE == 2  # the record and the methods share these numbers

@@ -1,0 +1,160 @@
+"""What the host knows about a batch: token kinds, counts, sample names, image geometry."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.engine.model import EngineError, Parts
+from methods.base import ANSWER, IMAGE, QUESTION, SYSTEM
+
+
+def kinds_from_ids(ids: Tensor, image_token: int, valid: Tensor, answers: Tensor | None) -> Tensor:
+    """uint8 [B, n]: system text, image, question; ``answers`` [B, n] bool marks answer tokens.
+
+    System text is what stands before the first image; a row without image is all question.
+    """
+    image = (ids == image_token) & valid
+    seen = image.long().cumsum(dim=1) > 0
+    has_image = image.any(dim=1, keepdim=True)
+    kinds = torch.where(seen | ~has_image, QUESTION, SYSTEM)
+    if answers is not None:
+        kinds = kinds.masked_fill(answers & ~image, ANSWER)
+    return kinds.masked_fill(image, IMAGE).to(torch.uint8)
+
+
+def isolated(allowed: Tensor) -> Tensor:
+    """[B, n] bool: columns of a block mask that nobody sees and that see nobody: padding."""
+    own = torch.eye(allowed.shape[-1], dtype=torch.bool, device=allowed.device)
+    others = allowed[:, 0] & ~own
+    return ~(others.any(dim=1) | others.any(dim=2))
+
+
+class Samples:
+    """One batch as it was handed to the model. Lengths are read from the device once."""
+
+    def __init__(self, parts: Parts, kinds: Tensor, valid: Tensor, ids: Tensor | None) -> None:
+        self.parts, self.kinds, self.valid, self.ids = parts, kinds, valid, ids
+        columns = torch.arange(kinds.shape[1], device=kinds.device)
+        image = kinds == IMAGE
+        last_image = (columns * image).amax(dim=1)
+        head = ((columns <= last_image[:, None]) & valid).sum(dim=1) * image.any(dim=1)
+        first = (~valid).long().cumprod(dim=1).sum(dim=1)
+        table = torch.stack([valid.sum(dim=1), image.sum(dim=1), head, first]).tolist()
+        self.counts, self.image_counts, self.head_counts, self.first = table
+        self.names: list[str] | None = None
+        self.features: Any = None  # output of get_image_features, if it is known
+        self.image_sizes: Any = None
+        self._grids: list[list[dict[str, Any]]] | None = None
+
+    def identities(self) -> list[str]:
+        """One stable name per row: the caller's, or a hash of the row's unpadded prompt ids."""
+        if self.names is None:
+            if self.ids is None:
+                raise EngineError("sample names are needed here: call run.set_samples first")
+            # Without a cache the columns go on with generated tokens; ids end with the prompt.
+            real = self.valid[:, : self.ids.shape[1]]
+            prompts = [ids[keep].tolist() for ids, keep in zip(self.ids, real, strict=True)]
+            self.names = [hashlib.sha256(str(ids).encode()).hexdigest() for ids in prompts]
+        if len(self.names) != len(self.counts):
+            raise EngineError(f"{len(self.names)} sample names for {len(self.counts)} rows")
+        return self.names
+
+    def cls_rows(self) -> list[Tensor]:
+        """CLS attention rows that were captured while the tower ran."""
+        rows = getattr(self.features, "cls_rows", None)
+        if rows is None:
+            raise EngineError("the vision tower's attention was not captured for these features")
+        return rows
+
+    # --- geometry ---------------------------------------------------------------------------
+    def spans(self) -> list[list[tuple[int, int]]]:
+        """Per row, (first column, length) of each image's tokens."""
+        rows: list[list[tuple[int, int]]] = []
+        for row in self.grids():
+            starts = sorted({(g["image_start"], g["image_length"]) for g in row})
+            rows.append(starts)
+        return rows
+
+    def grids(self) -> list[list[dict[str, Any]]]:
+        """Per row, one dict a patch grid; ``start`` and ``image_start`` are original columns."""
+        if self._grids is None:
+            self._grids = self._find_grids()
+        return self._grids
+
+    def _find_grids(self) -> list[list[dict[str, Any]]]:
+        places = [[i for i, k in enumerate(row) if k == IMAGE] for row in self.kinds.tolist()]
+        lengths, sizes = self._image_lengths(places)
+        result: list[list[dict[str, Any]]] = []
+        image = 0
+        for columns in places:
+            row: list[dict[str, Any]] = []
+            offset = 0
+            while offset < len(columns):
+                length, size = lengths[image], sizes[image]
+                run = columns[offset : offset + length]
+                if len(run) != length or run[-1] - run[0] != length - 1:
+                    raise EngineError("an image's tokens are not contiguous in its prompt")
+                row += image_grids(self.parts, run[0], length, size)
+                offset, image = offset + length, image + 1
+            result.append(row)
+        return result
+
+    def _image_lengths(self, places: list[list[int]]) -> tuple[list[int], list[Any]]:
+        pooled = getattr(self.features, "pooler_output", None)
+        if pooled is not None:
+            lengths = [int(f.shape[0]) for f in pooled]
+            if sum(lengths) == sum(map(len, places)):
+                sizes = self.image_sizes
+                sizes = sizes.tolist() if sizes is not None else []
+                return lengths, sizes + [None] * (len(lengths) - len(sizes))
+        # Features unknown (embeddings given by the caller): every contiguous run is one image.
+        lengths = []
+        for columns in places:
+            for i, column in enumerate(columns):
+                if i == 0 or column != columns[i - 1] + 1:
+                    lengths.append(0)
+                lengths[-1] += 1
+        return lengths, [None] * len(lengths)
+
+
+def image_grids(parts: Parts, start: int, length: int, size: Any) -> list[dict[str, Any]]:
+    """The patch grids of one image whose ``length`` tokens begin at column ``start``.
+
+    ``size`` is the original (height, width) for any-resolution models, else None.
+    """
+    common = {"image_start": start, "image_length": length}
+    vision = parts.model.config.vision_config
+    side = vision.image_size // vision.patch_size
+    if size is None or length == side * side:
+        side = math.isqrt(length)
+        rows, cols = (side, side) if side * side == length else (1, length)
+        return [
+            {"kind": "base", "rows": rows, "cols": cols, "start": start, "newline": False} | common
+        ]
+    rows, cols = _unpadded(parts, size, side)
+    if side * side + rows * (cols + 1) != length:
+        raise EngineError(f"image of size {size} does not make {length} tokens")
+    base = {"kind": "base", "rows": side, "cols": side, "start": start, "newline": False}
+    tile = {"kind": "tile", "rows": rows, "cols": cols, "newline": True}
+    return [base | common, tile | {"start": start + side * side} | common]
+
+
+def _unpadded(parts: Parts, size: Any, side: int) -> tuple[int, int]:
+    """Rows and columns of the joined tile grid after the padding was cut off."""
+    from transformers.models.llava_next.modeling_llava_next import (
+        get_anyres_image_grid_shape,
+        unpad_image,
+    )
+
+    config = parts.model.config
+    high, wide = get_anyres_image_grid_shape(
+        size, config.image_grid_pinpoints, config.vision_config.image_size
+    )
+    joined = torch.empty(1, high * side, wide * side, device="meta")
+    cut = unpad_image(joined, size)
+    return int(cut.shape[1]), int(cut.shape[2])

@@ -1,0 +1,286 @@
+"""The running sequence of one forward pass: gather, run, scatter.
+
+Rows are samples. Once rows keep different numbers of tokens, they are padded on the left and
+``valid`` says which columns are real. Token counts live on the host, so shapes need no question
+to the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.engine.block import Rotary, attention_rows, query_key
+from harness.engine.masks import prefill_mask
+from harness.engine.model import Parts
+from methods.base import ANSWER, IMAGE, Positions
+
+
+@dataclass
+class Picked:
+    """Some columns of the running sequence, left-padded per row."""
+
+    columns: Tensor  # [B, k] long
+    valid: Tensor | None  # [B, k] bool, None = all real
+    counts: list[int]
+
+
+class Sequence:
+    """Implements ``methods.base.Tokens``; see there for the fields a method may read."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        kind: str,
+        modules: nn.Module | None,
+        hidden: Tensor,
+        kinds: Tensor,
+        valid: Tensor,
+        position_ids: Tensor,
+        counts: list[int],
+        image_counts: list[int],
+        head_counts: list[int],
+        samples: Any,
+        training: bool,
+        generated: bool = False,
+        base: Tensor | None = None,
+    ) -> None:
+        self.parts, self.kind, self.modules = parts, kind, modules
+        self.hidden, self.kinds, self.valid = hidden, kinds, valid
+        self.position_ids, self.counts = position_ids, counts
+        self.image_counts, self.head_counts = image_counts, head_counts
+        self.samples, self.training, self.generated = samples, training, generated
+        self.base = base  # [B, 1, N, N] bool over the original columns, packed questions only
+        self.info = parts.info
+        self.memo: dict[str, Any] = {}
+        self.losses: list[Tensor] = []
+        self.n = hidden.shape[1]  # original columns
+        columns = torch.arange(self.n, device=hidden.device)
+        self.index = columns.unsqueeze(0).expand(hidden.shape[0], -1)
+        self.moved = False  # True once tokens left, so columns are no longer the original ones
+        self._rotary: Rotary | None = None
+        self._mask: tuple[Tensor | None] | None = None
+
+    # --- what methods read -----------------------------------------------------------------
+    @property
+    def full(self) -> bool:
+        """No column is padding."""
+        return min(self.counts) == self.hidden.shape[1]
+
+    @property
+    def image(self) -> Tensor:
+        """[B, m] bool: image tokens (never padding)."""
+        return (self.kinds == IMAGE) & self.valid
+
+    @property
+    def identities(self) -> list[str]:
+        """The caller's sample names, or a hash of each row's prompt ids."""
+        return self.samples.identities()
+
+    @property
+    def grids(self) -> list[list[dict[str, Any]]]:
+        """Per row, the geometry of its images; ``start`` is a column of the original sequence."""
+        return self.samples.grids()
+
+    @property
+    def spans(self) -> list[list[tuple[int, int]]]:
+        """Per row, (first original column, length) of each image."""
+        return self.samples.spans()
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Collect an auxiliary loss of this pass."""
+        self.losses.append(loss)
+
+    def normed(self, layer: int) -> Tensor:
+        """[B, m, d] states after that layer's input norm."""
+        return self.parts.layers[layer].input_layernorm(self.hidden)
+
+    def last_row(self, layer: int) -> Tensor:
+        """[B, m] float32: head mean of the last prompt token's attention in ``layer``.
+
+        Only that row is formed, from the layer's own projections, so the layer itself runs on
+        its fast kernel. Answer tokens behind the prompt take no part.
+        """
+        prompt = self.valid & (self.kinds != ANSWER)
+        columns = torch.arange(self.hidden.shape[1], device=self.hidden.device)
+        last = (columns * prompt).amax(dim=1, keepdim=True)
+        rotary, states = self.rotary(), self.normed(layer)
+        picked = states.gather(1, last[..., None].expand(-1, -1, states.shape[2]))
+        turn = tuple(_take(table, last) for table in rotary)
+        query = self._heads(layer, picked, (turn[0], turn[1]), "q")
+        keys = self._heads(layer, states, rotary, "k")
+        allowed = self.valid & (columns <= last)
+        if self.base is not None:
+            seen = self._base(self.index.gather(1, last), self.index)
+            allowed = allowed & seen[:, 0, 0]
+        rows = attention_rows(self._attention(layer), query, keys, allowed[:, None, None])
+        return rows.mean(dim=1)[:, 0]
+
+    def mean_row(self, layer: int) -> Tensor:
+        """[B, m] float32: attention each token receives, mean over heads and prompt queries."""
+        rotary, states = self.rotary(), self.normed(layer)
+        query = self._heads(layer, states, rotary, "q")
+        keys = self._heads(layer, states, rotary, "k")
+        prompt = self.valid & (self.kinds != ANSWER)
+        allowed = self._allowed()
+        total = torch.zeros(prompt.shape, device=states.device, dtype=torch.float64)
+        group = query.shape[1] // keys.shape[1]
+        for head in range(query.shape[1]):  # one head at a time bounds the memory
+            one = slice(head, head + 1)
+            key = keys[:, head // group : head // group + 1]
+            rows = attention_rows(self._attention(layer), query[:, one], key, allowed)
+            total += (rows[:, 0] * prompt.unsqueeze(-1)).sum(dim=1)
+        scale = prompt.sum(dim=1, keepdim=True) * query.shape[1]
+        return (total / scale).to(torch.promote_types(states.dtype, torch.float32))
+
+    def cls_rows(self) -> list[Tensor]:
+        """Per tower crop, [heads, patches] attention of the CLS token in ``tower_layer``."""
+        return self.samples.cls_rows()
+
+    def _attention(self, layer: int) -> Any:
+        return self.parts.layers[layer].self_attn
+
+    def _heads(self, layer: int, states: Tensor, rotary: Rotary, which: str) -> Tensor:
+        return query_key(self._attention(layer), states, rotary, which, self.info.head_dim)
+
+    # --- masks and positions ----------------------------------------------------------------
+    def rotary(self) -> Rotary:
+        """cos and sin of the running positions."""
+        if self._rotary is None:
+            self._rotary = self.parts.text.rotary_emb(self.hidden, position_ids=self.position_ids)
+        return self._rotary
+
+    def seed(self, rotary: Rotary, mask: Tensor | None) -> None:
+        """Take over the plain model's own tables and mask while nothing has left."""
+        self._rotary, self._mask = rotary, (mask,)
+
+    def mask(self) -> Tensor | None:
+        """Attention mask over all running tokens."""
+        if self._mask is None:
+            base = self._base(self.index, self.index) if self.base is not None else None
+            valid = None if self.full else self.valid
+            self._mask = (self._prefill_mask(self.hidden.shape[1], valid, base),)
+        return self._mask[0]
+
+    def _prefill_mask(self, length: int, valid: Tensor | None, base: Tensor | None) -> Any:
+        hidden = self.hidden
+        return prefill_mask(self.kind, hidden.dtype, hidden.device, length, valid, base)
+
+    def _base(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """[B, 1, r, c] of the packed mask at original row and column indices [B, r], [B, c]."""
+        assert self.base is not None
+        base = self.base.expand(rows.shape[0], -1, -1, -1)
+        wide = rows[:, None, :, None].expand(-1, 1, -1, base.shape[3])
+        picked = base.gather(2, wide)
+        return picked.gather(3, columns[:, None, None, :].expand(-1, 1, rows.shape[1], -1))
+
+    def _allowed(self) -> Tensor:
+        """[B, 1, m, m] bool, who sees whom; a padded query sees only itself."""
+        length, device = self.hidden.shape[1], self.hidden.device
+        if self.base is not None:
+            seen = self._base(self.index, self.index)
+        else:
+            seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
+        own = torch.eye(length, dtype=torch.bool, device=device)
+        return (seen & self.valid[:, None, None, :]) | own
+
+    def layer_mask(self, picked: Picked) -> Tensor | None:
+        """Attention mask among picked columns."""
+        base = None
+        if self.base is not None:
+            original = self.index.gather(1, picked.columns)
+            base = self._base(original, original)
+        length = picked.columns.shape[1]
+        if base is None and picked.valid is None and self.kind == "eager":
+            key = "causal"  # one triangle serves every shorter one
+            if key not in self.memo:
+                self.memo[key] = self._prefill_mask(self.hidden.shape[1], None, None)
+            return self.memo[key][:, :, :length, :length]
+        return self._prefill_mask(length, picked.valid, base)
+
+    def compact_positions(self, picked: Picked) -> Tensor:
+        """[B, k] long: how many picked tokens each picked token sees, minus one (0, 1, 2, ...).
+
+        In a packed sequence each question counts on from the image, as it would alone.
+        """
+        columns = picked.columns
+        if self.base is None:
+            if picked.valid is None:
+                steps = torch.arange(columns.shape[1], device=columns.device)
+                return steps.unsqueeze(0).expand(columns.shape[0], -1)
+            return (picked.valid.long().cumsum(dim=1) - 1).clamp(min=0)
+        original = self.index.gather(1, columns)
+        seen = self._base(original, original)[:, 0]
+        if picked.valid is not None:
+            seen = seen & picked.valid[:, None, :]
+        return (seen.sum(dim=2) - 1).clamp(min=0)
+
+    # --- gather and scatter -----------------------------------------------------------------
+    def pick(self, keep: Tensor, counts: list[int], order: Tensor | None = None) -> Picked:
+        """Columns of the kept tokens, in sequence order (or by ``order``), left-padded."""
+        width = max(counts)
+        keep = keep & self.valid
+        if order is None:
+            ranked = keep.to(torch.uint8).argsort(dim=1, stable=True)
+        else:
+            low = order.amin(dim=1, keepdim=True) - 1
+            ranked = torch.where(keep, order, low).argsort(dim=1, stable=True)
+        columns = ranked[:, ranked.shape[1] - width :]
+        valid = None if min(counts) == width else keep.gather(1, columns)
+        return Picked(columns, valid, counts)
+
+    def shrink(self, picked: Picked, positions: Positions, position_ids: Tensor) -> Tensor | None:
+        """Only the picked tokens run on. Returns the position shift [B, 1] decoding must apply.
+
+        ``position_ids`` [B, m]: where the tokens stand if positions are ``original``.
+        """
+        columns = picked.columns
+        before = self._last_position(self.position_ids, self.valid)
+        if positions == "compact":
+            moved = self.compact_positions(picked)
+        else:
+            moved = position_ids.gather(1, columns)
+        self.hidden = _take(self.hidden, columns)
+        self.kinds = self.kinds.gather(1, columns)
+        self.index = self.index.gather(1, columns)
+        self.position_ids = moved
+        valid = picked.valid if picked.valid is not None else torch.ones_like(columns).bool()
+        self.valid, self.counts = valid, picked.counts
+        self._rotary = self._mask = None
+        self.memo.pop("causal", None)
+        self.moved = True
+        return before - self._last_position(moved, valid) if positions == "compact" else None
+
+    @staticmethod
+    def _last_position(position_ids: Tensor, valid: Tensor) -> Tensor:
+        return (position_ids * valid).amax(dim=1, keepdim=True)
+
+    def gather(self, picked: Picked) -> Tensor:
+        """[B, k, d] states of the picked tokens."""
+        return _take(self.hidden, picked.columns)
+
+    def scatter(self, picked: Picked, states: Tensor, rest: Tensor) -> Tensor:
+        """``rest`` [B, m, d] with the picked tokens' new states written over it."""
+        where = picked.columns[..., None].expand(-1, -1, rest.shape[2])
+        states = states.to(rest.dtype)
+        if picked.valid is not None:
+            states = torch.where(picked.valid[..., None], states, rest.gather(1, where))
+        return rest.scatter(1, where, states)
+
+    def unpacked(self, states: Tensor) -> Tensor:
+        """[B, N, d]: running states back at their original columns, zero where tokens left."""
+        if not self.moved:
+            return states
+        where = self.index[..., None].expand(-1, -1, states.shape[2])
+        full = states.new_zeros(states.shape[0], self.n, states.shape[2])
+        # Padded columns carry the index of a token that left: they must write zeros.
+        return full.scatter(1, where, states * self.valid[..., None])
+
+
+def _take(states: Tensor, columns: Tensor) -> Tensor:
+    """Rows of [B, m, d] at [B, k]; a table with batch 1 serves every row."""
+    states = states.expand(columns.shape[0], -1, -1)
+    return states.gather(1, columns[..., None].expand(-1, -1, states.shape[2]))

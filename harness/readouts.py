@@ -1,0 +1,82 @@
+"""From a routing record to numbers: the columns of a sample's row, and routing totals. Torch-free.
+
+A record of a large model takes hundreds of kilobytes, so it is read once, right after its sample,
+and only these numbers (JSON-able) are kept; a few records go to disk for the pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from harness.ledger import sample_cost
+from harness.record import ANSWER, KINDS, RoutingRecord
+from harness.shapes import ModelShape
+
+ROUTING = "routing"
+
+
+def read_out(
+    record: RoutingRecord, shape: ModelShape, itemsize: int, vision_runs: bool
+) -> dict[str, Any]:
+    """Token and cost columns of `samples/<cell_id>.csv`, and counts by token kind.
+
+    The entry `routing` maps a kind to {"tokens": prompt tokens (for answers: tokens fed back),
+    "kept": [L] processed tokens a layer}.
+    """
+    cost = sample_cost(record, shape, itemsize, vision_runs)
+    return {
+        "n_text": record.n_text,
+        "n_image": record.n_image,
+        "skip_mod_layers": cost.skip_mod_layers,
+        "skip_all_layers": cost.skip_all_layers,
+        "kv_ratio": cost.kv_ratio_all,
+        "kv_ratio_vision": cost.kv_ratio_vision,
+        "kv_mib": cost.kv_mib,
+        "tflops_vision": cost.vision,
+        "tflops_projector": cost.projector,
+        "tflops_prefill": cost.prefill["causal"],
+        "tflops_prefill_full": cost.prefill["full"],
+        "tflops_prefill_paper_pmod": cost.prefill["paper-pmod"],
+        "tflops_prefill_paper_gamma": cost.prefill["paper-gamma"],
+        "tflops_decode": cost.decode,
+        ROUTING: _kept_by_kind(record),
+    }
+
+
+def _kept_by_kind(record: RoutingRecord) -> dict[str, dict[str, Any]]:
+    counts = {}
+    for kind, name in enumerate(KINDS):
+        tokens = int((record.kinds == kind).sum())
+        kept = record.processed_per_layer(kind)
+        if kind == ANSWER:  # those of a teacher-forced prompt and those generated
+            tokens += record.n_out
+            kept = kept + record.decode.sum(1)
+        counts[name] = {"tokens": tokens, "kept": [int(k) for k in kept]}
+    return counts
+
+
+def routing_table(readouts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `routing.csv` without the cell: tokens and kept tokens summed over samples.
+
+    Kinds that never occurred have no row.
+    """
+    tokens: dict[str, int] = {}
+    kept: dict[str, list[int]] = {}
+    for one in readouts:
+        for kind, counts in one[ROUTING].items():
+            tokens[kind] = tokens.get(kind, 0) + counts["tokens"]
+            before = kept.get(kind) or [0] * len(counts["kept"])
+            kept[kind] = [a + b for a, b in zip(before, counts["kept"], strict=True)]
+    return [
+        {
+            "layer": layer,
+            "kind": kind,
+            "tokens": tokens[kind],
+            "kept": count,
+            "kept_fraction": count / tokens[kind],
+        }
+        for kind in KINDS
+        if tokens.get(kind)
+        for layer, count in enumerate(kept[kind])
+    ]

@@ -1,0 +1,178 @@
+"""What a method decided for one sample, recorded once; every ratio is read from here.
+
+numpy only, so that reports and the cost ledger need no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+KINDS = ("system", "question", "image", "answer")
+SYSTEM, QUESTION, IMAGE, ANSWER = range(4)
+SKIPPED, DROPPED = -1, -2
+
+
+@dataclass
+class RoutingRecord:
+    """One sample: L layers, n prompt tokens (padding removed), n_out decode steps.
+
+    kinds       uint8 [n], index into ``KINDS``.
+    route       int16 or int32 [L, n]: ``i`` itself = processed, another j = merged into the slot
+                that token j stands for, -1 = skipped (residual only), -2 = dropped (gone).
+    decode      bool [L, n_out]: generated token processed by that layer.
+    mod_layers  bool [L]: layers on which the method may let tokens skip or leave.
+    grid        image geometry: ``{"kind": "base"|"tile", "rows", "cols", "start", "newline"}``;
+                ``start`` is an index into the n tokens; with ``newline`` each row has one more.
+    method      canonical ``name:key=value`` string.
+    sample      the caller's name for the sample.
+    """
+
+    kinds: NDArray[np.uint8]
+    route: NDArray[Any]
+    decode: NDArray[np.bool_]
+    mod_layers: NDArray[np.bool_]
+    grid: list[dict[str, Any]] = field(default_factory=list)
+    method: str = ""
+    sample: str = ""
+
+    # --- sizes ------------------------------------------------------------------------------
+    @property
+    def layers(self) -> int:
+        return int(self.route.shape[0])
+
+    @property
+    def n(self) -> int:
+        return int(self.kinds.shape[0])
+
+    @property
+    def n_image(self) -> int:
+        return int((self.kinds == IMAGE).sum())
+
+    @property
+    def n_text(self) -> int:
+        """Prompt tokens that are neither image nor (teacher-forced) answer."""
+        return int(((self.kinds == SYSTEM) | (self.kinds == QUESTION)).sum())
+
+    @property
+    def n_answer(self) -> int:
+        """Teacher-forced answer tokens inside the n tokens; 0 after ``generate``."""
+        return int((self.kinds == ANSWER).sum())
+
+    @property
+    def n_out(self) -> int:
+        """Tokens fed back one by one; the last generated token is never fed."""
+        return int(self.decode.shape[1])
+
+    # --- readouts ---------------------------------------------------------------------------
+    @property
+    def keep(self) -> NDArray[np.bool_]:
+        """[L, n]: the token is processed by the layer in its own slot."""
+        return np.asarray(self.route == np.arange(self.n)[None, :])
+
+    def processed_per_layer(self, kind: int | None = None) -> NDArray[np.int64]:
+        """[L] prompt tokens processed, all or of one kind."""
+        chosen = np.ones(self.n, bool) if kind is None else self.kinds == kind
+        return np.asarray(self.keep[:, chosen].sum(1), dtype=np.int64)
+
+    @property
+    def kv_tokens(self) -> NDArray[np.int64]:
+        """[L] entries of the KV cache after the last step."""
+        return self.processed_per_layer() + self.decode.sum(1).astype(np.int64)
+
+    def kv_bytes(self, kv_heads: int, head_dim: int, itemsize: int) -> int:
+        """Bytes of keys and values over all layers, decode included."""
+        return int(self.kv_tokens.sum()) * 2 * kv_heads * head_dim * itemsize
+
+    def _skip(self, layers: NDArray[np.bool_]) -> float:
+        total = int(layers.sum()) * self.n
+        return 1.0 - float(self.keep[layers].sum()) / total if total else 0.0
+
+    @property
+    def skip_mod_layers(self) -> float:
+        """Share of prompt tokens not processed, over the layers the method acts on (0..1)."""
+        return self._skip(self.mod_layers)
+
+    @property
+    def skip_all_layers(self) -> float:
+        """Share of prompt tokens not processed, over all layers (0..1)."""
+        return self._skip(np.ones(self.layers, bool))
+
+    @property
+    def kv_ratio_vision(self) -> float | None:
+        """Layer mean of the kept share of image tokens; None without image tokens."""
+        if not self.n_image:
+            return None
+        return float(self.processed_per_layer(IMAGE).mean() / self.n_image)
+
+    @property
+    def kv_ratio(self) -> float:
+        """Layer mean of the kept share of all prompt tokens."""
+        return float(self.processed_per_layer().mean() / self.n) if self.n else 1.0
+
+    kv_ratio_all = kv_ratio
+
+    # --- files ------------------------------------------------------------------------------
+    def to_npz(self, path: str | Path) -> None:
+        """Write atomically enough for a picture file: bit-packed keep masks and small tables."""
+        meta = {"n": self.n, "n_out": self.n_out, "grid": self.grid}
+        meta |= {"method": self.method, "sample": self.sample}
+        np.savez_compressed(
+            Path(path),
+            kinds=self.kinds,
+            route=self.route,
+            keep=np.packbits(self.keep, axis=1),
+            decode=np.packbits(self.decode, axis=1),
+            mod_layers=self.mod_layers,
+            meta=np.array(json.dumps(meta, sort_keys=True)),
+        )
+
+    @classmethod
+    def from_npz(cls, path: str | Path) -> RoutingRecord:
+        """Read what :meth:`to_npz` wrote."""
+        with np.load(Path(path), allow_pickle=False) as data:
+            meta = json.loads(str(data["meta"]))
+            decode = np.unpackbits(data["decode"], axis=1)[:, : meta["n_out"]].astype(bool)
+            return cls(
+                kinds=data["kinds"],
+                route=data["route"],
+                decode=decode,
+                mod_layers=data["mod_layers"],
+                grid=meta["grid"],
+                method=meta["method"],
+                sample=meta["sample"],
+            )
+
+
+def dense_record(
+    n_text: int, n_image: int, layers: int, n_out: int = 0, prefix: int = 0
+) -> RoutingRecord:
+    """The record of an unrouted sample of this shape: prefix, image, rest of the text."""
+    kinds = np.full(n_text + n_image, QUESTION, np.uint8)
+    kinds[:prefix] = SYSTEM
+    kinds[prefix : prefix + n_image] = IMAGE
+    return RoutingRecord(
+        kinds=kinds,
+        route=np.tile(np.arange(kinds.size, dtype=route_dtype(kinds.size)), (layers, 1)),
+        decode=np.ones((layers, n_out), bool),
+        mod_layers=np.zeros(layers, bool),
+        method="dense",
+    )
+
+
+def route_dtype(n: int) -> type[np.int16] | type[np.int32]:
+    """int16 as long as every token index fits."""
+    return np.int16 if n < np.iinfo(np.int16).max else np.int32
+
+
+def mean_skip(records: Sequence[RoutingRecord]) -> float:
+    """Plain sum of skipped token-layers over the sum of all, MoD layers only."""
+    skipped = sum(int((~r.keep[r.mod_layers]).sum()) for r in records)
+    total = sum(int(r.mod_layers.sum()) * r.n for r in records)
+    return skipped / total if total else 0.0

@@ -1,0 +1,85 @@
+"""The registry of methods. Importing it loads no torch; ``parse`` loads what it needs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from methods.base import Method
+from methods.params import MethodError, make
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of ``--list methods``."""
+
+    target: str  # "module:Class"
+    summary: str
+    trained: bool = False  # needs --checkpoint (or shipped weights)
+
+
+REGISTRY: dict[str, Entry] = {
+    "dense": Entry("methods.dense:Dense", "the unchanged model, the reference of every table"),
+    "mod": Entry(
+        "methods.mod:MoD", "Mixture-of-Depths on vision tokens (Raposo et al. 2024)", trained=True
+    ),
+    "gamma": Entry(
+        "methods.gamma:Gamma", "gamma-MoD: shared router, masked routing learning", trained=True
+    ),
+    "pmod": Entry(
+        "methods.pmod:PMoD", "p-MoD: progressive ratio decay, TanhNorm, STRing", trained=True
+    ),
+    "fastv": Entry("methods.fastv:FastV", "drop image tokens by attention after layer k"),
+    "llavolta": Entry("methods.llavolta:LLaVolta", "average-pool image tokens before layer k"),
+    "random": Entry("methods.random:RandomDrop", "control: keep random image tokens"),
+    "uniform": Entry("methods.uniform:Uniform", "control: keep every so-manieth image token"),
+    "pool": Entry("methods.pool:Pool", "control: 2-D average pooling before the language model"),
+    "blind": Entry("methods.blind:Blind", "control: no image token at all"),
+}
+
+
+def names() -> list[str]:
+    """All method names, in listing order."""
+    return list(REGISTRY)
+
+
+def load(name: str) -> type[Method]:
+    """The class behind a name; :class:`MethodError` names the nearest one if there is none."""
+    if name not in REGISTRY:
+        close = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.0)
+        raise MethodError(f"unknown method '{name}'; nearest is '{close[0]}'")
+    module, _, attribute = REGISTRY[name].target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def build(name: str, params: Mapping[str, Any] | None = None) -> Method:
+    """A method from its name and named values (as a suite file gives them)."""
+    return make(load(name), params or {})
+
+
+def parse(text: str) -> Method:
+    """One ``name[:key=value]...``."""
+    name, *parts = text.strip().split(":")
+    values: dict[str, str] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not (equals and key and value):
+            raise MethodError(f"{name}: '{part}' is not key=value")
+        if key in values:
+            raise MethodError(f"{name}: parameter '{key}' is given twice")
+        values[key] = value
+    return build(name, values)
+
+
+def parse_list(text: str) -> list[Method]:
+    """A comma list of methods; the same method with the same parameters twice is an error."""
+    methods: list[Method] = []
+    for part in text.split(","):
+        method = parse(part)
+        if method in methods:
+            raise MethodError(f"method given twice with the same parameters: {method.spec}")
+        methods.append(method)
+    return methods

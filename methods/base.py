@@ -1,0 +1,251 @@
+"""What a method is: typed parameters, and one small vocabulary of decisions.
+
+A method sees token sequences and tensors, nothing else: it never imports the engine, and the
+engine never asks which method it runs. Per layer a method answers with
+
+* ``None``   - every running token is processed;
+* ``Route``  - some tokens are processed, the others skip the layer (residual only, maybe scaled);
+* ``Drop``   - tokens leave the sequence for good, before this layer;
+* ``Merge``  - tokens are folded into fewer slots, before this layer.
+
+This module imports no torch at run time, so listing and parsing methods stays fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from methods.params import MethodError as MethodError
+from methods.params import to_text
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+# Token kinds, shared with the routing record: text before the first image, text after it
+# (the question), image tokens, answer tokens (teacher-forced or generated).
+SYSTEM, QUESTION, IMAGE, ANSWER = 0, 1, 2, 3
+
+Scope = Literal["mlp_branch", "layer_output", "residual_update"]
+Positions = Literal["original", "compact"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The few facts about a model that a method may depend on."""
+
+    layers: int  # decoder layers L
+    width: int  # hidden size d
+    heads: int  # query heads
+    kv_heads: int
+    head_dim: int
+    tower_layers: int = 0
+
+
+@dataclass
+class Route:
+    """Process some tokens in this layer; the others take the residual path only.
+
+    keep        [B, m] bool, tokens to process (None: all). Padding is never processed.
+    counts      kept tokens per row, known on the host; None makes the engine ask the device
+                once (the price of a threshold rule).
+    weight      [B, m], model dtype; multiplies what ``scope`` names, on processed tokens.
+    scope       ``mlp_branch``: x + attn + w * mlp; ``layer_output``: w * T(x);
+                ``residual_update``: x + w * (T(x) - x).
+    skip_scale  [B, m] or None; skipped tokens become ``skip_scale * x`` instead of ``x``.
+    positions   ``original`` keeps the running position ids (with gaps), ``compact`` renumbers
+                the processed tokens 0, 1, 2, ... inside this layer, at decode too.
+    """
+
+    keep: Tensor | None = None
+    counts: list[int] | None = None
+    weight: Tensor | None = None
+    scope: Scope = "mlp_branch"
+    skip_scale: Tensor | None = None
+    positions: Positions = "original"
+
+
+@dataclass
+class Drop:
+    """Remove tokens from the sequence before this layer, for all deeper layers.
+
+    keep       [B, m] bool; ``counts`` as in :class:`Route`.
+    positions  ``original`` or ``compact`` (renumbered from here on, at decode too).
+    order      [B, m] sort key of the survivors, ascending; None keeps the sequence order.
+    """
+
+    keep: Tensor
+    counts: list[int] | None = None
+    positions: Positions = "original"
+    order: Tensor | None = None
+
+
+@dataclass
+class Merge:
+    """Fold tokens into fewer slots before this layer, for all deeper layers.
+
+    assign     [B, m] long: the running index (0..m-1) of the slot that takes this token in;
+               itself for a token that stays; -1 drops the token.
+    counts     slots per row, known on the host (None: the engine asks the device once).
+    states     [B, m, d]: new states, read at the slots. None: the slot becomes the weighted sum
+               of its members, or their mean where ``weight`` is None too.
+    weight     [B, m] weights of that sum.
+    position_ids  [B, m] long, read at the slots, for ``original`` positions (None: the slot's own).
+    positions, order: as in :class:`Drop`.
+    """
+
+    assign: Tensor
+    counts: list[int] | None = None
+    states: Tensor | None = None
+    weight: Tensor | None = None
+    position_ids: Tensor | None = None
+    positions: Positions = "original"
+    order: Tensor | None = None
+
+
+Decision = Route | Drop | Merge | None
+
+
+class Tokens(typing.Protocol):
+    """What a method sees of the running sequence: B rows, m columns, padded columns invalid."""
+
+    hidden: Tensor  # [B, m, d] states entering this layer
+    kinds: Tensor  # [B, m] uint8: SYSTEM, QUESTION, IMAGE or ANSWER
+    valid: Tensor  # [B, m] bool
+    index: Tensor  # [B, m] long: column in the original sequence
+    position_ids: Tensor  # [B, m] long
+    counts: list[int]  # valid tokens per row
+    image_counts: list[int]  # image tokens still running, per row
+    head_counts: list[int]  # prompt tokens up to and including the last image token, per row
+    training: bool  # model.train(): training rules, gradients
+    generated: bool  # this is a decode step (or several tokens after a cache)
+    info: ModelInfo
+    modules: nn.Module | None  # what build_modules made, with its weights
+    memo: dict[str, Any]  # scratch space that lives for one forward pass
+
+    @property
+    def full(self) -> bool: ...  # no invalid column at all
+    @property
+    def image(self) -> Tensor: ...  # [B, m] bool: valid image tokens
+    @property
+    def identities(self) -> list[str]: ...  # one stable name per sample
+    @property
+    def spans(self) -> list[list[tuple[int, int]]]: ...  # per row: (first column, length) an image
+    @property
+    def grids(self) -> list[list[dict[str, Any]]]: ...  # per row: image geometry, `start`=column
+    def normed(self, layer: int) -> Tensor: ...  # [B, m, d] after that layer's input norm
+    def last_row(self, layer: int) -> Tensor: ...  # [B, m] fp32: attention of the last prompt token
+    def mean_row(self, layer: int) -> Tensor: ...  # [B, m] fp32: mean attention of all prompt rows
+    def cls_rows(self) -> list[Tensor]: ...  # one [heads, patches] per tower crop
+    def add_loss(self, loss: Tensor) -> None: ...  # auxiliary training loss, already weighted
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of all methods: a frozen dataclass whose fields are the user's parameters."""
+
+    name: ClassVar[str] = ""
+    trained: ClassVar[bool] = False  # brings weights that must be loaded or trained
+    needs_images: ClassVar[bool] = True  # False: the vision tower is never run
+    routes_text: ClassVar[bool] = False  # text tokens may be skipped too
+    # Parameters under which nothing is dropped and fresh modules scale nothing: logits then
+    # equal the plain model's bit for bit. None where a method has no such setting.
+    neutral: ClassVar[dict[str, Any] | None] = None
+
+    # --- parameters -------------------------------------------------------------------------
+    def params(self) -> dict[str, Any]:
+        """All parameters, JSON-able, in field order."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def _changed(self) -> list[tuple[str, str]]:
+        pairs = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                pairs.append((field.name, to_text(value)))
+        return pairs
+
+    @property
+    def label(self) -> str:
+        """Short name for tables: the name and the parameters that differ from the defaults."""
+        return " ".join([self.name, *(f"{k}={v}" for k, v in self._changed())])
+
+    @property
+    def spec(self) -> str:
+        """Canonical ``name:key=value`` string; parsing it gives the same method."""
+        return ":".join([self.name, *(f"{k}={v}" for k, v in self._changed())])
+
+    @classmethod
+    def source_hash(cls) -> str:
+        """sha256 over the files that define this method: its own and the shared ones here."""
+        own = Path(inspect.getfile(cls))
+        digest = hashlib.sha256()
+        for path in (own, *(Path(__file__).with_name(n) for n in ("base.py", "placement.py"))):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    def require(self, ok: bool, message: str) -> None:
+        """Raise a one-line :class:`MethodError` unless ``ok``."""
+        if not ok:
+            raise MethodError(f"{self.name}: {message}")
+
+    @property
+    def tower_layer(self) -> int | None:
+        """CLIP layer whose CLS attention ``Tokens.cls_rows`` shall return, or None."""
+        return None
+
+    # --- behaviour --------------------------------------------------------------------------
+    def check(self, info: ModelInfo) -> None:
+        """Raise :class:`MethodError` if the parameters do not fit this model."""
+
+    def mod_layers(self, info: ModelInfo) -> Sequence[bool]:
+        """Per layer: does the method let tokens skip or leave there? (the Skip denominator)"""
+        return [False] * info.layers
+
+    def build_modules(self, info: ModelInfo) -> nn.Module | None:
+        """Fresh parameters of the method, or None."""
+        return None
+
+    def before(self, seq: Tokens) -> Drop | Merge | None:
+        """Once per prompt, on the packed sequence before layer 0 (vision features act here)."""
+        return None
+
+    def layer(self, layer: int, seq: Tokens) -> Decision:
+        """Before decoder layer ``layer``, in prefill and in training."""
+        return None
+
+    def decode(self, layer: int, seq: Tokens) -> Route | None:
+        """For generated tokens; None processes them, which is what most methods do."""
+        return None
+
+
+def top_k_mask(scores: Tensor, candidates: Tensor, counts: Sequence[int]) -> Tensor:
+    """[B, m] bool mask of exactly ``counts[b]`` candidates with the highest scores.
+
+    Order is stable descending in float32: at a tie the lowest index wins. ``counts[b]`` must not
+    exceed the row's candidates. No synchronisation with the device.
+    """
+    import torch
+
+    ranked = scores.detach().float().masked_fill(~candidates, float("-inf"))
+    order = torch.argsort(ranked, dim=1, descending=True, stable=True)
+    ranks = torch.arange(order.shape[1], device=scores.device).unsqueeze(0)
+    first = ranks < on_device([[k] for k in counts], scores.device)
+    return torch.zeros_like(candidates).scatter(1, order, first) & candidates
+
+
+def on_device(values: Sequence[Any], device: torch.device) -> Tensor:
+    """A small tensor made on the host, sent without waiting for the device."""
+    import torch
+
+    if device.type != "cuda":
+        return torch.tensor(values, device=device)
+    return torch.tensor(values).pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,16 @@
+"""The unchanged model: every token through every layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from methods.base import Method
+
+
+@dataclass(frozen=True)
+class Dense(Method):
+    """No decision at all; the reference row of every table."""
+
+    name: ClassVar[str] = "dense"
+    neutral: ClassVar[dict[str, Any] | None] = {}

@@ -1,0 +1,65 @@
+"""FastV: drop image tokens after layer k by attention (Chen et al. 2024, arXiv 2403.06764).
+
+Layers 0..k-1 see everything. Image tokens are scored by layer k-1's attention and the best
+round(N * (1 - r)) of the sample stay, in order; text always stays. Training-free, one event.
+
+Follows the released KV-cached code: pruned once at prefill, ``k`` counts the layers that see all
+tokens, ``r`` is the fraction *pruned*, original position ids. Its other variants use the same
+names differently: there ``ratio`` is the fraction kept (0.5 is the only value where both agree).
+
+  score      ``last``: the row of the last prompt token (the code); ``all``: the mean over all
+             prompt rows (the paper's wording).
+  rounding   ``round`` half to even (the code's), ``int`` truncates (its other variant).
+Different here: that one row is computed beside the fast kernel in float32 (the code runs layer
+k-1 in eager mode and takes the mean in half precision); image tokens are found from the prompt
+and not by the constants 35 or 36 and 576, so any-resolution images, newline tokens included, and
+several images work, pooled per sample; ties go to the lowest index; the layer's keys are stored
+once (one released variant stores them twice).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from methods.base import Drop, Method, ModelInfo, Positions, Tokens, top_k_mask
+
+
+@dataclass(frozen=True)
+class FastV(Method):
+    """See the module docstring."""
+
+    name: ClassVar[str] = "fastv"
+    neutral: ClassVar[dict[str, Any] | None] = {"r": 0.0}
+
+    k: int = 2
+    r: float = 0.5
+    score: Literal["last", "all"] = "last"
+    rounding: Literal["round", "int"] = "round"
+    positions: Positions = "original"
+
+    def __post_init__(self) -> None:
+        self.require(self.k >= 1, f"k={self.k} is below 1: some layer must score the tokens")
+        self.require(0 <= self.r <= 1, f"r={self.r} is outside 0..1 (the fraction pruned)")
+
+    def check(self, info: ModelInfo) -> None:
+        self.require(self.k < info.layers, f"k={self.k} needs more than {info.layers} layers")
+
+    def mod_layers(self, info: ModelInfo) -> list[bool]:
+        return [i >= self.k for i in range(info.layers)]
+
+    def kept(self, n: int) -> int:
+        """Image tokens left of ``n``."""
+        share = n * (1 - self.r)
+        return round(share) if self.rounding == "round" else int(share)
+
+    def layer(self, layer: int, seq: Tokens) -> Drop | None:
+        if layer == self.k - 1 and any(seq.image_counts):
+            seq.memo["fastv"] = (seq.last_row if self.score == "last" else seq.mean_row)(layer)
+        if layer != self.k or "fastv" not in seq.memo:
+            return None
+        counts = [self.kept(n) for n in seq.image_counts]
+        image = seq.image
+        keep = top_k_mask(seq.memo.pop("fastv"), image, counts) | (seq.valid & ~image)
+        left = [c - n + k for c, n, k in zip(seq.counts, seq.image_counts, counts, strict=True)]
+        return Drop(keep, left, self.positions)

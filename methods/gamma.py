@@ -1,0 +1,131 @@
+"""gamma-MoD: Mixture-of-Depths adaptation of LLaVA (Luo et al. 2024, arXiv 2410.13859).
+
+One linear router (d -> 2, no bias), shared by all MoD layers, reads each layer's normed input;
+p = softmax(logits)[1] is the keep probability. Kept tokens attend among themselves and their MLP
+branch is scaled by p; skipped tokens pass unchanged. Defaults follow the released code.
+
+  training   top-k with k = N - floor(A * ratio), where A counts the tokens up to the last image
+             token (system text included). ``mask`` protects tokens from skipping:
+             ``none``, ``Q`` question (the paper's default), ``QA`` all behind the image (what the
+             released LLaVA-HR code does). Auxiliary loss: ``aux`` * sum over MoD layers of the
+             cross-entropy between router logits and the (detached) selection.
+  inference  p > ``threshold`` in the prompt, p >= ``decode_threshold`` for generated tokens; no
+             ratio, no protection. One question to the device per MoD layer, the price of a
+             threshold.
+  positions  renumbered 0..k-1 inside MoD layers (``compact``); at decode a layer counts on from
+             its own cache length. ``original`` keeps the position ids.
+
+Where this differs from the released code: A comes from the real prompt instead of the constant
+1059; rows of a batch are selected and padded separately, and padding takes no part in the loss;
+ties go to the lowest index; a layer that keeps nothing is the identity. Paper forms on request:
+``weight_on=layer_output`` (Eq. 2), ``rule=topk`` (the training selection at inference, generated
+tokens always processed), ``shared=false`` (Table 2). ``layers``: all but 0, 1, 2 and L-1, as the
+release has it; see ``methods.placement`` for the other presets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from methods.base import (
+    ANSWER,
+    QUESTION,
+    Method,
+    ModelInfo,
+    Positions,
+    Route,
+    Scope,
+    Tokens,
+    top_k_mask,
+)
+from methods.placement import check_layers, parse_layers
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Gamma(Method):
+    """See the module docstring."""
+
+    name: ClassVar[str] = "gamma"
+    trained: ClassVar[bool] = True
+    routes_text: ClassVar[bool] = True
+
+    layers: str = "default"
+    ratio: float = 0.34
+    mask: Literal["none", "Q", "QA"] = "Q"
+    aux: float = 0.01
+    threshold: float = 0.005
+    decode_threshold: float = 0.5
+    rule: Literal["threshold", "topk"] = "threshold"
+    shared: bool = True
+    positions: Positions = "compact"
+    weight_on: Scope = "mlp_branch"
+
+    def __post_init__(self) -> None:
+        check_layers(self.name, self.layers)
+        self.require(0 <= self.ratio <= 1, f"ratio={self.ratio} is outside 0..1")
+        self.require(0 <= self.threshold < 1, f"threshold={self.threshold} is outside 0..1")
+        self.require(0 <= self.decode_threshold <= 1, "decode_threshold must lie in 0..1")
+        self.require(self.aux >= 0, "aux must not be negative")
+
+    def mod_layers(self, info: ModelInfo) -> Sequence[bool]:
+        return parse_layers(self.name, self.layers, info.layers)
+
+    def check(self, info: ModelInfo) -> None:
+        self.require(any(self.mod_layers(info)), f"no MoD layer in a model of {info.layers}")
+
+    def build_modules(self, info: ModelInfo) -> nn.Module:
+        """``router`` for all layers, or one per MoD layer by index; PyTorch's default init."""
+        from torch import nn
+
+        routed = [str(i) for i, r in enumerate(self.mod_layers(info)) if r]
+        names = ["router"] if self.shared else routed
+        return nn.ModuleDict({name: nn.Linear(info.width, 2, bias=False) for name in names})
+
+    def logits(self, layer: int, seq: Tokens) -> Tensor:
+        """[B, m, 2] router logits; index 1 is keep."""
+        assert seq.modules is not None
+        router = seq.modules["router" if self.shared else str(layer)]  # type: ignore[index]
+        return router(seq.normed(layer))
+
+    def layer(self, layer: int, seq: Tokens) -> Route | None:
+        if not self.mod_layers(seq.info)[layer]:
+            return None
+        logits = self.logits(layer, seq)
+        p = logits.softmax(dim=-1)[..., 1]
+        if not (seq.training or self.rule == "topk"):
+            answer = seq.kinds == ANSWER
+            keep = (p >= self.decode_threshold).where(answer, p > self.threshold) & seq.valid
+            return Route(keep, None, p, self.weight_on, None, self.positions)
+        skipped = [int(a * self.ratio) for a in seq.head_counts]
+        counts = [n - s for n, s in zip(seq.counts, skipped, strict=True)]
+        keep = top_k_mask(p.detach().float() + 2 * self._protected(seq), seq.valid, counts)
+        if seq.training:
+            seq.add_loss(self.aux * self._loss(logits, keep, seq.valid))
+        return Route(keep, counts, p, self.weight_on, None, self.positions)
+
+    def _protected(self, seq: Tokens) -> Tensor:
+        kinds = seq.kinds
+        if self.mask == "none":
+            return (kinds == QUESTION) & False
+        if self.mask == "Q":
+            return kinds == QUESTION
+        return (kinds == QUESTION) | (kinds == ANSWER)
+
+    @staticmethod
+    def _loss(logits: Tensor, keep: Tensor, valid: Tensor) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        losses = cross_entropy(logits.float().transpose(1, 2), keep.long(), reduction="none")
+        return (losses * valid).sum() / valid.sum()
+
+    def decode(self, layer: int, seq: Tokens) -> Route | None:
+        if not self.mod_layers(seq.info)[layer]:
+            return None
+        p = self.logits(layer, seq).softmax(dim=-1)[..., 1]
+        keep = None if self.rule == "topk" else p >= self.decode_threshold
+        return Route(keep, None, p, self.weight_on, None, self.positions)

@@ -1,0 +1,173 @@
+"""p-MoD: progressive-ratio Mixture-of-Depths for LLaVA (Zhang et al. 2024, arXiv 2412.04449).
+
+Each routed layer has a linear predictor (with bias) on the raw residual stream. It keeps the
+k = floor(N * R_l) image tokens of the sample with the highest normalised weight; text is always
+processed and never scaled. Defaults follow the released code at its released settings.
+
+Where this differs from the released code
+  schedule      cos(pi * l / (L-1)) for any depth; the code writes 31 (``denominator=31``), which
+                is the same at 32 layers.
+  ties          stable descending order, lowest index wins; text never takes an image token's
+                place. The code leaves ties to the device, and saturated weights tie with text.
+  batches       padded and unequal batches give the single-row answers; the code is batch 1.
+  layer 0       may route (beta=0.3); the code crashes there.
+Where the paper differs from its code
+  weight_on     ``layer_output``: the paper scales the whole output of a selected token; the code
+                scales its MLP branch (the default here).
+  string        ``false``: skipped tokens pass unscaled (paper Table 3, first rows).
+Normalisers (paper Table 6), w = scale * f(r) + bias: ``tanh`` 0.2, 1; ``sigmoid`` 1, 1;
+  ``softmax`` 1, 0 and ``shifted_softmax`` 1, 1, both over the image tokens; ``none`` 1, 1 (the code
+  adds its bias there too; ``bias=0`` is the paper's plain MoD).
+Schedules without published numbers: ``stepped`` uses ``steps`` on equal parts of the depth;
+  ``constant`` and ``interleaved`` default to the ratio that gives the cosine schedule's mean.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from methods.base import Method, ModelInfo, Route, Scope, Tokens, top_k_mask
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_NORMS = {
+    "tanh": (0.2, 1.0),
+    "softmax": (1.0, 0.0),
+    "shifted_softmax": (1.0, 1.0),
+    "sigmoid": (1.0, 1.0),
+    "none": (1.0, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class PMoD(Method):
+    """See the module docstring; ``span`` chooses the layers of the constant schedule."""
+
+    name: ClassVar[str] = "pmod"
+    trained: ClassVar[bool] = True
+    neutral: ClassVar[dict[str, Any] | None] = {"schedule": "stepped", "steps": (1.0,)}
+
+    schedule: Literal["cosine", "linear", "constant", "interleaved", "stepped"] = "cosine"
+    beta: float = 0.5
+    max: float = 0.85
+    min: float = 0.15
+    denominator: int | None = None
+    ratio: float | None = None
+    span: Literal["deep", "deep_last", "all"] = "deep"
+    steps: tuple[float, ...] = (1.0, 0.65, 0.35, 0.15)
+    norm: Literal["tanh", "softmax", "shifted_softmax", "sigmoid", "none"] = "tanh"
+    scale: float | None = None
+    bias: float | None = None
+    string: bool = True
+    weight_on: Scope = "mlp_branch"
+    rank: Literal["weight", "raw"] = "weight"
+
+    def __post_init__(self) -> None:
+        self.require(0 <= self.min <= self.max <= 1, "need 0 <= min <= max <= 1")
+        self.require(-0.5 <= self.beta <= 1.5, f"beta={self.beta} is outside -0.5..1.5")
+        self.require(self.ratio is None or 0 <= self.ratio <= 1, "ratio must lie in 0..1")
+        good = self.denominator is None or self.denominator >= 1
+        self.require(good, "denominator must be a positive whole number")
+        self.require(all(0 <= s <= 1 for s in self.steps), "every step must lie in 0..1")
+
+    # --- schedule ---------------------------------------------------------------------------
+    def ratios(self, depth: int) -> tuple[float, ...]:
+        """Share of image tokens kept by each layer; 1.0 is a plain layer without predictor."""
+        return _schedule(self, depth)
+
+    def _ratios(self, depth: int) -> list[float]:
+        if self.schedule in ("cosine", "linear"):
+            return self._decay(depth, self.schedule == "cosine")
+        if self.schedule == "stepped":
+            parts = len(self.steps)
+            return [self.steps[i * parts // depth] for i in range(depth)]
+        first, last = {"deep": (2, depth - 2), "deep_last": (2, depth - 1), "all": (0, depth - 1)}[
+            self.span
+        ]
+        if self.schedule == "interleaved":
+            routed = [i % 2 == 1 for i in range(depth)]
+        else:
+            routed = [first <= i <= last for i in range(depth)]
+        ratio = self._same_mean(routed, depth) if self.ratio is None else self.ratio
+        return [ratio if r else 1.0 for r in routed]
+
+    def _decay(self, depth: int, cosine: bool) -> list[float]:
+        span = self.denominator or max(depth - 1, 1)
+        result = []
+        for i in range(depth):
+            raw = 0.5 * math.cos(math.pi * i / span) if cosine else 0.5 - i / span
+            raw += self.beta
+            result.append(1.0 if raw > self.max else max(raw, self.min))
+        return result
+
+    def _same_mean(self, routed: list[bool], depth: int) -> float:
+        want = sum(self._decay(depth, cosine=True)) - (depth - sum(routed))
+        self.require(any(routed), f"the {self.schedule} schedule routes none of {depth} layers")
+        ratio = want / sum(routed)
+        self.require(0 <= ratio <= 1, f"schedule={self.schedule} needs ratio=... at {depth} layers")
+        return ratio
+
+    def check(self, info: ModelInfo) -> None:
+        self.ratios(info.layers)
+
+    def mod_layers(self, info: ModelInfo) -> list[bool]:
+        return [r < 1 for r in self.ratios(info.layers)]
+
+    # --- parameters and decisions -----------------------------------------------------------
+    def build_modules(self, info: ModelInfo) -> nn.Module:
+        """One Linear(d, 1) per routed layer, named by layer index, all zero (every weight 1)."""
+        from torch import nn
+
+        modules = nn.ModuleDict()
+        for i, routed in enumerate(self.mod_layers(info)):
+            if routed:
+                modules[str(i)] = nn.Linear(info.width, 1)
+                nn.init.zeros_(modules[str(i)].weight)
+                nn.init.zeros_(modules[str(i)].bias)
+        return modules
+
+    def weights(self, raw: Tensor, image: Tensor) -> Tensor:
+        """Normalised weights [B, m] of predictor outputs [B, m]; softmax runs over the image."""
+        if self.norm in ("softmax", "shifted_softmax"):
+            # A row without image must not be all -inf; its weights are never used.
+            raw = raw.masked_fill(~image & image.any(dim=1, keepdim=True), float("-inf"))
+            value = raw.softmax(dim=1)
+        else:
+            value = {"tanh": raw.tanh, "sigmoid": raw.sigmoid, "none": raw.clone}[self.norm]()
+        scale, bias = _NORMS[self.norm]
+        scale = scale if self.scale is None else self.scale
+        return scale * value + (bias if self.bias is None else self.bias)
+
+    def layer(self, layer: int, seq: Tokens) -> Route | None:
+        ratio = self.ratios(seq.info.layers)[layer]
+        if ratio >= 1 or not any(seq.image_counts):
+            return None
+        assert seq.modules is not None
+        image = seq.image
+        raw = seq.modules[str(layer)](seq.hidden).squeeze(-1)  # type: ignore[index]
+        weight = self.weights(raw, image)
+        # The float32 product is part of the rule: in float64 some counts differ by one.
+        counts = [int(np.float32(n) * np.float32(ratio)) for n in seq.image_counts]
+        keep = top_k_mask(raw if self.rank == "raw" else weight, image, counts)
+        weight = weight.masked_fill(~image, 1.0)
+        return Route(
+            keep=keep | (seq.valid & ~image),
+            counts=[
+                c - n + k for c, n, k in zip(seq.counts, seq.image_counts, counts, strict=True)
+            ],
+            weight=weight,
+            scope=self.weight_on,
+            skip_scale=weight if self.string else None,
+        )
+
+
+@lru_cache(maxsize=256)
+def _schedule(method: PMoD, depth: int) -> tuple[float, ...]:
+    """The schedule is asked for in every layer of every prompt."""
+    return tuple(method._ratios(depth))

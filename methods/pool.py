@@ -1,0 +1,90 @@
+"""Control: 2-D average pooling of the image features before the language model.
+
+Every patch grid (for any-resolution images the base crop and the joined tiles, each on its own)
+is pooled adaptively to about ``keep`` of its tokens, rows and columns shrinking alike, or to
+``side`` x ``side``. Newline tokens behind a row stay, one per pooled row. A pooled token stands
+where the middle token of its window stood. ``positions=compact`` (default) renumbers the shorter
+sequence, as if the image had fewer tokens; ``original`` leaves the gaps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from methods.base import Merge, Method, ModelInfo, Positions, Tokens, on_device
+
+
+@dataclass(frozen=True)
+class Pool(Method):
+    """See the module docstring."""
+
+    name: ClassVar[str] = "pool"
+    neutral: ClassVar[dict[str, Any] | None] = {"keep": 1.0}
+
+    keep: float = 0.25
+    side: int | None = None
+    positions: Positions = "compact"
+
+    def __post_init__(self) -> None:
+        self.require(0 < self.keep <= 1, f"keep={self.keep} is outside 0..1")
+        self.require(self.side is None or self.side >= 1, f"side={self.side} is below 1")
+
+    def mod_layers(self, info: ModelInfo) -> list[bool]:
+        return [True] * info.layers
+
+    def shape(self, rows: int, cols: int) -> tuple[int, int]:
+        """Pooled (rows, columns) of a grid; never more than it had, never less than one."""
+        if self.side is not None:
+            return min(self.side, rows), min(self.side, cols)
+        scale = math.sqrt(self.keep)
+        return max(1, round(rows * scale)), max(1, round(cols * scale))
+
+    def before(self, seq: Tokens) -> Merge | None:
+        if not any(self._removed(grid) for grids in seq.grids for grid in grids):
+            return None
+        import torch.nn.functional as F
+
+        length = seq.kinds.shape[1]
+        assign = [list(range(length)) for _ in seq.counts]
+        counts, states = list(seq.counts), seq.hidden.clone()
+        for b, grids in enumerate(seq.grids):
+            for grid in grids:
+                slots = self._assign(grid, assign[b])
+                counts[b] -= self._removed(grid)
+                rows, cols, step = grid["rows"], grid["cols"], grid["cols"] + grid["newline"]
+                cells = seq.hidden[b, grid["start"] : grid["start"] + rows * step]
+                cells = cells.view(rows, step, -1)[:, :cols].permute(2, 0, 1)
+                pooled = F.adaptive_avg_pool2d(cells, self.shape(rows, cols))
+                where = on_device(slots, states.device)
+                states[b] = states[b].index_copy(0, where, pooled.flatten(1).transpose(0, 1))
+        table = on_device(assign, states.device)
+        return Merge(table, counts, states=states, positions=self.positions)
+
+    def _assign(self, grid: dict[str, Any], assign: list[int]) -> list[int]:
+        """Write where each token of a grid goes (the nearest slot); returns the slots in order."""
+        rows, cols, step = grid["rows"], grid["cols"], grid["cols"] + grid["newline"]
+        high, wide = self.shape(rows, cols)
+        down, right = _windows(rows, high), _windows(cols, wide)
+        for r in range(rows):
+            to_row = min(down, key=lambda slot: abs(slot - r))
+            for c in range(cols):
+                to_col = min(right, key=lambda slot: abs(slot - c))
+                slot = grid["start"] + to_row * step + to_col
+                assign[grid["start"] + r * step + c] = slot
+            if grid["newline"]:
+                end = grid["start"] + cols
+                assign[end + r * step] = end + to_row * step
+        return [grid["start"] + r * step + c for r in down for c in right]
+
+    def _removed(self, grid: dict[str, Any]) -> int:
+        high, wide = self.shape(grid["rows"], grid["cols"])
+        newlines = grid["rows"] - high if grid["newline"] else 0
+        return grid["rows"] * grid["cols"] - high * wide + newlines
+
+
+def _windows(length: int, count: int) -> list[int]:
+    """Middle index of each adaptive pooling window [floor(iL/n), ceil((i+1)L/n))."""
+    ends = [(-(-(i + 1) * length // count)) for i in range(count)]
+    return [(i * length // count + ends[i] - 1) // 2 for i in range(count)]
