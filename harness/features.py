@@ -1,0 +1,142 @@
+"""Vision features computed once per distinct image and shared by all methods of a run.
+
+The tower and the projector do the same work for every method that only acts behind them, on every
+question about the same image. Features are computed image by image, so they do not depend on
+which images happened to share a batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+# Requests for more than the projected features: the tower has to run for those.
+WANTS_MORE = ("output_hidden_states", "output_attentions")
+
+
+def image_key(image: Any) -> str:
+    """Content hash of a PIL image: mode, size and pixels."""
+    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """Least-recently-used store of projected image features, bounded in bytes.
+
+    Values are tensors [N, d] as the model's ``get_image_features`` gives them for one image: after
+    the projector and, for LLaVA-NeXT, after unpadding and packing with newline embeddings.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self.hits = 0
+        self.misses = 0
+        self._store: OrderedDict[tuple[Any, ...], torch.Tensor] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def get(self, key: tuple[Any, ...]) -> torch.Tensor | None:
+        """The features under this key, now the most recently used ones."""
+        found = self._store.get(key)
+        if found is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._store.move_to_end(key)
+        return found
+
+    def put(self, key: tuple[Any, ...], value: torch.Tensor) -> None:
+        """Keep features; the least recently used ones leave until the bound holds."""
+        size = value.numel() * value.element_size()
+        if size > self.max_bytes or key in self._store:
+            return
+        self._store[key] = value
+        self.bytes += size
+        while self.bytes > self.max_bytes:
+            _, old = self._store.popitem(last=False)
+            self.bytes -= old.numel() * old.element_size()
+
+    def clear(self) -> None:
+        """Forget everything, to give the memory back."""
+        self._store.clear()
+        self.bytes = 0
+
+
+class Sharing:
+    """The images of the batch that is about to be generated, in prompt order."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] | None = None
+
+    def expect(self, keys: Sequence[str] | None) -> None:
+        """Announce the content keys of the next batch's images; None: nothing is shared."""
+        self.keys = list(keys) if keys is not None else None
+
+
+@contextmanager
+def shared_features(model: Any, cache: FeatureCache | None) -> Iterator[Sharing]:
+    """Let ``model`` take image features from ``cache`` while the context is open.
+
+    Shadows ``get_image_features`` on this model object only, and takes the shadow away on exit.
+    This seam exists in every transformers 5 release; the newer ``mm_encoder_outputs`` argument of
+    ``generate`` is fed from the same function, so both ways end here.
+    """
+    sharing = Sharing()
+    if cache is None:
+        yield sharing
+        return
+    inner = model.model
+    before = inner.__dict__.get("get_image_features")
+    original = inner.get_image_features
+
+    @functools.wraps(original)  # generate looks at the signature
+    def features(pixel_values: Any, image_sizes: Any = None, **kwargs: Any) -> Any:
+        more = any(kwargs.get(name) for name in WANTS_MORE) or kwargs.get("return_dict") is False
+        if sharing.keys is None or more:
+            if image_sizes is not None:
+                kwargs["image_sizes"] = image_sizes
+            return original(pixel_values=pixel_values, **kwargs)
+        return _gather(original, cache, sharing.keys, pixel_values, image_sizes, kwargs)
+
+    inner.get_image_features = features
+    try:
+        yield sharing
+    finally:
+        del inner.get_image_features
+        if before is not None:
+            inner.get_image_features = before
+
+
+def _gather(
+    compute: Any,
+    cache: FeatureCache,
+    keys: Sequence[str],
+    pixel_values: Any,
+    image_sizes: Any,
+    kwargs: dict[str, Any],
+) -> Any:
+    """An output object whose ``pooler_output`` lists the features of all images, [N_i, d] each."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    if len(pixel_values) != len(keys):
+        raise RuntimeError(f"{len(pixel_values)} images where {len(keys)} were announced")
+    options = tuple(sorted((name, str(value)) for name, value in kwargs.items()))
+    found = []
+    for i, key in enumerate(keys):
+        value = cache.get((key, options))
+        if value is None:
+            sizes = {} if image_sizes is None else {"image_sizes": image_sizes[i : i + 1]}
+            output = compute(pixel_values=pixel_values[i : i + 1], **sizes, **kwargs)
+            value = output.pooler_output[0].detach()
+            cache.put((key, options), value)
+        found.append(value)
+    return BaseModelOutputWithPooling(pooler_output=found)

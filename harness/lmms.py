@@ -1,0 +1,219 @@
+"""Our lmms-eval model class: lmms-eval asks, the routed model answers, in batches.
+
+Import it after :func:`harness.torchvision_ops.declare_missing_ops`; it loads lmms-eval.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from lmms_eval.api.model import lmms
+
+from harness.errors import CellError, UsageError
+from harness.generation import MAX_NEW_TOKENS, GenerationKwargs, Generator, Request
+from harness.response_log import Answer, Batch, ResponseLog, pack
+
+OnBatch = Callable[[int, int], None]  # answered requests, all requests
+OnSample = Callable[[str, Any], dict[str, Any]]  # doc_id, record -> numbers to keep of it
+
+
+class RoutedModel(lmms):
+    """Answers ``generate_until`` requests with one method on one loaded model.
+
+    Requests with the same generation settings are answered together, the longest first when the
+    batch size is above 1, in document order otherwise. A batch that does not fit in memory is
+    halved, once for all that follow; a single sample that does not fit ends the cell.
+    """
+
+    is_simple = True  # requests carry a context and a function that gives the images
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        batch_size: int = 1,
+        seed: int = 0,
+        sample: bool = False,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        open_log: Callable[[str], ResponseLog] | None = None,
+        on_batch: OnBatch | None = None,
+        on_sample: OnSample | None = None,
+        keep_record: Callable[[int], bool] | None = None,
+    ) -> None:
+        super().__init__()
+        self.accelerator = None  # lmms-eval would make one; a single process needs none
+        self.generator = generator
+        self.batch_size = batch_size
+        self.seed, self.sample, self.max_new_tokens = seed, sample, max_new_tokens
+        self.open_log = open_log or (lambda fingerprint: ResponseLog(None, fingerprint))
+        self.on_batch, self.on_sample = on_batch, on_sample
+        self.keep_record = keep_record or (lambda position: True)
+        self.notes: list[str] = []
+        if not generator.has_template:
+            self.notes.append("the model has no chat template: prompts in the form of LLaVA-1.5")
+        self.answers: dict[tuple[str, str], Answer] = {}
+        self.seconds = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go."""
+        return torch.device(self.generator.model.device)
+
+    def clean(self) -> None:
+        """lmms-eval drops the model here to make room; ours serves the next method too."""
+
+    # --- what lmms-eval asks ----------------------------------------------------------------
+    def generate_until(self, requests: list[Any]) -> list[str]:
+        """The answers, in the order of the requests."""
+        wanted = [self._request(position, one) for position, one in enumerate(requests)]
+        order = self._order(wanted)
+        log = self.open_log(self._fingerprint(order))
+        answers: dict[int, Answer] = {}
+        for batch in log.done:
+            self._take(batch, answers)
+        if self.on_batch is not None:
+            self.on_batch(len(answers), len(wanted))
+        for batch in self._run([r for r in order if r.position not in answers]):
+            log.append(batch)
+            self._take(batch, answers)
+            if self.on_batch is not None:
+                self.on_batch(len(answers), len(wanted))
+        for request in wanted:
+            self.answers[request.task, request.doc_id] = answers[request.position]
+        return [answers[request.position].text for request in wanted]
+
+    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        """Refused: given answers would be routed as part of the prompt, not as answers."""
+        raise UsageError(f"task '{_task(requests)}' wants log-likelihoods of given answers; "
+                         "only tasks with generated answers can be run")  # fmt: skip
+
+    def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
+        """Refused: conversations are not routed yet."""
+        raise UsageError(f"task '{_task(requests)}' is a conversation of several rounds; "
+                         "only single questions can be run")  # fmt: skip
+
+    # --- requests ---------------------------------------------------------------------------
+    def _request(self, position: int, one: Any) -> Request:
+        text, kwargs, doc_to_visual, doc_id, task, split = one.args
+        how, note = GenerationKwargs.of_task(dict(kwargs), self.sample, self.max_new_tokens)
+        if note and note not in self.notes:
+            self.notes.append(note)
+        documents = self.task_dict[task][split]
+        return Request(
+            position=position,
+            task=str(task),
+            doc_id=str(doc_id),
+            text=str(text),
+            how=how,
+            load_images=lambda: doc_to_visual(documents[doc_id]),
+        )
+
+    def _order(self, requests: list[Request]) -> list[Request]:
+        """Requests of equal settings together; by length, longest first, if they share batches."""
+        groups: dict[GenerationKwargs, list[Request]] = {}
+        for request in requests:
+            groups.setdefault(request.how, []).append(request)
+        if self.batch_size == 1:
+            return [r for group in groups.values() for r in group]
+        tokenizer = self.generator.processor.tokenizer
+        texts = tokenizer([r.text for r in requests], add_special_tokens=False)["input_ids"]
+        length = {r.position: len(ids) for r, ids in zip(requests, texts, strict=True)}
+        return [
+            request
+            for group in groups.values()
+            for request in sorted(group, key=lambda r: (-length[r.position], r.position))
+        ]
+
+    def _fingerprint(self, order: Sequence[Request]) -> str:
+        """Everything that shapes the answers and is known here, in the order of work."""
+        digest = hashlib.sha256()
+        first = [self.generator.label, self.batch_size, self.seed, self.sample]
+        digest.update(json.dumps([*first, self.generator.loaded.dtype]).encode())
+        for r in order:
+            row = [r.task, r.doc_id, r.text, r.how.max_new_tokens, r.how.stops, r.how.sampling]
+            digest.update(json.dumps(row).encode())
+        return digest.hexdigest()
+
+    # --- batches ----------------------------------------------------------------------------
+    def _run(self, todo: list[Request]) -> Iterator[Batch]:
+        """Answer what is left, batch by batch, halving the batch size when memory runs out."""
+        place = 0
+        while place < len(todo):
+            how = todo[place].how
+            batch = [r for r in todo[place : place + self.batch_size] if r.how == how]
+            started = time.perf_counter()
+            # The same draw for the same batch, whether or not others ran before it.
+            torch.manual_seed((self.seed * 1_000_003 + batch[0].position) % 2**63)
+            outputs = self._try(batch)
+            if outputs is None:
+                self._halve(len(batch), batch[0])
+                continue
+            answers = tuple(self._keep(r, o) for r, o in zip(batch, outputs, strict=True))
+            positions = tuple(r.position for r in batch)
+            yield Batch(positions, answers, self.batch_size, time.perf_counter() - started)
+            place += len(batch)
+
+    def _try(self, batch: list[Request]) -> Any:
+        """The batch's outputs, or None when memory ran out.
+
+        The exception is left behind before anything is retried: its traceback holds tensors.
+        """
+        try:
+            return self.generator.answer(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        _free_memory(self.device)
+        return None
+
+    def _halve(self, size: int, first: Request) -> None:
+        self.generator.forget_features()
+        if size == 1:
+            raise CellError(
+                f"method {self.generator.label}: out of memory on {self.device} at batch size 1, "
+                f"sample {first.name}"
+            )
+        self.batch_size = size // 2
+        self.notes.append(f"out of memory at batch size {size}, halved to {self.batch_size}")
+
+    def _keep(self, request: Request, output: Any) -> Answer:
+        kept = self.keep_record(request.position)
+        readout = self.on_sample(request.doc_id, output.record) if self.on_sample else None
+        return Answer(
+            text=output.text,
+            n_out=output.n_out,
+            image_id=output.image_id,
+            readout=readout,
+            packed=pack(output.record) if kept else None,
+        )
+
+    def _take(self, batch: Batch, answers: dict[int, Answer]) -> None:
+        answers.update(zip(batch.positions, batch.answers, strict=True))
+        self.seconds += batch.seconds
+        if batch.batch_size < self.batch_size:
+            self.batch_size = batch.batch_size
+            self.notes.append(f"batch size {batch.batch_size} after running out of memory earlier")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text
+
+
+def _free_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def _task(requests: Sequence[Any]) -> str:
+    return str(requests[0].task_name) if requests else "?"

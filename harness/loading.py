@@ -1,0 +1,224 @@
+"""Turning model files into a model that is ready to generate: device, dtype, attention backend."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from harness.errors import UsageError, one_line
+from harness.features import FeatureCache
+from harness.models import LoadedModel, ModelSource, Progress
+from harness.settings import ATTENTION, ATTENTION_ALIASES, DTYPE_ALIASES, DTYPES
+from harness.shapes import shape_from_config
+from harness.torchvision_ops import declare_missing_ops
+from harness.weights import read_header, weight_files
+
+# A model is spread over devices when its weights fill more than this share of the free memory:
+# the rest is for activations and the KV cache.
+WEIGHTS_SHARE = 0.8
+SPREAD = "auto"
+
+
+def load(
+    source: ModelSource,
+    device: str,
+    dtype: str,
+    attn: str,
+    progress: Progress | None,
+    feature_cache_mib: int,
+) -> LoadedModel:
+    """See :func:`harness.models.load_model`."""
+    declare_missing_ops()
+    place = pick_device(device)
+    kind = pick_dtype(dtype, place, mini=source.mini)
+    backend = pick_attention(attn, place, kind)
+    spread = device == "auto" and place.type == "cuda" and not _fits(source, kind, place)
+    tell = progress or (lambda line: None)
+    tell(f"loading {source.model_id} on {SPREAD if spread else place}, {_name(kind)}, {backend}")
+    with _quiet_library():
+        model = _model(source, kind, backend, SPREAD if spread else place)
+        processor = _processor(source)
+    model.eval().requires_grad_(False)
+    _greedy_defaults(model)
+    return LoadedModel(
+        model=model,
+        processor=processor,
+        source=source,
+        device_name=_device_name(place) + (" (spread over devices)" if spread else ""),
+        dtype=_name(kind),
+        attn=backend,
+        info=shape_from_config(model.config.to_dict(), source.model_id),
+        features=FeatureCache(feature_cache_mib * 2**20) if feature_cache_mib else None,
+    )
+
+
+def pick_device(wish: str) -> torch.device:
+    """The torch device behind a wish; UsageError if this machine has none such."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if wish == "auto":
+        return torch.device("cuda:0" if cuda else "mps" if mps else "cpu")
+    have = ", ".join(["cpu", *(["mps"] if mps else []), *_cuda_names()])
+    try:
+        device = torch.device(wish)
+    except RuntimeError:
+        raise UsageError(f"--device: unknown device '{wish}'; this machine has {have}") from None
+    missing = {"cuda": not cuda, "mps": not mps, "cpu": False}
+    if missing.get(device.type, True):
+        raise UsageError(f"--device: no {wish} on this machine; it has {have}")
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UsageError(f"--device: no {wish} on this machine; it has {have}")
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+def _cuda_names() -> list[str]:
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+
+
+def pick_dtype(wish: str, device: torch.device, mini: bool = False) -> torch.dtype:
+    """The dtype behind a wish. ``auto``: float32 on a CPU and for mini models, where it costs
+    little, else bfloat16 where the device has it, else float16."""
+    wish = DTYPE_ALIASES.get(wish, wish)
+    if wish not in DTYPES:
+        raise UsageError(f"--dtype: unknown dtype '{wish}'; choose from {', '.join(DTYPES)}")
+    has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if wish == "auto":
+        if mini or device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if device.type == "cuda" and has_bf16 else torch.float16
+    if wish == "bfloat16" and not has_bf16:
+        raise UsageError(f"--dtype: {device} has no bfloat16; use float16 or float32")
+    return {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }[wish]
+
+
+def pick_attention(wish: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The attention backend behind a wish; ``auto`` is sdpa everywhere."""
+    wish = ATTENTION_ALIASES.get(wish, wish)
+    if wish not in ATTENTION:
+        raise UsageError(f"--attn: unknown backend '{wish}'; choose from {', '.join(ATTENTION)}")
+    if wish == "auto":
+        return "sdpa"
+    if wish == "flash_attention_2":
+        if device.type != "cuda":
+            raise UsageError(f"--attn: flash_attention_2 needs a CUDA device, not {device}")
+        if dtype == torch.float32:
+            raise UsageError("--attn: flash_attention_2 needs --dtype bfloat16 or float16")
+        if importlib.util.find_spec("flash_attn") is None:
+            raise UsageError("--attn: flash_attention_2 needs the package flash-attn; sdpa works")
+    return wish
+
+
+def _model(source: ModelSource, dtype: torch.dtype, backend: str, place: Any) -> Any:
+    """The transformers model at its place, every weight of it from the files."""
+    from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
+
+    classes = {
+        "llava": LlavaForConditionalGeneration,
+        "llava_next": LlavaNextForConditionalGeneration,
+    }
+    try:
+        model, report = classes[source.family].from_pretrained(
+            source.folder,
+            dtype=dtype,
+            attn_implementation=backend,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            device_map=place,
+        )
+    except torch.OutOfMemoryError:
+        raise UsageError(
+            f"--device: {source.model_id} does not fit on {place} as {_name(dtype)}; "
+            "use --device auto, which spreads it, or a smaller --dtype"
+        ) from None
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{source.folder}: cannot be loaded: {one_line(error, 200)}") from None
+    # Without this check a missing weight would silently be a random one.
+    missing = sorted(map(str, report["missing_keys"]))
+    if missing:
+        raise UsageError(
+            f"{source.folder}: {len(missing)} weights are missing, the first is {missing[0]}"
+        )
+    return model
+
+
+def _processor(source: ModelSource) -> Any:
+    """Tokenizer and image processor; padding on the left, as batched generation needs."""
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(source.folder, local_files_only=True)
+        tokenizer = processor.tokenizer
+    except Exception as error:  # the tokenizer library raises nothing more specific
+        raise UsageError(f"{source.folder}: no usable processor: {one_line(error, 200)}") from None
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # Old processor files leave these out; the model's config knows them.
+    for name in ("patch_size", "vision_feature_select_strategy"):
+        if getattr(processor, name, None) is None:
+            config = source.config
+            known = {**config["vision_config"], **config}.get(name)
+            if known is None:
+                raise UsageError(f"{source.folder}: neither processor nor config has {name}")
+            setattr(processor, name, known)
+    return processor
+
+
+def _fits(source: ModelSource, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the weights leave room on the device, in the dtype they will have there."""
+    count = 0
+    for path in weight_files(source.folder):
+        for entry in read_header(path).values():
+            size = 1
+            for side in entry["shape"]:
+                size *= int(side)
+            count += size
+    free, _ = torch.cuda.mem_get_info(device)
+    return count * dtype.itemsize <= WEIGHTS_SHARE * free
+
+
+def _greedy_defaults(model: Any) -> None:
+    """Drop sampling values a checkpoint ships: greedy decoding would warn about each of them."""
+    config = model.generation_config
+    config.do_sample = False
+    config.num_beams = 1
+    config.temperature = config.top_p = config.top_k = None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    return str(device)
+
+
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    """No bars and no warnings of transformers while loading: problems are raised instead."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,233 @@
+"""The evaluation loop: one method on one bench, through lmms-eval, to metrics and samples.
+
+lmms-eval makes the prompts, scores and aggregates, unmodified; our model class answers; its
+response cache stays off (it would key on neither method nor parameters). Importing this module
+is cheap: torch and lmms-eval come in when :func:`evaluate` is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.benches import Bench, resolve_bench
+from harness.plan import AUTO_BATCH
+from harness.scores import Metric, doc_key, extract, target_text
+
+if TYPE_CHECKING:
+    from harness.lmms import OnBatch, OnSample
+    from harness.models import LoadedModel
+    from harness.record import RoutingRecord
+
+# Parameters behind which shared vision features are no longer those of the dense model.
+VISION = ("model.vision_tower.", "model.multi_modal_projector.", "model.image_newline")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One document's row: ``score`` under the headline metric, None if that leaves it out.
+
+    ``image_id`` is a content hash of the document's images ("" without any). ``readout`` is what
+    ``on_sample`` made of the routing record.
+    """
+
+    doc_id: str
+    score: float | None
+    prediction: str
+    target: str
+    n_out: int
+    image_id: str = ""
+    readout: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """Everything a finished cell knows.
+
+    ``metrics[0]`` is the headline. ``seconds`` is the time spent answering, over all attempts of
+    a resumed cell. ``batch_size`` is the one that ran last: smaller than asked for after memory
+    ran out. ``notes`` are lines for the report's conditions.
+    """
+
+    bench: str
+    task: str
+    task_version: str
+    data: str
+    n: int
+    seconds: float
+    metrics: tuple[Metric, ...]
+    samples: tuple[Sample, ...]
+    records: Mapping[str, RoutingRecord] = field(repr=False)
+    batch_size: int = 1
+    max_new_tokens: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> Metric:
+        """The metric the bench is known by."""
+        return self.metrics[0]
+
+
+def evaluate(
+    loaded: LoadedModel,
+    method: Any,
+    bench: Bench | str,
+    *,
+    checkpoint: Path | str | None = None,
+    limit: int | None = None,
+    batch_size: int | str = 1,
+    seed: int = 0,
+    progress: bool = True,
+    response_log: Path | str | None = None,
+    on_batch: OnBatch | None = None,
+    on_sample: OnSample | None = None,
+    keep_record: Callable[[int], bool] | None = None,
+    sample: bool = False,
+    share_features: bool = True,
+    max_new_tokens: int | None = None,
+    verbose: bool = False,
+) -> CellResult:
+    """Run one cell.
+
+    ``checkpoint``: folder of the method's trained weights on this model. ``limit``: the first N
+    documents. ``batch_size``: a number, or ``auto``. ``response_log``: file that lets a killed
+    cell go on. ``on_batch(answered, all)`` and ``on_sample(doc_id, record) -> numbers`` are called
+    while it runs; ``keep_record(position)`` chooses the documents whose full record is returned
+    (all). ``progress`` shows a bar of our own. ``sample`` allows sampling where a task asks for
+    it. ``max_new_tokens``: for tasks that set none.
+
+    Raises UsageError and CellError, one line each; other exceptions are faults.
+    """
+    if isinstance(bench, str):
+        bench = resolve_bench(bench, mini_model=loaded.mini)
+    bench.require(limit)
+    from harness.torchvision_ops import declare_missing_ops
+
+    declare_missing_ops()
+    from harness.generation import MAX_NEW_TOKENS, Generator
+    from harness.lmms import RoutedModel
+    from harness.quiet import quiet
+    from harness.response_log import PackedRecords, ResponseLog
+    from harness.upstream import run_lmms_eval
+
+    path = Path(response_log) if response_log is not None else None
+    if isinstance(batch_size, str):
+        batch_size = AUTO_BATCH[loaded.model.device.type]
+    with (
+        quiet(verbose),
+        _ready(loaded, method, checkpoint, share_features) as (run, sharing),
+        _display(progress, on_batch, f"{method.label} on {bench.name}") as shown,
+    ):
+        lm = RoutedModel(
+            Generator(loaded, run, sharing, method.label),
+            batch_size=batch_size,
+            seed=seed,
+            sample=sample,
+            max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+            open_log=lambda fingerprint: ResponseLog(path, f"{method.spec} {fingerprint}"),
+            on_batch=shown,
+            on_sample=on_sample,
+            keep_record=keep_record,
+        )
+        results, tasks = run_lmms_eval(lm, bench, limit, seed)
+        metrics = extract(results, tasks, bench.metric, bench.task)
+    records = PackedRecords()
+    samples = tuple(_samples(results, tasks, metrics[0], lm.answers, records))
+    return CellResult(
+        bench=bench.name,
+        task=bench.task,
+        task_version=bench.task_version,
+        data=bench.data,
+        n=len(samples),
+        seconds=lm.seconds,
+        metrics=tuple(metrics),
+        samples=samples,
+        records=records,
+        batch_size=lm.batch_size,
+        max_new_tokens=lm.max_new_tokens,
+        notes=(*loaded.notes, *lm.notes),
+    )
+
+
+@contextmanager
+def _ready(
+    loaded: LoadedModel, method: Any, checkpoint: Path | str | None, share: bool
+) -> Iterator[tuple[Any, Any]]:
+    """The model under the method, with its trained weights and shared vision features."""
+    from harness.engine import routed
+    from harness.features import shared_features
+
+    with ExitStack() as stack:
+        modules = None
+        if checkpoint is not None:
+            from harness.checkpoints import load_checkpoint
+
+            files = list(loaded.weight_hashes.values())
+            base = files[0] if len(files) == 1 else None
+            weights = load_checkpoint(checkpoint, loaded.model, method, base)
+            stack.enter_context(weights.applied(loaded.model))
+            method, modules = weights.method, weights.modules
+            changed = (*weights.deltas, *weights.full)
+            share = share and not any(name.startswith(VISION) for name in changed)
+        # Methods that read the tower, and those that leave it out, must not meet stored features.
+        share = share and method.needs_images and method.tower_layer is None
+        cache = loaded.features if share else None
+        sharing = stack.enter_context(shared_features(loaded.model, cache))
+        yield stack.enter_context(routed(loaded.model, method, modules)), sharing
+
+
+def _samples(
+    results: Mapping[str, Any],
+    tasks: Mapping[str, Any],
+    headline: Metric,
+    answers: Mapping[tuple[str, str], Any],
+    records: Any,
+) -> Iterator[Sample]:
+    """One row a document, in lmms-eval's order; full records go to ``records``."""
+    grouped = len(tasks) > 1
+    for name, task in tasks.items():
+        seen = set()
+        for row in results["samples"].get(name, []):
+            key = doc_key(row["doc_id"], name if grouped else "")
+            if key in seen:
+                continue  # the same document under another answer filter
+            seen.add(key)
+            answer = answers[name, str(row["doc_id"])]
+            if answer.packed is not None:
+                records.add(key, answer.packed)
+            yield Sample(
+                doc_id=key,
+                score=headline.scores.get(key),
+                prediction=answer.text,
+                target=target_text(row, task),
+                n_out=answer.n_out,
+                image_id=answer.image_id,
+                readout=answer.readout,
+            )
+
+
+@contextmanager
+def _display(progress: bool, on_batch: OnBatch | None, title: str) -> Iterator[OnBatch]:
+    """What to call after each batch: our bar, the caller's function, or both."""
+    import sys
+
+    from harness.quiet import Bar, audible
+
+    bar = Bar(desc=title, unit="sample", file=sys.stderr, dynamic_ncols=True) if progress else None
+
+    def shown(answered: int, everything: int) -> None:
+        if bar is not None:
+            bar.total = everything
+            bar.update(answered - bar.n)
+        if on_batch is not None:
+            with audible(sys.__stdout__):
+                on_batch(answered, everything)
+
+    try:
+        yield shown
+    finally:
+        if bar is not None:
+            bar.close()

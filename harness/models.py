@@ -1,0 +1,277 @@
+"""Which models there are, where their files lie, and loading one. Torch-free until `load_model`.
+
+A model is named by the table below, by a local folder, or by its model-hub id. Finding it checks
+everything that can be checked without loading: family, weight format, completeness, hashes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError
+from harness.nearest import nearest, unknown
+from harness.settings import ROOT
+from harness.shapes import ModelShape, shape_from_config
+from harness.weights import check_weights, processor_hash, weight_hashes
+
+if TYPE_CHECKING:
+    from harness.features import FeatureCache
+
+FAMILIES = ("llava", "llava_next")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+NEEDED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of ``--list models``. ``source`` is a folder below the project, or a hub id."""
+
+    source: str
+    summary: str
+    mini: bool = False
+
+
+MODELS: dict[str, Entry] = {
+    "tiny-llava": Entry(
+        "assets/tiny-llava", "shipped, mini: a small LLaVA for the mini benchmarks", mini=True
+    ),
+    "llava-hf/llava-1.5-7b-hf": Entry(
+        "llava-hf/llava-1.5-7b-hf", "LLaVA-1.5, Vicuna 7B, 576 image tokens"
+    ),
+    "llava-hf/llava-1.5-13b-hf": Entry(
+        "llava-hf/llava-1.5-13b-hf", "LLaVA-1.5, Vicuna 13B, 576 image tokens"
+    ),
+    "llava-hf/llava-v1.6-vicuna-7b-hf": Entry(
+        "llava-hf/llava-v1.6-vicuna-7b-hf", "LLaVA-NeXT, Vicuna 7B, any resolution"
+    ),
+    "llava-hf/llava-v1.6-vicuna-13b-hf": Entry(
+        "llava-hf/llava-v1.6-vicuna-13b-hf", "LLaVA-NeXT, Vicuna 13B, any resolution"
+    ),
+}
+
+
+def model_names() -> list[str]:
+    """The names of the table, in listing order."""
+    return list(MODELS)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model found on disk: everything the key of a result needs, without loading it.
+
+    ``revision`` is the commit of a hub snapshot, None for a plain folder. Hashes are computed
+    when first asked for.
+    """
+
+    model_id: str
+    folder: Path
+    config: dict[str, Any]
+    revision: str | None = None
+    mini: bool = False
+
+    @property
+    def family(self) -> str:
+        """``llava`` or ``llava_next``."""
+        return str(self.config["model_type"])
+
+    @property
+    def info(self) -> ModelShape:
+        """Sizes of decoder, tower and projector."""
+        return shape_from_config(self.config, self.model_id)
+
+    @cached_property
+    def weight_hashes(self) -> dict[str, str]:
+        """File name -> sha256 of the weight files."""
+        return weight_hashes(self.folder)
+
+    @cached_property
+    def processor_hash(self) -> str:
+        """sha256 over tokenizer, image processor and chat template."""
+        return processor_hash(self.folder)
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to generate, and what it was loaded from and as.
+
+    ``model`` and ``processor`` are the plain transformers objects. ``features`` holds vision
+    features that methods share; None switches sharing off.
+    """
+
+    model: Any
+    processor: Any
+    source: ModelSource
+    device_name: str
+    dtype: str
+    attn: str
+    info: ModelShape
+    features: FeatureCache | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def model_id(self) -> str:
+        return self.source.model_id
+
+    @property
+    def revision(self) -> str | None:
+        return self.source.revision
+
+    @property
+    def weight_hashes(self) -> dict[str, str]:
+        return self.source.weight_hashes
+
+    @property
+    def mini(self) -> bool:
+        return self.source.mini
+
+
+def find_model(name: str) -> ModelSource:
+    """The files behind a model name, checked; fetches a hub model that is not here yet.
+
+    Raises UsageError, one line: unknown name, missing folder, another family, weights missing,
+    cut short or not safetensors, hub model absent while the hub cannot be reached.
+    """
+    entry = MODELS.get(name)
+    if entry is not None and entry.mini:
+        folder, revision = ROOT / entry.source, None
+        if not folder.is_dir():
+            raise UsageError(
+                f"model '{name}' ships as {entry.source}, which is missing here: "
+                "run make checkpoints, or name another with --model"
+            )
+    else:
+        folder, revision = _locate(name)
+    config = read_config(folder)
+    check_weights(folder)
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
+        raise UsageError(f"{folder}: no tokenizer (tokenizer.json)")
+    return ModelSource(
+        model_id=name if entry or not Path(name).is_dir() else str(Path(name)),
+        folder=folder,
+        config=config,
+        revision=revision,
+        mini=entry is not None and entry.mini,
+    )
+
+
+def _locate(name: str) -> tuple[Path, str | None]:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder, _snapshot(folder)
+    if folder.exists():
+        raise UsageError(f"--model: '{name}' is a file; give the folder that holds it")
+    if name in MODELS or HUB_ID.fullmatch(name):
+        folder = _hub_folder(name)
+        return folder, _snapshot(folder)
+    if "/" in name or name.startswith((".", "~")):
+        raise UsageError(f"--model: there is no folder '{name}'")
+    raise UsageError("--model: " + unknown("model", name, MODELS))
+
+
+def _snapshot(folder: Path) -> str | None:
+    """The commit a hub snapshot folder is named after."""
+    real = folder.absolute()
+    return real.name if real.parent.name == "snapshots" else None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a LLaVA or LLaVA-NeXT model.
+
+    Raises UsageError for a missing or unreadable file and for other model families.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UsageError(f"{folder}: not a model folder (no config.json)")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UsageError(f"{path}: not readable as JSON") from None
+    family = config.get("model_type") if isinstance(config, dict) else None
+    if family not in FAMILIES:
+        raise UsageError(
+            f"{folder}: a model of type '{family}'; the LLaVA-family types that work are "
+            + " and ".join(FAMILIES)
+        )
+    if "text_config" not in config or "vision_config" not in config:
+        raise UsageError(
+            f"{folder}: weights in the original LLaVA layout; use the converted ones "
+            "(the llava-hf models, or the conversion script of transformers)"
+        )
+    return config
+
+
+def _hub_folder(repo: str) -> Path:
+    """Folder of a hub model's files, from the local cache or downloaded now."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError as NoSuchRepo
+
+    try:
+        folder = Path(snapshot_download(repo, local_files_only=True, allow_patterns=NEEDED))
+        check_weights(folder)
+        return folder
+    except (LocalEntryNotFoundError, UsageError):
+        pass
+    close = nearest(repo, [name for name in MODELS if "/" in name])
+    hint = f" (did you mean '{close}'?)" if close and close != repo else ""
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise ConnectionError("offline mode")
+        HfApi().model_info(repo, timeout=10)  # fails at once where a download would keep trying
+        return Path(snapshot_download(repo, allow_patterns=NEEDED))
+    except (NoSuchRepo, GatedRepoError):
+        raise UsageError(
+            f"--model: the hub has no open model '{repo}'{hint}; "
+            "for a gated one log in first: hf auth login"
+        ) from None
+    except OSError as error:
+        raise UsageError(_how_to_get(repo, hint, constants.HF_HOME, error)) from None
+    except Exception as error:
+        if not _is_network_error(error):
+            raise
+        raise UsageError(_how_to_get(repo, hint, constants.HF_HOME, error)) from None
+
+
+def _is_network_error(error: BaseException) -> bool:
+    """Errors of the hub's HTTP library, whichever one the installed version uses."""
+    return type(error).__module__.split(".")[0] in ("httpx", "httpx2", "requests", "urllib3")
+
+
+def _how_to_get(repo: str, hint: str, home: str, error: BaseException) -> str:
+    full_disk = isinstance(error, OSError) and error.errno == 28
+    why = "the disk is full" if full_disk else "the model hub cannot be reached"
+    return (
+        f"--model: '{repo}' is not complete on this machine and {why}{hint}: where there is a "
+        f"network run 'hf download {repo}', then copy its cache here and set HF_HOME "
+        f"(now {home}), or give --model the folder"
+    )
+
+
+def load_model(
+    name: str | ModelSource,
+    device: str = "auto",
+    dtype: str = "auto",
+    attn: str = "auto",
+    progress: Progress | None = None,
+    feature_cache_mib: int = 1024,
+) -> LoadedModel:
+    """Load a model and its processor once, ready for every method in turn.
+
+    ``device``: auto, cpu, cuda, cuda:N, mps. ``auto`` takes the first accelerator, and spreads a
+    model that does not fit over all devices. ``dtype``: auto, float32, bfloat16, float16 (or
+    fp32, bf16, fp16). ``attn``: auto, sdpa, eager, flash_attention_2. ``progress`` gets one line
+    per stage. ``feature_cache_mib`` bounds the shared vision features; 0 switches sharing off.
+    Raises UsageError, one line, for anything wrong with the files or the wishes.
+    """
+    from harness.loading import load  # torch and transformers only from here on
+
+    source = name if isinstance(name, ModelSource) else find_model(name)
+    return load(source, device, dtype, attn, progress, feature_cache_mib)

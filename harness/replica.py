@@ -1,0 +1,153 @@
+"""A model of true depth and token counts at toy width, to ask methods how many tokens they keep.
+
+How many tokens a layer processes depends on depth, token counts and the method, never on the
+width, so the routing engine itself runs here in a second without any real weights. Methods whose
+counts depend on weights or content (thresholds) are told apart and refused.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.engine import routed
+from harness.record import RoutingRecord
+from harness.torchvision_ops import declare_missing_ops
+
+WIDTH = 8
+IMAGE_TOKEN = 3
+WORD = 4
+PREFIX = 35  # tokens before the image in LLaVA's Vicuna template; fewer for a short prompt
+
+
+class DependsOnWeights(Exception):
+    """How many tokens the method keeps is known only with its weights and the picture."""
+
+
+def build_replica(config: Mapping[str, Any], seed: int = 0) -> Any:
+    """An eager-free LLaVA or LLaVA-NeXT model like `config`, two heads of four numbers wide."""
+    declare_missing_ops()
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+    )
+
+    from harness.shapes import shape_from_config
+
+    shape = shape_from_config(config, "replica")
+    text = LlamaConfig(
+        vocab_size=8,
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=2,
+        max_position_embeddings=16384,
+        eos_token_id=None,
+    )
+    tower = CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        num_hidden_layers=shape.vision.layers,
+        num_attention_heads=2,
+        image_size=shape.vision.image_size,
+        patch_size=shape.vision.patch,
+    )
+    common = {
+        "vision_config": tower,
+        "text_config": text,
+        "image_token_index": IMAGE_TOKEN,
+        "vision_feature_layer": config.get("vision_feature_layer", -2),
+        "attn_implementation": "sdpa",
+    }
+    torch.manual_seed(seed)
+    if shape.tiles:
+        grids = [list(tile) for tile in shape.tiles]
+        tiled = LlavaNextConfig(**common, image_grid_pinpoints=grids)
+        return LlavaNextForConditionalGeneration(tiled).eval()
+    return LlavaForConditionalGeneration(LlavaConfig(**common)).eval()
+
+
+def replica_inputs(model: Any, n_text: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """One prompt of `n_text` text tokens around a square image of noise.
+
+    input_ids [1, n], attention_mask [1, n], pixel_values as the model wants them; for
+    any-resolution models the square covers two by two tiles where the grids allow it.
+    """
+    vision = model.config.vision_config
+    side = vision.image_size
+    noise = torch.Generator().manual_seed(seed)
+    inputs: dict[str, torch.Tensor] = {}
+    grids = getattr(model.config, "image_grid_pinpoints", None)
+    if grids:
+        size = [2 * side, 2 * side] if [2 * side, 2 * side] in grids else list(grids[0])
+        crops = 1 + size[0] * size[1] // side**2
+        inputs["pixel_values"] = torch.randn(1, crops, 3, side, side, generator=noise)
+        inputs["image_sizes"] = torch.tensor([size])
+    else:
+        inputs["pixel_values"] = torch.randn(1, 3, side, side, generator=noise)
+    with torch.no_grad():
+        features = model.get_image_features(**inputs, return_dict=True).pooler_output
+    before = min(PREFIX, n_text // 2)
+    ids = [WORD] * before + [IMAGE_TOKEN] * int(features[0].shape[0]) + [WORD] * (n_text - before)
+    inputs["input_ids"] = torch.tensor([ids])
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    return inputs
+
+
+def predicted_record(
+    method: Any, config: Mapping[str, Any], n_text: int, n_out: int
+) -> RoutingRecord:
+    """The routing of one sample, the same for any weights and any picture.
+
+    Raises DependsOnWeights when it is not.
+    """
+    found = []
+    for seed in (0, 1):
+        model = build_replica(config, seed)
+        found.append(_record(model, method, replica_inputs(model, n_text, seed), n_out))
+    first, second = found
+    prompt = np.array_equal(first.processed_per_layer(), second.processed_per_layer())
+    if not (prompt and np.array_equal(first.decode, second.decode)):
+        raise DependsOnWeights(method.name)
+    return found[0]
+
+
+def _record(model: Any, method: Any, inputs: Mapping[str, Any], n_out: int) -> RoutingRecord:
+    watched = copy.copy(method)
+    for name in ("before", "layer", "decode", "after_leaving"):
+        if hasattr(method, name):
+            object.__setattr__(watched, name, _watch(getattr(method, name), method.name))
+    from harness.engine import model_info
+
+    modules = method.build_modules(model_info(model))
+    with torch.no_grad(), routed(model, watched, modules) as run:
+        run.set_samples(["replica"])
+        model.generate(**inputs, max_new_tokens=n_out, min_new_tokens=n_out, do_sample=False)
+        return run.records()[0]
+
+
+def _watch(ask: Any, name: str) -> Any:
+    """A method's decision function that refuses decisions whose counts only the device knows."""
+
+    def asked(*args: Any) -> Any:
+        decision = ask(*args)
+        if decision is not None and _unknown_counts(decision):
+            raise DependsOnWeights(name)
+        return decision
+
+    return asked
+
+
+def _unknown_counts(decision: Any) -> bool:
+    chosen = getattr(decision, "keep", None)
+    if chosen is None:
+        chosen = getattr(decision, "assign", None)
+    return chosen is not None and decision.counts is None

@@ -1,0 +1,215 @@
+"""Answers written down batch by batch, so that a killed cell goes on where it stopped.
+
+One JSON line a batch, written with one call and flushed: a kill leaves whole batches and at most
+one broken last line, which is dropped. A batch is done again exactly as it would have been, with
+the same companions, so an interrupted cell ends with the same numbers as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import StoreError, one_line
+from harness.record import RoutingRecord
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one request got: its text, generated tokens (with the end token), image, routing.
+
+    ``readout`` is whatever the caller computed from the record (JSON-able); ``packed`` the record
+    itself in compressed form, None where it was not to be kept.
+    """
+
+    text: str
+    n_out: int
+    image_id: str = ""
+    readout: dict[str, Any] | None = None
+    packed: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A finished batch: positions in the cell's request order, and their answers."""
+
+    positions: tuple[int, ...]
+    answers: tuple[Answer, ...]
+    batch_size: int
+    seconds: float
+
+
+class ResponseLog:
+    """The log of one cell; ``path`` None keeps nothing and costs nothing.
+
+    ``fingerprint`` identifies the requests and everything that shapes the answers. A log with
+    another one, or of another version, is started afresh.
+    """
+
+    def __init__(self, path: Path | None, fingerprint: str) -> None:
+        self.path = path
+        self.fingerprint = fingerprint
+        self.done: list[Batch] = []
+        self.discarded = False
+        if path is not None:
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = path.read_bytes() if path.is_file() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        lines = whole.splitlines()
+        if not lines or _header(lines[0]) != {"version": VERSION, "cell": self.fingerprint}:
+            self.discarded = bool(lines)
+            self._write(json.dumps({"version": VERSION, "cell": self.fingerprint}), "wb")
+            return
+        good = len(lines[0]) + 1
+        for line in lines[1:]:
+            try:
+                self.done.append(_batch(json.loads(line)))
+            except (ValueError, KeyError, TypeError, zlib.error):
+                break
+            good += len(line) + 1
+        if good != len(data):
+            with path.open("r+b") as file:
+                file.truncate(good)
+
+    def append(self, batch: Batch) -> None:
+        """Write one finished batch down.
+
+        Raises StoreError when the disk does not take it.
+        """
+        if self.path is not None:
+            self._write(json.dumps(_as_json(batch), separators=(",", ":")), "ab")
+
+    def _write(self, line: str, mode: str) -> None:
+        assert self.path is not None
+        try:
+            with self.path.open(mode) as file:
+                file.write(line.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be written ({one_line(error)})") from None
+
+
+def _header(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _as_json(batch: Batch) -> dict[str, Any]:
+    return {
+        "positions": batch.positions,
+        "batch_size": batch.batch_size,
+        "seconds": batch.seconds,
+        "answers": [
+            {
+                "text": a.text,
+                "n_out": a.n_out,
+                "image_id": a.image_id,
+                "readout": a.readout,
+                "record": base64.b85encode(a.packed).decode() if a.packed is not None else None,
+            }
+            for a in batch.answers
+        ],
+    }
+
+
+def _batch(data: Mapping[str, Any]) -> Batch:
+    answers = tuple(
+        Answer(
+            text=str(a["text"]),
+            n_out=int(a["n_out"]),
+            image_id=str(a["image_id"]),
+            readout=a["readout"],
+            packed=base64.b85decode(a["record"]) if a["record"] is not None else None,
+        )
+        for a in data["answers"]
+    )
+    positions = tuple(int(p) for p in data["positions"])
+    if len(positions) != len(answers):
+        raise ValueError("positions and answers do not match")
+    return Batch(positions, answers, int(data["batch_size"]), float(data["seconds"]))
+
+
+def pack(record: RoutingRecord) -> bytes:
+    """A record in a few hundred to a few thousand bytes.
+
+    The routing table is stored as its difference to "processed", which is mostly zeros.
+    """
+    rest = record.route - np.arange(record.n, dtype=record.route.dtype)
+    meta = {
+        "n": record.n,
+        "layers": record.layers,
+        "n_out": record.n_out,
+        "route": str(record.route.dtype),
+        "grid": record.grid,
+        "method": record.method,
+        "sample": record.sample,
+    }
+    parts: Sequence[bytes] = (
+        json.dumps(meta).encode(),
+        record.kinds.tobytes(),
+        rest.tobytes(),
+        np.packbits(record.decode, axis=1).tobytes(),
+        np.packbits(record.mod_layers).tobytes(),
+    )
+    sizes = np.array([len(part) for part in parts], dtype="<u4").tobytes()
+    return zlib.compress(sizes + b"".join(parts), level=6)
+
+
+def unpack(data: bytes) -> RoutingRecord:
+    """The record :func:`pack` was given."""
+    raw = zlib.decompress(data)
+    sizes = np.frombuffer(raw[:20], dtype="<u4")
+    parts, start = [], 20
+    for size in sizes:
+        parts.append(raw[start : start + int(size)])
+        start += int(size)
+    meta = json.loads(parts[0])
+    layers, n, n_out = int(meta["layers"]), int(meta["n"]), int(meta["n_out"])
+    rest = np.frombuffer(parts[2], dtype=meta["route"]).reshape(layers, n)
+    packed = np.frombuffer(parts[3], dtype=np.uint8).reshape(layers, -1)
+    mod_layers = np.unpackbits(np.frombuffer(parts[4], dtype=np.uint8))
+    return RoutingRecord(
+        kinds=np.frombuffer(parts[1], dtype=np.uint8).copy(),
+        route=rest + np.arange(n, dtype=rest.dtype),
+        decode=np.unpackbits(packed, axis=1)[:, :n_out].astype(bool),
+        mod_layers=mod_layers[:layers].astype(bool),
+        grid=meta["grid"],
+        method=meta["method"],
+        sample=meta["sample"],
+    )
+
+
+class PackedRecords(Mapping[str, RoutingRecord]):
+    """Records by document id, kept compressed and unpacked when asked for."""
+
+    def __init__(self) -> None:
+        self._packed: dict[str, bytes] = {}
+
+    def add(self, doc_id: str, packed: bytes) -> None:
+        """Keep one packed record."""
+        self._packed[doc_id] = packed
+
+    def __getitem__(self, doc_id: str) -> RoutingRecord:
+        return unpack(self._packed[doc_id])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)

@@ -1,0 +1,158 @@
+"""Which lmms-eval tasks there are and what their files say, found without importing lmms-eval.
+
+Importing lmms-eval costs seconds and loads torch; its task files are plain YAML, so names and
+settings are read from them directly. ``!function`` values come back as their text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import UsageError
+
+# Top-level keys that give a task file its name; some files are JSON-like and quote their keys.
+NAMED = re.compile(r"^[\"']?(task|group|tag)[\"']?[ ]*:[ \t]*(.*)$", re.MULTILINE)
+ITEM = re.compile(r"[ \t]*-[ \t]+[\"']?([^\s\"'#,{}:]+)[\"']?[ \t]*$")
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A name that lmms-eval would accept: ``kind`` is ``task``, ``group`` or ``tag``."""
+
+    name: str
+    kind: str
+    path: Path
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that keeps ``!function a.b`` as the text ``a.b``."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+
+
+def upstream_folder() -> Path:
+    """The task folder of the installed lmms-eval.
+
+    Raises UsageError when lmms-eval is not installed.
+    """
+    spec = importlib.util.find_spec("lmms_eval")  # a top-level package: nothing is imported
+    if spec is None or spec.origin is None:
+        raise UsageError("lmms-eval is not installed: run make install")
+    return Path(spec.origin).parent / "tasks"
+
+
+@cache
+def index(folder: Path) -> dict[str, TaskFile]:
+    """Every task, group and tag named by the YAML files below a folder."""
+    found: dict[str, TaskFile] = {}
+    tags: dict[str, TaskFile] = {}
+    for path in _yaml_files(folder):
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        values = {m.group(1): (m.group(2), m.end()) for m in NAMED.finditer(text)}
+        name = _scalar(values["task"][0]) if "task" in values else ""
+        if not values and re.search(r"^include:", text, re.MULTILINE):
+            name = _included_name(path)
+        if name:
+            found[name] = TaskFile(name, "task", path)
+        for key in ("group", "tag"):
+            for label in _labels(text, *values[key]) if key in values else ():
+                kind = "group" if key == "group" and not name else "tag"
+                (found if kind == "group" else tags)[label] = TaskFile(label, kind, path)
+    return {**tags, **found}
+
+
+def _yaml_files(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(set(folders) - {"__pycache__", ".ipynb_checkpoints"})
+        yield from (Path(root, name) for name in sorted(files) if name.endswith(".yaml"))
+
+
+def _included_name(path: Path) -> str:
+    """The task name of a file that has it from an include; a few files are written so."""
+    try:
+        name = read_task(path).get("task", "")
+    except UsageError:
+        return ""
+    return name if isinstance(name, str) else ""
+
+
+def _scalar(text: str) -> str:
+    return text.partition(" #")[0].strip().rstrip(",").strip("\"'")
+
+
+def _labels(text: str, value: str, end: int) -> list[str]:
+    """The names behind ``group:`` or ``tag:``: one on the line, or a list below it."""
+    if single := _scalar(value):
+        return [single]
+    names = []
+    for line in text[end:].lstrip("\n").splitlines():
+        item = ITEM.match(line)
+        if item is None:
+            break
+        names.append(item.group(1))
+    return names
+
+
+def read_task(path: Path) -> dict[str, Any]:
+    """A task file with its includes merged, the file's own values winning.
+
+    Raises UsageError for a file that is not YAML.
+    """
+    config, _ = _merged(path)
+    return config
+
+
+def task_digest(path: Path) -> str:
+    """sha256 over a task file, its includes, and the Python files beside each of them.
+
+    That is the prompt, the scoring and the aggregation: the version of the task that counts.
+    """
+    _, files = _merged(path)
+    code = {p for file in files for p in file.parent.glob("*.py")}
+    config, _ = _merged(path)
+    code |= set(_modules(config))
+    digest = hashlib.sha256()
+    for file in sorted({*files, *code}, key=lambda p: (p.parent.name, p.name)):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _modules(value: Any) -> Iterator[Path]:
+    """Source files of functions named by their full module path, as the mini tasks do."""
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from _modules(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _modules(item)
+    elif isinstance(value, str) and value.startswith("lmms_eval.tasks."):
+        parts = value.split(".")[2:-1]
+        path = upstream_folder().joinpath(*parts).with_suffix(".py")
+        if path.is_file():
+            yield path
+
+
+def _merged(path: Path) -> tuple[dict[str, Any], list[Path]]:
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader) or {}
+    except (OSError, yaml.YAMLError):
+        raise UsageError(f"{path}: not readable as YAML") from None
+    includes = config.pop("include", [])
+    merged: dict[str, Any] = {}
+    files = [path]
+    for name in reversed([includes] if isinstance(includes, str) else includes):
+        below, more = _merged(Path(name) if os.path.isabs(name) else path.parent / name)
+        merged |= below
+        files += more
+    return {**merged, **config}, files

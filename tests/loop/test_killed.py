@@ -1,0 +1,82 @@
+"""A killed cell goes on, and ends with the same numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import methods
+from harness.benches import Bench
+from harness.models import LoadedModel
+from tests.loop.cells import DOCUMENTS, comparable, predictions, run
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("damage", ["none", "half a line", "half the file"])
+def test_killed_cell_ends_with_the_same_numbers(
+    batch_size: int, damage: str, llava: LoadedModel, gqa: Bench, tmp_path: Path
+) -> None:
+    method = methods.parse("random")
+    options: dict[str, Any] = {"batch_size": batch_size, "on_sample": lambda _, r: {"n": r.n}}
+    whole = run(llava, gqa, method, **options)
+    log, calls = tmp_path / "cell" / "log.jsonl", []
+
+    def kill(answered: int, everything: int) -> None:
+        calls.append((answered, everything))
+        if answered >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(llava, gqa, method, response_log=log, on_batch=kill, **options)
+    assert calls[0] == (0, DOCUMENTS)
+    data = log.read_bytes()
+    if damage == "half a line":
+        log.write_bytes(data + data.splitlines()[-1][:40])
+    elif damage == "half the file":
+        log.write_bytes(data[: len(data) // 2])
+    generated = []
+    hook = llava.model.model.register_forward_hook(lambda *_: generated.append(1))
+    try:
+        resumed = run(llava, gqa, method, response_log=log, **options)
+        fewer = len(generated)
+        assert comparable(run(llava, gqa, method, response_log=log, **options)) == comparable(whole)
+        assert len(generated) == fewer  # a finished log answers everything
+    finally:
+        hook.remove()
+    assert comparable(resumed) == comparable(whole)
+    assert whole.samples[0].readout == {"n": whole.records["0"].n}
+
+
+def test_log_of_other_requests_is_not_used(llava: LoadedModel, gqa: Bench, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    dense = run(llava, gqa, response_log=log)
+    for options in ({"limit": 2}, {"seed": 1}, {"method": methods.parse("uniform")}):
+        other = run(llava, gqa, **{"response_log": log, **options})  # type: ignore[arg-type]
+        assert json.loads(log.read_text().splitlines()[0])["version"] == 1
+        assert comparable(other) == comparable(run(llava, gqa, **options))  # type: ignore[arg-type]
+    assert predictions(dense) != predictions(other)
+
+
+def test_records_survive_packing() -> None:
+    import numpy as np
+
+    from harness.record import RoutingRecord, dense_record
+    from harness.response_log import pack, unpack
+
+    rng = np.random.default_rng(0)
+    for n_text, n_image, layers, n_out in ((5, 16, 3, 4), (3, 0, 1, 0), (9, 33000, 2, 9)):
+        record = dense_record(n_text, n_image, layers, n_out, prefix=2)
+        record.route[rng.random(record.route.shape) < 0.3] = -1
+        record.route[-1, :2] = -2
+        record.decode = rng.random((layers, n_out)) < 0.5
+        record.mod_layers = rng.random(layers) < 0.5
+        record.grid = [{"kind": "base", "rows": 4, "cols": 4, "start": 2, "newline": False}]
+        back = unpack(pack(record))
+        for field in dataclasses.fields(RoutingRecord):
+            a, b = getattr(record, field.name), getattr(back, field.name)
+            assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
+            assert getattr(a, "dtype", None) == getattr(b, "dtype", None)

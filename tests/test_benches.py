@@ -1,0 +1,211 @@
+"""Names of benches, the tasks and data behind them, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import hubdata
+from harness.benches import BENCHES, MINI, bench_names, resolve_bench
+from harness.settings import ROOT
+from harness.tasks_index import index, read_task, task_digest, upstream_folder
+from tests.fixtures.bad_input import line_of
+from tests.fixtures.hub_data import GQA, TEXTVQA, write_gqa, write_textvqa
+
+CONTRACT = (
+    "gqa textvqa scienceqa mmmu vqav2 pope mme mmbench mmvet vizwiz seedbench okvqa ai2d docvqa "
+    "chartqa infovqa realworldqa refcoco refcoco+ refcocog"
+)
+
+
+@pytest.fixture
+def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Empty caches and a hub that cannot be reached."""
+    import datasets
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.delenv("LMMS_EVAL_DATASETS_CACHE", raising=False)
+    hubdata._hub_cache.cache_clear()
+    hubdata.hub_revision.cache_clear()
+    yield tmp_path
+    hubdata._hub_cache.cache_clear()
+    hubdata.hub_revision.cache_clear()
+
+
+# --- the table ------------------------------------------------------------------------------
+def test_names_of_the_contract() -> None:
+    assert bench_names() == CONTRACT.split()
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_task_exists_upstream_with_its_metric(name: str) -> None:
+    spec = BENCHES[name]
+    file = index(upstream_folder())[spec.task]
+    assert file.kind == "task"
+    config = read_task(file.path)
+    metrics = {m["metric"]: m for m in config["metric_list"]}
+    assert spec.metric in metrics and metrics[spec.metric]["higher_is_better"]
+    assert config.get("output_type", "generate_until") == "generate_until"
+    assert spec.mini == (MINI / name).is_dir()
+
+
+def test_resolving_needs_neither_torch_nor_lmms_eval() -> None:
+    code = (
+        "import sys; from harness.benches import resolve_bench\n"
+        "for name in ('gqa', 'refcoco+', 'mmstar'):\n"
+        "    bench = resolve_bench(name, 'hub'); assert bench.task_version\n"
+        "bench = resolve_bench('gqa', 'mini'); bench.require(); assert bench.fingerprint\n"
+        "assert not {'torch', 'lmms_eval', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.slow
+def test_index_agrees_with_lmms_eval() -> None:
+    from harness.torchvision_ops import declare_missing_ops
+
+    declare_missing_ops()
+    from lmms_eval.tasks import TaskManager
+
+    theirs = {n: e["type"].removeprefix("python_") for n, e in TaskManager().task_index.items()}
+    mine = {name: file.kind for name, file in index(upstream_folder()).items()}
+    assert {n: k for n, k in theirs.items() if n in mine} == mine
+    # A tag inside an include is the one thing the quick look does not see.
+    assert all(theirs[name] == "tag" for name in theirs.keys() - mine.keys())
+
+
+# --- mini or hub ----------------------------------------------------------------------------
+def test_auto_takes_mini_for_the_shipped_model_only() -> None:
+    mini = resolve_bench("gqa", "auto", mini_model=True)
+    assert (mini.data, mini.task, mini.metric) == ("mini", "gqa_mini", "exact_match")
+    real = resolve_bench("gqa", "auto", mini_model=False)
+    assert (real.data, real.task, real.metric) == ("hub", "gqa", "exact_match")
+    assert mini.fingerprint != mini.task_version != real.task_version
+    assert resolve_bench("gqa", "mini").fingerprint == mini.fingerprint
+
+
+def test_task_names_pass_through() -> None:
+    bench = resolve_bench("mmstar", "auto", mini_model=True)
+    assert (bench.data, bench.task, bench.metric) == ("hub", "mmstar", "")
+    assert resolve_bench("gqa_mini", "auto").data == "mini"
+
+
+def test_no_mini_version() -> None:
+    line = line_of(lambda: resolve_bench("mme", "auto", mini_model=True))
+    assert "'mme' has no mini version" in line and "--data hub" in line and "gqa" in line
+
+
+@pytest.mark.parametrize(("name", "near"), [("gqua", "gqa"), ("text-vqa", "textvqa")])
+@pytest.mark.parametrize("data", ["auto", "mini", "hub"])
+def test_unknown_bench(name: str, near: str, data: str) -> None:
+    line = line_of(lambda: resolve_bench(name, data, mini_model=True))
+    assert f"'{name}'" in line and f"'{near}'" in line
+
+
+def test_requests_that_are_not_answers() -> None:
+    line = line_of(lambda: resolve_bench("seedbench_ppl", "hub"))
+    assert "multiple_choice" in line and "seedbench_ppl" in line
+
+
+def test_data_folder_that_does_not_exist() -> None:
+    assert "'nowhere'" in line_of(lambda: resolve_bench("gqa", "nowhere"))
+
+
+def test_pairs_and_judges(monkeypatch: pytest.MonkeyPatch, no_hub: Path) -> None:
+    assert "even" in line_of(lambda: resolve_bench("mme", "hub").require(limit=3))
+    for name in BENCHES["mmvet"].judge:
+        monkeypatch.delenv(name, raising=False)
+    assert "OPENAI_API_KEY" in line_of(lambda: resolve_bench("mmvet", "hub").require())
+
+
+# --- real data ------------------------------------------------------------------------------
+def test_dataset_missing_offline(no_hub: Path) -> None:
+    line = line_of(lambda: resolve_bench("gqa", "hub").require())
+    assert f"'{GQA}'" in line and "HF_HOME" in line
+    assert f"hf download {GQA} --repo-type dataset" in line
+
+
+def test_dataset_missing_in_the_folder(tmp_path: Path) -> None:
+    write_textvqa(tmp_path, [["red"] * 10])
+    resolve_bench("textvqa", str(tmp_path)).require()
+    line = line_of(lambda: resolve_bench("gqa", str(tmp_path)).require())
+    assert str(tmp_path) in line and f"hf download {GQA}" in line
+
+
+def test_half_prepared_dataset_is_missing(no_hub: Path) -> None:
+    """gqa needs two configurations; the questions without the images are not enough."""
+    for config in ("testdev_balanced_instructions", "testdev_balanced_images"):
+        line = line_of(lambda: resolve_bench("gqa", "hub").require())
+        assert GQA in line
+        ready = no_hub / "datasets" / "lmms-lab-encoder___gqa" / config / "0.0.0" / "abc123"
+        ready.mkdir(parents=True)
+        (ready / "dataset_info.json").write_text("{}")
+    bench = resolve_bench("gqa", "hub")
+    bench.require()
+    assert hubdata.revision(GQA, "testdev_balanced_images", None) == "abc123"
+    assert bench.fingerprint != resolve_bench("pope", "mini").fingerprint
+
+
+def test_snapshot_in_the_hub_cache_is_found(no_hub: Path) -> None:
+    repo = no_hub / "hub" / "datasets--lmms-lab-encoder--textvqa"
+    snapshot = repo / "snapshots" / "fedc"
+    shutil.copytree(write_textvqa(no_hub / "made", [["red"] * 10]), snapshot)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("fedc")
+    resolve_bench("textvqa", "hub").require()
+    assert hubdata.revision(TEXTVQA, "", None) == "fedc"
+    # A card alone, as a failed or partial download leaves it, is not the dataset.
+    shutil.rmtree(snapshot / "data")
+    hubdata._hub_cache.cache_clear()
+    assert TEXTVQA in line_of(lambda: resolve_bench("textvqa", "hub").require())
+
+
+def test_fingerprint_follows_the_data(tmp_path: Path) -> None:
+    write_gqa(tmp_path, ["red", "yes"])
+    first = resolve_bench("gqa", str(tmp_path)).fingerprint
+    assert resolve_bench("gqa", str(tmp_path)).fingerprint == first
+    write_gqa(tmp_path, ["dog", "yes"])  # as long, but other words
+    assert resolve_bench("gqa", str(tmp_path)).fingerprint != first
+
+
+def test_task_version_follows_prompt_and_scoring(tmp_path: Path) -> None:
+    folder = tmp_path / "textvqa"
+    shutil.copytree(upstream_folder() / "textvqa", folder)
+    task = folder / "textvqa_val.yaml"
+    versions = [task_digest(task)]
+    assert versions[0] == task_digest(upstream_folder() / "textvqa" / "textvqa_val.yaml")
+    for name in ("textvqa_val.yaml", "_default_template_textvqa_yaml", "utils.py"):
+        path = folder / name
+        path.write_text(path.read_text() + "\n# changed\n")
+        versions.append(task_digest(task))
+    assert len(set(versions)) == len(versions)
+
+
+def test_mini_task_version_covers_upstream_scoring(tmp_path: Path) -> None:
+    """The mini tasks name upstream's functions by module, so upstream's file counts."""
+    from harness import tasks_index
+
+    task = next((MINI / "tasks" / "gqa").glob("*.yaml"))
+    config = read_task(task)
+    assert upstream_folder() / "gqa" / "utils.py" in set(tasks_index._modules(config))
+
+
+def test_includes_merge_like_upstream(tmp_path: Path) -> None:
+    (tmp_path / "base").write_text("a: 1\nb: 1\nf: !function utils.f\n")
+    (tmp_path / "more").write_text("b: 2\nc: 2\n")
+    (tmp_path / "task.yaml").write_text("task: t\ninclude: [more, base]\nc: 3\n")
+    # The last include is read first, the file's own values win.
+    assert read_task(tmp_path / "task.yaml") == {
+        "task": "t",
+        "a": 1,
+        "b": 2,
+        "c": 3,
+        "f": "utils.f",
+    }
