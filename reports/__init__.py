@@ -1,0 +1,23 @@
+"""Reports on a run directory: tables, figures, ``report.html`` and ``report.md``.
+
+Everything is drawn from the CSV files, ``run.json`` and ``routing/`` of one run. This package
+imports neither torch nor the parts of the project that run models, so that a report can be drawn
+anywhere, in seconds, also while a run is still in progress.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["build_report"]
+
+
+def build_report(run_dir: Path) -> Path:
+    """Draw every table and figure of ``run_dir`` again and return the path of ``report.html``.
+
+    Raises:
+        reports.errors.ReportError: the directory is not a run directory or cannot be written.
+    """
+    from reports.build import build_report as build  # pandas and matplotlib: only when asked
+
+    return build(run_dir)

@@ -1,0 +1,150 @@
+"""``report.html``, ``report.md`` and ``figures/`` from the files of one run directory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from reports import conditions, costtables, dots, pareto, retention, style, tables, text
+from reports.errors import ReportError
+from reports.rundata import load_run
+from reports.sheet import Drawn
+from reports.summary import Summary, summarise
+from reports.tables import Table
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading of the report with what stands under it."""
+
+    anchor: str
+    title: str
+    intro: str = ""
+    figures: tuple[Drawn, ...] = ()
+    tables: tuple[Table, ...] = ()
+    folded: bool = False
+    """Whether the tables start closed: for reference, not for the first reading."""
+
+
+def build_report(run_dir: Path) -> Path:
+    """Draw every table and figure of ``run_dir`` again.
+
+    Raises:
+        ReportError: the directory is not a run directory or cannot be written.
+    """
+    run_dir = Path(run_dir)
+    summary = summarise(load_run(run_dir))
+    try:
+        folder = run_dir / "figures"
+        folder.mkdir(exist_ok=True)
+        sections = _sections(summary, folder)
+        page = _page(summary, sections)
+        _write(run_dir / "report.md", _render("report.md.j2", page))
+        return _write(run_dir / "report.html", _render("report.html.j2", page))
+    except OSError as error:
+        raise ReportError(f"cannot write the report into {run_dir}: {error}") from error
+
+
+def _sections(summary: Summary, folder: Path) -> list[Section]:
+    palette = style.Palette(summary.series)
+    with style.context():
+        front = pareto.draw(summary, folder, palette)
+        dot = dots.draw(summary, folder, palette)
+        kept = retention.draw_all(summary, folder)
+    sections = [
+        Section("overview", "Overview", tables=(tables.overview(summary),)),
+        Section("pareto", "Accuracy against cost", _none(front), _known(front)),
+        Section("accuracy", "Accuracy by bench", _none(dot), _known(dot)),
+        Section("routing", "What each layer keeps", _none(*kept), tuple(kept)),
+    ]
+    optional = [
+        ("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary), False),
+        ("failures", "Failed and missing cells", FAILURES, tables.failures(summary), False),
+        ("speed", "Speed", SPEED, costtables.speed(summary), False),
+        ("cells", "Every cell", "", tables.cells(summary), False),
+        ("metrics", "Further metrics", METRICS, tables.other_metrics(summary), True),
+        ("ledger", "Cost by part", LEDGER, costtables.ledger(summary), True),
+    ]
+    for anchor, title, intro, table, folded in optional:
+        if table is not None:
+            sections.append(Section(anchor, title, intro, tables=(table,), folded=folded))
+    return sections
+
+
+NORMALISED = (
+    "(method − blind) / (dense − blind): 100 % is all of what the image adds for the dense model, "
+    "0 % is the same model without the image. Point values; the uncertainty is that of the "
+    "accuracies above."
+)
+FAILURES = "These cells have no numbers anywhere in this report; nothing stands in for them."
+SPEED = "Measured times on the named device; a saving in FLOPs is not yet a saving in time."
+METRICS = "Whatever else the benchmarks' own scoring reports, beside each bench's main metric."
+LEDGER = "Means per sample. Parts are counted one by one, so that nothing hides in a total."
+
+
+def _known(*drawn: Drawn | None) -> tuple[Drawn, ...]:
+    return tuple(d for d in drawn if d is not None)
+
+
+def _none(*drawn: Drawn | None) -> str:
+    """What stands in a section that has nothing to draw."""
+    return "" if _known(*drawn) else "The run has no numbers for this figure (yet)."
+
+
+def _page(summary: Summary, sections: list[Section]) -> dict[str, Any]:
+    run = summary.run
+    notices = list(dict.fromkeys(run.notices))
+    if summary.count("missing"):
+        done, total = summary.count("done"), len(summary.series) * len(summary.benches)
+        notices.insert(0, f"This run is not complete: {done} of {total} cells are done. "
+                          "Run the same command again to go on.")  # fmt: skip
+    return {
+        "title": run.path.resolve().name,
+        "opening": text.opening(summary),
+        "findings": text.findings(summary),
+        "mini_text": text.mini_note(summary),
+        "notices": notices,
+        "conditions": conditions.entries(summary),
+        "everything": conditions.everything(summary),
+        "command": conditions.command(summary),
+        "sections": sections,
+        "reading": text.READING,
+        "css": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        "js": Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+    }
+
+
+def _render(template: str, page: dict[str, Any]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = _md
+    environment.filters["markup"] = Markup
+    return environment.get_template(template).render(page)
+
+
+def _md(value: object) -> str:
+    """Text that stands inside a Markdown table cell or line without breaking it."""
+    flat = " ".join(str(value).split())
+    for character in "\\`*_{}[]<>|#":
+        flat = flat.replace(character, "\\" + character)
+    return flat.replace("\\[", "[").replace("\\]", "]").replace("\\_", "_").replace("\\#", "#")
+
+
+def _write(path: Path, content: str) -> Path:
+    """Replace a file in one step: a reader never meets half a report."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(content, encoding="utf-8")
+    os.replace(part, path)
+    return path

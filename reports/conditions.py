@@ -1,0 +1,90 @@
+"""The conditions box: what the numbers were measured on, as far as ``run.json`` says."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from datetime import datetime
+from typing import Any
+
+from reports import text
+from reports.summary import Summary
+
+ENTRIES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Model revision", ("revision", "model.revision", "model_revision")),
+    ("Device", ("device_name", "device.name", "device", "settings.device")),
+    ("Precision", ("dtype", "settings.dtype")),
+    ("Attention", ("attn", "attention", "settings.attn")),
+    ("Batch size", ("batch_size", "batch", "settings.batch_size")),
+    ("Seed", ("seed", "settings.seed")),
+    ("Limit", ("limit", "settings.limit")),
+    ("Started", ("created_at",)),
+    ("Code", ("git_commit", "git.commit", "commit")),
+)
+VERSIONS = ("python", "torch", "transformers", "lmms-eval")
+
+
+def entries(summary: Summary) -> list[tuple[str, str]]:
+    """Pairs of a name and a value for the box on top of the report."""
+    run = summary.run
+    models = list(dict.fromkeys(s.model for s in summary.series if s.model))
+    model = text.listing(models) or str(run.get("model.id", "model_id", "model") or "not recorded")
+    data = sorted({c.data for c in summary.cells.values() if c.data})
+    pairs = [
+        ("Model", model + (" (mini)" if summary.is_mini_model else "")),
+        ("Data", text.listing(data) or "not recorded"),
+        ("Samples", text.sample_count(summary)),
+    ]
+    for name, keys in ENTRIES:
+        value = run.get(*keys)
+        if value is not None:
+            short = {"Started": _moment, "Code": _commit}.get(name, _shown)
+            pairs.append((name, short(value)))
+    versions = []
+    for name in VERSIONS:
+        plain = name.replace("-", "_")
+        keys = (f"versions.{name}", f"versions.{plain}", plain, f"{plain}_version", name)
+        value = run.get(*keys)
+        if value is not None:
+            versions.append(f"{name} {value}")
+    if versions:
+        pairs.append(("Versions", ", ".join(versions)))
+    counter, convention = summary.counting
+    if counter or convention:
+        pairs.append(("FLOPs counted by", f"{counter or '?'}, convention {convention or '?'}"))
+    return pairs
+
+
+def everything(summary: Summary) -> list[tuple[str, str]]:
+    """Every entry of ``run.json``, for the reader who wants all of it."""
+    return [(name, _shown(value)) for name, value in summary.run.meta.items()]
+
+
+def command(summary: Summary) -> str:
+    """The command line of the run, or nothing when it was not recorded."""
+    argv = summary.run.get("argv", "command")
+    words = [str(a) for a in argv] if isinstance(argv, list) else str(argv or "").split()
+    if words and words[0].startswith("-"):
+        words = ["run_suite.py", *words]
+    return shlex.join(words)
+
+
+def _commit(value: Any) -> str:
+    """The first twelve digits of a commit, with whatever is said of changes to it."""
+    commit, plus, changes = str(value).partition("+")
+    return commit[:12] + plus + changes
+
+
+def _moment(value: Any) -> str:
+    """An ISO time to the minute, or whatever stands there."""
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return _shown(value)
+    return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".strip()
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_shown(v) for v in value)
+    return value if isinstance(value, str) else json.dumps(value)

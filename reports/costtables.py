@@ -1,0 +1,74 @@
+"""Tables of cost and speed: every counted part, and what was timed."""
+
+from __future__ import annotations
+
+import math
+
+from reports import text
+from reports.summary import Summary
+from reports.tables import Cell, Column, Table, digits, name_cell
+
+SCOPES = ("vision", "projector", "llm_prefill", "llm_decode", "total")
+
+
+def ledger(summary: Summary) -> Table | None:
+    """FLOPs of every part under every counter and convention, as ``cost.csv`` has them."""
+    scale, unit = text.flops_scale(summary)
+    titles = ("Method", "Bench", "Counter", "Convention")
+    columns = [Column(t, numeric=False) for t in titles]
+    columns += [Column(name.replace("llm_", "").capitalize(), unit) for name in SCOPES]
+    columns.append(Column("KV cache", "MiB"))
+    rows = []
+    for series in summary.series:
+        for bench in summary.benches:
+            costs = summary.cell(series, bench).costs
+            mini = "mini" if summary.is_mini_bench(bench) else ""
+            for counter, convention in dict.fromkeys((c.counter, c.convention) for c in costs):
+                row = [name_cell(series), Cell(bench or text.GAP, note=mini, tone="name")]
+                row += [Cell(counter or text.GAP), Cell(convention or text.GAP)]
+                kv = math.nan
+                for scope in SCOPES:
+                    cost = summary.cost(series, bench, scope, counter, convention)
+                    value = cost.tflops * scale if cost else math.nan
+                    row.append(Cell(text.number(value, digits(value)), sort=value))
+                    kv = cost.kv_mib if cost and not math.isnan(cost.kv_mib) else kv
+                rows.append([*row, Cell(text.number(kv, 2), sort=kv)])
+    return _table("ledger", "Cost by part", columns, rows)
+
+
+def speed(summary: Summary) -> Table | None:
+    """Measured times beside the saving in FLOPs; None when nothing was timed."""
+    frame = summary.run.throughput
+    columns = [Column(t, numeric=False) for t in ("Method", "Workload", "Phase", "On")]
+    columns += [Column("Batch"), Column("Median", "ms, p10 to p90"), Column("Rate", "samples/s")]
+    columns += [Column("Speed-up", "to dense, 95 % CI"), Column("FLOPs", "of dense")]
+    columns += [Column("Realisation", "share of the FLOP saving"), Column("Peak", "MiB")]
+    names = {(s.model, s.method, s.label): s for s in summary.series}
+    rows = []
+    for row in frame.itertuples():
+        series = names.get((row.model, row.method, row.label))
+        where = ", ".join(v for v in (row.device, row.dtype, row.attn) if v)
+        low, high = row.p10_ms, row.p90_ms
+        spread = "" if math.isnan(low) else f"{text.number(low)} to {text.number(high)}"
+        ci = text.interval(row.speedup_ci_low, row.speedup_ci_high, 2)
+        gain = text.number(row.speedup_vs_dense, 2)
+        rows.append(
+            [
+                name_cell(series) if series else Cell(str(row.label), tone="name"),
+                Cell(row.workload or row.bench or text.GAP),
+                Cell(row.phase),
+                Cell(where or text.GAP),
+                Cell(text.number(row.batch, 0), sort=row.batch),
+                Cell(text.number(row.median_ms, 1), spread, sort=row.median_ms),
+                Cell(text.number(row.samples_per_s, 2), sort=row.samples_per_s),
+                Cell(gain if gain == text.GAP else f"{gain}×", ci, sort=row.speedup_vs_dense),
+                Cell(text.percent(row.flops_ratio), sort=row.flops_ratio),
+                Cell(text.percent(row.realisation), sort=row.realisation),
+                Cell(text.number(row.peak_mib, 0), sort=row.peak_mib),
+            ]
+        )
+    return _table("speed", "Speed", columns, rows)
+
+
+def _table(name: str, title: str, columns: list[Column], rows: list[list[Cell]]) -> Table | None:
+    return Table(name, title, columns, rows, searchable=len(rows) > 12) if rows else None

@@ -1,0 +1,119 @@
+"""Reading CSV files that may be half written, hand-edited or newer than this code.
+
+A wrong figure is worse than a gap: whatever cannot be trusted is left out and said in a notice.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
+"""Characters that no XML or terminal takes; they only come from damaged files."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the report needs of one file.
+
+    ``text`` and ``numbers`` are the columns by type; ``key`` are the columns that tell one record
+    from another (a later row replaces an earlier one, as in a run that was resumed); ``required``
+    are the columns without which the file says nothing.
+    """
+
+    name: str
+    text: tuple[str, ...]
+    numbers: tuple[str, ...]
+    key: tuple[str, ...]
+    required: tuple[str, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        return [*self.text, *self.numbers]
+
+
+def read_table(path: Path, spec: Spec, notices: list[str]) -> pd.DataFrame:
+    """Read one CSV of a run directory.
+
+    Args:
+        path: the file; it may be missing.
+        spec: the columns that are needed.
+        notices: collects one plain sentence for everything that had to be left out.
+
+    Returns:
+        A frame that has every column of ``spec`` (text as ``str``, numbers as ``float``, empty
+        where nothing was measured) and any further column of the file as text.
+    """
+    empty = pd.DataFrame({c: pd.Series(dtype=object) for c in spec.columns})
+    rows = _rows(path, spec.name, notices)
+    if rows is None:
+        return _typed(empty, spec, notices)
+    header, records = rows
+    missing = [c for c in spec.required if c not in header]
+    if missing:
+        notices.append(f"{spec.name}: left out, it has no column {', '.join(missing)}.")
+        return _typed(empty, spec, notices)
+    frame = pd.DataFrame(records, columns=header, dtype=object)
+    for column in spec.columns:
+        if column not in frame:
+            frame[column] = ""
+    key = list(spec.key)
+    return _typed(frame.drop_duplicates(key, keep="last").reset_index(drop=True), spec, notices)
+
+
+def _rows(path: Path, name: str, notices: list[str]) -> tuple[list[str], list[list[str]]] | None:
+    """Header and complete records of a file, or None when it holds none."""
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        notices.append(f"{name}: cannot be read ({error.strerror or error}).")
+        return None
+    if text and not text.endswith("\n"):
+        # Also a record of the right length may have lost digits, so it is never trusted.
+        notices.append(f"{name}: the last line is cut off and was left out.")
+        text = text[: text.rfind("\n") + 1]
+    reader = csv.reader(io.StringIO(_CONTROL.sub("", text), newline=""))
+    records = []
+    damaged = 0
+    try:
+        header = next(reader, [])
+        for record in reader:
+            if len(record) == len(header):
+                records.append(record)
+            elif record:
+                damaged += 1
+    except csv.Error:
+        damaged += 1
+    if damaged:
+        notices.append(f"{name}: {_lines(damaged)} without the right number of fields, left out.")
+    if not header or len(set(header)) != len(header):
+        if text:
+            notices.append(f"{name}: left out, it has no usable header line.")
+        return None
+    return header, records
+
+
+def _lines(count: int) -> str:
+    return "one line" if count == 1 else f"{count} lines"
+
+
+def _typed(frame: pd.DataFrame, spec: Spec, notices: list[str]) -> pd.DataFrame:
+    """Text columns as str, number columns as float with NaN for empty or unreadable values."""
+    for column in spec.text:
+        frame[column] = frame[column].astype(str)
+    for column in spec.numbers:
+        raw = frame[column].astype(str).str.strip()
+        values = pd.to_numeric(raw, errors="coerce").astype(float)
+        values = values.where(values.abs() != float("inf"))
+        wrong = int((values.isna() & (raw != "") & (raw.str.lower() != "nan")).sum())
+        if wrong:
+            notices.append(f"{spec.name}: {wrong} value(s) of {column} are no number, left out.")
+        frame[column] = values
+    return frame

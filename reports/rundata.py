@@ -1,0 +1,197 @@
+"""One run directory as the report sees it: ``run.json`` and the CSV files, checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports.csvio import Spec, read_table
+from reports.errors import ReportError
+
+SCHEMA_VERSION = 1
+"""The newest schema of ``run.json`` this code was written for."""
+
+CELL_TEXT = ("cell_id", "model", "method", "params", "label", "bench")
+CELLS = Spec(
+    "cells.csv",
+    (*CELL_TEXT, "data", "status", "error"),
+    ("n", "seconds"),
+    ("cell_id",),
+    ("cell_id", "method", "bench", "status"),
+)
+ACCURACY = Spec(
+    "accuracy.csv",
+    (*CELL_TEXT, "task", "metric", "verdict"),
+    ("value", "n", "ci_low", "ci_high", "dense_value", "delta", "delta_ci_low", "delta_ci_high")
+    + ("p_value", "p_adjusted", "headline"),
+    ("cell_id", "task", "metric"),
+    ("cell_id", "method", "bench", "value"),
+)
+COST = Spec(
+    "cost.csv",
+    (*CELL_TEXT, "scope", "unit", "counter", "convention"),
+    ("tflops_mean", "tflops_ci_low", "tflops_ci_high", "kv_ratio_vision", "kv_ratio_all")
+    + ("kv_mib", "skip_mod_layers", "skip_all_layers"),
+    ("cell_id", "scope", "counter", "convention"),
+    ("cell_id", "method", "bench", "scope"),
+)
+ROUTING = Spec(
+    "routing.csv",
+    ("cell_id", "bench", "kind"),
+    ("layer", "tokens", "kept", "kept_fraction"),
+    ("cell_id", "bench", "layer", "kind"),
+    ("cell_id", "layer", "kind", "kept_fraction"),
+)
+THROUGHPUT = Spec(
+    "throughput.csv",
+    (*CELL_TEXT, "workload", "device", "attn", "dtype", "phase"),
+    ("batch", "n_text", "n_image", "n_out", "median_ms", "p10_ms", "p90_ms", "samples_per_s")
+    + ("tokens_per_s", "speedup_vs_dense", "speedup_ci_low", "speedup_ci_high", "flops_ratio")
+    + ("realisation", "peak_mib", "kv_mib", "repeats"),
+    ("cell_id", "method", "params", "workload", "phase", "batch", "device", "attn", "dtype"),
+    ("method", "phase", "median_ms"),
+)
+
+
+@dataclass
+class Run:
+    """A run directory. The frames have every column of their ``Spec``; ``meta`` is flat."""
+
+    path: Path
+    meta: dict[str, Any]
+    cells: pd.DataFrame
+    accuracy: pd.DataFrame
+    cost: pd.DataFrame
+    routing: pd.DataFrame
+    throughput: pd.DataFrame
+    notices: list[str] = field(default_factory=list)
+
+    def get(self, *names: str) -> Any:
+        """The first of these ``run.json`` entries that is there and not empty, else None."""
+        for name in names:
+            value = self.meta.get(name)
+            if value not in (None, "", [], {}):
+                return value
+        return None
+
+
+def load_run(path: Path) -> Run:
+    """Read and check a run directory.
+
+    Raises:
+        ReportError: ``path`` is no directory, or holds neither ``run.json`` nor any cell.
+    """
+    if not path.is_dir():
+        raise ReportError(f"{path} is not a directory; give the directory of a run.")
+    notices: list[str] = []
+    meta = _meta(path / "run.json", notices)
+    cells, accuracy, cost, routing, speed = (
+        read_table(path / spec.name, spec, notices)
+        for spec in (CELLS, ACCURACY, COST, ROUTING, THROUGHPUT)
+    )
+    if not meta and not (path / "cells.csv").exists():
+        raise ReportError(f"{path} holds no run: neither run.json nor cells.csv is there.")
+    costs_only = meta.get("settings.costs_only") is True
+    needed = (COST,) if costs_only else (CELLS, ACCURACY, COST, ROUTING)
+    for name in (spec.name for spec in needed):
+        if not (path / name).exists():
+            notices.append(f"{name} is missing: what it would show is left empty.")
+    run = Run(path, meta, cells, accuracy, cost, routing, speed, notices)
+    for frame in (run.cells, run.accuracy, run.cost, run.throughput):
+        blank = frame["label"].str.strip() == ""
+        frame.loc[blank, "label"] = frame.loc[blank, "method"]
+    _drop_impossible(run)
+    _check_mixed(run)
+    _pass_on_notes(run)
+    return run
+
+
+def _meta(path: Path, notices: list[str]) -> dict[str, Any]:
+    """``run.json`` with nested names joined by dots; empty when it is missing or damaged."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        notices.append("run.json is missing: the conditions of this run are not known.")
+        return {}
+    except (OSError, ValueError):
+        notices.append("run.json cannot be read: the conditions of this run are not known.")
+        return {}
+    if not isinstance(raw, dict):
+        notices.append("run.json holds no object: the conditions of this run are not known.")
+        return {}
+    version = raw.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        notices.append(
+            f"run.json has schema version {version}, newer than this report ({SCHEMA_VERSION}): "
+            "columns it does not know are not shown."
+        )
+    return _flat(raw)
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, dict):
+            flat |= _flat(item, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = item
+    return flat
+
+
+def _drop_impossible(run: Run) -> None:
+    """Blank values that cannot be right (a hand-edited file), and say so."""
+    acc, cost, routing = run.accuracy, run.cost, run.routing
+    slack = 1e-9
+    outside = (acc["value"] < acc["ci_low"] - slack) | (acc["value"] > acc["ci_high"] + slack)
+    _blank(run, acc, outside, ["ci_low", "ci_high"], "accuracy.csv", "intervals off their value")
+    outside = (acc["delta"] < acc["delta_ci_low"] - slack) | (
+        acc["delta"] > acc["delta_ci_high"] + slack
+    )
+    columns = ["delta_ci_low", "delta_ci_high"]
+    _blank(run, acc, outside, columns, "accuracy.csv", "difference intervals off their value")
+    for name in ("kv_ratio_vision", "kv_ratio_all", "skip_mod_layers", "skip_all_layers"):
+        wrong = (cost[name] < -slack) | (cost[name] > 1 + 1e-6)
+        _blank(run, cost, wrong, [name], "cost.csv", f"values of {name} outside 0 to 1")
+    _blank(run, cost, cost["tflops_mean"] < 0, ["tflops_mean"], "cost.csv", "negative FLOPs")
+    kept = routing["kept_fraction"]
+    wrong = (kept < -slack) | (kept > 1 + 1e-6)
+    wrong |= (routing["kept"] / routing["tokens"] - kept).abs() > 0.01
+    _blank(run, routing, wrong, ["kept_fraction"], "routing.csv", "contradictory kept fractions")
+
+
+def _blank(
+    run: Run, frame: pd.DataFrame, wrong: pd.Series, columns: list[str], name: str, what: str
+) -> None:
+    count = int(wrong.sum())
+    if count:
+        frame.loc[wrong, columns] = float("nan")
+        run.notices.append(f"{name}: {count} {what}, left out.")
+
+
+def _pass_on_notes(run: Run) -> None:
+    """What the run itself remarked on a cell, as that its batch had to be halved."""
+    if "notes" in run.cells:
+        for row in run.cells[run.cells["notes"].str.strip() != ""].itertuples():
+            run.notices.append(f"{row.label} on {row.bench}: {row.notes}")
+
+
+def _check_mixed(run: Run) -> None:
+    """Numbers measured under different conditions stand side by side: say so."""
+    done = run.cells[run.cells["status"] == "done"]
+    words = {"device": "device", "dtype": "precision", "attn": "attention"}
+    words["batch_size"] = "batch size"
+    for frame, name in ((done, "cells.csv"), (run.throughput, "throughput.csv")):
+        for column, word in words.items():
+            seen = sorted({str(v) for v in frame[column] if v}) if column in frame else []
+            if len(seen) > 1:
+                run.notices.append(
+                    f"{name}: mixed {word} ({', '.join(seen)}). Differences between such rows are "
+                    "not only differences between methods."
+                )
+    data = sorted({v for v in run.cells["data"] if v})
+    if len(data) > 1:
+        run.notices.append(f"Mixed data: {', '.join(data)}. Compare rows of one kind only.")

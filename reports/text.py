@@ -1,0 +1,222 @@
+"""Numbers as people read them, and the sentences of the report."""
+
+from __future__ import annotations
+
+import math
+
+from reports.summary import Score, Series, Summary
+
+GAP = "–"
+"""What stands where nothing was measured."""
+
+SCALES = ((1.0, "TFLOPs"), (1e3, "GFLOPs"), (1e6, "MFLOPs"))
+"""Factors from units of 1e12, largest unit first."""
+
+READING = (
+    ("Accuracy", "is each benchmark's own score on n samples, with a 95 % confidence interval."),
+    (
+        "Δ to dense",
+        "compares a method with the dense model on the same samples, in points. Only a significant "
+        "difference is bold, after correction for the number of comparisons; bold never means "
+        "highest.",
+    ),
+    (
+        "Non-inferior",
+        "means worse than dense by less than the margin, with 95 % confidence. Inconclusive means "
+        "that the samples show neither that nor a significant difference.",
+    ),
+    (
+        "Prefill",
+        "is the language model's compute for reading the prompt once, per sample. The counter and "
+        "the convention stand in the conditions: numbers under different conventions do not "
+        "compare.",
+    ),
+    (
+        "KV cache",
+        "is the share of dense's vision-token entries that stay in the cache, over all layers.",
+    ),
+    (
+        "Skipped",
+        "is the share of token-layers not processed, over the layers that a method routes and over "
+        "all layers.",
+    ),
+    ("A dash", "means not measured, never zero. Failed and missing cells are listed, not filled."),
+)
+"""How to read the report: a name and what it means."""
+
+
+def number(value: float, digits: int = 1, signed: bool = False) -> str:
+    """A fixed number of decimals with a true minus sign; a dash when it is not known."""
+    if math.isnan(value):
+        return GAP
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def interval(low: float, high: float, digits: int = 1, signed: bool = False) -> str:
+    """``[low, high]``, or nothing when it is not known."""
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    return f"[{number(low, digits, signed)}, {number(high, digits, signed)}]"
+
+
+def percent(value: float, digits: int = 0) -> str:
+    """A ratio from 0 to 1 as a percentage."""
+    return GAP if math.isnan(value) else f"{number(100 * value, digits)} %"
+
+
+def listing(names: list[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def factor(summary: Summary, bench: str) -> float:
+    """100 for metrics that are shares (all values at most 1), 1 for those on a scale of their own.
+
+    The same for every method and metric of a bench, so that a row never changes its scale.
+    """
+    values = [
+        abs(score.value)
+        for series in summary.series
+        for score in summary.cell(series, bench).scores
+        if not math.isnan(score.value)
+    ]
+    return 100.0 if values and max(values) <= 1.0 else 1.0
+
+
+def metric_name(summary: Summary, bench: str) -> str:
+    """The bench's main metric without lmms-eval's filter suffix, with its unit."""
+    name = summary.metric.get(bench, ("", ""))[1].partition(",")[0].replace("_", " ")
+    return f"{name or 'score'} (%)" if factor(summary, bench) == 100 else name or "score"
+
+
+def flops_scale(summary: Summary) -> tuple[float, str]:
+    """Factor and unit in which the run's prefill FLOPs read well (largest at least 1)."""
+    found = [summary.prefill(s, b) for s in summary.series for b in summary.benches]
+    top = max((c.tflops for c in found if c and not math.isnan(c.tflops)), default=math.nan)
+    unit = next((c.unit for c in found if c), "FLOP")
+    for scale, name in SCALES:
+        if math.isnan(top) or top * scale >= 1:
+            return scale, name.replace("FLOPs", f"{unit}s")
+    return SCALES[-1][0], SCALES[-1][1].replace("FLOPs", f"{unit}s")
+
+
+def verdict(score: Score) -> str:
+    """The verdict in words with a sign, so that it never depends on colour."""
+    signs = {"better": "▲ better", "worse": "▼ worse", "non-inferior": "≈ non-inferior"}
+    return signs.get(score.verdict, score.verdict)
+
+
+def sample_count(summary: Summary, bench: str | None = None) -> str:
+    """``n = 500``, or the range over cells, of one bench or of all."""
+    counts = {
+        int(cell.n)
+        for (_, name), cell in summary.cells.items()
+        if cell.status == "done" and not math.isnan(cell.n) and bench in (None, name)
+    }
+    if not counts:
+        return "n not recorded"
+    low, high = min(counts), max(counts)
+    return f"n = {low}" if low == high else f"n = {low} to {high}"
+
+
+def conditions(summary: Summary) -> str:
+    """The short form that stands in every caption."""
+    run = summary.run
+    models = list(dict.fromkeys(s.model for s in summary.series if s.model))
+    data = sorted({c.data for c in summary.cells.values() if c.data})
+    parts = [
+        listing(models) + (" (mini model)" if summary.is_mini_model else ""),
+        f"{listing(data)} data" if data else "",
+        str(run.get("device_name", "device.name", "device", "settings.device") or ""),
+        str(run.get("dtype", "settings.dtype") or ""),
+        str(run.get("attn", "attention", "settings.attn") or ""),
+    ]
+    batch = run.get("batch_size", "batch", "settings.batch_size")
+    seed = run.get("seed", "settings.seed")
+    parts += [f"batch {batch}" if batch is not None else ""]
+    parts += [f"seed {seed}" if seed is not None else ""]
+    return ", ".join(p for p in parts if p)
+
+
+def opening(summary: Summary) -> str:
+    """One plain sentence of what was run."""
+    dense = [s for s in summary.series if s.method == "dense"]
+    controls = [s for s in summary.series if s.is_control]
+    others = len(summary.series) - len(dense) - len(controls)
+    who = [plural(others, "method")] if others else []
+    who += [plural(len(controls), "control")] if controls else []
+    against = " against dense" if dense and who else ""
+    models = list(dict.fromkeys(s.model for s in summary.series if s.model)) or ["an unknown model"]
+    benches = [b for b in summary.benches if b]
+    on = f" on {listing(benches)}" if benches else ""
+    total = len(summary.series) * len(summary.benches)
+    if total and summary.count("costs") == total:
+        rows = plural(len(summary.series), "row")
+        return f"FLOPs and KV cache of {rows}, model {listing(models)}; no benchmark was run."
+    text = f"{listing(who) or 'The dense model'}{against}{on}, model {listing(models)}: "
+    text += f"{summary.count('done')} of {plural(total, 'cell')} done"
+    for status, word in (("failed", "failed"), ("missing", "not run"), ("costs", "costs only")):
+        if summary.count(status):
+            text += f", {summary.count(status)} {word}"
+    return text + "."
+
+
+def findings(summary: Summary) -> list[str]:
+    """What the tests against dense say, in a few sentences; nothing beyond the verdicts."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for series in summary.series:
+        for bench in summary.benches:
+            score = summary.score(series, bench)
+            # That a control loses is what it is there for; that one wins would be news.
+            told = not series.is_control or (score is not None and score.verdict == "better")
+            if score and score.verdict and series.method != "dense" and told:
+                found.setdefault(score.verdict, {}).setdefault(series.label, []).append(bench)
+    words = {
+        "better": "Significantly better than dense",
+        "worse": "Significantly worse than dense",
+        "non-inferior": "No worse than dense by more than the margin",
+        "inconclusive": "Neither a significant difference nor shown to be as good",
+    }
+    sentences = []
+    for name, word in words.items():
+        places = found.get(name, {})
+        if places:
+            shown = _by_method(places)
+            sentences.append(f"{word}: {shown}.")
+        elif name == "better" and found:
+            sentences.append("Nothing is significantly better than dense.")
+    return sentences
+
+
+def _by_method(places: dict[str, list[str]]) -> str:
+    """``gamma on gqa and pope; pmod on textvqa``, cut short in a large study."""
+    parts = [
+        f"{label} on {listing(on) if len(on) <= 5 else plural(len(on), 'bench', 'benches')}"
+        for label, on in places.items()
+    ]
+    more = f"; and {plural(len(parts) - 6, 'more method')}" if len(parts) > 6 else ""
+    return "; ".join(parts[:6]) + more
+
+
+def mini_note(summary: Summary) -> str:
+    """What every reader of mini numbers must know; empty for a run without them."""
+    mini = [b for b in summary.benches if summary.is_mini_bench(b)]
+    parts = ["the shipped mini model"] if summary.is_mini_model else []
+    parts += [f"mini data ({listing(mini)})"] if mini else []
+    if not parts:
+        return ""
+    return (
+        f"Numbers here come from {listing(parts)}. They compare methods with each other under one "
+        "set of conditions; they say nothing about the published benchmarks of the same name."
+    )
+
+
+def series_names(series: list[Series]) -> str:
+    return listing([s.label for s in series])
