@@ -1,0 +1,188 @@
+"""One cell: evaluate it, turn the result into rows, write it down whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import shutil
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.cells import params_json
+from harness.csvfile import TEMPORARY, cannot_write
+from harness.errors import CellError, HarnessError, StoreError, one_line
+from harness.readouts import ROUTING, read_out, routing_table
+from harness.runinfo import now
+from harness.store import DONE, FAILED, Store
+
+if TYPE_CHECKING:
+    from harness.parts import Parts
+    from harness.plan import Cell
+    from harness.progress import OnBatch
+
+PICTURED = 4  # samples whose full routing is kept for pictures
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def run_cell(
+    cell: Cell,
+    loaded: Any,
+    store: Store,
+    parts: Parts,
+    on_batch: OnBatch | None = None,
+    verbose: bool = False,
+) -> Any:
+    """Compute one cell and commit it; returns its `CellResult`.
+
+    Raises CellError with the reason when it cannot be computed (nothing is committed then), and
+    StoreError when the disk does not take it. What was answered so far stays for the next try.
+    """
+    key = cell.key
+    count = functools.partial(
+        _read_out,
+        shape=loaded.info,
+        itemsize=ITEMSIZE[key.dtype],
+        vision_runs=cell.method.needs_images,
+    )
+    try:
+        result = parts.evaluate(
+            loaded,
+            cell.method,
+            cell.bench,
+            checkpoint=cell.checkpoint,
+            limit=key.limit,
+            batch_size=key.batch_size,
+            seed=key.seed,
+            progress=False,
+            response_log=store.partial_dir(key.cell_id) / "answers.jsonl",
+            on_batch=on_batch,
+            on_sample=count,
+            keep_record=lambda position: position < PICTURED,
+            verbose=verbose,
+        )
+        if not result.samples:
+            raise CellError(f"{cell.bench.name}: no documents")
+    except StoreError:
+        raise
+    except HarnessError as error:  # said in one line already
+        raise CellError(one_line(error)) from error
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise StoreError(f"{cell.name}: {error.strerror}") from error
+        log_fault(store, key.cell_id)
+        raise CellError(one_line(error)) from error
+    except Exception as error:
+        log_fault(store, key.cell_id)
+        raise CellError(one_line(error)) from error
+    _commit(cell, result, store)
+    return result
+
+
+def _read_out(doc_id: Any, record: Any, **how: Any) -> dict[str, Any]:
+    return read_out(record, **how)
+
+
+def _commit(cell: Cell, result: Any, store: Store) -> None:
+    """Files first, the row last: a cell without its row does not count."""
+    key = cell.key.ran_at(result.batch_size)
+    samples = [sample_row(sample) for sample in result.samples]
+    readouts = [s.readout for s in result.samples if s.readout]
+    metrics = [metric_entry(m, headline=m is result.headline) for m in result.metrics]
+    _write_pictures(result.records, store.routing_dir(key.cell_id))
+    store.write_cell_files(key.cell_id, samples, metrics, routing_table(readouts))
+    store.record(
+        {
+            **identity(cell),
+            "cell_id": key.cell_id,
+            "status": DONE,
+            "n": result.n,
+            "seconds": round(result.seconds, 3),
+            "batch_size": result.batch_size,
+            "notes": "; ".join(result.notes),
+            "finished_at": now(),
+        }
+    )
+    store.drop_partial(cell.key.cell_id)
+
+
+def record_failure(cell: Cell, error: CellError, store: Store) -> None:
+    """The row of a cell that could not be computed."""
+    store.record(
+        {**identity(cell), "status": FAILED, "error": one_line(error), "finished_at": now()}
+    )
+
+
+def identity(cell: Cell) -> dict[str, Any]:
+    """The columns of cells.csv that are known before a cell is computed."""
+    key = cell.key
+    return {
+        "cell_id": key.cell_id,
+        "model": key.model,
+        "method": key.method,
+        "params": params_json(key.params),
+        "label": cell.method.label,
+        "bench": key.bench,
+        "data": key.data,
+        "requested_id": key.cell_id,
+        "batch_size": key.batch_size,
+        "device": key.device,
+        "dtype": key.dtype,
+        "attn": key.attn,
+    }
+
+
+def sample_row(sample: Any) -> dict[str, Any]:
+    """One row of `samples/<cell_id>.csv`; cost columns stay empty without a routing record."""
+    numbers = {k: v for k, v in (sample.readout or {}).items() if k != ROUTING}
+    return {
+        "doc_id": sample.doc_id,
+        "score": sample.score,
+        "prediction": sample.prediction,
+        "target": sample.target,
+        "n_out": sample.n_out,
+        "image_id": sample.image_id,
+        **numbers,
+    }
+
+
+def metric_entry(metric: Any, headline: bool) -> dict[str, Any]:
+    """One metric as it is stored beside the samples (JSON-able)."""
+    return {
+        "task": metric.task,
+        "metric": metric.metric,
+        "value": metric.value,
+        "headline": headline,
+        "higher_is_better": metric.higher_is_better,
+        "is_mean": metric.is_mean,
+        "scores": dict(metric.scores),
+    }
+
+
+def log_fault(store: Store, cell_id: str) -> None:
+    """Keep the traceback of an unexpected error for whoever has to mend it."""
+    folder = store.path / "logs"
+    with contextlib.suppress(OSError):  # the error itself is still reported
+        folder.mkdir(exist_ok=True)
+        (folder / f"{cell_id}.txt").write_text(traceback.format_exc(), encoding="utf-8")
+
+
+def _write_pictures(records: Mapping[str, Any], folder: Path) -> None:
+    """`routing/<cell_id>/NN-<doc_id>.npz`, the whole folder at once."""
+    chosen = list(records.items())[:PICTURED]
+    if not chosen:
+        return
+    building = folder.with_name(folder.name + TEMPORARY.rstrip("-"))
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        for number, (doc_id, record) in enumerate(chosen):
+            name = "".join(c if c.isalnum() or c in "-_" else "_" for c in str(doc_id))[:80]
+            record.to_npz(building / f"{number:02d}-{name}.npz")
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error

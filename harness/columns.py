@@ -1,0 +1,59 @@
+"""Columns of the run directory's CSVs: the contract's first, ours after them. Torch-free."""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 1
+
+CELL = ("cell_id", "model", "method", "params", "label", "bench")
+CELLS = (*CELL, "data", "status", "error", "n", "seconds") + (
+    "requested_id",  # the id as planned; differs from cell_id after a batch had to be halved
+    "batch_size",  # the one that ran last
+    "notes",
+    "device",
+    "dtype",
+    "attn",
+    "finished_at",
+)
+ACCURACY = (*CELL, "task", "metric", "value", "n", "ci_low", "ci_high") + (
+    "dense_value",
+    "delta",
+    "delta_ci_low",
+    "delta_ci_high",
+    "p_value",
+    "p_adjusted",
+    "verdict",
+    "headline",  # 1 on the one metric per bench that is tested; 0 elsewhere
+)
+SAMPLES = (
+    "doc_id",
+    "score",
+    "prediction",
+    "target",
+    "n_text",
+    "n_image",
+    "n_out",
+    "skip_mod_layers",
+    "skip_all_layers",
+    "kv_ratio",
+    "tflops_prefill",  # the one rule: causal attention, LM head on the last position
+    "tflops_decode",
+) + (
+    "image_id",
+    "kv_ratio_vision",
+    "kv_mib",
+    "tflops_vision",
+    "tflops_projector",
+    "tflops_prefill_full",
+    "tflops_prefill_paper_pmod",
+    "tflops_prefill_paper_gamma",
+)
+COST = (*CELL, "scope", "unit", "tflops_mean", "tflops_ci_low", "tflops_ci_high") + (
+    "counter",
+    "convention",
+    "kv_ratio_vision",
+    "kv_ratio_all",
+    "kv_mib",
+    "skip_mod_layers",
+    "skip_all_layers",
+)
+ROUTING = ("cell_id", "bench", "layer", "kind", "tokens", "kept", "kept_fraction")

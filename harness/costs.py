@@ -1,0 +1,139 @@
+"""`--costs-only`: the FLOPs and KV ledger at a model's true sizes. No weights, no benchmarks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from harness import columns
+from harness.cells import ID_LENGTH, params_json
+from harness.costrows import cost_rows
+from harness.csvfile import write_csv
+from harness.errors import EXIT_OK, UsageError, one_line
+from harness.parts import Parts
+from harness.plan import with_dense
+from harness.progress import print_whole
+from harness.readouts import read_out, routing_table
+from harness.record import RoutingRecord
+from harness.runinfo import environment
+from harness.settings import Settings
+from harness.shapes import ModelShape, config_for, shape_from_config
+from harness.store import Store, check_out, default_out
+
+ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 2}
+
+
+@dataclass(frozen=True)
+class Costed:
+    """A method's predicted routing, read out at the model's true sizes."""
+
+    about: dict[str, str]  # identifying columns
+    readout: dict[str, Any]
+
+
+def run_costs(settings: Settings, argv: Sequence[str]) -> int:
+    """Print the ledger and write `cost.csv`, `routing.csv` and `run.json`.
+
+    Raises UsageError for names that are wrong and sizes that are not known.
+    """
+    parts = Parts()
+    config = config_for(settings.model)
+    shape = shape_from_config(config, settings.model)
+    methods = with_dense(parts.methods(settings.methods), parts)
+    out = Path(settings.out) if settings.out else default_out()
+    recorded = {**settings.recorded(), "methods": [method.spec for method in methods]}
+    check_out(out, recorded)
+    found, left_out = predict(methods, config, shape, settings)
+    with Store(out) as store:
+        store.write_run_json({**environment(list(argv)), "settings": recorded})
+        rows = [row for one in found for row in cost_rows(one.about, [one.readout], settings.seed)]
+        write_csv(out / "cost.csv", columns.COST, rows)
+        write_csv(out / "routing.csv", columns.ROUTING, _routing_rows(found))
+    console = Console()
+    print_whole(console, ledger_table(shape, found))
+    for line in left_out:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    print(out / "cost.csv")
+    return EXIT_OK
+
+
+def predict(
+    methods: Sequence[Any], config: Mapping[str, Any], shape: ModelShape, settings: Settings
+) -> tuple[list[Costed], list[str]]:
+    """What can be costed without weights, and a line on each method that cannot."""
+    from harness.replica import DependsOnWeights, predicted_record
+    from methods.base import MethodError
+
+    found, left_out = [], []
+    for method in methods:
+        try:
+            record = predicted_record(method, config, settings.n_text, settings.n_out)
+        except DependsOnWeights:
+            left_out.append(
+                f"{method.label}: left out, how many tokens it keeps depends on its weights "
+                "and the picture"
+            )
+            continue
+        except MethodError as error:
+            raise UsageError(f"--methods: {one_line(error)}") from None
+        found.append(_cost(method, record, shape, settings))
+    return found, left_out
+
+
+def _cost(method: Any, record: RoutingRecord, shape: ModelShape, settings: Settings) -> Costed:
+    workload = f"{record.n_text} text, {record.n_image} image, {settings.n_out} new"
+    key = [shape.name, method.spec, method.source_hash(), workload, settings.dtype]
+    about = {
+        "cell_id": hashlib.sha256(json.dumps(key).encode()).hexdigest()[:ID_LENGTH],
+        "model": shape.name,
+        "method": method.name,
+        "params": params_json(method.params()),
+        "label": method.label,
+        "bench": workload,
+    }
+    itemsize = ITEMSIZE[settings.dtype]
+    return Costed(about, read_out(record, shape, itemsize, method.needs_images))
+
+
+def _routing_rows(found: Sequence[Costed]) -> Iterator[dict[str, Any]]:
+    for one in found:
+        for row in routing_table([one.readout]):
+            yield {"cell_id": one.about["cell_id"], "bench": one.about["bench"], **row}
+
+
+def ledger_table(shape: ModelShape, found: Sequence[Costed]) -> Table:
+    """One row a method: prefill under the one rule and p-MoD's, everything else, KV cache."""
+    dense = found[0].readout
+    title = f"{shape.name}: {found[0].about['bench']} tokens, batch 1, TFLOP"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("method")
+    titles = ("prefill", "of dense", "full n²", "paper-pmod", "paper-gamma", "vision", "decode")
+    for title in (*titles, "KV image", "KV all", "KV MiB"):
+        table.add_column(title, justify="right")
+    for one in found:
+        cost = one.readout
+        share = cost["tflops_prefill"] / dense["tflops_prefill"]
+        vision = cost["tflops_vision"] + cost["tflops_projector"]
+        kv_image = cost["kv_ratio_vision"]
+        table.add_row(
+            one.about["label"],
+            f"{cost['tflops_prefill']:.4g}",
+            f"{share:.1%}",
+            f"{cost['tflops_prefill_full']:.4g}",
+            f"{cost['tflops_prefill_paper_pmod']:.4g}",
+            f"{cost['tflops_prefill_paper_gamma']:.4g}",
+            f"{vision:.3g}",
+            f"{cost['tflops_decode']:.3g}",
+            "" if kv_image is None else f"{kv_image:.2%}",
+            f"{cost['kv_ratio']:.2%}",
+            f"{cost['kv_mib']:.4g}",
+        )
+    return table

@@ -1,0 +1,204 @@
+"""accuracy.csv, cost.csv and routing.csv, rebuilt from the finished cells' files. Torch-free.
+
+Rows come in the order of the run's settings, whatever order the cells were computed in, so an
+interrupted and resumed run writes the same bytes as one that ran through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness import columns, stats
+from harness.costrows import cost_rows
+from harness.csvfile import read_rows, write_csv
+from harness.store import Store
+
+DENSE = "dense"
+SAMPLE_MEAN = " (mean of samples)"
+
+
+@dataclass
+class CellData:
+    """What the tables need of a finished cell."""
+
+    row: dict[str, str]  # its row of cells.csv
+    n: int
+    images: dict[str, str]  # doc_id -> image id, "" when the bench has none
+    metrics: list[dict[str, Any]]
+    routing: list[dict[str, Any]]
+    cost: list[dict[str, Any]]
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The identifying columns every derived file starts with."""
+        return {name: self.row.get(name, "") for name in columns.CELL}
+
+
+@dataclass
+class MetricRow:
+    """A row of accuracy.csv before the correction for many comparisons."""
+
+    row: dict[str, Any]
+    paired: stats.Paired | None = None
+    margin: float = 0.0
+    higher_is_better: bool = True
+    in_family: bool = False  # the one test of its bench
+
+
+class Derived:
+    """Rebuilds the derived CSVs; keeps what it computed, for the next finished cell."""
+
+    def __init__(self, store: Store, order: Sequence[str], seed: int) -> None:
+        self.store = store
+        self.order = list(order)  # requested ids, in the order of the settings
+        self.seed = seed
+        self._cells: dict[str, CellData] = {}
+        self._accuracy: dict[tuple[str, str], list[MetricRow]] = {}
+
+    def write(self) -> None:
+        """Write all three files, each atomically."""
+        cells = self._finished()
+        dense = {cell.row["bench"]: cell for cell in cells if cell.row["method"] == DENSE}
+        rows = [
+            row for cell in cells for row in self._accuracy_rows(cell, dense.get(cell.row["bench"]))
+        ]
+        path = self.store.path
+        cost = [row for cell in cells for row in cell.cost]
+        write_csv(path / "accuracy.csv", columns.ACCURACY, adjusted(rows), durable=False)
+        write_csv(path / "cost.csv", columns.COST, cost, durable=False)
+        write_csv(path / "routing.csv", columns.ROUTING, routing_rows(cells), durable=False)
+
+    def _finished(self) -> list[CellData]:
+        done = self.store.done()
+        found = [done[requested] for requested in self.order if requested in done]
+        for row in found:
+            if row["cell_id"] not in self._cells:
+                self._cells[row["cell_id"]] = read_cell(self.store, row, self.seed)
+        return [self._cells[row["cell_id"]] for row in found]
+
+    def _accuracy_rows(self, cell: CellData, dense: CellData | None) -> list[MetricRow]:
+        key = (cell.row["cell_id"], dense.row["cell_id"] if dense else "")
+        if key not in self._accuracy:
+            self._accuracy[key] = [
+                row for m in cell.metrics for row in metric_rows(cell, m, dense, self.seed)
+            ]
+        return self._accuracy[key]
+
+
+def read_cell(store: Store, row: dict[str, str], seed: int) -> CellData:
+    """One finished cell; its samples are reduced to cost rows and image ids at once."""
+    cell_id = row["cell_id"]
+    samples = read_rows(store.samples_csv(cell_id))
+    about = {name: row.get(name, "") for name in columns.CELL}
+    return CellData(
+        row=row,
+        n=len(samples),
+        images={sample["doc_id"]: sample.get("image_id", "") for sample in samples},
+        metrics=store.read_metrics(cell_id),
+        routing=store.read_routing(cell_id),
+        cost=cost_rows(about, samples, seed),
+    )
+
+
+def metric_rows(
+    cell: CellData, metric: Mapping[str, Any], dense: CellData | None, seed: int
+) -> Iterator[MetricRow]:
+    """One metric of one cell, with its interval and its difference to dense.
+
+    Intervals exist only where the metric is the plain mean of per-sample scores. Where the
+    headline metric is something else (F1, MME's pair score), the mean of its samples' plain
+    scores follows as a row of its own and is what the tests speak about.
+    """
+    other = _same_metric(dense, metric)
+    scores, value = metric.get("scores") or {}, metric["value"]
+    row: dict[str, Any] = {
+        **cell.about,
+        "task": metric["task"],
+        "metric": metric["metric"],
+        "value": value,
+        "n": len(scores) or cell.n,
+        "headline": int(bool(metric["headline"])),
+    }
+    if metric["is_mean"] and scores:
+        yield _tested(row, metric, other, cell, seed)
+        return
+    if other is not None:
+        row["dense_value"] = other["value"]
+        if cell.row["method"] != DENSE:
+            row["delta"] = value - other["value"]
+    yield MetricRow(row)
+    if scores:
+        value = sum(scores.values()) / len(scores)
+        name = f"{metric['metric']}{SAMPLE_MEAN}"
+        mean = {**row, "metric": name, "value": value, "headline": 0}
+        yield _tested(mean, metric, other, cell, seed)
+
+
+def _tested(
+    row: dict[str, Any],
+    metric: Mapping[str, Any],
+    other: Mapping[str, Any] | None,
+    cell: CellData,
+    seed: int,
+) -> MetricRow:
+    """`row`, a mean of scores, with interval, paired difference and p-value where there are any."""
+    ours: Mapping[str, float] = metric["scores"]
+    interval = stats.mean_interval(list(ours.values()), _images(cell, ours), seed)
+    assert interval is not None  # there are scores
+    row |= {"ci_low": interval.low, "ci_high": interval.high}
+    theirs = (other.get("scores") or {}) if other is not None else {}
+    if not theirs:
+        return MetricRow(row)
+    row["dense_value"] = sum(theirs.values()) / len(theirs)
+    shared = [doc for doc in ours if doc in theirs]
+    if cell.row["method"] == DENSE or not shared:
+        return MetricRow(row)
+    scores = [ours[doc] for doc in shared], [theirs[doc] for doc in shared]
+    paired = stats.paired(*scores, _images(cell, shared), seed)
+    assert paired is not None  # there are shared documents
+    row |= {
+        "delta": paired.delta.value,
+        "delta_ci_low": paired.delta.low,
+        "delta_ci_high": paired.delta.high,
+        "p_value": paired.p_value,
+    }
+    return MetricRow(
+        row,
+        paired,
+        margin=stats.margin_for([*ours.values(), *theirs.values()]),
+        higher_is_better=bool(metric["higher_is_better"]),
+        in_family=bool(metric["headline"]),
+    )
+
+
+def _images(cell: CellData, docs: Iterable[str]) -> list[str | None]:
+    return [cell.images.get(doc) for doc in docs]
+
+
+def adjusted(rows: Sequence[MetricRow]) -> list[dict[str, Any]]:
+    """The rows with Holm over all methods x benches (one test a bench) and the verdicts."""
+    family = [one for one in rows if one.in_family and one.paired is not None]
+    p_values = stats.holm([one.paired.p_value for one in family if one.paired])
+    extra: dict[int, dict[str, Any]] = {}
+    for one, p_value in zip(family, p_values, strict=True):
+        assert one.paired is not None  # by the choice of the family
+        gain = one.paired.delta if one.higher_is_better else -one.paired.delta
+        word = stats.verdict(gain, p_value, one.margin)
+        extra[id(one)] = {"p_adjusted": p_value, "verdict": word}
+    return [{**one.row, **extra.get(id(one), {})} for one in rows]
+
+
+def _same_metric(dense: CellData | None, metric: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    for other in dense.metrics if dense else ():
+        if (other["task"], other["metric"]) == (metric["task"], metric["metric"]):
+            return other
+    return None
+
+
+def routing_rows(cells: Sequence[CellData]) -> Iterator[dict[str, Any]]:
+    """Rows of routing.csv of all cells."""
+    for cell in cells:
+        for row in cell.routing:
+            yield {"cell_id": cell.row["cell_id"], "bench": cell.row["bench"], **row}

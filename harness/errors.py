@@ -1,0 +1,53 @@
+"""Errors the command line turns into one clear line and an exit code.
+
+Torch-free. Exit codes follow the command-line contract: 0 every cell done, 2 bad usage (nothing
+written), 3 some cells failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_USAGE = 2
+EXIT_CELLS_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+
+class HarnessError(Exception):
+    """Base of every error whose message is meant for the user. The message is one line."""
+
+    exit_code = EXIT_CELLS_FAILED
+
+
+class UsageError(HarnessError):
+    """A wrong flag, name, value, file or directory, found before anything was written."""
+
+    exit_code = EXIT_USAGE
+
+
+class CellError(HarnessError):
+    """One cell cannot be computed; the message becomes its `error` column, the others go on."""
+
+
+class StoreError(HarnessError):
+    """The run directory cannot be written (full disk, lost permission) while a run is going on."""
+
+
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """`error` as a single line of at most `limit` characters, never empty."""
+    name = type(error).__name__ if isinstance(error, BaseException) else ""
+    text = " ".join(str(error).split())
+    if not text:
+        return name or "unknown error"
+    if isinstance(error, BaseException) and not _speaks_for_itself(error):
+        text = f"{name}: {text}"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _speaks_for_itself(error: BaseException) -> bool:
+    """Whether the message was written for the user: ours, and the methods' own errors."""
+    return isinstance(error, HarnessError) or type(error).__module__.split(".")[0] in (
+        "harness",
+        "methods",
+        "reports",
+        "minidata",
+    )

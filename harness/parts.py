@@ -1,0 +1,148 @@
+"""What a run is made of: methods, models, benches, the loop, the report.
+
+One small class, so that the orchestration (`harness.suite`) can be tested with other parts.
+Everything heavy is imported when first needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.cells import engine_digest
+from harness.errors import UsageError, one_line
+from harness.listing import check_known_methods
+from harness.settings import Settings
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The resolved wishes: device type (cpu, cuda, mps), dtype and attention backend."""
+
+    device: str
+    dtype: str
+    attn: str
+
+
+class Parts:
+    """The real parts."""
+
+    def methods(self, specs: Sequence[str]) -> list[Any]:
+        """Methods from `name:key=value` texts. Raises UsageError."""
+        check_known_methods(specs, "--methods")
+        import methods
+        from methods.base import MethodError
+
+        try:
+            return list(methods.parse_list(",".join(specs)))
+        except MethodError as error:
+            raise UsageError(f"--methods: {one_line(error)}") from None
+
+    def engine_source(self) -> str:
+        """Hash of the code between a method's decision and a score."""
+        return engine_digest()
+
+    def source(self, name: str) -> Any:
+        """The model's files, found and checked. Raises UsageError."""
+        from harness.models import find_model
+
+        return find_model(name)
+
+    def runtime(self, settings: Settings, source: Any) -> Runtime:
+        """Device, dtype and backend that `auto` means here. Raises UsageError."""
+        from harness.loading import pick_attention, pick_device, pick_dtype
+
+        device = pick_device(settings.device)
+        dtype = pick_dtype(settings.dtype, device, mini=source.mini)
+        attn = pick_attention(settings.attn, device, dtype)
+        return Runtime(device.type, str(dtype).removeprefix("torch."), attn)
+
+    def bench(self, name: str, data: str, source: Any) -> Any:
+        """A bench on concrete data. Raises UsageError."""
+        from harness.benches import resolve_bench
+
+        return resolve_bench(name, data, mini_model=source.mini)
+
+    def checkpoint(self, method: Any, wish: str | None, source: Any) -> Path | None:
+        """Folder of a trained method's weights: the one asked for, else the shipped one."""
+        from harness.plan import shipped_checkpoint
+
+        if wish is None:
+            return shipped_checkpoint(method.name, source.model_id)
+        path = Path(wish).expanduser()
+        return path if path.is_dir() else _from_hub(wish)
+
+    def trained_method(self, path: Path, method: Any) -> Any:
+        """The method with the parameters of its weights in `path`. Raises UsageError."""
+        from harness.checkpoints import CheckpointError, resolve_method
+
+        try:
+            return resolve_method(path, method)
+        except CheckpointError as error:
+            raise UsageError(f"--checkpoint: {one_line(error)}") from None
+
+    def checkpoint_hashes(self, path: Path) -> dict[str, str]:
+        """File name -> sha256 of a checkpoint's weights and description. Raises UsageError."""
+        from harness.weights import check_weights, file_hash
+
+        files = check_weights(path)
+        return {file.name: file_hash(file) for file in [*files, *path.glob("method.json")]}
+
+    def load(self, settings: Settings, source: Any, say: Callable[[str], None]) -> Any:
+        """The loaded model. Raises UsageError."""
+        from harness.models import load_model
+
+        return load_model(source, settings.device, settings.dtype, settings.attn, say)
+
+    def check(self, loaded: Any, method: Any, checkpoint: Path | None) -> None:
+        """Do parameters and weights fit the loaded model? Raises UsageError."""
+        from harness.checkpoints import CheckpointError, load_checkpoint
+        from harness.engine import model_info
+        from methods.base import MethodError
+
+        hashes = list(loaded.weight_hashes.values())
+        base = hashes[0] if len(hashes) == 1 else None  # a sharded model has no single hash
+        try:
+            method.check(model_info(loaded.model))
+            if checkpoint is not None:
+                load_checkpoint(checkpoint, loaded.model, method, base=base)
+        except MethodError as error:
+            raise UsageError(f"--methods: {one_line(error)}") from None
+        except CheckpointError as error:
+            raise UsageError(f"--checkpoint: {one_line(error)}") from None
+
+    def evaluate(self, loaded: Any, method: Any, bench: Any, **options: Any) -> Any:
+        """One cell: see `harness.loop.evaluate`."""
+        from harness.loop import evaluate
+
+        return evaluate(loaded, method, bench, **options)
+
+    def report(self, run_dir: Path) -> Path:
+        """Tables, figures and report of a run directory."""
+        from reports.build import build_report
+
+        return Path(build_report(run_dir))
+
+
+def _from_hub(name: str) -> Path:
+    """Folder of a hub repository with a method's weights, from the local cache or fetched now."""
+    from harness.models import HUB_ID
+
+    missing = f"--checkpoint: there is no folder '{name}'"
+    if not HUB_ID.fullmatch(name):
+        raise UsageError(missing)
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(str(snapshot_download(name, local_files_only=True)))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        HfApi().model_info(name, timeout=10)  # fails at once where a download would keep trying
+        return Path(str(snapshot_download(name)))
+    except Exception as error:  # whatever the hub's HTTP library raises
+        why = one_line(error, 120)
+        raise UsageError(f"{missing}, nor could it be fetched from the hub ({why})") from None

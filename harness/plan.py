@@ -1,0 +1,185 @@
+"""From settings to cells: every name resolved, every cell's key known, nothing written yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.cells import CellKey, package_versions
+from harness.errors import UsageError
+from harness.nearest import unknown
+from harness.settings import ROOT, Settings
+
+if TYPE_CHECKING:
+    from harness.parts import Parts, Runtime
+
+DENSE = "dense"
+# What `--batch-size auto` tries first; a batch that does not fit is halved.
+AUTO_BATCH = {"cpu": 8, "mps": 8, "cuda": 32}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell to compute: its key, and the objects that compute it."""
+
+    key: CellKey
+    method: Any  # methods.base.Method
+    bench: Any  # harness.benches.Bench
+    checkpoint: Path | None
+
+    @property
+    def name(self) -> str:
+        """How progress lines call it."""
+        return f"{self.method.label} on {self.bench.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells in the order of the settings: bench by bench, dense first."""
+
+    settings: Settings
+    source: Any  # harness.models.ModelSource
+    runtime: Runtime
+    cells: tuple[Cell, ...]
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The settings a run directory belongs to, with every `auto` resolved."""
+        first = self.cells[0].key
+        methods = dict.fromkeys(cell.method.spec for cell in self.cells)
+        return {
+            **self.settings.recorded(),
+            "methods": list(methods),
+            "model": self.source.model_id,
+            "data": sorted({cell.bench.data for cell in self.cells}),
+            "device": self.runtime.device,
+            "dtype": self.runtime.dtype,
+            "attn": self.runtime.attn,
+            "batch_size": first.batch_size,
+        }
+
+    @property
+    def checkpoints(self) -> dict[str, Any]:
+        """Method name -> where its weights came from and their hashes."""
+        return {
+            cell.method.name: {
+                "path": str(cell.checkpoint),
+                "files": cell.key.weights["checkpoint"],
+            }
+            for cell in self.cells
+            if cell.checkpoint is not None
+        }
+
+
+def make_plan(settings: Settings, parts: Parts) -> Plan:
+    """Resolve all names and build the cells. Raises UsageError with one line."""
+    methods = with_dense(parts.methods(settings.methods), parts)
+    source = parts.source(settings.model)
+    benches = [parts.bench(name, settings.data, source) for name in settings.bench]
+    for bench in benches:
+        bench.require(settings.limit)
+    runtime = parts.runtime(settings, source)
+    checkpoints = find_checkpoints(settings, methods, source, parts)
+    methods = with_trained_parameters(methods, checkpoints, parts)
+    batch = settings.batch_size
+    batch_size = AUTO_BATCH[runtime.device] if isinstance(batch, str) else batch
+    cells = []
+    for bench in benches:
+        for method in methods:
+            path = checkpoints.get(method.name)
+            weights = {
+                "revision": source.revision,
+                "files": source.weight_hashes,
+                "checkpoint": parts.checkpoint_hashes(path) if path else None,
+            }
+            key = CellKey(
+                method=method.name,
+                params=method.params(),
+                method_source=method.source_hash(),
+                engine_source=parts.engine_source(),
+                versions=package_versions(),
+                model=source.model_id,
+                weights=weights,
+                processor=source.processor_hash,
+                bench=bench.name,
+                task=bench.task,
+                task_version=bench.task_version,
+                data=bench.data,
+                fingerprint=bench.fingerprint,
+                limit=settings.limit,
+                device=runtime.device,
+                dtype=runtime.dtype,
+                attn=runtime.attn,
+                batch_size=batch_size,
+                seed=settings.seed,
+            )
+            cells.append(Cell(key, method, bench, path))
+    return Plan(settings, source, runtime, tuple(cells))
+
+
+def with_dense(methods: list[Any], parts: Parts) -> list[Any]:
+    """The methods with dense in front, added where it was not asked for."""
+    dense = [method for method in methods if method.name == DENSE]
+    others = [method for method in methods if method.name != DENSE]
+    return [*(dense or parts.methods((DENSE,))), *others]
+
+
+def find_checkpoints(
+    settings: Settings, methods: list[Any], source: Any, parts: Parts
+) -> dict[str, Path]:
+    """Method name -> folder of its trained weights, for the trained methods of this run.
+
+    Raises UsageError for a trained method without weights, and for weights nobody asked for.
+    """
+    trained = {method.name: method for method in methods if method.trained}
+    for name in settings.checkpoint:
+        if name in trained:
+            continue
+        if any(method.name == name for method in methods):
+            raise UsageError(f"--checkpoint: {name} is not a trained method, it has no weights")
+        hint = "it is not among --methods"
+        raise UsageError("--checkpoint: " + unknown("method", name, trained or {DENSE: 0}, hint))
+    found = {}
+    for name, method in trained.items():
+        path = parts.checkpoint(method, settings.checkpoint.get(name), source)
+        if path is None:
+            raise UsageError(
+                f"{name} is a trained method and there are no weights of it for "
+                f"{source.model_id}: pass --checkpoint {name}=PATH_OR_ID"
+            )
+        found[name] = path
+    return found
+
+
+def with_trained_parameters(
+    methods: list[Any], checkpoints: Mapping[str, Path], parts: Parts
+) -> list[Any]:
+    """The methods with the parameters their weights were trained with, where the user set none.
+
+    Raises UsageError when two entries turn out to be the same then.
+    """
+    found: list[Any] = []
+    for method in methods:
+        path = checkpoints.get(method.name)
+        full = method if path is None else parts.trained_method(path, method)
+        if full in found:
+            raise UsageError(
+                f"--methods: '{method.spec}' is given twice: its weights were trained with "
+                f"'{full.spec}'"
+            )
+        found.append(full)
+    return found
+
+
+def weights_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
+    """Whether a run.json describes another state of the same model's files."""
+    old = before.get("weight_hashes")
+    return isinstance(old, dict) and bool(old) and old != plan.source.weight_hashes
+
+
+def shipped_checkpoint(method_name: str, model_name: str) -> Path | None:
+    """The trained weights that ship for this method and model, if there are any."""
+    path = ROOT / "assets" / f"{model_name}-{method_name}"
+    return path if path.is_dir() else None

@@ -1,0 +1,189 @@
+"""Sizes of a LLaVA-family model: all that the closed-form ledger needs, without weights.
+
+Torch-free. Sizes come from a `config.json` (or a loaded model's config as a dict); what a config
+leaves out has the library defaults of its model type, as the library itself would fill them in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError, one_line
+from harness.settings import ROOT
+
+# Library defaults of the sub-configs (transformers LlamaConfig and CLIPVisionConfig).
+LLAMA = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32000,
+}
+CLIP = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "image_size": 224,
+    "patch_size": 32,
+    "num_channels": 3,
+}
+CLIP_L_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "image_size": 336,
+    "patch_size": 14,
+}
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    """A CLIP-type tower; `layers` is how many execute (all of them, whatever layer is read)."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    image_size: int
+    patch: int
+    channels: int = 3
+
+    @property
+    def patches(self) -> int:
+        """Patch tokens of one crop; the class token comes on top."""
+        return (self.image_size // self.patch) ** 2
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Decoder, tower and projector sizes; `projector_in` is the width the projector reads."""
+
+    name: str
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    vision: VisionShape
+    projector_in: int
+    tiles: tuple[tuple[int, int], ...] = ()  # any-resolution grids (height, width) in pixels
+
+    @property
+    def attention_width(self) -> int:
+        """Query heads times head size: the width of scores and values."""
+        return self.heads * self.head_dim
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights a token meets in one decoder layer: q, k, v, o and three FFN matrices."""
+        kv_width = self.kv_heads * self.head_dim
+        attention = 2 * self.hidden * self.attention_width + 2 * self.hidden * kv_width
+        return attention + 3 * self.hidden * self.ffn
+
+    @property
+    def head_weights(self) -> int:
+        """Weights of the LM head."""
+        return self.hidden * self.vocab
+
+    def kv_bytes_per_entry(self, itemsize: int) -> int:
+        """Bytes of one token in one layer's cache: keys and values of all KV heads."""
+        return 2 * self.kv_heads * self.head_dim * itemsize
+
+
+def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
+    """The shape behind a LLaVA-type config (dict form).
+
+    Raises UsageError when the config is not one of a LLaVA-family model.
+    """
+    if "text_config" not in config or "vision_config" not in config:
+        raise UsageError(f"{name}: not a LLaVA-family model (no text_config and vision_config)")
+    text = {**LLAMA, **_without_none(config["text_config"])}
+    sight = {**CLIP, **_without_none(config["vision_config"])}
+    heads = int(text["num_attention_heads"])
+    feature_layers = config.get("vision_feature_layer", -2)
+    read = len(feature_layers) if isinstance(feature_layers, (list, tuple)) else 1
+    tower = VisionShape(
+        layers=int(sight["num_hidden_layers"]),
+        hidden=int(sight["hidden_size"]),
+        ffn=int(sight["intermediate_size"]),
+        image_size=int(sight["image_size"]),
+        patch=int(sight["patch_size"]),
+        channels=int(sight["num_channels"]),
+    )
+    return ModelShape(
+        name=name,
+        layers=int(text["num_hidden_layers"]),
+        hidden=int(text["hidden_size"]),
+        ffn=int(text["intermediate_size"]),
+        heads=heads,
+        kv_heads=int(text.get("num_key_value_heads", heads)),
+        head_dim=int(text.get("head_dim", int(text["hidden_size"]) // heads)),
+        vocab=int(text["vocab_size"]),
+        vision=tower,
+        projector_in=tower.hidden * read,
+        tiles=tuple((int(h), int(w)) for h, w in config.get("image_grid_pinpoints") or ()),
+    )
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _llava(text: Mapping[str, int], grids: list[list[int]] | None = None) -> dict[str, Any]:
+    """A config of the converted checkpoints: CLIP-L/14-336, vocabulary padded to 32,064 rows."""
+    config: dict[str, Any] = {
+        "text_config": {**LLAMA, **text, "vocab_size": 32064},
+        "vision_config": CLIP_L_336,
+    }
+    return {**config, "image_grid_pinpoints": grids} if grids else config
+
+
+_13B = {
+    "hidden_size": 5120,
+    "intermediate_size": 13824,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+}
+_NEXT_GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+KNOWN: dict[str, dict[str, Any]] = {
+    "llava-hf/llava-1.5-7b-hf": _llava({}),
+    "llava-hf/llava-1.5-13b-hf": _llava(_13B),
+    "llava-hf/llava-v1.6-vicuna-7b-hf": _llava({}, _NEXT_GRIDS),
+    "llava-hf/llava-v1.6-vicuna-13b-hf": _llava(_13B, _NEXT_GRIDS),
+}
+
+
+def config_for(model: str) -> dict[str, Any]:
+    """The config of a known model, a local folder, or the shipped model, without weights.
+
+    Raises UsageError naming what would work.
+    """
+    if model in KNOWN:
+        return KNOWN[model]
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = ROOT / "assets" / model
+    path = folder / "config.json"
+    if not path.is_file():
+        known = ", ".join(["tiny-llava", *KNOWN])
+        raise UsageError(
+            f"--model: the sizes of '{model}' are not known: give a local folder with its "
+            f"config.json, or one of {known}"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({one_line(error)})") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"{path}: not a model config")
+    return config
+
+
+def shape_of(model: str) -> ModelShape:
+    """`shape_from_config(config_for(model))` under the model's own name."""
+    return shape_from_config(config_for(model), model)

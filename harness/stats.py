@@ -1,0 +1,218 @@
+"""Statistics of a table: intervals, paired differences to dense, p-values, Holm, verdicts.
+
+All intervals are 95 %. Everything random is seeded, so the same samples give the same bytes.
+
+Mean of a score   Wilson interval for 0/1 scores when every sample has its own image; otherwise a
+                  percentile bootstrap that draws images (clusters) where samples share one.
+Difference        paired percentile bootstrap on the documents both rows answered, by image.
+Both bootstraps of scores draw from two invented documents more, one right and one wrong (for a
+                  difference: one won, one lost). Otherwise rows that never differed would get an
+                  interval without width, however few they are; so it is about the rule of three.
+p-value           exact McNemar for 0/1 scores with one question an image; otherwise a paired
+                  sign-flip permutation test on the images' summed differences.
+Verdict           on the Holm-adjusted p-value: ``better`` or ``worse`` when it is below 0.05;
+                  else ``non-inferior`` when the interval of the difference stays above -margin
+                  (1 point); else ``inconclusive``. A small but significant loss is ``worse``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+ALPHA = 1.0 - CONFIDENCE
+MARGIN_POINTS = 1.0
+RESAMPLES = 2000  # bootstrap; the interval's own noise is then about 2 % of its width
+PERMUTATIONS = 9999
+_BLOCK = 4_000_000  # numbers drawn at once, so that memory stays flat at any sample count
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate with its 95 % interval; `low` and `high` are None when undefined."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def __neg__(self) -> Interval:
+        """The interval of the negated quantity."""
+        low, high = (None if bound is None else -bound for bound in (self.high, self.low))
+        return Interval(-self.value, low, high)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A method against dense on `n` shared documents."""
+
+    n: int
+    dense: float
+    delta: Interval
+    p_value: float
+
+
+def cluster_ids(clusters: Sequence[Hashable] | None, n: int) -> NDArray[np.intp]:
+    """Cluster number of each sample, numbered by first appearance; without names each its own."""
+    if clusters is None:
+        return np.arange(n)
+    numbers: dict[Hashable, int] = {}
+    names = [name if name not in (None, "") else ("alone", i) for i, name in enumerate(clusters)]
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.intp)
+
+
+def mean_interval(
+    scores: Sequence[float], clusters: Sequence[Hashable] | None = None, seed: int = 0
+) -> Interval | None:
+    """Mean score with its interval; None without samples, no bounds with a single cluster."""
+    values = np.asarray(scores, dtype=np.float64)
+    if values.size == 0:
+        return None
+    mean = float(values.mean())
+    groups = cluster_ids(clusters, values.size)
+    if is_binary(values) and groups.max() + 1 == values.size:
+        low, high = _wilson(int(values.sum()), values.size)
+        return Interval(mean, min(low, mean), max(high, mean))
+    return Interval(mean, *_bootstrap(values, groups, seed, extra=(0.0, _top(values))))
+
+
+def quantity_interval(
+    values: Sequence[float], clusters: Sequence[Hashable] | None = None, seed: int = 0
+) -> Interval | None:
+    """`mean_interval` of a measured amount (FLOPs, bytes): always the bootstrap."""
+    amounts = np.asarray(values, dtype=np.float64)
+    if amounts.size == 0:
+        return None
+    groups = cluster_ids(clusters, amounts.size)
+    return Interval(float(amounts.mean()), *_bootstrap(amounts, groups, seed))
+
+
+def paired(
+    scores: Sequence[float],
+    dense: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    seed: int = 0,
+) -> Paired | None:
+    """The method's `scores` against `dense`'s on the same documents in the same order."""
+    ours = np.asarray(scores, dtype=np.float64)
+    theirs = np.asarray(dense, dtype=np.float64)
+    if ours.shape != theirs.shape:
+        raise ValueError("paired scores of different length")
+    if ours.size == 0:
+        return None
+    groups = cluster_ids(clusters, ours.size)
+    difference = ours - theirs
+    top = max(_top(ours), _top(theirs))
+    bounds = _bootstrap(difference, groups, seed, extra=(-top, top))
+    delta = Interval(float(difference.mean()), *bounds)
+    alone = groups.max() + 1 == ours.size
+    if alone and is_binary(ours) and is_binary(theirs):
+        p_value = _mcnemar(ours, theirs)
+    else:
+        p_value = _sign_flip(_sums(groups, difference), seed)
+    return Paired(ours.size, float(theirs.mean()), delta, p_value)
+
+
+def is_binary(values: Floats) -> bool:
+    """Whether every score is 0 or 1."""
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm-adjusted p-values of one family, in the given order.
+
+    The k-th smallest of m is multiplied by m - k + 1, and never falls below a smaller one's.
+    """
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def margin_for(scores: Sequence[float]) -> float:
+    """One point on the metric's own scale: 0.01 for scores in 0..1, 1 for scores in 0..100."""
+    return _top(np.asarray(scores, dtype=np.float64)) * MARGIN_POINTS / 100.0
+
+
+def verdict(delta: Interval, p_adjusted: float, margin: float) -> str:
+    """`better`, `worse`, `non-inferior` or `inconclusive`, by the rule on top of this module."""
+    if p_adjusted < ALPHA:
+        return "better" if delta.value > 0 else "worse"
+    if delta.low is not None and delta.low > -margin:
+        return "non-inferior"
+    return "inconclusive"
+
+
+def _wilson(hits: int, n: int) -> tuple[float, float]:
+    from scipy.stats import binomtest
+
+    interval = binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _top(scores: Floats) -> float:
+    """The best score of the scale that these scores come from: 1, 100, or the highest seen."""
+    highest = float(np.abs(scores).max(initial=0.0))
+    return 1.0 if highest <= 1.0 else max(100.0, highest)
+
+
+def _bootstrap(
+    values: Floats, groups: NDArray[np.intp], seed: int, extra: tuple[float, ...] = ()
+) -> tuple[float | None, float | None]:
+    """Percentile interval of the mean, drawing whole clusters with replacement.
+
+    `extra` are invented values, each a cluster of its own. No bounds from a single real cluster.
+    """
+    sums = np.concatenate([_sums(groups, values), extra])
+    sizes = np.concatenate([np.bincount(groups), np.ones(len(extra))])
+    count = sums.size
+    if count - len(extra) < 2:
+        return None, None
+    rng = np.random.default_rng([seed, count])
+    means = np.empty(RESAMPLES)
+    step = max(1, _BLOCK // count)
+    for start in range(0, RESAMPLES, step):
+        stop = min(start + step, RESAMPLES)
+        drawn = rng.integers(0, count, size=(stop - start, count))
+        means[start:stop] = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.quantile(means, [ALPHA / 2, 1 - ALPHA / 2])
+    mean = float(values.mean())
+    # A percentile interval can miss the mean by a rounding error when all scores are equal.
+    return min(float(low), mean), max(float(high), mean)
+
+
+def _sums(groups: NDArray[np.intp], values: Floats) -> Floats:
+    """Sum of the values in each cluster."""
+    return np.bincount(groups, values).astype(np.float64)
+
+
+def _mcnemar(ours: Floats, theirs: Floats) -> float:
+    """Exact two-sided McNemar: a fair coin decides which row wins each discordant document."""
+    from scipy.stats import binomtest
+
+    wins = int((ours > theirs).sum())
+    discordant = int((ours != theirs).sum())
+    return float(binomtest(wins, discordant).pvalue) if discordant else 1.0
+
+
+def _sign_flip(differences: Floats, seed: int) -> float:
+    """Two-sided p-value of a zero mean when the sign of every cluster's difference is a coin."""
+    moved = differences[differences != 0.0]
+    if moved.size == 0:
+        return 1.0
+    observed = abs(moved.sum()) - 1e-12 * np.abs(moved).sum()  # ties by rounding count as reached
+    rng = np.random.default_rng([seed, moved.size])
+    reached = 0
+    step = max(1, _BLOCK // moved.size)
+    for start in range(0, PERMUTATIONS, step):
+        rows = min(step, PERMUTATIONS - start)
+        signs = rng.integers(0, 2, size=(rows, moved.size)) * 2 - 1
+        reached += int((np.abs(signs @ moved) >= observed).sum())
+    return (1 + reached) / (1 + PERMUTATIONS)

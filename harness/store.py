@@ -1,0 +1,255 @@
+"""The run directory: opened once per run, resumable after a kill at any moment. Torch-free.
+
+A cell's row in `cells.csv` is its commit point: samples, metrics and routing pictures are in
+place before it. Everything else (accuracy.csv, cost.csv, routing.csv, report) is derived from
+those files and may be rebuilt at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from harness import columns
+from harness.csvfile import (
+    TEMPORARY,
+    append_row,
+    cannot_write,
+    read_rows,
+    remove_leftovers,
+    repair,
+    write_csv,
+    write_json,
+)
+from harness.errors import StoreError, UsageError, one_line
+from harness.settings import flag
+
+RUN_JSON = "run.json"
+LOCK = "run.lock"
+DONE, FAILED = "done", "failed"
+
+
+def default_out() -> Path:
+    """`runs/<timestamp>`, with a number when two runs start within a second."""
+    base = Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    path, number = base, 1
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+def read_run_json(path: Path) -> dict[str, Any]:
+    """`run.json` of a run directory; UsageError when it is missing, damaged or from the future."""
+    file = path / RUN_JSON
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: not a run directory (no {RUN_JSON})") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: cannot be read ({one_line(error, 120)})") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(version, int):
+        raise UsageError(f"{file}: not a run description (no schema_version)")
+    if version != columns.SCHEMA_VERSION:
+        raise UsageError(
+            f"{file}: schema_version {version}, this program knows {columns.SCHEMA_VERSION}"
+        )
+    return content
+
+
+def open_for_reading(target: str) -> Path:
+    """An existing run directory, checked, for `--plots-only`."""
+    path = Path(target)
+    if not path.is_dir():
+        raise UsageError(f"--plots-only: there is no run directory '{target}'")
+    read_run_json(path)
+    return path
+
+
+def check_out(path: Path, recorded: Mapping[str, Any]) -> bool:
+    """Whether `path` is a run with exactly these settings (True: resume) or still free (False).
+
+    Raises UsageError when it is a run with other settings (naming the first that differs), some
+    other non-empty folder, or a place that cannot be written. Writes nothing.
+    """
+    if not path.exists():
+        _check_writable(path)
+        return False
+    if not path.is_dir():
+        raise UsageError(f"--out: '{path}' is a file")
+    _check_writable(path)
+    if not (path / RUN_JSON).exists():
+        others = [p.name for p in path.iterdir() if p.name != LOCK and TEMPORARY not in p.name]
+        if others:
+            raise UsageError(f"--out: '{path}' holds other files and no run; choose another folder")
+        return False
+    before = read_run_json(path).get("settings")
+    before = before if isinstance(before, dict) else {}
+    for name in [*recorded, *(name for name in before if name not in recorded)]:
+        if before.get(name) != recorded.get(name):
+            raise UsageError(
+                f"--out: '{path}' was made with {_shown(name, before.get(name))}, now it is "
+                f"{_shown(name, recorded.get(name))}: choose another --out, or the old settings"
+            )
+    return True
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    if isinstance(value, dict):
+        value = " ".join(f"{k}={v}" for k, v in value.items()) or None
+    return f"no {flag(name)}" if value in (None, "") else f"{flag(name)} {value}"
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a place that plainly cannot be written, without writing to it."""
+    ancestor = path.absolute()
+    while not ancestor.exists():
+        ancestor = ancestor.parent
+    if not ancestor.is_dir():
+        raise UsageError(f"--out: cannot write '{path}': {ancestor} is a file")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise UsageError(f"--out: cannot write '{path}': no permission for {ancestor}")
+    stat = os.statvfs(ancestor)
+    if stat.f_bavail == 0 and stat.f_blocks > 0:
+        raise UsageError(f"--out: cannot write '{path}': the disk is full")
+
+
+class Store:
+    """One open run directory. Use as a context manager; a second process is kept out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.warnings: list[str] = []
+        self._lock: IO[bytes] | None = None
+
+    def __enter__(self) -> Store:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / LOCK, "ab")
+        except OSError as error:
+            raise UsageError(f"--out: {cannot_write(self.path, error)}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise UsageError(f"--out: another run is writing to '{self.path}' now") from None
+        except OSError:  # a file system without locks: go on without this protection
+            pass
+        remove_leftovers(self.path)
+        if repair(self.cells_csv):
+            self.warnings.append(f"{self.cells_csv}: removed a last line that was cut off")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # --- places -----------------------------------------------------------------------------
+    @property
+    def cells_csv(self) -> Path:
+        return self.path / "cells.csv"
+
+    def samples_csv(self, cell_id: str) -> Path:
+        return self.path / "samples" / f"{cell_id}.csv"
+
+    def metrics_json(self, cell_id: str) -> Path:
+        return self.path / "samples" / f"{cell_id}.metrics.json"
+
+    def routing_dir(self, cell_id: str) -> Path:
+        return self.path / "routing" / cell_id
+
+    def routing_json(self, cell_id: str) -> Path:
+        return self.path / "samples" / f"{cell_id}.routing.json"
+
+    def partial_dir(self, cell_id: str) -> Path:
+        """Where an unfinished cell keeps what it has; removed when the cell is done."""
+        return self.path / "partial" / cell_id
+
+    def _has_files(self, row: Mapping[str, str]) -> bool:
+        places = (self.samples_csv, self.metrics_json, self.routing_json)
+        return all(place(row.get("cell_id", "")).is_file() for place in places)
+
+    # --- the run ----------------------------------------------------------------------------
+    def write_run_json(self, content: Mapping[str, Any]) -> None:
+        """Describe the run; a resumed one keeps `created_at`, `argv` and its list of resumes."""
+        new = {"schema_version": columns.SCHEMA_VERSION, **content}
+        if (self.path / RUN_JSON).exists():
+            old = read_run_json(self.path)
+            this = {"at": new["created_at"], "argv": new["argv"]}
+            new["resumed"] = [*old.get("resumed", []), this]
+            new |= {name: old[name] for name in ("created_at", "argv") if name in old}
+        write_json(self.path / RUN_JSON, new)
+
+    # --- cells ------------------------------------------------------------------------------
+    def cells(self) -> list[dict[str, str]]:
+        """Rows of `cells.csv`; done rows whose files are gone do not count."""
+        rows = read_rows(self.cells_csv)
+        return [row for row in rows if row.get("status") == FAILED or self._has_files(row)]
+
+    def done(self) -> dict[str, dict[str, str]]:
+        """Finished cells by the id that was asked for (see `requested_id`)."""
+        rows = [row for row in self.cells() if row.get("status") == DONE]
+        return {row.get("requested_id") or row["cell_id"]: row for row in rows}
+
+    def write_cell_files(
+        self,
+        cell_id: str,
+        samples: Iterable[Mapping[str, Any]],
+        metrics: Sequence[Mapping[str, Any]],
+        routing: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Everything a finished cell consists of, each file whole or absent."""
+        write_json(self.metrics_json(cell_id), list(metrics))
+        write_json(self.routing_json(cell_id), list(routing))
+        write_csv(self.samples_csv(cell_id), columns.SAMPLES, samples)
+
+    def record(self, row: Mapping[str, Any]) -> None:
+        """Append the row of a done or failed cell; an earlier row of it is replaced."""
+        rows: list[dict[str, str]] = read_rows(self.cells_csv)
+        others = [
+            old
+            for old in rows
+            if row["cell_id"] != old.get("cell_id")
+            and row["requested_id"] != (old.get("requested_id") or old.get("cell_id"))
+        ]
+        if len(others) == len(rows):
+            append_row(self.cells_csv, columns.CELLS, row)
+        else:
+            write_csv(self.cells_csv, columns.CELLS, [*map(_known, others), row])
+
+    def drop_partial(self, cell_id: str) -> None:
+        """Forget the intermediate files of a finished cell."""
+        shutil.rmtree(self.partial_dir(cell_id), ignore_errors=True)
+        with contextlib.suppress(OSError):  # other cells still have theirs
+            (self.path / "partial").rmdir()
+
+    def read_metrics(self, cell_id: str) -> list[dict[str, Any]]:
+        """What `write_cell_files` stored as metrics; StoreError when damaged."""
+        return _read_json_list(self.metrics_json(cell_id))
+
+    def read_routing(self, cell_id: str) -> list[dict[str, Any]]:
+        """What `write_cell_files` stored as routing table; StoreError when damaged."""
+        return _read_json_list(self.routing_json(cell_id))
+
+
+def _known(row: Mapping[str, str]) -> dict[str, str]:
+    return {name: row.get(name, "") for name in columns.CELLS}
+
+
+def _read_json_list(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({one_line(error, 120)})") from None
+    return list(content)

@@ -1,0 +1,166 @@
+"""The main job: settings -> cells -> the missing ones -> tables and report -> exit code."""
+
+from __future__ import annotations
+
+import gc
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.cellrun import record_failure, run_cell
+from harness.derive import Derived
+from harness.errors import (
+    EXIT_CELLS_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    CellError,
+    StoreError,
+    UsageError,
+    one_line,
+)
+from harness.parts import Parts
+from harness.plan import Cell, Plan, make_plan, weights_changed
+from harness.progress import Progressing
+from harness.runinfo import describe_run
+from harness.settings import Settings
+from harness.store import Store, check_out, default_out, read_run_json
+from harness.summary import LEGEND, summary_table
+
+PROGRAM = "run_suite.py"
+
+
+def run_suite(settings: Settings, argv: Sequence[str], parts: Parts | None = None) -> int:
+    """Run or resume a study; returns the exit code.
+
+    Raises UsageError before anything was written. Interrupted and full-disk runs print how to
+    resume.
+    """
+    parts = parts or Parts()
+    show = Progressing(settings.quiet)
+    plan = make_plan(settings, parts)
+    out = Path(settings.out) if settings.out else default_out()
+    resumed = check_out(out, plan.recorded)
+    if resumed and weights_changed(plan, read_run_json(out)):
+        raise UsageError(
+            f"--out: the weights of {plan.source.model_id} changed since '{out}' was made: "
+            "choose another --out"
+        )
+    again = resume_command(argv, settings, out)
+    try:
+        with _terminated_like_interrupted():
+            loaded = _load(plan, out, parts, show)
+            with Store(out) as store:
+                return _run(plan, argv, store, loaded, parts, show)
+    except KeyboardInterrupt:
+        show.warn(f"{PROGRAM}: interrupted; resume with: {again}")
+        return EXIT_INTERRUPTED
+    except StoreError as error:
+        show.warn(f"{PROGRAM}: {one_line(error)}; finished cells are kept, resume with: {again}")
+        return EXIT_CELLS_FAILED
+
+
+def resume_command(argv: Sequence[str], settings: Settings, out: Path) -> str:
+    """The command that goes on with this run."""
+    words = [*argv, *([] if settings.out else ["--out", str(out)])]
+    return f"python {PROGRAM} {shlex.join(words)}"
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """A polite kill (SIGTERM, from a scheduler) ends a run the way Ctrl-C does."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread: leave signals alone
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _load(plan: Plan, out: Path, parts: Parts, show: Progressing) -> Any:
+    """The loaded model, with every method and its weights checked on it; None if nothing is left.
+
+    Happens before the run directory is touched, so that wrong weights leave no trace.
+    """
+    done = Store(out).done() if out.is_dir() else {}
+    todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
+    if not todo:
+        return None
+    loaded = parts.load(plan.settings, plan.source, show.say)
+    for method, checkpoint in {cell.method: cell.checkpoint for cell in todo}.items():
+        parts.check(loaded, method, checkpoint)
+    return loaded
+
+
+def _run(
+    plan: Plan,
+    argv: Sequence[str],
+    store: Store,
+    loaded: Any,
+    parts: Parts,
+    show: Progressing,
+) -> int:
+    for line in store.warnings:
+        show.warn(f"{PROGRAM}: {line}")
+    done = store.done()
+    derived = Derived(store, [c.key.cell_id for c in plan.cells], plan.settings.seed)
+    todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
+    show.say(f"{store.path}: {len(plan.cells)} cells, {len(plan.cells) - len(todo)} done before")
+    if loaded is not None:
+        store.write_run_json(describe_run(plan, list(argv), loaded.device_name))
+    failed = []
+    for number, cell in enumerate(todo, start=1):
+        assert loaded is not None  # loaded whenever a cell is missing
+        try:
+            _one(cell, f"[{number}/{len(todo)}] {cell.name}", store, loaded, parts, show, plan)
+        except CellError as error:
+            record_failure(cell, error, store)
+            failed.append(cell)
+            show.warn(f"{PROGRAM}: {cell.name} failed: {one_line(error)}")
+        if failed:
+            gc.collect()  # an exception's frames hold tensors; free them before the next cell
+        derived.write()
+    if not todo:
+        derived.write()
+    show.table(lambda: summary_table(store.path))
+    show.say(LEGEND)
+    code = EXIT_CELLS_FAILED if failed else EXIT_OK
+    return _report(store.path, parts, show) or code
+
+
+def _one(
+    cell: Cell,
+    title: str,
+    store: Store,
+    loaded: Any,
+    parts: Parts,
+    show: Progressing,
+    plan: Plan,
+) -> None:
+    with show.cell(title) as on_batch:
+        result = run_cell(cell, loaded, store, parts, on_batch, plan.settings.verbose)
+    headline = result.headline
+    show.say(
+        f"{title}: {headline.metric} {headline.value:.4g} "
+        f"({result.n} samples, {result.seconds:.1f} s)"
+    )
+    for note in result.notes:
+        show.say(f"    {note}")
+
+
+def _report(run_dir: Path, parts: Parts, show: Progressing) -> int:
+    """Draw the report; the cells are safe whatever happens here."""
+    try:
+        report = parts.report(run_dir)
+    except Exception as error:
+        again = f"python {PROGRAM} --plots-only {shlex.quote(str(run_dir))}"
+        show.warn(f"{PROGRAM}: no report: {one_line(error)}; the tables are there, again: {again}")
+        return EXIT_CELLS_FAILED
+    print(report, file=sys.stdout)
+    return EXIT_OK

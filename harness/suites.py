@@ -1,0 +1,95 @@
+"""YAML suites: a whole study declared in a file, with the same keys as the flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError, one_line
+from harness.nearest import unknown
+from harness.settings import SUITES, SWITCHES, VALIDATORS, add_checkpoint, convert, flag
+
+DESCRIPTION = "description"
+
+
+def suite_names() -> list[str]:
+    """The suites that ship, by file name without extension."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def suite_path(text: str) -> Path:
+    """The file behind `--suite`: a path as it stands, or the name of a shipped suite."""
+    path = Path(text)
+    if path.is_file():
+        return path
+    shipped = SUITES / f"{text}.yaml"
+    if shipped.is_file():
+        return shipped
+    raise UsageError("--suite: " + unknown("suite", path.stem, suite_names(), f"no file {text}"))
+
+
+def describe(name: str) -> str:
+    """The one-line description inside a shipped suite."""
+    return str(_read(SUITES / f"{name}.yaml").get(DESCRIPTION, ""))
+
+
+def load_suite(text: str) -> dict[str, Any]:
+    """Settings values declared in the suite `text` (path or shipped name), validated."""
+    path = suite_path(text)
+    values: dict[str, Any] = {}
+    for key, value in _read(path).items():
+        name = str(key).replace("-", "_")
+        if name == DESCRIPTION:
+            continue
+        if name == "checkpoint":
+            values[name] = _checkpoints(value, path)
+        elif name in SWITCHES:
+            values[name] = _switch(name, value, path)
+        elif name in VALIDATORS:
+            values[name] = convert(name, _text(name, value, path), f"{path}: {key}")
+        else:
+            keys = [flag(k)[2:] for k in (*VALIDATORS, *SWITCHES, "checkpoint")]
+            raise UsageError(f"{path}: " + unknown("key", str(key), [*keys, DESCRIPTION]))
+    return values
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({one_line(error)})") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not valid YAML ({one_line(error, 160)})") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: expected `key: value` lines, with the flags as keys")
+    return content
+
+
+def _text(name: str, value: Any, path: Path) -> str:
+    """A YAML scalar, or list of scalars, as the flag would have been written."""
+    if isinstance(value, list):
+        if name not in ("methods", "bench"):
+            raise UsageError(f"{path}: {flag(name)[2:]} takes one value, not a list")
+        return ",".join(_text(name, item, path) for item in value)
+    if value is None or isinstance(value, (dict, bool)):
+        raise UsageError(f"{path}: {flag(name)[2:]} takes a plain value")
+    return str(value)
+
+
+def _switch(name: str, value: Any, path: Path) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{path}: {flag(name)[2:]} is true or false, not '{value}'")
+    return value
+
+
+def _checkpoints(value: Any, path: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if isinstance(value, dict):
+        value = [f"{name}={target}" for name, target in value.items()]
+    if not isinstance(value, list):
+        raise UsageError(f"{path}: checkpoint is a list of method=PATH, or method: PATH lines")
+    for item in value:
+        add_checkpoint(found, str(item))
+    return found

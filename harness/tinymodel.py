@@ -1,0 +1,113 @@
+"""Tiny random LLaVA models in memory, for checking methods without any weights or network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.torchvision_ops import declare_missing_ops
+
+VOCAB, BOS, WORD, IMAGE = 64, 1, 3, 60
+PATCH, SIDE, WIDTH, LAYERS = 4, 4, 16, 5
+
+
+def build(
+    any_resolution: bool = False,
+    attn: str = "sdpa",
+    dtype: torch.dtype = torch.float64,
+    layers: int = LAYERS,
+) -> Any:
+    """A LLaVA (or LLaVA-NeXT) model with random weights, the same ones every time."""
+    declare_missing_ops()
+    import transformers as t
+
+    text = t.LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    vision = t.CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=SIDE * PATCH,
+        patch_size=PATCH,
+    )
+    common = {"vision_config": vision, "text_config": text, "image_token_index": IMAGE}
+    if any_resolution:
+        grids = [[SIDE * PATCH * h, SIDE * PATCH * w] for h, w in ((1, 2), (2, 1), (2, 2))]
+        config: Any = t.LlavaNextConfig(**common, image_grid_pinpoints=grids)
+        model: Any = t.LlavaNextForConditionalGeneration._from_config(
+            config, attn_implementation=attn
+        )
+    else:
+        model = t.LlavaForConditionalGeneration._from_config(
+            t.LlavaConfig(**common), attn_implementation=attn
+        )
+    randomise(model)
+    model.generation_config.pad_token_id = 0
+    return model.to(dtype).eval()
+
+
+def randomise(module: torch.nn.Module, scale: float = 0.3, seed: int = 0) -> torch.nn.Module:
+    """Redraw all matrices, wide enough that every part of the model matters."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in module.parameters():
+            if value.dim() > 1:
+                value.copy_(torch.randn(value.shape, generator=generator) * scale)
+    return module
+
+
+# Rows of the test batch: (text before, image token counts, text after).
+ROWS: list[tuple[int, list[int], int]] = [
+    (3, [16], 4),
+    (2, [], 5),
+    (2, [16, 16], 2),
+    (5, [16], 7),
+]
+
+
+def inputs_of(model: Any, rows: list[tuple[int, list[int], int]], seed: int = 0) -> dict[str, Any]:
+    """A left-padded batch for ``generate``; one pixel tensor an image, in order."""
+    generator = torch.Generator().manual_seed(seed)
+    sequences = []
+    for before, images, after in rows:
+        words = torch.randint(WORD, IMAGE, (before - 1 + after,), generator=generator).tolist()
+        pictures = [IMAGE] * sum(images)
+        sequences.append([BOS, *words[: before - 1], *pictures, *words[before - 1 :]])
+    width = max(map(len, sequences))
+    inputs: dict[str, Tensor] = {
+        "input_ids": torch.tensor([[0] * (width - len(s)) + s for s in sequences]),
+        "attention_mask": torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in sequences]),
+    }
+    count = sum(len(images) for _, images, _ in rows)
+    if count:
+        shape = (count, 3, SIDE * PATCH, SIDE * PATCH)
+        inputs["pixel_values"] = torch.randn(shape, generator=generator).to(model.dtype)
+    return inputs
+
+
+def any_resolution_inputs(model: Any, sizes: list[tuple[int, int]]) -> dict[str, Any]:
+    """One LLaVA-NeXT prompt with images of these (height, width) sizes."""
+    generator = torch.Generator().manual_seed(0)
+    side = SIDE * PATCH
+    pixels = torch.randn((len(sizes), 5, 3, side, side), generator=generator).to(model.dtype)
+    with torch.no_grad():
+        out = model.model.get_image_features(pixels, torch.tensor(sizes), return_dict=True)
+    count = sum(int(f.shape[0]) for f in out.pooler_output)
+    ids = torch.tensor([[BOS, 7, *[IMAGE] * count, 9, 11, 13]])
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": pixels,
+        "image_sizes": torch.tensor(sizes),
+    }

@@ -1,0 +1,191 @@
+"""Stand-ins for model, benches and evaluation: the orchestration runs for real around them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness.loop import CellResult, Sample
+from harness.parts import Parts, Runtime
+from harness.record import DROPPED, IMAGE, RoutingRecord, dense_record
+from harness.scores import Metric
+from harness.settings import Settings
+from harness.shapes import ModelShape, shape_from_config
+from harness.suite import run_suite
+
+TOWER = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "patch_size": 14}
+SHAPE = shape_from_config(
+    {
+        "text_config": {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2},
+        "vision_config": {**TOWER, "image_size": 56},
+    },
+    "fake",
+)
+DOCUMENTS = 24
+
+
+@dataclass
+class FakeSource:
+    model_id: str = "fake-model"
+    revision: str | None = None
+    weight_hashes: dict[str, str] = field(default_factory=lambda: {"model.safetensors": "aa"})
+    processor_hash: str = "pp"
+    mini: bool = True
+
+
+@dataclass
+class FakeBench:
+    name: str
+    data: str = "mini"
+    task_version: str = "1"
+    fingerprint: str = "ff"
+
+    @property
+    def task(self) -> str:
+        return f"{self.name}_task"
+
+    def require(self, limit: int | None = None) -> None:
+        pass
+
+
+@dataclass
+class FakeLoaded:
+    info: ModelShape = SHAPE
+    device_name: str = "cpu"
+
+
+def chance(*words: Any) -> float:
+    """A number in 0..1 that depends on the words only."""
+    digest = hashlib.sha256(json.dumps([str(w) for w in words]).encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def fake_record(kept: float, doc: int, n_out: int = 3) -> RoutingRecord:
+    """9 text and 16 image tokens, of which a share is kept from layer 1 on."""
+    record = dense_record(9 + doc % 3, 16, SHAPE.layers, n_out=n_out, prefix=4)
+    image = (record.kinds == IMAGE).nonzero()[0]
+    if kept < 1:
+        record.route[1:, image[int(16 * kept) :]] = DROPPED
+        record.mod_layers[1:] = True
+    return record
+
+
+class FakeParts(Parts):
+    """`fail`: method name -> exception to raise; `pause`: seconds per answer; `on_answer` is
+    called after each one (to interrupt). `computed` lists the cells that were evaluated."""
+
+    def __init__(
+        self,
+        fail: dict[str, Exception] | None = None,
+        pause: float = 0.0,
+        on_answer: Callable[[str, int], None] | None = None,
+        batch_that_fits: int | None = None,
+    ) -> None:
+        self.fail = fail or {}
+        self.pause = pause
+        self.on_answer = on_answer
+        self.batch_that_fits = batch_that_fits
+        self.model = FakeSource()
+        self.computed: list[str] = []
+        self.answered = 0
+        self.loads = 0
+
+    def engine_source(self) -> str:
+        return "ee"
+
+    def source(self, name: str) -> Any:
+        return self.model
+
+    def runtime(self, settings: Settings, source: Any) -> Runtime:
+        return Runtime("cpu", "float32", "sdpa")
+
+    def bench(self, name: str, data: str, source: Any) -> Any:
+        return FakeBench(name)
+
+    def load(self, settings: Settings, source: Any, say: Callable[[str], None]) -> Any:
+        self.loads += 1
+        return FakeLoaded()
+
+    def check(self, loaded: Any, method: Any, checkpoint: Path | None) -> None:
+        pass
+
+    def report(self, run_dir: Path) -> Path:
+        (run_dir / "report.html").write_text("<p>a report</p>")
+        return run_dir / "report.html"
+
+    def evaluate(self, loaded: Any, method: Any, bench: Any, **options: Any) -> Any:
+        self.computed.append(f"{method.spec} {bench.name}")
+        if method.name in self.fail:
+            raise self.fail[method.name]
+        samples = list(self._samples(method, bench, **options))
+        scores = {s.doc_id: s.score or 0.0 for s in samples}
+        value = sum(scores.values()) / len(scores)
+        batch = min(options["batch_size"], self.batch_that_fits or options["batch_size"])
+        return CellResult(
+            bench=bench.name,
+            task=bench.task,
+            task_version=bench.task_version,
+            data=bench.data,
+            n=len(samples),
+            seconds=0.5,
+            metrics=(
+                Metric(bench.task, "exact_match", value, True, scores),
+                Metric(bench.task, "f1", value / 2, True, {}, is_mean=False),
+            ),
+            samples=tuple(samples),
+            records={s.doc_id: fake_record(0.5, int(s.doc_id)) for s in samples[:9]},
+            batch_size=batch,
+        )
+
+    def _samples(self, method: Any, bench: Any, **options: Any) -> Sequence[Sample]:
+        """Answers, written down one by one and taken up again, like the real loop's."""
+        log = Path(options["response_log"])
+        log.parent.mkdir(parents=True, exist_ok=True)
+        text = log.read_text() if log.exists() else ""
+        known = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
+        kept = 1.0 if method.name == "dense" else 0.5
+        samples = [Sample(**row) for row in known]
+        for doc in range(len(samples), options["limit"] or DOCUMENTS):
+            if self.pause:
+                time.sleep(self.pause)
+            level = 0.8 if method.name == "dense" else 0.55
+            sample = Sample(
+                doc_id=str(doc),
+                score=float(chance(bench.name, doc) < level),
+                prediction='a "quoted", answer\nof two lines',
+                target="yes",
+                n_out=4,
+                image_id=f"image-{doc // 2}",
+            )
+            sample = replace(sample, readout=options["on_sample"](doc, fake_record(kept, doc)))
+            samples.append(sample)
+            with log.open("a") as file:
+                file.write(json.dumps(sample.__dict__) + "\n")
+            self.answered += 1
+            if options["on_batch"]:
+                options["on_batch"](doc, DOCUMENTS)
+            if self.on_answer:
+                self.on_answer(method.name, doc)
+        return samples
+
+
+DERIVED = ("accuracy.csv", "cost.csv", "routing.csv")
+
+
+def settings(out: Path, **changes: Any) -> Settings:
+    base = Settings(methods=("fastv", "random"), bench=("gqa", "pope"), out=str(out), quiet=True)
+    return dataclasses.replace(base, **changes)
+
+
+def run(out: Path, parts: FakeParts | None = None, **changes: Any) -> int:
+    return run_suite(settings(out, **changes), ["--out", str(out)], parts or FakeParts())
+
+
+def derived(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in DERIVED}

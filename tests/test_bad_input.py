@@ -1,0 +1,260 @@
+"""Bad input: one clear line, the contract's exit code, nothing written, nothing lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli import main
+from harness.csvfile import read_rows
+from harness.errors import UsageError
+from harness.parts import Parts
+from harness.settings import ROOT
+from tests.fakes import FakeLoaded, FakeParts, FakeSource, run
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line a bad command line gets."""
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--methods gama --bench gqa", "unknown method 'gama': did you mean 'gamma'?"),
+        ("--methods fastv:q=3 --bench gqa", "unknown parameter 'q'"),
+        ("--methods fastv:r=1.5 --bench gqa", "fastv"),
+        ("--methods fastv:k=two --bench gqa", "k=two is not a whole number"),
+        ("--methods fastv,fastv:k=2 --bench gqa", "twice"),
+        ("--methods fastv,,pool --bench gqa", "--methods: empty item"),
+        ("--methods fastv --bench gqa,gqa", "--bench: 'gqa' stands twice"),
+        ("--methods fastv", "--bench is missing"),
+        ("", "nothing to do"),
+        ("--methods fastv --bench gqa --limit 0", "--limit: expected a whole number of at least 1"),
+        ("--methods fastv --bench gqa --limit ten", "--limit: expected a whole number, got 'ten'"),
+        ("--methods fastv --bench gqa --batch-size -1", "--batch-size: expected"),
+        ("--methods fastv --bench gqa --seed -1", "--seed: expected"),
+        ("--methods fastv --bench gqa --dtype bf61", "did you mean 'bf16'?"),
+        ("--methods fastv --bench gqa --attn spda", "did you mean 'sdpa'?"),
+        ("--methods fastv --bench gqa --device gpu", "unknown device 'gpu'"),
+        ("--methods fastv --bench gqa --data minni", "did you mean 'mini'?"),
+        ("--methods fastv --bench gqa --limt 5", "unknown flag '--limt': did you mean '--limit'?"),
+        ("--methods fastv --bench gqa extra", "unexpected argument 'extra'"),
+        ("--methods fastv --bench gqa --limit", "--limit: expected one argument"),
+        ("--methods fastv --bench gqa --checkpoint pmod", "expected method=PATH_OR_ID"),
+        ("--list methds", "did you mean 'methods'?"),
+        ("--check pmodd", "--check: unknown method 'pmodd': did you mean 'pmod'?"),
+        ("--list methods --check all", "--list and --check exclude each other"),
+        ("--list methods --bench gqa", "--bench has no meaning with --list"),
+        ("--plots-only runs/x --limit 3", "--limit has no meaning with --plots-only"),
+        ("--costs-only --methods fastv --bench gqa", "--bench has no meaning with --costs-only"),
+        ("--methods fastv --bench gqa --n-out 3", "--n-out has no meaning with a run"),
+        ("--suite first-ligt", "did you mean 'first-light'?"),
+        ("--plots-only nowhere", "there is no run directory 'nowhere'"),
+        ("--costs-only --methods fastv --model nobody/nothing", "sizes of 'nobody/nothing'"),
+        ("--model tiny-lava --methods fastv --bench gqa", "did you mean 'tiny-llava'?"),
+    ],
+)
+def test_command_lines(
+    line: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(line.split(), capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("methods: pmod\nbenchs: gqa\n", "unknown key 'benchs': did you mean 'bench'?"),
+        ("methods: pmod\nbench: gqa\nlimit: -3\n", "limit: expected a whole number"),
+        ("methods: pmod\nbench: gqa\nlimit: [1, 2]\n", "limit takes one value, not a list"),
+        ("methods: pmod\nbench: gqa\nquiet: perhaps\n", "quiet is true or false, not 'perhaps'"),
+        ("methods: pmod\nbench: gqa\nmodel:\n", "model takes a plain value"),
+        ("methods: {a: 1}\n", "methods takes a plain value"),
+        ("checkpoint: pmod=x\n", "checkpoint is a list"),
+        ("list: methods\n", "unknown key 'list'"),
+        ("- pmod\n- gqa\n", "expected `key: value` lines"),
+        ("methods: [pmod\n", "not valid YAML"),
+        ("", "expected `key: value` lines"),
+    ],
+)
+def test_suites(
+    content: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = tmp_path / "study.yaml"
+    suite.write_text(content)
+    line = refused(["--suite", str(suite)], capsys)
+    assert said in line
+    assert "study.yaml" in line
+
+
+# --- trained methods ----------------------------------------------------------------------------
+
+
+def test_a_trained_method_without_weights(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        run(tmp_path / "run", methods=("gamma",))
+    assert str(caught.value) == (
+        "gamma is a trained method and there are no weights of it for fake-model: "
+        "pass --checkpoint gamma=PATH_OR_ID"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "said"),
+    [
+        ({"fastv": "x"}, "fastv is not a trained method"),
+        ({"pmod": "x"}, "it is not among --methods"),
+    ],
+)
+def test_weights_for_nobody(tmp_path: Path, checkpoint: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        run(tmp_path / "run", checkpoint=checkpoint)
+
+
+def _folder(path: Path, weights: bytes | None, meta: str = '{"method": "pmod"}') -> Path:
+    path.mkdir()
+    (path / "method.json").write_text(meta)
+    if weights is not None:
+        (path / "model.safetensors").write_bytes(weights)
+    return path
+
+
+def test_checkpoints_that_are_none(tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save
+
+    good = save({"router.0.weight": np.zeros((1, 8), np.float32)})
+    folders = {
+        "cut short or damaged": _folder(tmp_path / "cut", good[:-4]),
+        "not a safetensors file": _folder(tmp_path / "text", b"just some text, no weights"),
+        "no weights": _folder(tmp_path / "none", None),
+        "was trained for 'gamma'": _folder(tmp_path / "other", good, '{"method": "gamma"}'),
+        "there is no folder": tmp_path / "nowhere",
+    }
+    for said, folder in folders.items():
+        with pytest.raises(UsageError, match=said) as caught:
+            run(tmp_path / "run", methods=("pmod",), checkpoint={"pmod": str(folder)})
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_depth_stop_the_run_before_it_writes(tmp_path: Path) -> None:
+    """The real check, on a real (tiny, random) model."""
+    import torch
+
+    import methods
+    from harness.checkpoints import save_checkpoint
+    from harness.engine import model_info
+    from tests.tiny import tiny_llava
+
+    pmod = methods.parse("pmod")
+    deep, shallow = tiny_llava(layers=6), tiny_llava(layers=4)
+    modules = pmod.build_modules(model_info(deep))
+    assert isinstance(modules, torch.nn.Module)
+    save_checkpoint(tmp_path / "weights", pmod, modules, model_info(deep))
+
+    class Loads(FakeParts):
+        def load(self, *args: Any) -> Any:
+            loaded = FakeLoaded()
+            loaded.model = shallow  # type: ignore[attr-defined]
+            loaded.weight_hashes = {}  # type: ignore[attr-defined]
+            return loaded
+
+        check = Parts.check
+
+    with pytest.raises(UsageError, match=r"--checkpoint: .*6 layers, this one has 4"):
+        run(
+            tmp_path / "run",
+            Loads(),
+            methods=("pmod",),
+            checkpoint={"pmod": str(tmp_path / "weights")},
+        )
+    assert not (tmp_path / "run").exists()
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+class RealBenches(FakeParts):
+    bench = Parts.bench
+
+
+def test_an_unknown_bench(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown bench 'gqua': did you mean 'gqa'\?"):
+        run(tmp_path / "run", RealBenches(), bench=("gqua",))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_that_is_not_here_is_named(tmp_path: Path) -> None:
+    parts = RealBenches()
+    parts.model = FakeSource(mini=False)
+    with pytest.raises(UsageError, match=r"gqa needs the dataset .*GQA") as caught:
+        run(tmp_path / "run", parts, bench=("gqa",), data="hub")
+    assert "hf download" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+# --- the run directory --------------------------------------------------------------------------
+
+
+def test_out_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UsageError, match=r"--out: .*is a file"):
+            run(out)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a place nobody can write to")
+def test_out_that_cannot_be_written() -> None:
+    parts = FakeParts()
+    with pytest.raises(UsageError, match="--out: cannot write"):
+        run(Path("/proc/self/run"), parts)
+    assert parts.computed == []
+
+
+FULL_DISK = """
+    import resource, sys
+    sys.path.insert(0, {root!r})
+    from pathlib import Path
+    from tests.fakes import FakeParts, run
+    import harness.derive, harness.suite, scipy.stats
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+    sys.exit(run(Path({out!r}), FakeParts()))
+"""
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    script = FULL_DISK.format(root=str(ROOT), limit=12_000, out=str(out))
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", textwrap.dedent(script)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    lines = done.stderr.splitlines()
+    assert done.returncode == 3
+    assert len(lines) == 1, done.stderr
+    assert "File too large" in lines[0]
+    assert "resume with: python run_suite.py" in lines[0]
+    for row in read_rows(out / "cells.csv"):  # whatever was finished before is whole
+        assert (out / "samples" / f"{row['cell_id']}.csv").is_file()
+    assert run(out) == 0

@@ -1,0 +1,195 @@
+"""The command line: flags, suites, listings, and that light commands stay light."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main, parse
+from harness.errors import UsageError
+from harness.settings import ROOT, SUITES, Settings
+from harness.suite import resume_command
+from tests.fakes import run
+
+LIGHT = """
+import sys
+sys.argv = ["run_suite.py", *{argv!r}]
+try:
+    code = __import__("runpy").run_path("run_suite.py", run_name="__main__")
+except SystemExit as end:
+    code = end.code
+heavy = [name for name in ("torch", "transformers", "lmms_eval") if name in sys.modules]
+print("heavy:", heavy, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def light(*argv: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """A command in its own process, and the CPU seconds it took (independent of other load)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT.format(argv=list(argv))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize(
+    ("argv", "shows"),
+    [
+        (["--help"], "exit codes"),
+        (["--list", "methods"], "pmod"),
+        (["--list", "benches"], "textvqa"),
+        (["--list", "models"], "tiny-llava"),
+        (["--list", "suites"], "first-light"),
+    ],
+)
+def test_help_and_lists_are_fast_and_load_nothing_heavy(argv: list[str], shows: str) -> None:
+    done, seconds = light(*argv)
+    assert done.returncode == 0, done.stderr
+    assert shows in done.stdout
+    assert "heavy: []" in done.stderr
+    assert seconds < 1.0
+
+
+def test_plots_only_is_fast_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    assert run(tmp_path / "run") == 0
+    done, seconds = light("--plots-only", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "run/report.html")
+    assert "exact match" in (tmp_path / "run/report.html").read_text()
+    assert "heavy: []" in done.stderr
+    assert seconds < 5.0
+
+
+def test_lists_have_one_line_per_entry(capsys: pytest.CaptureFixture[str]) -> None:
+    import methods
+    from harness.benches import BENCHES
+
+    assert main(["--list", "methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == methods.names()
+    assert main(["--list", "benches"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(BENCHES)
+
+
+def test_every_flag_of_the_contract_is_known_and_kept() -> None:
+    line = (
+        "--methods fastv:k=3:r=0.75,pmod --bench gqa,textvqa --model some/model "
+        "--checkpoint pmod=a --checkpoint gamma=b --data hub --limit 7 "
+        "--batch-size auto --device cuda:1 --dtype bf16 --attn flash --seed 3 --out here --quiet"
+    )
+    _, settings = parse(line.split())
+    assert settings == Settings(
+        methods=("fastv:k=3:r=0.75", "pmod"),
+        bench=("gqa", "textvqa"),
+        model="some/model",
+        checkpoint={"pmod": "a", "gamma": "b"},
+        data="hub",
+        limit=7,
+        batch_size="auto",
+        device="cuda:1",
+        dtype="bfloat16",
+        attn="flash_attention_2",
+        seed=3,
+        out="here",
+        quiet=True,
+    )
+
+
+def test_defaults() -> None:
+    _, settings = parse(["--methods", "pmod", "--bench", "gqa"])
+    assert settings == Settings(methods=("pmod",), bench=("gqa",))
+    assert (settings.model, settings.data, settings.batch_size) == ("tiny-llava", "auto", 1)
+
+
+def test_data_may_be_a_folder(tmp_path: Path) -> None:
+    _, settings = parse(["--methods", "pmod", "--bench", "gqa", "--data", str(tmp_path)])
+    assert settings.data == str(tmp_path)
+
+
+def test_a_suite_is_the_same_settings_and_flags_override_it(tmp_path: Path) -> None:
+    suite = tmp_path / "study.yaml"
+    suite.write_text(
+        "description: a study\nmethods: [pmod, 'fastv:k=3']\nbench: gqa,pope\nlimit: 50\n"
+        "batch-size: 4\nseed: 2\ndtype: fp16\ncheckpoint: {pmod: weights}\nverbose: true\n"
+    )
+    _, settings = parse(["--suite", str(suite), "--limit", "9", "--checkpoint", "gamma=other"])
+    assert settings == Settings(
+        methods=("pmod", "fastv:k=3"),
+        bench=("gqa", "pope"),
+        limit=9,
+        batch_size=4,
+        seed=2,
+        dtype="float16",
+        checkpoint={"pmod": "weights", "gamma": "other"},
+        verbose=True,
+    )
+
+
+def test_shipped_suites_parse_and_describe_themselves() -> None:
+    from harness.suites import describe, suite_names
+
+    assert suite_names() == sorted(path.stem for path in SUITES.glob("*.yaml"))
+    for name in suite_names():
+        _, settings = parse(["--suite", name])
+        assert settings.methods
+        assert describe(name)
+
+
+def test_an_underscore_in_a_key_is_a_dash(tmp_path: Path) -> None:
+    suite = tmp_path / "study.yaml"
+    suite.write_text("methods: pmod\nbench: gqa\nbatch_size: 4\n")
+    assert parse(["--suite", str(suite)])[1].batch_size == 4
+
+
+def test_resume_command_repeats_the_arguments_and_names_the_folder() -> None:
+    settings = Settings(out=None)
+    again = resume_command(["--methods", "fastv:k=3"], settings, Path("runs/a b"))
+    assert again == "python run_suite.py --methods fastv:k=3 --out 'runs/a b'"
+    settings = Settings(out="mine")
+    assert resume_command(["--out", "mine"], settings, Path("mine")).count("--out") == 1
+
+
+def test_check_turns_its_verdict_into_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    asked: list[str] = []
+
+    def run_check(name: str) -> bool:
+        asked.append(name)
+        return name == "all"
+
+    monkeypatch.setitem(sys.modules, "harness.check", types.SimpleNamespace(run_check=run_check))
+    assert main(["--check", "all"]) == 0
+    assert main(["--check", "pmod"]) == 3
+    assert asked == ["all", "pmod"]
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} run_suite.py --list benches | head -1",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.startswith("gqa")
+    assert done.stderr == ""
+
+
+def test_settings_that_cannot_change_a_number_are_not_recorded() -> None:
+    one = Settings(methods=("pmod",), out="a", quiet=True).recorded()
+    two = Settings(methods=("pmod",), out="b", verbose=True).recorded()
+    assert one == two
+    with pytest.raises(UsageError, match="exclude each other"):
+        parse(["--methods", "pmod", "--bench", "gqa", "--quiet", "--verbose"])

@@ -1,0 +1,77 @@
+"""`--costs-only`: predicted routing is the engine's own, and lands on the published numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import methods
+from harness.cli import main
+from harness.ledger import sample_cost
+from harness.replica import DependsOnWeights, predicted_record
+from harness.shapes import config_for, shape_of
+
+SMALL = {
+    "text_config": {"num_hidden_layers": 6, "hidden_size": 16, "num_attention_heads": 2},
+    "vision_config": {"image_size": 56, "patch_size": 14, "hidden_size": 8, "num_hidden_layers": 2},
+}
+
+
+def test_published_numbers_of_llava_1_5() -> None:
+    """p-MoD and FastV through the real engine, without weights: the papers' TFLOPs columns."""
+    model = "llava-hf/llava-1.5-7b-hf"
+    for spec, paper, one_rule in (("pmod", 4.923, 4.802), ("fastv:k=2:r=0.5", None, 4.751)):
+        record = predicted_record(methods.parse(spec), config_for(model), n_text=58, n_out=1)
+        cost = sample_cost(record, shape_of(model), itemsize=2)
+        assert record.n_image == 576
+        assert round(cost.prefill["causal"], 3) == one_rule
+        # 64 unused rows of the converted vocabulary add 0.0003 on all positions.
+        assert paper is None or cost.prefill["paper-pmod"] == pytest.approx(paper, abs=1e-3)
+
+
+def test_any_resolution_counts_newlines() -> None:
+    config = {**SMALL, "image_grid_pinpoints": [[56, 112], [112, 112]]}
+    record = predicted_record(methods.parse("dense"), config, n_text=10, n_out=1)
+    assert record.n_image == 16 + 8 * 8 + 8
+    assert [grid["kind"] for grid in record.grid] == ["base", "tile"]
+
+
+def test_decode_steps_are_recorded() -> None:
+    record = predicted_record(methods.parse("uniform"), SMALL, n_text=8, n_out=5)
+    assert record.n_out == 4  # the last new token is never fed back
+    assert (record.n_text, record.n_image, record.layers) == (8, 16, 6)
+
+
+def test_thresholds_depend_on_weights() -> None:
+    with pytest.raises(DependsOnWeights):
+        predicted_record(methods.parse("gamma"), SMALL, n_text=8, n_out=2)
+
+
+def test_costs_only_writes_and_prints_the_ledger(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava", **SMALL}))
+    out = tmp_path / "costs"
+    argv = ["--costs-only", "--methods", "pmod,blind,gamma", "--n-text", "8", "--n-out", "3"]
+    argv += ["--model", str(folder), "--out", str(out)]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "gamma: left out" in printed
+    assert "pmod" in printed
+    cost = pd.read_csv(out / "cost.csv")
+    assert cost.method.unique().tolist() == ["dense", "pmod", "blind"]
+    total = cost[(cost.scope == "total") & (cost.convention == "causal")].set_index("method")
+    assert total.tflops_mean["blind"] < total.tflops_mean["pmod"] < total.tflops_mean["dense"]
+    assert total.tflops_ci_low.isna().all()  # one workload, no samples
+    vision = cost[(cost.scope == "vision") & (cost.convention == "causal")].set_index("method")
+    assert vision.tflops_mean["blind"] == 0
+    assert np.isnan(total.kv_ratio_vision["blind"]) or total.kv_ratio_vision["blind"] == 0
+    assert json.loads((out / "run.json").read_text())["settings"]["n_text"] == 8
+    assert main(argv) == 0  # the same settings may be repeated in the same folder
+    assert main([*argv, "--n-out", "4"]) == 2
