@@ -1,0 +1,1 @@
+"""Training: `python -m harness.train` (vision tower pretraining and instruction tuning)."""

@@ -1,0 +1,305 @@
+"""The two training jobs: pretrain the tower, tune the LLaVA. Both resume from their checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import (
+    AutoProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+import methods
+from harness.checkpoints import save_checkpoint
+from harness.engine import model_info, routed
+from harness.errors import UsageError
+from harness.train import tower as tower_module
+from harness.train.align import AlignModel, PatchWords, patch_features, whiten
+from harness.train.build import build_llava, build_processor
+from harness.train.llama2c import deepen, fetch_bundle, read_bundle
+from harness.train.lowrank import add_low_rank, low_rank_state
+from harness.train.packing import Packer, PackedScenes, cache_features
+from harness.train.planning import plan_by_arank
+from harness.train.recipe import Recipe
+from harness.train.scenes import DenseScenes, Scenes, Vocabulary
+from harness.train.tokenizer import train_tokenizer
+from harness.train.tune import TuneModel, TuneTrainer, held_out_accuracy
+from methods.base import Method
+
+PROBE = 80  # held-out scenes measured at every checkpoint; all of them at the end
+
+
+def arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
+    """`TrainingArguments` of a recipe; checkpoints every `save_steps`, the newest two kept."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps,
+        per_device_train_batch_size=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.clip,
+        bf16=recipe.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=20,
+        save_steps=recipe.save_steps,
+        save_total_limit=2,
+        seed=recipe.seed,
+        report_to=[],
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def train_tower(
+    recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None
+) -> None:
+    """Pretrain the CLIP-shaped tower; writes `out/` (a `CLIPVisionModel` folder) and its log."""
+    set_seed(recipe.seed)
+    scenes = Scenes(data)
+    vocabulary = Vocabulary.of(scenes)
+    config = CLIPVisionConfig(
+        hidden_size=recipe.width,
+        intermediate_size=4 * recipe.width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        image_size=scenes.images.shape[1],
+        patch_size=recipe.patch,
+        hidden_act="gelu",
+    )
+    model = tower_module.DenseTower(CLIPVisionModel(config), vocabulary)
+    dataset = DenseScenes(scenes, vocabulary, recipe.patch)
+    rows = torch.utils.data.Subset(dataset, range(len(dataset) - recipe.held_out))
+    held = [dataset[i] for i in range(len(dataset) - recipe.held_out, len(dataset))]
+    probe = {k: torch.stack([item[k] for item in held[:200]]) for k in held[0]}
+
+    def measure() -> dict[str, float]:
+        device = next(model.parameters()).device
+        return tower_module.accuracy(model, {k: v.to(device) for k, v in probe.items()})
+
+    started = time.time()
+    _fit(Trainer(model, arguments(recipe, work / "tower-run"), train_dataset=rows), measure)
+    model.tower.save_pretrained(out)
+    save_file(model.heads.state_dict(), out / "heads.safetensors")
+    _write_log(out, recipe, {"held_out": measure(), "seconds": time.time() - started})
+
+
+def align(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:
+    """Assemble the LLaVA and align its projector; writes a full model folder."""
+    set_seed(recipe.seed)
+    scenes = Scenes(data)
+    llava, tokenizer = _assemble(recipe, scenes, work, decoder)
+    tower, layer = llava.model.vision_tower, llava.config.vision_feature_layer
+    features = patch_features(tower, scenes, min(recipe.scenes, len(scenes)), layer)
+    dense = DenseScenes(scenes, Vocabulary.of(scenes), tower.config.patch_size)
+    dataset = PatchWords(scenes, features, dense)
+    whiten(llava.model.multi_modal_projector, features)
+    model = AlignModel(llava, dataset.names, tokenizer)
+    started = time.time()
+    trainer = Trainer(model, arguments(recipe, work / "align-run"), train_dataset=dataset)
+    _fit(trainer)
+    _save(llava, tokenizer, out)
+    shutil.copy(work / "tower" / "heads.safetensors", out / "heads.safetensors")
+    loss = trainer.state.log_history[-2].get("loss")
+    _write_log(out, recipe, {"loss": loss, "seconds": time.time() - started})
+
+
+def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:
+    """Instruction-tune; writes a full model folder (rank 0) or a method checkpoint (rank > 0)."""
+    set_seed(recipe.seed)
+    scenes = Scenes(data)
+    llava, tokenizer = _start(recipe, scenes, work, decoder)
+    images, dense = _images(recipe, scenes, llava, work)
+    cut = len(scenes) - recipe.held_out
+    train = PackedScenes(scenes, images, tokenizer, range(cut))
+    held = PackedScenes(scenes, images, tokenizer, range(cut, len(scenes)))
+    image = (llava.config.image_token_id, llava.config.image_seq_length)
+    pad = tokenizer.pad_token_id
+    packer = Packer(train.prefix, image, pad, recipe.max_text, recipe.seed)
+    probe = Packer(train.prefix, image, pad, 10_000, 0)
+    batches, benches = _probe(held, probe, min(PROBE, len(held)))
+
+    with ExitStack() as stack:
+        method, facts = _method(recipe, llava, held, packer.head)
+        modules, run = _routing(method, llava, stack)
+        if recipe.rank:
+            llava.requires_grad_(False)
+            add_low_rank(llava.model.language_model, recipe.rank)
+        model = TuneModel(llava, modules, run, dense, recipe.dense_weight)
+        trainer = TuneTrainer(
+            model,
+            arguments(recipe, work / f"{out.name}-run"),
+            train_dataset=train,
+            data_collator=packer,
+        )
+        trainer.module_learning_rate = recipe.module_learning_rate
+        trainer.tower_learning_rate = recipe.tower_learning_rate
+        started = time.time()
+        _fit(trainer, lambda: held_out_accuracy(model, batches, benches))
+        batches, benches = _probe(held, probe, len(held))
+        scores = held_out_accuracy(model, batches, benches)
+    log = {"held_out": scores, "seconds": time.time() - started, "plan": facts}
+    if recipe.rank:
+        assert modules is not None
+        save_checkpoint(
+            out,
+            method,
+            modules,
+            model_info(llava),
+            deltas=low_rank_state(llava),
+            base=_sha256(_folder(recipe, work) / "model.safetensors"),
+            training=_facts(recipe, log),
+        )
+    else:
+        _save(llava, tokenizer, out)
+        if dense is not None:
+            save_file(dense.heads.state_dict(), out / "heads.safetensors")
+    _write_log(out, recipe, log)
+
+
+def _start(
+    recipe: Recipe, scenes: Scenes, work: Path, decoder: Path | None
+) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast]:
+    """The model tuning starts from, in float32, and its tokenizer."""
+    if not recipe.start:
+        return _assemble(recipe, scenes, work, decoder)
+    folder = _folder(recipe, work)
+    if not (folder / "config.json").exists():
+        raise UsageError(f"start model {recipe.start!r}: no folder {folder} with a config.json")
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    return model, AutoProcessor.from_pretrained(folder).tokenizer
+
+
+def _assemble(
+    recipe: Recipe, scenes: Scenes, work: Path, decoder: Path | None
+) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast]:
+    """A new model: the pretrained tower, a fresh projector and the deepened decoder."""
+    bundle = read_bundle(decoder or fetch_bundle(work / "sources"))
+    chats = (f"USER: <image>\n{p} ASSISTANT: {a}" for p, a in scenes.prompts())
+    tokenizer = train_tokenizer(chats, recipe.vocabulary)
+    vision = CLIPVisionModel.from_pretrained(work / "tower", dtype=torch.float32)
+    return build_llava(vision, deepen(bundle, recipe.depth, tokenizer), tokenizer), tokenizer
+
+
+def _save(
+    llava: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, out: Path
+) -> None:
+    """Model (float16) and processor as `from_pretrained` wants them."""
+    llava.to(torch.float16).save_pretrained(out)
+    vision = llava.config.vision_config
+    build_processor(tokenizer, vision.image_size, vision.patch_size).save_pretrained(out)
+
+
+def _folder(recipe: Recipe, work: Path) -> Path:
+    """Where the start model is: a folder as given, or the result of an earlier recipe."""
+    return Path(recipe.start) if Path(recipe.start).exists() else work / recipe.start
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _method(
+    recipe: Recipe, llava: LlavaForConditionalGeneration, held: PackedScenes, head: list[int]
+) -> tuple[Method, dict[str, Any]]:
+    """The recipe's method, its layers planned by ARank where the recipe says so."""
+    method = methods.parse(recipe.method)
+    if recipe.plan == "arank":
+        return plan_by_arank(method, llava, held, head)
+    return method, {}
+
+
+def _routing(
+    method: Method, llava: LlavaForConditionalGeneration, stack: ExitStack
+) -> tuple[nn.Module | None, Any]:
+    """The method's modules and an open routing context; (None, None) for dense."""
+    if method.name == "dense":
+        return None, None
+    modules = method.build_modules(model_info(llava))
+    return modules, stack.enter_context(routed(llava, method, modules, record=False))
+
+
+def _images(
+    recipe: Recipe, scenes: Scenes, llava: LlavaForConditionalGeneration, work: Path
+) -> tuple[Any, tower_module.DenseTower | None]:
+    """What tuning sees of the images: cached features of a frozen tower, or pixels and labels."""
+    tower, layer = llava.model.vision_tower, llava.config.vision_feature_layer
+    if not recipe.train_tower:
+        tower.requires_grad_(False)
+        key = hashlib.sha256(tower.state_dict()["embeddings.patch_embedding.weight"].numpy())
+        path = work / f"features-{key.hexdigest()[:12]}.npy"
+        return cache_features(tower, scenes, path, layer), None
+    vocabulary = Vocabulary.of(scenes)
+    dense = tower_module.DenseTower(tower, vocabulary)
+    heads = _folder(recipe, work) if recipe.start else work / "tower"
+    dense.heads.load_state_dict(load_file(heads / "heads.safetensors"))
+    return DenseScenes(scenes, vocabulary, tower.config.patch_size), dense
+
+
+def _probe(held: PackedScenes, packer: Packer, count: int):
+    """Batches of the first `count` held-out scenes and the bench of every question in them."""
+    packer.rng = _InOrder()  # type: ignore[assignment]
+    batches, benches = [], []
+    for at in range(0, count, 20):
+        items = [held[i] for i in range(at, min(at + 20, count))]
+        batches.append(packer(items))
+        benches.append([b.bench for item in items for b in item["blocks"]])  # type: ignore
+    return batches, benches
+
+
+class _InOrder:
+    """Stands for a random generator where the order must stay as it is."""
+
+    def permutation(self, n: int) -> range:
+        return range(n)
+
+
+class _Measure(TrainerCallback):
+    """Prints held-out accuracy at every checkpoint."""
+
+    def __init__(self, measure) -> None:
+        self.measure = measure
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        scores = {k: round(v, 3) for k, v in self.measure().items()}
+        print(f"step {state.global_step}: held-out {scores}", flush=True)
+
+
+def _fit(trainer: Trainer, measure=None) -> None:
+    """Train, from the newest checkpoint if there is one."""
+    if measure is not None:
+        trainer.add_callback(_Measure(measure))
+    folder = Path(trainer.args.output_dir)
+    last = get_last_checkpoint(str(folder)) if folder.exists() else None
+    trainer.train(resume_from_checkpoint=last)
+
+
+def _facts(recipe: Recipe, log: dict) -> dict:
+    return {"recipe": dataclasses.asdict(recipe), **log}
+
+
+def _write_log(out: Path, recipe: Recipe, log: dict) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_facts(recipe, log), indent=1, sort_keys=True)
+    (out / "training.json").write_text(text + "\n", encoding="utf-8")

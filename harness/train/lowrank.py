@@ -1,0 +1,39 @@
+"""Trainable low-rank updates W + B A of a decoder's matrices (the LoRA form, scale 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+
+class LowRank(nn.Module):
+    """Adds `B @ A` to the weight it parametrises; A [r, in] random, B [out, r] zero at the start."""
+
+    def __init__(self, weight: torch.Tensor, rank: int) -> None:
+        super().__init__()
+        out_width, in_width = weight.shape
+        self.A = nn.Parameter(torch.randn(rank, in_width) / in_width**0.5)
+        self.B = nn.Parameter(torch.zeros(out_width, rank))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight + (self.B @ self.A).to(weight.dtype)
+
+
+def add_low_rank(decoder: nn.Module, rank: int) -> None:
+    """Parametrise every Linear below `decoder`; the dense weights stop training."""
+    for parameter in decoder.parameters():
+        parameter.requires_grad_(False)
+    for module in list(decoder.modules()):
+        if isinstance(module, nn.Linear):
+            parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank))
+
+
+def low_rank_state(model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """(A, B) in float16 for every parametrised weight, keyed by the plain parameter name."""
+    state = {}
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module, "weight"):
+            update = module.parametrizations["weight"][0]  # type: ignore[index, union-attr]
+            state[f"{name}.weight"] = (update.A.detach().half(), update.B.detach().half())
+    return state

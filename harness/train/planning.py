@@ -1,0 +1,56 @@
+"""Choose a method's layers from the ARank of the dense model it starts from (γ-MoD's rule)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from transformers import LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from harness.arank import arank, dense_layers
+from harness.train.packing import PackedScenes
+from methods.base import Method
+
+SAMPLES = 50  # the paper's number
+
+
+@torch.no_grad()
+def plan_by_arank(
+    method: Method, llava: LlavaForConditionalGeneration, data: PackedScenes, head: list[int]
+) -> tuple[Method, dict[str, Any]]:
+    """`method` with `layers` set to all but the four of highest ARank, and what was measured.
+
+    ARank is the released code's (`probs`), over the first question of `SAMPLES` evenly spaced
+    scenes of `data` (features cached); the paper's (`logits`) is measured beside it.
+    """
+    chosen = range(0, len(data), max(len(data) // SAMPLES, 1))[:SAMPLES]
+    samples = []
+    for i in chosen:
+        item: Any = data[i]
+        image = llava.model.multi_modal_projector(item["image"]["features"][None])
+        ids = torch.tensor([head + item["blocks"][0].ids[: -item["blocks"][0].answer]])
+        samples.append(
+            {
+                "input_ids": ids,
+                "attention_mask": torch.ones_like(ids),
+                "mm_encoder_outputs": {
+                    "image": BaseModelOutputWithPooling(pooler_output=list(image))
+                },
+            }
+        )
+    was_training = llava.training
+    llava.eval()
+    scores = {name: arank(llava, samples, name) for name in ("probs", "logits")}
+    llava.train(was_training)
+    dense = dense_layers(scores["probs"])
+    depth = llava.config.text_config.num_hidden_layers
+    layers = "+".join(str(i) for i in range(depth) if i not in dense)
+    facts = {
+        "dense_layers": dense,
+        "dense_layers_by_logits": dense_layers(scores["logits"]),
+        "arank": {name: s.mean(0).round(decimals=2).tolist() for name, s in scores.items()},
+        "samples": len(samples),
+    }
+    return dataclasses.replace(method, layers=layers), facts  # type: ignore[call-arg]

@@ -1,0 +1,73 @@
+"""A training recipe: one YAML file, one frozen dataclass, unknown keys are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from harness.errors import UsageError
+from harness.nearest import unknown
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one training run.
+
+    `stage` is `tower` (dense pretraining of the vision tower), `align` (the projector learns the
+    decoder's words for the patches) or `tune` (instruction tuning).
+    `start` names the folder of the model that tuning starts from (empty: assemble a new one from
+    the tower and the pretrained decoder). `rank` 0 trains every weight of decoder and projector;
+    a positive rank trains low-rank updates of the decoder's matrices plus the method's modules.
+    """
+
+    stage: str
+    method: str = "dense"
+    start: str = ""
+    plan: str = ""  # "arank": all layers but the four of highest ARank route
+    epochs: float = 1.0
+    max_steps: int = -1
+    batch: int = 16
+    learning_rate: float = 1e-3
+    module_learning_rate: float = 1e-3
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    bf16: bool = True
+    seed: int = 0
+    save_steps: int = 200
+    held_out: int = 400
+    scenes: int = 6000  # of these the projector is aligned on
+    # tower
+    width: int = 192
+    layers: int = 6
+    heads: int = 6
+    patch: int = 16
+    # decoder
+    depth: int = 12
+    vocabulary: int = 2048
+    max_text: int = 160
+    train_tower: bool = False  # tune the tower too, on the answers and its dense labels
+    tower_learning_rate: float = 3e-4
+    dense_weight: float = 0.5
+    rank: int = 0
+
+    @classmethod
+    def load(cls, path: Path, **changes: object) -> Recipe:
+        """Read `path`; `changes` override it. Raises UsageError on an unknown key."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise UsageError(f"recipe {path}: {error.strerror}") from error
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise UsageError(f"recipe {path}: {unknown('key', key, known)}")
+        recipe = cls(**{**values, **{k: v for k, v in changes.items() if v is not None}})
+        if recipe.stage not in ("tower", "align", "tune"):
+            raise UsageError(f"recipe {path}: stage {recipe.stage!r}, expected tower, align or tune")
+        if recipe.plan not in ("", "arank"):
+            raise UsageError(f"recipe {path}: plan {recipe.plan!r}, expected arank or nothing")
+        return recipe

@@ -1,0 +1,128 @@
+"""The rendered training scenes on disk, and the dense labels a vision tower is pretrained on."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+ALPHABET = " abcdefghijklmnopqrstuvwxyz0123456789.$/-:ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SLOTS = 8
+IGNORE = -100
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
+STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
+
+
+class Scenes:
+    """`images.npy` (uint8 [N, H, W, 3], memory-mapped) beside `scenes.jsonl`, one line an image."""
+
+    def __init__(self, folder: Path) -> None:
+        self.images = np.load(folder / "images.npy", mmap_mode="r")
+        with open(folder / "scenes.jsonl", encoding="utf-8") as lines:
+            self.records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        if len(self.records) != len(self.images):
+            raise ValueError(
+                f"{folder}: {len(self.images)} images but {len(self.records)} scene lines"
+            )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def prompts(self) -> list[tuple[str, str]]:
+        """Every (prompt, answer) of every scene, in order."""
+        return [(qa["prompt"], qa["answer"]) for r in self.records for qa in r["qa"]]
+
+
+@dataclass
+class Vocabulary:
+    """Class lists of the dense heads, read off the scenes."""
+
+    kinds: list[str]
+    colors: list[str]
+    index: dict[str, dict[str, int]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.index = {
+            "kinds": {k: i + 1 for i, k in enumerate(self.kinds)},
+            "colors": {c: i for i, c in enumerate(self.colors)},
+        }
+
+    @classmethod
+    def of(cls, scenes: Scenes, least: int = 20) -> Vocabulary:
+        kinds: Counter[str] = Counter()
+        colors: Counter[str] = Counter()
+        for record in scenes.records:
+            for box in record["boxes"]:
+                if box["kind"] == "object":
+                    kinds[box["label"]] += 1
+                if "color" in box["attrs"]:
+                    colors[box["attrs"]["color"]] += 1
+        return cls(
+            ["<word>", "<mark>", *sorted(k for k, n in kinds.items() if n >= least)],
+            sorted(c for c, n in colors.items() if n >= least),
+        )
+
+
+class DenseScenes(Dataset):
+    """Pixels and per-patch labels of each scene.
+
+    Item: `pixel_values` float32 [3, H, W] (CLIP normalisation); `kind` int64 [P] (0 nothing);
+    `color` int64 [P]; `spell` int64 [P, SLOTS] (the character at each place of the word whose box
+    covers the patch, 0 = past its end); `present` float32 [K + 1] (which kinds are in the image).
+    Positions without a label hold -100.
+    """
+
+    def __init__(self, scenes: Scenes, vocabulary: Vocabulary, patch: int) -> None:
+        self.scenes, self.vocabulary, self.patch = scenes, vocabulary, patch
+        self.side = scenes.images.shape[1] // patch
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
+        side, index = self.side, self.vocabulary.index
+        kind = np.zeros((side, side), dtype=np.int64)
+        color = np.full((side, side), IGNORE, dtype=np.int64)
+        spell = np.full((side, side, SLOTS), IGNORE, dtype=np.int64)
+        present = np.zeros(len(self.vocabulary.kinds) + 1, dtype=np.float32)
+        for box in self.scenes.records[i]["boxes"]:
+            rows, cols = self.cells(box["box"])
+            label = {"word": "<word>", "mark": "<mark>"}.get(box["kind"], box["label"])
+            number = index["kinds"].get(label, 0)
+            kind[rows, cols] = number
+            present[number] = 1.0
+            tint = index["colors"].get(box["attrs"].get("color", ""), IGNORE)
+            color[rows, cols] = tint
+            spell[rows, cols] = _letters(box["label"]) if box["kind"] == "word" else IGNORE
+        pixels = (self.scenes.images[i].astype(np.float32) / 255.0 - MEAN) / STD
+        return {
+            "pixel_values": torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
+            "kind": torch.from_numpy(kind.reshape(-1)),
+            "color": torch.from_numpy(color.reshape(-1)),
+            "spell": torch.from_numpy(spell.reshape(-1, SLOTS)),
+            "present": torch.from_numpy(present),
+        }
+
+    def cells(self, box: list[float]) -> tuple[slice, slice]:
+        """Patches at least a third of whose extent the box covers, in each direction; never none."""
+        out = []
+        for low, high in ((box[1], box[3]), (box[0], box[2])):
+            first = int(np.floor(low / self.patch + 0.66))
+            last = int(np.ceil(high / self.patch - 0.66))
+            if last <= first:
+                first = int((low + high) / 2 / self.patch)
+                last = first + 1
+            out.append(slice(max(first, 0), min(last, self.side)))
+        return out[0], out[1]
+
+
+def _letters(word: str) -> list[int]:
+    """Characters of the first SLOTS places: 0 past the end, IGNORE for one outside ALPHABET."""
+    found = [ALPHABET.find(c) + 1 or IGNORE for c in word[:SLOTS]]
+    return found + [0] * (SLOTS - len(found))
