@@ -49,6 +49,7 @@ test: $(STAMP)
 
 check: $(STAMP)
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
 data: $(STAMP)

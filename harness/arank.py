@@ -19,7 +19,9 @@ Variant = Literal["logits", "probs"]
 
 
 @torch.inference_mode()
-def arank(model: Any, samples: Iterable[dict[str, Any]], variant: Variant = "probs") -> torch.Tensor:
+def arank(
+    model: Any, samples: Iterable[dict[str, Any]], variant: Variant = "probs"
+) -> torch.Tensor:
     """ARank of every decoder layer.
 
     Args:

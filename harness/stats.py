@@ -5,9 +5,9 @@ All intervals are 95 %. Everything random is seeded, so the same samples give th
 Mean of a score   Wilson interval for 0/1 scores when every sample has its own image; otherwise a
                   percentile bootstrap that draws images (clusters) where samples share one.
 Difference        paired percentile bootstrap on the documents both rows answered, by image.
-Both bootstraps of scores draw from two invented documents more, one right and one wrong (for a
-                  difference: one won, one lost). Otherwise rows that never differed would get an
-                  interval without width, however few they are; so it is about the rule of three.
+Both bootstraps   draw from two invented documents more, one right and one wrong (for a difference:
+                  one won, one lost). Without them, rows that never differed would get an interval
+                  of no width, however few they are; with them it is about the rule of three.
 p-value           exact McNemar for 0/1 scores with one question an image; otherwise a paired
                   sign-flip permutation test on the images' summed differences.
 Verdict           on the Holm-adjusted p-value: ``better`` or ``worse`` when it is below 0.05;

@@ -21,8 +21,12 @@ def main(argv: list[str] | None = None) -> int:
     for sub in (train, bench, sheet):
         sub.add_argument("--out", type=Path, required=True, help="output folder or picture")
         sub.add_argument("--seed", type=int, default=1)
-        sub.add_argument("--cache", type=Path, default=DEFAULT_CACHE,
-                         help="folder for the downloaded source packages")
+        sub.add_argument(
+            "--cache",
+            type=Path,
+            default=DEFAULT_CACHE,
+            help="folder for the downloaded source packages",
+        )
     train.add_argument("--n", type=int, default=20000, help="number of scenes")
     train.add_argument("--workers", type=int, default=2)
     sheet.add_argument("--family", choices=FAMILIES, default="objects")

@@ -14,8 +14,14 @@ from PIL import Image
 from minidata import BENCHES, IMAGE_SIZE, build, sources, tasks
 from minidata.scene import Question
 
-FAMILY = {"gqa": "objects", "scienceqa": "objects", "pope": "objects", "textvqa": "text",
-          "chartqa": "chart", "docvqa": "doc"}
+FAMILY = {
+    "gqa": "objects",
+    "scienceqa": "objects",
+    "pope": "objects",
+    "textvqa": "text",
+    "chartqa": "chart",
+    "docvqa": "doc",
+}
 DOCUMENTS = 500
 PER_SCENE = 2
 QUALITY = 88
@@ -33,8 +39,10 @@ def write(out: Path, seed: int, cache: Path) -> None:
         path = tasks.data_file(bench, out)
         _save(bench, rows, path)
         manifest["files"][bench] = {
-            "path": path.relative_to(out).as_posix(), "documents": len(rows),
-            "scenes": len({r["scene_id"] for r in rows}), "bytes": path.stat().st_size,
+            "path": path.relative_to(out).as_posix(),
+            "documents": len(rows),
+            "scenes": len({r["scene_id"] for r in rows}),
+            "bytes": path.stat().st_size,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         }
         print(bench, manifest["files"][bench], flush=True)
@@ -62,16 +70,19 @@ def documents(bench: str, seed: int, count: int, pack: sources.Pack) -> list[Row
         boxes = json.dumps([b.as_json() for b in scene.boxes], separators=(",", ":"))
         asked = [q for q in scene.questions if q.bench == bench]
         for _ in range(min(PER_SCENE, len(asked), count - len(rows))):
-            question = min(asked, key=lambda q: (used[q.template],
-                                                 answers[q.template][q.answer]))
+            question = min(asked, key=lambda q: (used[q.template], answers[q.template][q.answer]))
             # a second question of the same form about one picture would be nearly the first
             asked = [q for q in asked if q.template != question.template]
             used[question.template] += 1
             answers[question.template][question.answer] += 1
             row = _upstream(bench, question, len(rows), scene.identifier)
-            row |= {"image": {"bytes": picture, "path": f"{scene.identifier}.jpg"},
-                    "scene_id": scene.identifier, "template": question.template,
-                    "boxes": boxes, "evidence": question.evidence}
+            row |= {
+                "image": {"bytes": picture, "path": f"{scene.identifier}.jpg"},
+                "scene_id": scene.identifier,
+                "template": question.template,
+                "boxes": boxes,
+                "evidence": question.evidence,
+            }
             rows.append(row)
             if not asked:
                 break
@@ -87,27 +98,65 @@ def _jpeg(image: Image.Image) -> bytes:
 def _upstream(bench: str, q: Question, number: int, scene: str) -> Row:
     """The columns of the upstream dataset (hub names lmms-lab/GQA, textvqa, ScienceQA, ...)."""
     if bench == "gqa":
-        return {"id": str(number), "imageId": scene, "question": q.question, "answer": q.answer,
-                "fullAnswer": q.answer, "isBalanced": True}
+        return {
+            "id": str(number),
+            "imageId": scene,
+            "question": q.question,
+            "answer": q.answer,
+            "fullAnswer": q.answer,
+            "isBalanced": True,
+        }
     if bench == "textvqa":
-        return {"image_id": scene, "question_id": number, "question": q.question,
-                "question_tokens": q.question.lower().rstrip("?").split(),
-                "image_width": IMAGE_SIZE, "image_height": IMAGE_SIZE, "image_classes": [],
-                "answers": [q.answer] * 10, "answer": q.answer, "set_name": "val",
-                "ocr_tokens": []}
+        return {
+            "image_id": scene,
+            "question_id": number,
+            "question": q.question,
+            "question_tokens": q.question.lower().rstrip("?").split(),
+            "image_width": IMAGE_SIZE,
+            "image_height": IMAGE_SIZE,
+            "image_classes": [],
+            "answers": [q.answer] * 10,
+            "answer": q.answer,
+            "set_name": "val",
+            "ocr_tokens": [],
+        }
     if bench == "scienceqa":
-        return {"question": q.question, "choices": q.choices, "answer": ord(q.answer) - ord("A"),
-                "hint": "", "task": "closed choice", "grade": "", "subject": "natural science",
-                "topic": "", "category": "", "skill": "", "lecture": "", "solution": ""}
+        return {
+            "question": q.question,
+            "choices": q.choices,
+            "answer": ord(q.answer) - ord("A"),
+            "hint": "",
+            "task": "closed choice",
+            "grade": "",
+            "subject": "natural science",
+            "topic": "",
+            "category": "",
+            "skill": "",
+            "lecture": "",
+            "solution": "",
+        }
     if bench == "pope":
-        return {"id": str(number), "question_id": str(number), "question": q.question,
-                "answer": q.answer, "image_source": scene, "category": "random"}
+        return {
+            "id": str(number),
+            "question_id": str(number),
+            "question": q.question,
+            "answer": q.answer,
+            "image_source": scene,
+            "category": "random",
+        }
     if bench == "chartqa":
         kind = "augmented_test" if q.template == "value" else "human_test"
         return {"type": kind, "question": q.question, "answer": q.answer}
-    return {"questionId": str(number), "question": q.question, "question_types": [q.template],
-            "docId": number, "ucsf_document_id": scene, "ucsf_document_page_no": "1",
-            "answers": [q.answer], "data_split": "val"}
+    return {
+        "questionId": str(number),
+        "question": q.question,
+        "question_types": [q.template],
+        "docId": number,
+        "ucsf_document_id": scene,
+        "ucsf_document_page_no": "1",
+        "answers": [q.answer],
+        "data_split": "val",
+    }
 
 
 def _save(bench: str, rows: list[Row], path: Path) -> None:
@@ -127,5 +176,12 @@ def _save(bench: str, rows: list[Row], path: Path) -> None:
     features = Features({key: column(key, value) for key, value in rows[0].items()})
     table = pa.Table.from_pylist(rows, schema=features.arrow_schema)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd", compression_level=15, use_dictionary=True,
-                   dictionary_pagesize_limit=1 << 28, row_group_size=len(rows))
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        compression_level=15,
+        use_dictionary=True,
+        dictionary_pagesize_limit=1 << 28,
+        row_group_size=len(rows),
+    )

@@ -14,7 +14,9 @@ from minidata.scene import Box, Question, is_test, scene_id
 from minidata.sources import Pack
 
 _MODULES: dict[str, tuple[types.ModuleType, types.ModuleType]] = {
-    "objects": (objects, object_questions), "text": (signs, signs), "chart": (charts, charts),
+    "objects": (objects, object_questions),
+    "text": (signs, signs),
+    "chart": (charts, charts),
     "doc": (receipts, receipts),
 }
 SHARES = {"objects": 45, "text": 20, "chart": 20, "doc": 15}
@@ -32,8 +34,9 @@ class Scene:
     questions: list[Question]
 
 
-def compose(seed: int, index: int, test: bool, pack: Pack | None, family: str | None = None
-            ) -> tuple[str, str, dict[str, Any], random.Random]:
+def compose(
+    seed: int, index: int, test: bool, pack: Pack | None, family: str | None = None
+) -> tuple[str, str, dict[str, Any], random.Random]:
     """Choose composition `index` of the stream `seed`, passing over those of the other split.
 
     Returns its content hash, family, description and the random state to go on with.  Only charts

@@ -32,8 +32,14 @@ def plan(rng: random.Random, pack: Pack) -> dict[str, Any]:
     form = rng.choice(("line", "line", "bar") if ordered else ("bar", "bar", "bar", "side"))
     several = form != "line" and rng.random() < 0.75
     colors = rng.sample(PALETTE, len(pairs)) if several else [rng.choice(PALETTE)] * len(pairs)
-    return {"key": sorted(map(list, pairs)), "title": title, "pairs": pairs, "form": form,
-            "colors": colors, "printed": rng.random() < 0.5}
+    return {
+        "key": sorted(map(list, pairs)),
+        "title": title,
+        "pairs": pairs,
+        "form": form,
+        "colors": colors,
+        "printed": rng.random() < 0.5,
+    }
 
 
 def render(spec: dict[str, Any], rng: random.Random, pack: Pack) -> tuple[Image.Image, list[Box]]:
@@ -52,12 +58,17 @@ def render(spec: dict[str, Any], rng: random.Random, pack: Pack) -> tuple[Image.
 
 def _mark(spec: dict[str, Any], i: int, box: list[float]) -> Box:
     name, value = spec["pairs"][i]
-    return Box("mark", name, draw.clip(box), {"value": value, "color": spec["colors"][i],
-                                              "form": spec["form"]})
+    return Box(
+        "mark",
+        name,
+        draw.clip(box),
+        {"value": value, "color": spec["colors"][i], "form": spec["form"]},
+    )
 
 
-def _upright(image: Image.Image, spec: dict[str, Any], rng: random.Random, pack: Pack, step: int,
-             limit: int) -> tuple[list[Box], list[Box]]:
+def _upright(
+    image: Image.Image, spec: dict[str, Any], rng: random.Random, pack: Pack, step: int, limit: int
+) -> tuple[list[Box], list[Box]]:
     """Vertical bars, or a line with round points."""
     pen = ImageDraw.Draw(image)
     x0, y0, x1, y1 = PLOT
@@ -65,8 +76,9 @@ def _upright(image: Image.Image, spec: dict[str, Any], rng: random.Random, pack:
     for tick in range(0, limit + 1, step):
         y = y1 - (y1 - y0) * tick / limit
         pen.line((x0, y, x1, y), fill=GRID)
-        words.append(draw.word(image, pack, (x0 - 4, y), str(tick), "book", 11, INK, "rm",
-                               role="tick"))
+        words.append(
+            draw.word(image, pack, (x0 - 4, y), str(tick), "book", 11, INK, "rm", role="tick")
+        )
     slot = (x1 - x0) / len(spec["pairs"])
     bar = slot * rng.uniform(0.5, 0.75)
     wide = any(pack.font("sans", 11).getlength(n) > slot - 3 for n, _ in spec["pairs"])
@@ -81,8 +93,19 @@ def _upright(image: Image.Image, spec: dict[str, Any], rng: random.Random, pack:
             marks.append(_mark(spec, i, [x - bar / 2, y, x + bar / 2, y1]))
         else:
             marks.append(_mark(spec, i, [x - 5, y - 5, x + 5, y + 5]))
-        words.append(draw.word(image, pack, (x, y1 + 6 + (15 if wide and i % 2 else 0)), name,
-                               "sans", 11, INK, "ma", role="category"))
+        words.append(
+            draw.word(
+                image,
+                pack,
+                (x, y1 + 6 + (15 if wide and i % 2 else 0)),
+                name,
+                "sans",
+                11,
+                INK,
+                "ma",
+                role="category",
+            )
+        )
     if spec["form"] == "line":
         fill = COLORS[spec["colors"][0]]
         pen.line(points, fill=fill, width=3)
@@ -93,13 +116,26 @@ def _upright(image: Image.Image, spec: dict[str, Any], rng: random.Random, pack:
     if spec["printed"]:
         lift = 20 if spec["form"] == "line" else 14  # clear of the round points
         for (name, value), (x, y) in zip(spec["pairs"], points, strict=True):
-            words.append(draw.word(image, pack, (x, max(y0 - 6, y - lift)), str(value), "sans", 12,
-                                   INK, "ma", role="value", item=name))
+            words.append(
+                draw.word(
+                    image,
+                    pack,
+                    (x, max(y0 - 6, y - lift)),
+                    str(value),
+                    "sans",
+                    12,
+                    INK,
+                    "ma",
+                    role="value",
+                    item=name,
+                )
+            )
     return marks, words
 
 
-def _side(image: Image.Image, spec: dict[str, Any], rng: random.Random, pack: Pack, step: int,
-          limit: int) -> tuple[list[Box], list[Box]]:
+def _side(
+    image: Image.Image, spec: dict[str, Any], rng: random.Random, pack: Pack, step: int, limit: int
+) -> tuple[list[Box], list[Box]]:
     """Horizontal bars with their names at the left."""
     pen = ImageDraw.Draw(image)
     x0, y0, x1, y1 = 58, 24, 182, 170
@@ -109,21 +145,36 @@ def _side(image: Image.Image, spec: dict[str, Any], rng: random.Random, pack: Pa
     for tick in range(0, limit + 1, step):
         x = x0 + (x1 - x0) * tick / limit
         pen.line((x, y0, x, y1), fill=GRID)
-        words.append(draw.word(image, pack, (x, y1 + 4), str(tick), "book", 11, INK, "ma",
-                               role="tick"))
+        words.append(
+            draw.word(image, pack, (x, y1 + 4), str(tick), "book", 11, INK, "ma", role="tick")
+        )
     slot = (y1 - y0) / len(spec["pairs"])
     bar = slot * rng.uniform(0.5, 0.75)
     for i, (name, value) in enumerate(spec["pairs"]):
         y = y0 + slot * (i + 0.5)
         x = x0 + (x1 - x0) * value / limit
-        pen.rectangle((x0, y - bar / 2, x, y + bar / 2), fill=COLORS[spec["colors"][i]],
-                      outline=INK)
+        pen.rectangle(
+            (x0, y - bar / 2, x, y + bar / 2), fill=COLORS[spec["colors"][i]], outline=INK
+        )
         marks.append(_mark(spec, i, [x0, y - bar / 2, x, y + bar / 2]))
-        words.append(draw.word(image, pack, (x0 - 4, y), name, "sans", 11, INK, "rm",
-                               role="category"))
+        words.append(
+            draw.word(image, pack, (x0 - 4, y), name, "sans", 11, INK, "rm", role="category")
+        )
         if spec["printed"]:
-            words.append(draw.word(image, pack, (x + 4, y), str(value), "sans", 12, INK, "lm",
-                                   role="value", item=name))
+            words.append(
+                draw.word(
+                    image,
+                    pack,
+                    (x + 4, y),
+                    str(value),
+                    "sans",
+                    12,
+                    INK,
+                    "lm",
+                    role="value",
+                    item=name,
+                )
+            )
     pen.line((x0, y0, x0, y1), fill=INK)
     return marks, words
 
@@ -136,30 +187,52 @@ def ask(spec: dict[str, Any], boxes: list[Box], rng: random.Random) -> list[Ques
     order = sorted(every, key=lambda i: pairs[i][1])
 
     def seen(i: int) -> list[int]:
-        return [j for j, b in enumerate(boxes) if pairs[i][0] in (b.label, b.attrs.get("item"))
-                and b.attrs.get("role") != "title"]
+        return [
+            j
+            for j, b in enumerate(boxes)
+            if pairs[i][0] in (b.label, b.attrs.get("item")) and b.attrs.get("role") != "title"
+        ]
 
     out = [
-        _q("highest", f"Which {noun} is the highest?" if spec["form"] != "side"
-           else "Which bar is the longest?", pairs[order[-1]][0], every),
-        _q("lowest", f"Which {noun} is the lowest?" if spec["form"] != "side"
-           else "Which bar is the shortest?", pairs[order[0]][0], every),
+        _q(
+            "highest",
+            f"Which {noun} is the highest?"
+            if spec["form"] != "side"
+            else "Which bar is the longest?",
+            pairs[order[-1]][0],
+            every,
+        ),
+        _q(
+            "lowest",
+            f"Which {noun} is the lowest?"
+            if spec["form"] != "side"
+            else "Which bar is the shortest?",
+            pairs[order[0]][0],
+            every,
+        ),
         _q("count", f"How many {noun}s are there?", str(len(pairs)), every),
         _q("top_value", "What is the highest value?", str(pairs[order[-1]][1]), seen(order[-1])),
     ]
     for i, (name, value) in enumerate(pairs):
         out.append(_q("value", f"What is the value of {name}?", str(value), seen(i)))
         if len(set(spec["colors"])) > 1:
-            out.append(_q("color", f"What color is the bar of {name}?", spec["colors"][i],
-                          seen(i)))
-            out.append(_q("by_color", f"What is the name of the {spec['colors'][i]} bar?", name,
-                          seen(i)))
-            out.append(_q("value_by_color", f"What is the value of the {spec['colors'][i]} bar?",
-                          str(value), seen(i)))
+            out.append(_q("color", f"What color is the bar of {name}?", spec["colors"][i], seen(i)))
+            out.append(
+                _q("by_color", f"What is the name of the {spec['colors'][i]} bar?", name, seen(i))
+            )
+            out.append(
+                _q(
+                    "value_by_color",
+                    f"What is the value of the {spec['colors'][i]} bar?",
+                    str(value),
+                    seen(i),
+                )
+            )
     i, j = rng.sample(every, 2)
     larger = pairs[i][1] > pairs[j][1]
-    yes_no = _q("larger", f"Is {pairs[i][0]} larger than {pairs[j][0]}?",
-                "yes" if larger else "no", [i, j])
+    yes_no = _q(
+        "larger", f"Is {pairs[i][0]} larger than {pairs[j][0]}?", "yes" if larger else "no", [i, j]
+    )
     rng.shuffle(out)
     return out[:9] + [yes_no]
 

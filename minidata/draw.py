@@ -36,8 +36,11 @@ def background(rng: random.Random, pack: Pack) -> Image.Image:
     if style < 0.25:
         return Image.new("RGB", size, soft(rng))
     if style < 0.45:
-        return Image.composite(Image.new("RGB", size, soft(rng)),
-                               Image.new("RGB", size, soft(rng)), _ramp(rng.randrange(4)))
+        return Image.composite(
+            Image.new("RGB", size, soft(rng)),
+            Image.new("RGB", size, soft(rng)),
+            _ramp(rng.randrange(4)),
+        )
     photo = rng.choice(pack.photos[rng.choice(sorted(pack.photos))])
     x = rng.randint(0, photo.width - IMAGE_SIZE)
     y = rng.randint(0, photo.height - IMAGE_SIZE)
@@ -64,8 +67,18 @@ def plate(image: Image.Image, box: list[int], color: RGB, round_: bool) -> None:
     image.paste(color, (box[0], box[1]), mask)
 
 
-def word(image: Image.Image, pack: Pack, xy: tuple[float, float], text: str, face: str, size: int,
-         fill: RGB, anchor: str = "la", kind: str = "word", **attrs: object) -> Box:
+def word(
+    image: Image.Image,
+    pack: Pack,
+    xy: tuple[float, float],
+    text: str,
+    face: str,
+    size: int,
+    fill: RGB,
+    anchor: str = "la",
+    kind: str = "word",
+    **attrs: object,
+) -> Box:
     """Draw `text` and return its box with the x extent of every letter (pixels).
 
     `anchor` is Pillow's; the box is clipped to the image.

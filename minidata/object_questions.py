@@ -85,8 +85,15 @@ def _colors(view: View) -> list[Question]:
             out.append(_q("what_on", f"What is on the {color} plate?", kind, i))
         if len(same) == 2 and i in view.unique:
             other = same[0] if same[1] == i else same[1]
-            out.append(_q("same_as", f"What has the same plate color as the {kind}?",
-                          view.kinds[other], i, other))
+            out.append(
+                _q(
+                    "same_as",
+                    f"What has the same plate color as the {kind}?",
+                    view.kinds[other],
+                    i,
+                    other,
+                )
+            )
     return out
 
 
@@ -96,8 +103,9 @@ def _relations(view: View) -> list[Question]:
         for side in SIDES:
             j = view.neighbour(i, side)
             if j is not None:
-                out.append(_q("relation", f"What is {side} the {view.kinds[i]}?",
-                              view.kinds[j], i, j))
+                out.append(
+                    _q("relation", f"What is {side} the {view.kinds[i]}?", view.kinds[j], i, j)
+                )
     return out
 
 
@@ -122,20 +130,43 @@ def _comparisons(view: View, rng: random.Random) -> list[Question]:
     out = []
     want = rng.random() < 0.5
     plated = [i for i in view.unique if view.colors[i]]
-    pairs = [(i, j) for i in plated for j in plated
-             if i != j and (view.colors[i] == view.colors[j]) == want]
+    pairs = [
+        (i, j)
+        for i in plated
+        for j in plated
+        if i != j and (view.colors[i] == view.colors[j]) == want
+    ]
     if pairs:
         i, j = rng.choice(pairs)
-        out.append(_q("same_color", f"Do the {view.kinds[i]} and the {view.kinds[j]} have the same "
-                      "plate color?", "yes" if want else "no", i, j))
+        out.append(
+            _q(
+                "same_color",
+                f"Do the {view.kinds[i]} and the {view.kinds[j]} have the same plate color?",
+                "yes" if want else "no",
+                i,
+                j,
+            )
+        )
     want = rng.random() < 0.5
-    rows = [(i, j) for i in view.unique for j in view.unique
-            if (view.cells[i] % 3 < view.cells[j] % 3 if want else
-                view.cells[i] % 3 > view.cells[j] % 3)]
+    rows = [
+        (i, j)
+        for i in view.unique
+        for j in view.unique
+        if (
+            view.cells[i] % 3 < view.cells[j] % 3 if want else view.cells[i] % 3 > view.cells[j] % 3
+        )
+    ]
     if rows:
         i, j = rng.choice(rows)
-        out.append(_q("is_left", f"Is the {view.kinds[i]} to the left of the {view.kinds[j]}?",
-                      "yes" if want else "no", i, j))
+        out.append(
+            _q(
+                "is_left",
+                f"Is the {view.kinds[i]} to the left of the {view.kinds[j]}?",
+                "yes" if want else "no",
+                i,
+                j,
+            )
+        )
     rng.shuffle(out)
     return out
 
@@ -158,15 +189,19 @@ def _pope(view: View, rng: random.Random) -> list[Question]:
     where = [i for i, k in enumerate(view.kinds) if k == present]
     near = GROUP_OF[rng.choice(view.kinds)] if rng.random() < 0.5 else None
     absent = _absent(view, rng, near) or _absent(view, rng, None)
-    out = [Question("pope", "exists", f"Is there {article(present)} in the image?", "yes",
-                    evidence=where)]
+    out = [
+        Question(
+            "pope", "exists", f"Is there {article(present)} in the image?", "yes", evidence=where
+        )
+    ]
     if absent:
         out.append(Question("pope", "absent", f"Is there {article(absent)} in the image?", "no"))
     return out
 
 
-def _choice(rng: random.Random, template: str, question: str, right: str, wrong: list[str],
-            *evidence: int) -> Question:
+def _choice(
+    rng: random.Random, template: str, question: str, right: str, wrong: list[str], *evidence: int
+) -> Question:
     choices = [right, *wrong]
     rng.shuffle(choices)
     letter = chr(ord("A") + choices.index(right))
@@ -183,33 +218,75 @@ def _science(view: View, rng: random.Random) -> list[Question]:
     draws = [_absent(view, rng, group) for _ in range(2 * size)]
     wrong = list(dict.fromkeys(k for k in draws if k))[:size]  # first come: keeps the weights
     if len(wrong) >= 2:
-        out.append(_choice(rng, "which_shown", f"Which {group} is shown in the picture?", kind,
-                           wrong, i))
+        out.append(
+            _choice(rng, "which_shown", f"Which {group} is shown in the picture?", kind, wrong, i)
+        )
     if group == "animal":
         wrong = [c for c in ANIMAL_CLASSES if c != CLASS_OF[kind]]
-        out.append(_choice(rng, "class_at", f"What is the animal in the {place}?",
-                           CLASS_OF[kind], rng.sample(wrong, size), i))
+        out.append(
+            _choice(
+                rng,
+                "class_at",
+                f"What is the animal in the {place}?",
+                CLASS_OF[kind],
+                rng.sample(wrong, size),
+                i,
+            )
+        )
     lure = [] if group == "animal" else ["animal"]
     wrong = [g for g in GROUPS if g not in (group, "animal")]
-    out.append(_choice(rng, "group_at", f"To which group does the object in the {place} belong?",
-                       group, lure + rng.sample(wrong, size - len(lure)), i))
+    out.append(
+        _choice(
+            rng,
+            "group_at",
+            f"To which group does the object in the {place} belong?",
+            group,
+            lure + rng.sample(wrong, size - len(lure)),
+            i,
+        )
+    )
     others = sorted({k for k in view.kinds if k != kind})
     if len(others) >= 2:
         wrong = rng.sample(others, min(len(others), size))
         out.append(_choice(rng, "option_at", f"Which object is in the {place}?", kind, wrong, i))
         same = [j for j, c in enumerate(view.colors) if c == view.colors[i]]
         if view.colors[i] and {view.kinds[j] for j in same} == {kind}:
-            out.append(_choice(rng, "option_on", f"Which object is on a {view.colors[i]} plate?",
-                               kind, wrong, *same))
+            out.append(
+                _choice(
+                    rng,
+                    "option_on",
+                    f"Which object is on a {view.colors[i]} plate?",
+                    kind,
+                    wrong,
+                    *same,
+                )
+            )
     if view.colors[i]:
         wrong = rng.sample([c for c in sorted(COLORS) if c != view.colors[i]], size)
-        out.append(_choice(rng, "option_color", f"What color is the plate in the {place}?",
-                           view.colors[i], wrong, i))
+        out.append(
+            _choice(
+                rng,
+                "option_color",
+                f"What color is the plate in the {place}?",
+                view.colors[i],
+                wrong,
+                i,
+            )
+        )
     rng.shuffle(out)
     if len({GROUP_OF[k] for k in view.kinds}) == 1:
-        out.insert(0, _choice(rng, "common", "What do the objects have in common?",
-                              f"They are {plural(group)}.",
-                              [f"They are {plural(g)}." for g in rng.sample(
-                                  [g for g in GROUPS if g != group], size)],
-                              *range(len(view.kinds))))
+        out.insert(
+            0,
+            _choice(
+                rng,
+                "common",
+                "What do the objects have in common?",
+                f"They are {plural(group)}.",
+                [
+                    f"They are {plural(g)}."
+                    for g in rng.sample([g for g in GROUPS if g != group], size)
+                ],
+                *range(len(view.kinds)),
+            ),
+        )
     return out[:3]

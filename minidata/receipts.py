@@ -27,17 +27,28 @@ def plan(rng: random.Random, pack: Pack | None) -> dict[str, Any]:
         halves = rng.random() < 0.3
         items = []
         for name in rng.sample(ITEMS, rng.choice((3, 3, 4))):
-            items.append([name, rng.randint(1, 39) * 100 + (50 if halves and rng.random() < 0.5
-                                                            else 0)])
+            items.append(
+                [name, rng.randint(1, 39) * 100 + (50 if halves and rng.random() < 0.5 else 0)]
+            )
         prices = [p for _, p in items]
         if len(set(prices)) < len(prices):  # equal prices would make "which item" ambiguous
             return plan(rng, pack)
-        body: dict[str, Any] = {"form": False, "shop": rng.choice(SHOPS), "date": date,
-                                "items": items}
+        body: dict[str, Any] = {
+            "form": False,
+            "shop": rng.choice(SHOPS),
+            "date": date,
+            "items": items,
+        }
     else:
-        fields = [["Name", rng.choice(NAMES)], ["City", rng.choice(CITIES)], ["Date", date],
-                  ["Room", str(rng.randint(10, 99))], ["Shop", rng.choice(SHOPS)],
-                  ["Item", rng.choice(ITEMS)], ["Age", str(rng.randint(18, 80))]]
+        fields = [
+            ["Name", rng.choice(NAMES)],
+            ["City", rng.choice(CITIES)],
+            ["Date", date],
+            ["Room", str(rng.randint(10, 99))],
+            ["Shop", rng.choice(SHOPS)],
+            ["Item", rng.choice(ITEMS)],
+            ["Age", str(rng.randint(18, 80))],
+        ]
         rng.shuffle(fields)
         body = {"form": True, "fields": fields[:5]}
     return {"key": body, **body}
@@ -56,52 +67,90 @@ def render(spec: dict[str, Any], rng: random.Random, pack: Pack) -> tuple[Image.
     return image, draw_body(image, spec, rng, pack, face, size, left + 8, right - 8)
 
 
-def _form(image: Image.Image, spec: dict[str, Any], rng: random.Random, pack: Pack, face: str,
-          size: int, left: int, right: int) -> list[Box]:
+def _form(
+    image: Image.Image,
+    spec: dict[str, Any],
+    rng: random.Random,
+    pack: Pack,
+    face: str,
+    size: int,
+    left: int,
+    right: int,
+) -> list[Box]:
     boxes = []
     step = rng.randint(32, 35)
     y = rng.randint(10, 18)
     for name, value in spec["fields"]:
         boxes.append(draw.word(image, pack, (left, y), name + ":", face, size, INK, role="label"))
-        boxes.append(draw.word(image, pack, (left + 62, y), value, face, size, INK,
-                               role=name.lower()))
+        boxes.append(
+            draw.word(image, pack, (left + 62, y), value, face, size, INK, role=name.lower())
+        )
         line = y + size + 5
         ImageDraw.Draw(image).line((left + 58, line, right, line), fill=(150, 150, 150))
         y += step
     return boxes
 
 
-def _receipt(image: Image.Image, spec: dict[str, Any], rng: random.Random, pack: Pack, face: str,
-             size: int, left: int, right: int) -> list[Box]:
+def _receipt(
+    image: Image.Image,
+    spec: dict[str, Any],
+    rng: random.Random,
+    pack: Pack,
+    face: str,
+    size: int,
+    left: int,
+    right: int,
+) -> list[Box]:
     mid = (left + right) / 2
     head = rng.choice(("sans", "serif", "times"))
-    boxes = [draw.word(image, pack, (mid, 8), spec["shop"], head, rng.randint(19, 22), INK, "ma",
-                       role="shop")]
-    boxes.append(draw.word(image, pack, (mid, 36), spec["date"], face, size, INK, "ma",
-                           role="date"))
+    boxes = [
+        draw.word(
+            image, pack, (mid, 8), spec["shop"], head, rng.randint(19, 22), INK, "ma", role="shop"
+        )
+    ]
+    boxes.append(
+        draw.word(image, pack, (mid, 36), spec["date"], face, size, INK, "ma", role="date")
+    )
     y, step = 64, 23 if len(spec["items"]) == 4 else rng.randint(24, 28)
     for name, price in spec["items"]:
         boxes.append(draw.word(image, pack, (left, y), name, face, size, INK, role="item"))
-        boxes.append(draw.word(image, pack, (right, y), _money(price), face, size, INK, "ra",
-                               role="price", item=name))
+        boxes.append(
+            draw.word(
+                image,
+                pack,
+                (right, y),
+                _money(price),
+                face,
+                size,
+                INK,
+                "ra",
+                role="price",
+                item=name,
+            )
+        )
         y += step
     ImageDraw.Draw(image).line((left, y + 1, right, y + 1), fill=INK)
     total = sum(p for _, p in spec["items"])
     boxes.append(draw.word(image, pack, (left, y + 6), "total", "sans", size, INK, role="label"))
-    boxes.append(draw.word(image, pack, (right, y + 6), _money(total), "sans", size, INK, "ra",
-                           role="total"))
+    boxes.append(
+        draw.word(image, pack, (right, y + 6), _money(total), "sans", size, INK, "ra", role="total")
+    )
     return boxes
 
 
 def ask(spec: dict[str, Any], boxes: list[Box], rng: random.Random) -> list[Question]:
     """Questions on every field; answers are printed in the picture."""
+
     def find(role: str, label: str | None = None) -> int:
-        return next(i for i, b in enumerate(boxes)
-                    if b.attrs["role"] == role and label in (None, b.label))
+        return next(
+            i for i, b in enumerate(boxes) if b.attrs["role"] == role and label in (None, b.label)
+        )
 
     if spec["form"]:
-        return [_q(f"form_{n.lower()}", f"What is the {n.lower()}?", v, find(n.lower()))
-                for n, v in spec["fields"]]
+        return [
+            _q(f"form_{n.lower()}", f"What is the {n.lower()}?", v, find(n.lower()))
+            for n, v in spec["fields"]
+        ]
     out = [
         _q("shop", "What is the name of the shop?", spec["shop"], find("shop")),
         _q("date", "What is the date?", spec["date"], find("date")),
@@ -109,8 +158,9 @@ def ask(spec: dict[str, Any], boxes: list[Box], rng: random.Random) -> list[Ques
     ]
     for i, (name, price) in enumerate(spec["items"]):
         where = find("item", name)
-        out.append(_q("price", f"What is the price of the {name}?", _money(price), where,
-                      where + 1))
+        out.append(
+            _q("price", f"What is the price of the {name}?", _money(price), where, where + 1)
+        )
         out.append(_q("which", f"Which item costs {_money(price)}?", name, where, where + 1))
         out.append(_q("line", f"What is item {i + 1}?", name, where))
     head, rest = out[:3], out[3:]

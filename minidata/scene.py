@@ -27,7 +27,10 @@ class Box:
     def as_json(self) -> dict[str, Any]:
         """JSON form stored with the data; `chars` only where there are letters."""
         out: dict[str, Any] = {
-            "kind": self.kind, "label": self.label, "box": self.box, "attrs": self.attrs,
+            "kind": self.kind,
+            "label": self.label,
+            "box": self.box,
+            "attrs": self.attrs,
         }
         if self.chars:
             out["chars"] = self.chars

@@ -32,12 +32,22 @@ def plan(rng: random.Random, pack: Pack | None) -> dict[str, Any]:
     lines = []
     for row, text, color, kind in zip(rows, words, colors, kinds, strict=True):
         side = rng.choice(("left", "right", "none")) if len(text) < 7 else "none"
-        lines.append({"row": row, "word": text, "color": color, "side": side,
-                      "kind": None if side == "none" else kind})
+        lines.append(
+            {
+                "row": row,
+                "word": text,
+                "color": color,
+                "side": side,
+                "kind": None if side == "none" else kind,
+            }
+        )
     lone = [r for r in range(3) if r not in rows]
     extra = [[r, pick_kind(rng)] for r in lone if rng.random() < 0.5]
-    return {"key": [[v for _, v in sorted(line.items())] for line in lines], "lines": lines,
-            "extra": extra}
+    return {
+        "key": [[v for _, v in sorted(line.items())] for line in lines],
+        "lines": lines,
+        "extra": extra,
+    }
 
 
 def render(spec: dict[str, Any], rng: random.Random, pack: Pack) -> tuple[Image.Image, list[Box]]:
@@ -73,8 +83,19 @@ def _line(image: Image.Image, line: dict[str, Any], rng: random.Random, pack: Pa
     draw.plate(image, [x, y, x + width, y + height], ground, False)
     light = sum(ground) > 400
     ink = (15, 15, 15) if light else (255, 255, 255)
-    box = draw.word(image, pack, (x + width / 2, y + height / 2), text, face, size, ink, "mm",
-                    color=line["color"], font=face, case=case)
+    box = draw.word(
+        image,
+        pack,
+        (x + width / 2, y + height / 2),
+        text,
+        face,
+        size,
+        ink,
+        "mm",
+        color=line["color"],
+        font=face,
+        case=case,
+    )
     box.label = line["word"]
     boxes = [box]
     if line["kind"]:
@@ -98,22 +119,53 @@ def ask(spec: dict[str, Any], boxes: list[Box], rng: random.Random) -> list[Ques
         w = where[line["word"]]
         if len(lines) == 1:
             out.append(_q("only", "What word is shown?", line["word"], w))
-        out.append(_q("on_color", f"What is the word on the {line['color']} sign?",
-                      line["word"], w))
-        out.append(_q("row", f"What word is at the {ROWS[line['row']]}?"
-                      if line["row"] != 1 else "What word is in the middle?", line["word"], w))
+        out.append(
+            _q("on_color", f"What is the word on the {line['color']} sign?", line["word"], w)
+        )
+        out.append(
+            _q(
+                "row",
+                f"What word is at the {ROWS[line['row']]}?"
+                if line["row"] != 1
+                else "What word is in the middle?",
+                line["word"],
+                w,
+            )
+        )
         if line["kind"] and shown.count(line["kind"]) == 1:
             o = objects[line["kind"]]
-            out.append(_q("beside", f"What does the sign next to the {line['kind']} say?",
-                          line["word"], w, o))
-            out.append(_q("what_beside", f"What is next to the sign that says {line['word']}?",
-                          line["kind"], w, o))
-        out.append(_q("sign_color", f"What color is the sign that says {line['word']}?",
-                      line["color"], w))
+            out.append(
+                _q(
+                    "beside",
+                    f"What does the sign next to the {line['kind']} say?",
+                    line["word"],
+                    w,
+                    o,
+                )
+            )
+            out.append(
+                _q(
+                    "what_beside",
+                    f"What is next to the sign that says {line['word']}?",
+                    line["kind"],
+                    w,
+                    o,
+                )
+            )
+        out.append(
+            _q("sign_color", f"What color is the sign that says {line['word']}?", line["color"], w)
+        )
         if order:
             above = lines[order - 1]
-            out.append(_q("below_word", f"What is the word below {above['word']}?", line["word"],
-                          w, where[above["word"]]))
+            out.append(
+                _q(
+                    "below_word",
+                    f"What is the word below {above['word']}?",
+                    line["word"],
+                    w,
+                    where[above["word"]],
+                )
+            )
     rng.shuffle(out)
     reading = [q for q in out if q.template not in ("sign_color", "what_beside")]
     other = [q for q in out if q.template in ("sign_color", "what_beside")]

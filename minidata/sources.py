@@ -29,17 +29,40 @@ WHEELS = {
     "vega_datasets": "vega_datasets==0.9.0",
 }
 PHOTOS = {
-    "scikit_image": [f"skimage/data/{n}" for n in (
-        "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg", "grass.png",
-        "gravel.png", "brick.png", "clock_motion.png")],
+    "scikit_image": [
+        f"skimage/data/{n}"
+        for n in (
+            "chelsea.png",
+            "coffee.png",
+            "rocket.jpg",
+            "hubble_deep_field.jpg",
+            "grass.png",
+            "gravel.png",
+            "brick.png",
+            "clock_motion.png",
+        )
+    ],
     "scikit_learn": ["sklearn/datasets/images/china.jpg", "sklearn/datasets/images/flower.jpg"],
 }
 FONTS = {
-    "sans": "DejaVuSans-Bold", "book": "DejaVuSans", "serif": "DejaVuSerif-Bold",
-    "mono": "DejaVuSansMono-Bold", "times": "STIXGeneralBol", "oblique": "DejaVuSans-BoldOblique",
+    "sans": "DejaVuSans-Bold",
+    "book": "DejaVuSans",
+    "serif": "DejaVuSerif-Bold",
+    "mono": "DejaVuSansMono-Bold",
+    "times": "STIXGeneralBol",
+    "oblique": "DejaVuSans-BoldOblique",
 }
-TABLES = ("barley.json", "cars.json", "stocks.csv", "us-employment.csv", "iowa-electricity.csv",
-          "seattle-weather.csv", "airports.csv", "iris.json", "crimea.json")
+TABLES = (
+    "barley.json",
+    "cars.json",
+    "stocks.csv",
+    "us-employment.csv",
+    "iowa-electricity.csv",
+    "seattle-weather.csv",
+    "airports.csv",
+    "iris.json",
+    "crimea.json",
+)
 
 
 class SourceError(RuntimeError):
@@ -58,8 +81,21 @@ def download(cache: Path) -> dict[str, Path]:
     for package, pin in WHEELS.items():
         stem = f"{package}-{pin.split('==')[1]}-"
         if not any(p.name.startswith(stem) for p in cache.glob("*.whl")):
-            _call([sys.executable, "-m", "pip", "download", "-q", "--no-deps",
-                   "--only-binary=:all:", "-d", ".", pin], cache)
+            _call(
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "download",
+                    "-q",
+                    "--no-deps",
+                    "--only-binary=:all:",
+                    "-d",
+                    ".",
+                    pin,
+                ],
+                cache,
+            )
         found[package] = next(p for p in cache.glob("*.whl") if p.name.startswith(stem))
     return found
 
@@ -91,7 +127,8 @@ class Pack:
         """RGBA picture of `kind` at `size` x `size` pixels."""
         if (kind, size) not in self._sized:
             self._sized[kind, size] = self.sprites[kind].resize(
-                (size, size), Image.Resampling.LANCZOS)
+                (size, size), Image.Resampling.LANCZOS
+            )
         return self._sized[kind, size]
 
     def font(self, face: str, size: int) -> ImageFont.FreeTypeFont:
@@ -116,8 +153,11 @@ def load(cache: Path) -> Pack:
     with zipfile.ZipFile(found["vega_datasets"]) as wheel:
         for name in TABLES:
             text = wheel.read(f"vega_datasets/_data/{name}").decode("utf-8-sig")
-            rows = json.loads(text) if name.endswith("json") else list(
-                csv.DictReader(io.StringIO(text)))
+            rows = (
+                json.loads(text)
+                if name.endswith("json")
+                else list(csv.DictReader(io.StringIO(text)))
+            )
             tables[name.split(".")[0]] = rows
     return Pack(sprites, photos, fonts, tables)
 
@@ -144,8 +184,10 @@ def _backdrops(photo: Image.Image) -> list[Image.Image]:
     out = []
     for side, blur, gain in ((288, 1.0, 0.55), (288, 2.5, 0.75), (420, 1.5, 0.5), (420, 3.0, 0.9)):
         scale = side / min(photo.size)
-        size = (max(IMAGE_SIZE, round(photo.width * scale)),
-                max(IMAGE_SIZE, round(photo.height * scale)))
+        size = (
+            max(IMAGE_SIZE, round(photo.width * scale)),
+            max(IMAGE_SIZE, round(photo.height * scale)),
+        )
         copy = photo.resize(size, Image.Resampling.BILINEAR)
         copy = copy.filter(ImageFilter.GaussianBlur(blur))
         out.append(copy.point(lambda v, g=gain: int(v * g)))  # type: ignore[misc]

@@ -15,13 +15,24 @@ Series = tuple[str, dict[str, float], bool]
 
 LONGEST = 7
 SECTORS = {
-    "mining_and_logging": "Mining", "construction": "Builder", "wholesale_trade": "Trade",
-    "retail_trade": "Retail", "utilities": "Power", "information": "Media",
-    "financial_activities": "Bank", "leisure_and_hospitality": "Leisure", "government": "State",
+    "mining_and_logging": "Mining",
+    "construction": "Builder",
+    "wholesale_trade": "Trade",
+    "retail_trade": "Retail",
+    "utilities": "Power",
+    "information": "Media",
+    "financial_activities": "Bank",
+    "leisure_and_hospitality": "Leisure",
+    "government": "State",
     "transportation_and_warehousing": "Cargo",
 }
-SITES = {"University Farm": "Farm", "Waseca": "Waseca", "Morris": "Morris", "Duluth": "Duluth",
-         "Grand Rapids": "Rapids"}
+SITES = {
+    "University Farm": "Farm",
+    "Waseca": "Waseca",
+    "Morris": "Morris",
+    "Duluth": "Duluth",
+    "Grand Rapids": "Rapids",
+}
 
 
 def mean(values: Iterable[float]) -> float:
@@ -33,10 +44,14 @@ def mean(values: Iterable[float]) -> float:
 def build(tables: dict[str, list[Row]]) -> dict[str, list[Series]]:
     """All series by source table, in a fixed order."""
     return {
-        "barley": _barley(tables["barley"]), "cars": _cars(tables["cars"]),
-        "stocks": _stocks(tables["stocks"]), "jobs": _jobs(tables["us-employment"]),
-        "weather": _weather(tables["seattle-weather"]), "airports": _airports(tables["airports"]),
-        "power": _power(tables["iowa-electricity"]), "crimea": _crimea(tables["crimea"]),
+        "barley": _barley(tables["barley"]),
+        "cars": _cars(tables["cars"]),
+        "stocks": _stocks(tables["stocks"]),
+        "jobs": _jobs(tables["us-employment"]),
+        "weather": _weather(tables["seattle-weather"]),
+        "airports": _airports(tables["airports"]),
+        "power": _power(tables["iowa-electricity"]),
+        "crimea": _crimea(tables["crimea"]),
     }
 
 
@@ -50,8 +65,13 @@ def _barley(rows: list[Row]) -> list[Series]:
 
 def _cars(rows: list[Row]) -> list[Series]:
     out: list[Series] = []
-    measures = {"Miles_per_Gallon": "mpg", "Horsepower": "power", "Weight_in_lbs": "weight",
-                "Acceleration": "speed", "Displacement": "engine"}
+    measures = {
+        "Miles_per_Gallon": "mpg",
+        "Horsepower": "power",
+        "Weight_in_lbs": "weight",
+        "Acceleration": "speed",
+        "Displacement": "engine",
+    }
     for column, short in measures.items():
         groups: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for row in rows:
@@ -75,8 +95,10 @@ def _stocks(rows: list[Row]) -> list[Series]:
 
 
 def _jobs(rows: list[Row]) -> list[Series]:
-    return [(f"Jobs {row['month'][:4]}", {s: float(row[c]) for c, s in SECTORS.items()}, False)
-            for row in rows]
+    return [
+        (f"Jobs {row['month'][:4]}", {s: float(row[c]) for c, s in SECTORS.items()}, False)
+        for row in rows
+    ]
 
 
 def _weather(rows: list[Row]) -> list[Series]:
@@ -87,8 +109,9 @@ def _weather(rows: list[Row]) -> list[Series]:
         name = MONTHS[int(month) - 1]
         warm[year][name].append(float(row["temp_max"]))
         days[row["weather"].capitalize(), year][name] += 1
-    out: list[Series] = [(f"Seattle {y}", {m: mean(v) for m, v in g.items()}, True)
-                         for y, g in sorted(warm.items())]
+    out: list[Series] = [
+        (f"Seattle {y}", {m: mean(v) for m, v in g.items()}, True) for y, g in sorted(warm.items())
+    ]
     return out + [(f"{w} days {y}", dict(g), True) for (w, y), g in sorted(days.items())]
 
 
@@ -116,24 +139,29 @@ def _crimea(rows: list[Row]) -> list[Series]:
     return out
 
 
-def sample(series: dict[str, list[Series]], rng: random.Random
-           ) -> tuple[str, str, list[tuple[str, int]], bool]:
+def sample(
+    series: dict[str, list[Series]], rng: random.Random
+) -> tuple[str, str, list[tuple[str, int]], bool]:
     """Source, title, 3-5 (category, whole number 1..99) pairs, ordered; values all differ.
 
     Tables with more distinct content are drawn more often; `airports` less, because a state's
     number never changes and could be learnt by heart.
     """
     names = sorted(series)
-    weights = [{"cars": 5, "airports": 2, "jobs": 2, "stocks": 4, "weather": 3}.get(n, 1)
-               for n in names]
+    weights = [
+        {"cars": 5, "airports": 2, "jobs": 2, "stocks": 4, "weather": 3}.get(n, 1) for n in names
+    ]
     while True:
         source = rng.choices(names, weights)[0]
         title, values, ordered = rng.choice(series[source])
         size = min(rng.choice((3, 4, 4, 5)), len(values))
         if size < 3:
             continue
-        picked = sorted(rng.sample(range(len(values)), size)) if ordered else rng.sample(
-            range(len(values)), size)
+        picked = (
+            sorted(rng.sample(range(len(values)), size))
+            if ordered
+            else rng.sample(range(len(values)), size)
+        )
         labels = list(values)
         raw = [values[labels[i]] for i in picked]
         scale = 1.0

@@ -24,8 +24,14 @@ from minidata import BENCHES
 VERSION = 1.0
 """Version of the mini data; part of every task's metadata."""
 
-SPLITS = {"gqa": "testdev", "textvqa": "validation", "scienceqa": "test", "pope": "test",
-          "chartqa": "test", "docvqa": "validation"}
+SPLITS = {
+    "gqa": "testdev",
+    "textvqa": "validation",
+    "scienceqa": "test",
+    "pope": "test",
+    "chartqa": "test",
+    "docvqa": "validation",
+}
 """Upstream's name of the evaluated split."""
 
 
@@ -47,26 +53,51 @@ _PHRASE = r"\nAnswer the question using a single word or phrase."
 _GREEDY: dict[str, object] = {"max_new_tokens": 16, "temperature": 0, "do_sample": "false"}
 _BEAMS: dict[str, object] = {"top_p": 1.0, "num_beams": 1}
 _SPECS = {
-    "gqa": _Spec("gqa", "answer", _PHRASE, {**_GREEDY, **_BEAMS}, (("exact_match", "mean"),),
-                 exact=True),
-    "textvqa": _Spec("textvqa", "answer", _PHRASE, {"until": '["ASSISTANT:"]'},
-                     (("exact_match", "mean"), ("submission", "@aggregate_submissions")),
-                     scorer="process_results", extra="    ocr: false\n", exact=True),
+    "gqa": _Spec(
+        "gqa", "answer", _PHRASE, {**_GREEDY, **_BEAMS}, (("exact_match", "mean"),), exact=True
+    ),
+    "textvqa": _Spec(
+        "textvqa",
+        "answer",
+        _PHRASE,
+        {"until": '["ASSISTANT:"]'},
+        (("exact_match", "mean"), ("submission", "@aggregate_submissions")),
+        scorer="process_results",
+        extra="    ocr: false\n",
+        exact=True,
+    ),
     "scienceqa": _Spec(
-        "sqa", "@doc_to_target",
-        r"\nAnswer with the option's letter from the given choices directly.", _GREEDY,
-        (("exact_match", "mean"),), scorer="process_results", extra="    format: default\n",
-        exact=True),
-    "pope": _Spec("pope", "answer", _PHRASE, {**_GREEDY, **_BEAMS, "max_new_tokens": 128},
-                  tuple((f"pope_{m}", f"@aggregate_{m}") for m in
-                        ("accuracy", "precision", "recall", "f1_score", "yes_ratio")),
-                  scorer="process_results"),
-    "chartqa": _Spec("chartqa", "answer", r"\nAnswer the question with a single word.", _GREEDY,
-                     tuple((f"relaxed_{m}", "mean") for m in
-                           ("overall", "human_split", "augmented_split")),
-                     scorer="process_results"),
-    "docvqa": _Spec("docvqa", "answers", _PHRASE, {**_GREEDY, "max_new_tokens": 32},
-                    (("anls", "mean"),)),
+        "sqa",
+        "@doc_to_target",
+        r"\nAnswer with the option's letter from the given choices directly.",
+        _GREEDY,
+        (("exact_match", "mean"),),
+        scorer="process_results",
+        extra="    format: default\n",
+        exact=True,
+    ),
+    "pope": _Spec(
+        "pope",
+        "answer",
+        _PHRASE,
+        {**_GREEDY, **_BEAMS, "max_new_tokens": 128},
+        tuple(
+            (f"pope_{m}", f"@aggregate_{m}")
+            for m in ("accuracy", "precision", "recall", "f1_score", "yes_ratio")
+        ),
+        scorer="process_results",
+    ),
+    "chartqa": _Spec(
+        "chartqa",
+        "answer",
+        r"\nAnswer the question with a single word.",
+        _GREEDY,
+        tuple((f"relaxed_{m}", "mean") for m in ("overall", "human_split", "augmented_split")),
+        scorer="process_results",
+    ),
+    "docvqa": _Spec(
+        "docvqa", "answers", _PHRASE, {**_GREEDY, "max_new_tokens": 32}, (("anls", "mean"),)
+    ),
 }
 
 
@@ -102,8 +133,8 @@ def task_yaml(bench: str, path: str) -> str:
         "output_type: generate_until",
         f"doc_to_visual: {function('doc_to_visual')}",
         f"doc_to_text: {function('doc_to_text')}",
-        "doc_to_target: " + (function(spec.target[1:]) if spec.target.startswith("@")
-                             else f'"{spec.target}"'),
+        "doc_to_target: "
+        + (function(spec.target[1:]) if spec.target.startswith("@") else f'"{spec.target}"'),
         "generation_kwargs:",
         *[f"  {key}: {value}" for key, value in spec.generation.items()],
     ]
@@ -111,13 +142,19 @@ def task_yaml(bench: str, path: str) -> str:
         lines.append(f"process_results: {function(spec.scorer)}")
     lines.append("metric_list:")
     for metric, how in spec.metrics:
-        lines += [f"  - metric: {metric}",
-                  "    aggregation: " + (function(how[1:]) if how.startswith("@") else how),
-                  "    higher_is_better: true"]
+        lines += [
+            f"  - metric: {metric}",
+            "    aggregation: " + (function(how[1:]) if how.startswith("@") else how),
+            "    higher_is_better: true",
+        ]
         if spec.exact and metric == "exact_match":
             lines += ["    ignore_case: true", "    ignore_punctuation: true"]
-    lines += ["lmms_eval_specific_kwargs:", "  default:", '    pre_prompt: ""',
-              f'    post_prompt: "{spec.post_prompt}"']
+    lines += [
+        "lmms_eval_specific_kwargs:",
+        "  default:",
+        '    pre_prompt: ""',
+        f'    post_prompt: "{spec.post_prompt}"',
+    ]
     return "\n".join(lines) + "\n" + spec.extra + f"metadata:\n  - version: {VERSION}\n"
 
 
@@ -131,8 +168,11 @@ def write(dst: Path, data: Path | None = None) -> list[Path]:
     for bench in BENCHES:
         path = dst / bench / f"{task_name(bench)}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        where = (str(data_file(bench, data).resolve()) if data else
-                 os.path.join("..", "..", bench, f"{SPLITS[bench]}.parquet"))
+        where = (
+            str(data_file(bench, data).resolve())
+            if data
+            else os.path.join("..", "..", bench, f"{SPLITS[bench]}.parquet")
+        )
         path.write_text(task_yaml(bench, where), encoding="utf-8")
         out.append(path)
     return out

@@ -24,10 +24,13 @@ def _one(job: tuple[int, int]) -> tuple[int, bytes, str]:
     seed, index = job
     scene = build.make(seed, index, False, _PACK)
     record = {
-        "scene_id": scene.identifier, "family": scene.family,
+        "scene_id": scene.identifier,
+        "family": scene.family,
         "boxes": [b.as_json() for b in scene.boxes],
-        "qa": [{"bench": q.bench, "prompt": q.prompt, "answer": q.answer, "template": q.template}
-               for q in scene.questions],
+        "qa": [
+            {"bench": q.bench, "prompt": q.prompt, "answer": q.answer, "template": q.template}
+            for q in scene.questions
+        ],
     }
     return index, scene.image.tobytes(), json.dumps(record, separators=(",", ":"))
 
@@ -36,8 +39,9 @@ def write(out: Path, count: int, seed: int, workers: int, cache: Path) -> None:
     """Write `images.npy` (uint8 [count, 192, 192, 3]) and `scenes.jsonl` (line i: image i)."""
     out.mkdir(parents=True, exist_ok=True)
     sources.download(cache)
-    pixels = np.lib.format.open_memmap(out / "images.npy", mode="w+", dtype=np.uint8,
-                                       shape=(count, IMAGE_SIZE, IMAGE_SIZE, 3))
+    pixels = np.lib.format.open_memmap(
+        out / "images.npy", mode="w+", dtype=np.uint8, shape=(count, IMAGE_SIZE, IMAGE_SIZE, 3)
+    )
     with open(out / "scenes.jsonl", "w", encoding="utf-8") as lines:
         for index, raw, line in _results(count, seed, workers, cache):
             pixels[index] = np.frombuffer(raw, np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE, 3)
@@ -47,8 +51,7 @@ def write(out: Path, count: int, seed: int, workers: int, cache: Path) -> None:
     pixels.flush()
 
 
-def _results(count: int, seed: int, workers: int, cache: Path
-             ) -> Iterator[tuple[int, bytes, str]]:
+def _results(count: int, seed: int, workers: int, cache: Path) -> Iterator[tuple[int, bytes, str]]:
     jobs = [(seed, i) for i in range(count)]
     if workers <= 1:
         _start(cache)

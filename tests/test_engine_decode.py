@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from unittest.mock import patch
 
 import pytest
@@ -89,7 +90,7 @@ def test_logits_keep_their_prompt_positions_and_dropped_tokens_read_zero():
 def test_beam_search_with_cache_equals_beam_search_without(spec):
     model = tiny_llava(layers=5, dtype=torch.float64)
     method = methods.parse(spec)
-    inputs = batch(model, ROWS)
+    inputs = batch(model, [(3, [16], 4), (2, [16], 2), (5, [16], 7)])
     with routed(model, method, random_modules(method, model)) as run:
         on = generate(model, inputs, num_beams=3)
         off = generate(model, inputs, num_beams=3, use_cache=False)
@@ -206,6 +207,8 @@ def test_blind_equals_the_text_only_prompt_and_never_runs_the_tower():
 
 def test_shared_features_give_the_same_answers():
     model = tiny_llava(layers=5)
+    if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        pytest.skip("this transformers release takes no ready image features")
     inputs = batch(model, ROWS)
     method = methods.parse("fastv")
     with routed(model, method) as run:
@@ -279,10 +282,9 @@ def test_questions_to_the_device_do_not_grow_with_depth(spec):
     for layers in (5, 11):
         model = tiny_llava(layers=layers)
         inputs = batch(model, ROWS)
-        features = encode_images(model, inputs.pop("pixel_values"))
         modules = random_modules(method, model)
         with torch.no_grad(), routed(model, method, modules), Questions() as questions:
-            model(**inputs, mm_encoder_outputs={"image": features}, use_cache=True)
+            model(**inputs, use_cache=True)
         counts[layers] = questions.count
     growth = counts[11] - counts[5]
     assert growth == (6 if spec.startswith("gamma") else 0)  # one per MoD layer of a threshold rule

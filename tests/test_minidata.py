@@ -23,8 +23,14 @@ COLUMNS = {
     "docvqa": "questionId question answers docId image",
 }
 RENAMED = {"textvqa": "textvqa_val", "scienceqa": "scienceqa_img", "docvqa": "docvqa_val"}
-MAIN_METRIC = {"gqa": "exact_match", "textvqa": "exact_match", "scienceqa": "exact_match",
-               "pope": "pope_accuracy", "chartqa": "relaxed_overall", "docvqa": "anls"}
+MAIN_METRIC = {
+    "gqa": "exact_match",
+    "textvqa": "exact_match",
+    "scienceqa": "exact_match",
+    "pope": "pope_accuracy",
+    "chartqa": "relaxed_overall",
+    "docvqa": "anls",
+}
 MIB = 1 << 20
 Docs = dict[str, list[dict[str, Any]]]
 each_bench = pytest.mark.parametrize("bench", BENCHES)
@@ -90,7 +96,7 @@ def derived(bench: str, row: dict[str, Any]) -> str | None:
         return "yes" if last in labels else "no"
     match row["template"]:
         case "what_at":
-            cell = vocab.PLACES.index(row["question"][len("What is in the "):-1])
+            cell = vocab.PLACES.index(row["question"][len("What is in the ") : -1])
             return next(str(b["label"]) for b in boxes if b["attrs"]["cell"] == cell)
         case "color_of":
             return str(boxes[labels.index(last)]["attrs"]["color"])
@@ -144,8 +150,9 @@ def test_no_composition_is_in_both_splits(family: str, rows: Docs) -> None:
     from minidata import build
 
     def composed(test: bool, count: int) -> set[str]:
-        return {build.compose(seed, i, test, None, family)[0]
-                for seed in (1, 7) for i in range(count)}
+        return {
+            build.compose(seed, i, test, None, family)[0] for seed in (1, 7) for i in range(count)
+        }
 
     train, test = composed(False, 400), composed(True, 150)
     shipped = {r["scene_id"] for docs in rows.values() for r in docs}
@@ -163,6 +170,7 @@ def test_the_hash_sees_content_and_family() -> None:
 
 
 # --- upstream's own code on the shipped data
+
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -224,16 +232,27 @@ def test_task_file_agrees_with_upstreams(bench: str, loaded: dict[str, Any]) -> 
     from lmms_eval.utils import load_yaml_config
 
     root = Path(lmms_eval.tasks.__file__).parent / bench
-    theirs = next(y for y in (load_yaml_config(str(p)) for p in sorted(root.glob("*.yaml")))
-                  if y.get("task") == RENAMED.get(bench, bench))
+    theirs = next(
+        y
+        for y in (load_yaml_config(str(p)) for p in sorted(root.glob("*.yaml")))
+        if y.get("task") == RENAMED.get(bench, bench)
+    )
     ours = load_yaml_config(str(tasks.folder() / bench / f"{tasks.task_name(bench)}.yaml"))
 
     def plain(value: Any) -> Any:
         """Functions by name: YAML's relative loading makes another module object of the same."""
         return json.loads(json.dumps(value, default=lambda function: function.__name__))
 
-    for key in ("test_split", "output_type", "doc_to_visual", "doc_to_text", "doc_to_target",
-                "generation_kwargs", "metric_list", "process_results"):
+    for key in (
+        "test_split",
+        "output_type",
+        "doc_to_visual",
+        "doc_to_text",
+        "doc_to_target",
+        "generation_kwargs",
+        "metric_list",
+        "process_results",
+    ):
         assert plain(ours.get(key)) == plain(theirs.get(key)), key
     for key, value in theirs["lmms_eval_specific_kwargs"]["default"].items():
         assert ours["lmms_eval_specific_kwargs"]["default"][key] == value
@@ -241,6 +260,7 @@ def test_task_file_agrees_with_upstreams(bench: str, loaded: dict[str, Any]) -> 
 
 
 # --- the generator itself: needs its source packages
+
 
 @pytest.fixture(scope="module")
 def pack() -> Any:
@@ -255,10 +275,12 @@ def pack() -> Any:
 def test_train_and_test_never_share_a_scene(family: str, pack: Any, rows: Docs) -> None:
     from minidata import build
 
-    train = {build.make(seed, i, False, pack, family).identifier
-             for seed in (1, 7) for i in range(150)}
-    test = {build.make(seed, i, True, pack, family).identifier
-            for seed in (1, 7) for i in range(100)}
+    train = {
+        build.make(seed, i, False, pack, family).identifier for seed in (1, 7) for i in range(150)
+    }
+    test = {
+        build.make(seed, i, True, pack, family).identifier for seed in (1, 7) for i in range(100)
+    }
     shipped = {r["scene_id"] for docs in rows.values() for r in docs}
     assert len(train) > 200
     assert len(test) > 100
@@ -271,8 +293,7 @@ def test_the_generator_gives_the_shipped_documents(bench: str, pack: Any, rows: 
     from minidata import bench as writer
 
     seed = json.loads((tasks.folder().parent / "manifest.json").read_text())["seed"]
-    for made, stored in zip(writer.documents(bench, seed, 60, pack), rows[bench][:60],
-                            strict=True):
+    for made, stored in zip(writer.documents(bench, seed, 60, pack), rows[bench][:60], strict=True):
         for key in set(made) - {"image"}:  # JPEG bytes may differ between library builds
             assert made[key] == stored[key], key
 
@@ -289,11 +310,13 @@ def test_workers_do_not_change_the_training_data(pack: Any, tmp_path: Path) -> N
         assert one == two
 
 
-def test_a_missing_package_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                             capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_package_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from minidata.__main__ import main
 
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["train", "--out", str(tmp_path), "--n", "1", "--cache", str(tmp_path / "c")]) == 1
     assert capsys.readouterr().err.strip() == (
-        "minidata: npm is not installed; it downloads emoji-datasource-google@16.0.0")
+        "minidata: npm is not installed; it downloads emoji-datasource-google@16.0.0"
+    )

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness.errors import UsageError
 from harness.train.llama2c import deepen, read_bundle
 from harness.train.lowrank import add_low_rank, low_rank_state
-from harness.train.packing import Packer, PackedScenes, block_mask
+from harness.train.packing import PackedScenes, Packer, block_mask
 from harness.train.recipe import Recipe
 from harness.train.scenes import IGNORE, DenseScenes, Scenes, Vocabulary
 from harness.train.tokenizer import train_tokenizer

@@ -21,7 +21,7 @@ from harness.engine.samples import Samples, isolated, kinds_from_ids
 from harness.engine.sequence import Sequence
 from harness.engine.vision import captured_cls, no_tower, shadowed
 from harness.record import RoutingRecord
-from methods.base import ANSWER, IMAGE, Method
+from methods.base import ANSWER, Method
 
 _REFUSED = ("output_attentions", "output_hidden_states")
 
@@ -293,6 +293,3 @@ class Run:
     def _reordered(self, rows: Tensor) -> None:
         if self._recorder is not None:
             self._recorder.order.append(rows)
-
-
-assert IMAGE == 2  # the record and the methods share these numbers

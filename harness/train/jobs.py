@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
-    AutoProcessor,
     CLIPVisionConfig,
     CLIPVisionModel,
     LlavaForConditionalGeneration,
-    PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -30,17 +31,14 @@ from transformers.trainer_utils import get_last_checkpoint
 import methods
 from harness.checkpoints import save_checkpoint
 from harness.engine import model_info, routed
-from harness.errors import UsageError
 from harness.train import tower as tower_module
 from harness.train.align import AlignModel, PatchWords, patch_features, whiten
-from harness.train.build import build_llava, build_processor
-from harness.train.llama2c import deepen, fetch_bundle, read_bundle
+from harness.train.folders import assemble, save_model, sha256, start_folder, start_model
 from harness.train.lowrank import add_low_rank, low_rank_state
-from harness.train.packing import Packer, PackedScenes, cache_features
+from harness.train.packing import PackedScenes, Packer, cache_features
 from harness.train.planning import plan_by_arank
 from harness.train.recipe import Recipe
 from harness.train.scenes import DenseScenes, Scenes, Vocabulary
-from harness.train.tokenizer import train_tokenizer
 from harness.train.tune import TuneModel, TuneTrainer, held_out_accuracy
 from methods.base import Method
 
@@ -72,9 +70,7 @@ def arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     )
 
 
-def train_tower(
-    recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None
-) -> None:
+def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:
     """Pretrain the CLIP-shaped tower; writes `out/` (a `CLIPVisionModel` folder) and its log."""
     set_seed(recipe.seed)
     scenes = Scenes(data)
@@ -109,7 +105,7 @@ def align(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | 
     """Assemble the LLaVA and align its projector; writes a full model folder."""
     set_seed(recipe.seed)
     scenes = Scenes(data)
-    llava, tokenizer = _assemble(recipe, scenes, work, decoder)
+    llava, tokenizer = assemble(recipe, scenes, work, decoder)
     tower, layer = llava.model.vision_tower, llava.config.vision_feature_layer
     features = patch_features(tower, scenes, min(recipe.scenes, len(scenes)), layer)
     dense = DenseScenes(scenes, Vocabulary.of(scenes), tower.config.patch_size)
@@ -119,7 +115,7 @@ def align(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | 
     started = time.time()
     trainer = Trainer(model, arguments(recipe, work / "align-run"), train_dataset=dataset)
     _fit(trainer)
-    _save(llava, tokenizer, out)
+    save_model(llava, tokenizer, out)
     shutil.copy(work / "tower" / "heads.safetensors", out / "heads.safetensors")
     loss = trainer.state.log_history[-2].get("loss")
     _write_log(out, recipe, {"loss": loss, "seconds": time.time() - started})
@@ -129,11 +125,11 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
     """Instruction-tune; writes a full model folder (rank 0) or a method checkpoint (rank > 0)."""
     set_seed(recipe.seed)
     scenes = Scenes(data)
-    llava, tokenizer = _start(recipe, scenes, work, decoder)
+    llava, tokenizer = start_model(recipe, scenes, work, decoder)
     images, dense = _images(recipe, scenes, llava, work)
     cut = len(scenes) - recipe.held_out
-    train = PackedScenes(scenes, images, tokenizer, range(cut))
-    held = PackedScenes(scenes, images, tokenizer, range(cut, len(scenes)))
+    train = PackedScenes(scenes, images, tokenizer, range(cut), recipe.captions)
+    held = PackedScenes(scenes, images, tokenizer, range(cut, len(scenes)), recipe.captions)
     image = (llava.config.image_token_id, llava.config.image_seq_length)
     pad = tokenizer.pad_token_id
     packer = Packer(train.prefix, image, pad, recipe.max_text, recipe.seed)
@@ -168,56 +164,14 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
             modules,
             model_info(llava),
             deltas=low_rank_state(llava),
-            base=_sha256(_folder(recipe, work) / "model.safetensors"),
+            base=sha256(start_folder(recipe, work) / "model.safetensors"),
             training=_facts(recipe, log),
         )
     else:
-        _save(llava, tokenizer, out)
+        save_model(llava, tokenizer, out)
         if dense is not None:
             save_file(dense.heads.state_dict(), out / "heads.safetensors")
     _write_log(out, recipe, log)
-
-
-def _start(
-    recipe: Recipe, scenes: Scenes, work: Path, decoder: Path | None
-) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast]:
-    """The model tuning starts from, in float32, and its tokenizer."""
-    if not recipe.start:
-        return _assemble(recipe, scenes, work, decoder)
-    folder = _folder(recipe, work)
-    if not (folder / "config.json").exists():
-        raise UsageError(f"start model {recipe.start!r}: no folder {folder} with a config.json")
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    return model, AutoProcessor.from_pretrained(folder).tokenizer
-
-
-def _assemble(
-    recipe: Recipe, scenes: Scenes, work: Path, decoder: Path | None
-) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast]:
-    """A new model: the pretrained tower, a fresh projector and the deepened decoder."""
-    bundle = read_bundle(decoder or fetch_bundle(work / "sources"))
-    chats = (f"USER: <image>\n{p} ASSISTANT: {a}" for p, a in scenes.prompts())
-    tokenizer = train_tokenizer(chats, recipe.vocabulary)
-    vision = CLIPVisionModel.from_pretrained(work / "tower", dtype=torch.float32)
-    return build_llava(vision, deepen(bundle, recipe.depth, tokenizer), tokenizer), tokenizer
-
-
-def _save(
-    llava: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, out: Path
-) -> None:
-    """Model (float16) and processor as `from_pretrained` wants them."""
-    llava.to(torch.float16).save_pretrained(out)
-    vision = llava.config.vision_config
-    build_processor(tokenizer, vision.image_size, vision.patch_size).save_pretrained(out)
-
-
-def _folder(recipe: Recipe, work: Path) -> Path:
-    """Where the start model is: a folder as given, or the result of an earlier recipe."""
-    return Path(recipe.start) if Path(recipe.start).exists() else work / recipe.start
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _method(
@@ -252,12 +206,14 @@ def _images(
         return cache_features(tower, scenes, path, layer), None
     vocabulary = Vocabulary.of(scenes)
     dense = tower_module.DenseTower(tower, vocabulary)
-    heads = _folder(recipe, work) if recipe.start else work / "tower"
+    heads = start_folder(recipe, work) if recipe.start else work / "tower"
     dense.heads.load_state_dict(load_file(heads / "heads.safetensors"))
     return DenseScenes(scenes, vocabulary, tower.config.patch_size), dense
 
 
-def _probe(held: PackedScenes, packer: Packer, count: int):
+def _probe(
+    held: PackedScenes, packer: Packer, count: int
+) -> tuple[list[dict[str, torch.Tensor]], list[list[str]]]:
     """Batches of the first `count` held-out scenes and the bench of every question in them."""
     packer.rng = _InOrder()  # type: ignore[assignment]
     batches, benches = [], []
@@ -278,15 +234,17 @@ class _InOrder:
 class _Measure(TrainerCallback):
     """Prints held-out accuracy at every checkpoint."""
 
-    def __init__(self, measure) -> None:
+    def __init__(self, measure: Callable[[], dict[str, float]]) -> None:
         self.measure = measure
 
-    def on_save(self, args, state, control, **kwargs) -> None:
+    def onsave_model(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         scores = {k: round(v, 3) for k, v in self.measure().items()}
         print(f"step {state.global_step}: held-out {scores}", flush=True)
 
 
-def _fit(trainer: Trainer, measure=None) -> None:
+def _fit(trainer: Trainer, measure: Callable[[], dict[str, float]] | None = None) -> None:
     """Train, from the newest checkpoint if there is one."""
     if measure is not None:
         trainer.add_callback(_Measure(measure))

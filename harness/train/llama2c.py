@@ -85,7 +85,8 @@ def read_bundle(path: Path, model_bytes: int = 60_816_028) -> Bundle:
 
 
 def _read_pieces(raw: bytes, vocab: int) -> dict[str, int]:
-    pieces, at = {}, 4  # skip max_token_length
+    pieces: dict[str, int] = {}
+    at = 4  # behind max_token_length
     for row in range(vocab):
         _, length = struct.unpack_from("fi", raw, at)
         at += 8

@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 
 
 class LowRank(nn.Module):
-    """Adds `B @ A` to the weight it parametrises; A [r, in] random, B [out, r] zero at the start."""
+    """Adds `B @ A` to the weight it parametrises; A [r, in] random, B [out, r] zero at first."""
 
     def __init__(self, weight: torch.Tensor, rank: int) -> None:
         super().__init__()

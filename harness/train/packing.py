@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from harness.train.scenes import IGNORE, MEAN, STD, DenseScenes, Scenes
+from harness.train.scenes import CAPTION, IGNORE, MEAN, STD, DenseScenes, Scenes, caption
 
 
 @dataclass
@@ -36,6 +36,8 @@ class PackedScenes(Dataset):
         images: float16 [N, P, D], the tower's patch features of every scene; or the dataset of
             pixels and dense labels, where the tower is tuned too.
         tokenizer: tokenizer with an `<image>` token and a chat template.
+        captions: put a description of the scene first. It names everything in the image, so it
+            teaches reading image tokens long before single questions do (LLaVA's stage 1).
         rows: which scenes to serve (train or held out).
     """
 
@@ -45,6 +47,7 @@ class PackedScenes(Dataset):
         images: np.ndarray | DenseScenes,
         tokenizer: PreTrainedTokenizerBase,
         rows: range,
+        captions: bool = False,
     ) -> None:
         self.images, self.rows = images, rows
         image = tokenizer.convert_tokens_to_ids("<image>")
@@ -53,15 +56,19 @@ class PackedScenes(Dataset):
         cache: dict[str, list[int]] = {}
         for row in rows:
             blocks = []
-            for qa in scenes.records[row]["qa"]:
+            asked = scenes.records[row]["qa"]
+            if captions:
+                answer = caption(scenes.records[row]["boxes"])
+                asked = [{"prompt": CAPTION, "answer": answer, "bench": "caption"}, *asked]
+            for qa in asked:
                 if qa["prompt"] not in cache:
                     ids = tokenizer(_chat(tokenizer, qa["prompt"])).input_ids
                     cut = ids.index(image) + 1
                     self.prefix = ids[:cut]
                     cache[qa["prompt"]] = ids[cut:]
                 prompt = cache[qa["prompt"]]
-                answer = tokenizer(" " + qa["answer"] + "</s>").input_ids[1:]
-                blocks.append(Block(prompt + answer, len(answer), qa["bench"]))
+                reply = tokenizer(" " + qa["answer"] + "</s>").input_ids[1:]
+                blocks.append(Block(prompt + reply, len(reply), qa["bench"]))
             self.blocks.append(blocks)
 
     def __len__(self) -> int:
@@ -126,7 +133,9 @@ class Packer:
 
     def _pick(self, blocks: list[Block]) -> list[Block]:
         chosen, room = [], self.max_text
-        for i in self.rng.permutation(len(blocks)):
+        order = list(self.rng.permutation(len(blocks)))
+        order.sort(key=lambda i: blocks[i].bench != "caption")  # the caption always fits in
+        for i in order:
             if len(blocks[i].ids) <= room:
                 chosen.append(blocks[i])
                 room -= len(blocks[i].ids)

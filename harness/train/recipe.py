@@ -49,6 +49,7 @@ class Recipe:
     depth: int = 12
     vocabulary: int = 2048
     max_text: int = 160
+    captions: bool = False  # add a description of the scene to its questions
     train_tower: bool = False  # tune the tower too, on the answers and its dense labels
     tower_learning_rate: float = 3e-4
     dense_weight: float = 0.5
@@ -67,7 +68,9 @@ class Recipe:
                 raise UsageError(f"recipe {path}: {unknown('key', key, known)}")
         recipe = cls(**{**values, **{k: v for k, v in changes.items() if v is not None}})
         if recipe.stage not in ("tower", "align", "tune"):
-            raise UsageError(f"recipe {path}: stage {recipe.stage!r}, expected tower, align or tune")
+            raise UsageError(
+                f"recipe {path}: stage {recipe.stage!r}, expected tower, align or tune"
+            )
         if recipe.plan not in ("", "arank"):
             raise UsageError(f"recipe {path}: plan {recipe.plan!r}, expected arank or nothing")
         return recipe

@@ -110,7 +110,7 @@ class DenseScenes(Dataset):
         }
 
     def cells(self, box: list[float]) -> tuple[slice, slice]:
-        """Patches at least a third of whose extent the box covers, in each direction; never none."""
+        """Patches the box covers by a third or more in each direction; never none."""
         out = []
         for low, high in ((box[1], box[3]), (box[0], box[2])):
             first = int(np.floor(low / self.patch + 0.66))
@@ -126,3 +126,23 @@ def _letters(word: str) -> list[int]:
     """Characters of the first SLOTS places: 0 past the end, IGNORE for one outside ALPHABET."""
     found = [ALPHABET.find(c) + 1 or IGNORE for c in word[:SLOTS]]
     return found + [0] * (SLOTS - len(found))
+
+
+CAPTION = "Describe the image."
+
+
+def caption(boxes: list[dict[str, Any]]) -> str:
+    """What a scene shows, in reading order: "pink carrot, crocodile" or "purple Pontiac 36, ...".
+
+    Chart axes are left out: their marks already name category and value.
+    """
+    parts = []
+    for box in boxes:
+        about = box["attrs"]
+        if about.get("role") in ("tick", "category", "value"):
+            continue
+        x0, y0, x1, y1 = box["box"]
+        words = [about.get("color"), box["label"], about.get("value")]
+        text = " ".join(str(word) for word in words if word is not None)
+        parts.append(((y0 + y1) // 64, x0 + x1, text))
+    return ", ".join(text for _, _, text in sorted(parts))

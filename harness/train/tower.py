@@ -42,7 +42,7 @@ class DenseTower(nn.Module):
         spell: torch.Tensor,
         present: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """`pixel_values` [B, 3, H, W]; labels as in `DenseScenes`. Loss in nats, summed over heads."""
+        """`pixel_values` [B, 3, H, W]; labels as in `DenseScenes`. Loss in nats."""
         out = self.tower(pixel_values, output_hidden_states=True)
         return self.losses(out, kind, color, spell, present)
 
@@ -62,7 +62,9 @@ class DenseTower(nn.Module):
             "color": _cross_entropy(self.heads["color"](patches), color),
             "spell": _cross_entropy(self._letters(patches), spell),
             "present": F.binary_cross_entropy_with_logits(self.heads["present"](cls), present),
-            "pooled": F.binary_cross_entropy_with_logits(self.heads["pooled"](out.pooler_output), present),
+            "pooled": F.binary_cross_entropy_with_logits(
+                self.heads["pooled"](out.pooler_output), present
+            ),
         }
         total = (
             losses["kind"]

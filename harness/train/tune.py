@@ -86,6 +86,7 @@ def _forget_tied_head(module: nn.Module, state: dict, prefix: str, meta: Any) ->
 class TuneTrainer(Trainer):
     """`Trainer` with learning rates of their own for new modules and for the tower."""
 
+    optimizer: torch.optim.Optimizer | None
     module_learning_rate: float = 1e-3  # routers, projector
     tower_learning_rate: float = 3e-4  # vision tower and its heads
 

@@ -1,0 +1,63 @@
+"""The models training starts from and leaves behind: assemble, load, save."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoProcessor,
+    CLIPVisionModel,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+
+from harness.errors import UsageError
+from harness.train.build import build_llava, build_processor
+from harness.train.llama2c import deepen, fetch_bundle, read_bundle
+from harness.train.recipe import Recipe
+from harness.train.scenes import Scenes
+from harness.train.tokenizer import train_tokenizer
+
+
+def start_model(
+    recipe: Recipe, scenes: Scenes, work: Path, decoder: Path | None
+) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast]:
+    """The model tuning starts from, in float32, and its tokenizer."""
+    if not recipe.start:
+        return assemble(recipe, scenes, work, decoder)
+    folder = start_folder(recipe, work)
+    if not (folder / "config.json").exists():
+        raise UsageError(f"start model {recipe.start!r}: no folder {folder} with a config.json")
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    return model, AutoProcessor.from_pretrained(folder).tokenizer
+
+
+def assemble(
+    recipe: Recipe, scenes: Scenes, work: Path, decoder: Path | None
+) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast]:
+    """A new model: the pretrained tower, a fresh projector and the deepened decoder."""
+    bundle = read_bundle(decoder or fetch_bundle(work / "sources"))
+    chats = (f"USER: <image>\n{p} ASSISTANT: {a}" for p, a in scenes.prompts())
+    tokenizer = train_tokenizer(chats, recipe.vocabulary)
+    vision = CLIPVisionModel.from_pretrained(work / "tower", dtype=torch.float32)
+    return build_llava(vision, deepen(bundle, recipe.depth, tokenizer), tokenizer), tokenizer
+
+
+def save_model(
+    llava: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, out: Path
+) -> None:
+    """Model (float16) and processor as `from_pretrained` wants them."""
+    llava.to(torch.float16).save_pretrained(out)
+    vision = llava.config.vision_config
+    build_processor(tokenizer, vision.image_size, vision.patch_size).save_pretrained(out)
+
+
+def start_folder(recipe: Recipe, work: Path) -> Path:
+    """Where the start model is: a folder as given, or the result of an earlier recipe."""
+    return Path(recipe.start) if Path(recipe.start).exists() else work / recipe.start
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
