@@ -1,4 +1,4 @@
-# make demo | test | check | data | checkpoints
+# make demo | test | check | data | checkpoints | ship
 #
 # Override on the command line: make demo VENV=/path/to/env PYTHON=python3.12
 # Written for any POSIX make and sh (GNU make, BSD make, the make of macOS).
@@ -8,7 +8,7 @@ VENV = .venv
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 
-.PHONY: help install demo test check data checkpoints clean
+.PHONY: help install demo test check data checkpoints ship clean
 
 help:
 	@echo "make demo         install, run the main job on the shipped model, show where the report is"
@@ -16,6 +16,7 @@ help:
 	@echo "make check        install, ruff and mypy"
 	@echo "make data         generate the mini-benchmarks again"
 	@echo "make checkpoints  train the shipped model and the trained methods again (hours on a CPU)"
+	@echo "make ship         copy what 'make checkpoints' trained to assets/"
 	@echo "make clean        remove the environment and the caches; runs stay"
 
 install: $(STAMP)
@@ -57,6 +58,15 @@ data: $(STAMP)
 
 checkpoints: $(STAMP)
 	$(PY) -m harness.train --all
+
+# What `make checkpoints` trained becomes what the repository ships.
+ship:
+	@set -e; for m in dense gamma pmod; do \
+	  case $$m in dense) to=assets/tiny-llava;; *) to=assets/tiny-llava-$$m;; esac; \
+	  mkdir -p $$to; \
+	  for f in build/train/$$m/*; do \
+	    case $$f in *heads.safetensors) ;; *) cp "$$f" $$to/;; esac; done; \
+	  echo "$$m -> $$to"; done
 
 clean:
 	rm -rf "$(VENV)" build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

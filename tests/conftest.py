@@ -13,10 +13,15 @@ from typing import Any
 
 import pytest
 
+from harness.torchvision_ops import declare_missing_ops
+
 # Before any hub library is imported: it reads these once.
 for _name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Test modules import transformers in any order; beside a CPU torch that needs these first.
+declare_missing_ops()
 
 LOOPBACK = ("127.", "::1", "localhost")
 
