@@ -33,6 +33,7 @@ from harness.checkpoints import save_checkpoint
 from harness.engine import model_info, routed
 from harness.train import tower as tower_module
 from harness.train.align import AlignModel, PatchWords, patch_features, whiten
+from harness.train.card import write_card
 from harness.train.folders import assemble, save_model, sha256, start_folder, start_model
 from harness.train.lowrank import add_low_rank, low_rank_state
 from harness.train.packing import PackedScenes, Packer, cache_features
@@ -172,6 +173,8 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
         if dense is not None:
             save_file(dense.heads.state_dict(), out / "heads.safetensors")
     _write_log(out, recipe, log)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
+    write_card(out, method.name, _facts(recipe, log), len(scenes), device)
 
 
 def _method(
@@ -237,7 +240,7 @@ class _Measure(TrainerCallback):
     def __init__(self, measure: Callable[[], dict[str, float]]) -> None:
         self.measure = measure
 
-    def onsave_model(
+    def on_save(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         scores = {k: round(v, 3) for k, v in self.measure().items()}

@@ -1,0 +1,64 @@
+"""The model card of a trained mini model: what it is, how it was made, what it reaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [llava, mini, token-sparsity]
+---
+# {title}
+
+A **mini** model for testing token-sparsity methods without a network. Its numbers say nothing about
+7B models.
+
+{what}
+
+- **Data**: {scenes:,} rendered scenes (`python -m minidata train --seed 1`): emoji, coloured
+  plates, signs, charts and receipts at 192 px, with about ten questions each. {held_out} scenes held out.
+  Sources and licences: `NOTICE`. The decoder starts from stories15M (MIT, via llama2.c).
+- **Command**: `make checkpoints`; this step is `python -m harness.train --recipe
+  recipes/tiny/{name}.yaml`, seed {seed}, {hours:.1f} h on {device}.
+- **Settings**: {settings}
+
+Share of held-out questions whose every answer token is the arg max (teacher-forced; the benchmark
+accuracies, generated and scored by lmms-eval, stand in the project's README):
+
+| kind of question | accuracy |
+|---|---|
+{rows}
+
+**Limits**: train and test share the kinds of object, words, fonts and backgrounds; only the
+compositions are new. The model knows no other pictures, answers in a word or two and has read
+nothing but children's stories and these questions.
+"""
+DENSE = """A stock `LlavaForConditionalGeneration`: CLIP-type tower (6 layers, width 192, CLS
+token, patch 16), two-layer projector, Llama decoder with 12 layers of width 288, 144 image tokens. Loads with
+`from_pretrained`. The tower was pretrained on dense labels of the scenes, the projector aligned with
+the decoder's word embeddings, then decoder and projector tuned on captions and questions."""
+METHOD = """Routers and low-rank updates (rank {rank}) of the decoder's matrices for
+`{method}` on `assets/tiny-llava`; load with `--checkpoint` or leave it to the default. The method trained longer
+than the dense model it starts from."""
+
+
+def write_card(out: Path, name: str, facts: dict[str, Any], scenes: int, device: str) -> None:
+    """`out/README.md` from the facts of `training.json`; `device` as the machine names it."""
+    recipe = facts["recipe"]
+    shown = ("max_steps", "batch", "learning_rate", "module_learning_rate", "max_text", "rank")
+    text = CARD.format(
+        title="tiny-llava" if not recipe["rank"] else f"tiny-llava-{name}",
+        what=METHOD.format(**recipe) if recipe["rank"] else DENSE,
+        scenes=scenes,
+        held_out=recipe["held_out"],
+        name=name,
+        seed=recipe["seed"],
+        hours=facts["seconds"] / 3600,
+        device=device,
+        settings=", ".join(f"{key} {recipe[key]}" for key in shown),
+        rows="\n".join(f"| {k} | {100 * v:.1f} % |" for k, v in facts["held_out"].items()),
+    )
+    (out / "README.md").write_text(text, encoding="utf-8")
