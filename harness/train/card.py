@@ -19,8 +19,8 @@ A **mini** model for testing token-sparsity methods without a network. Its numbe
 {what}
 
 - **Data**: {scenes:,} rendered scenes (`python -m minidata train --seed 1`): emoji, coloured
-  plates, signs, charts and receipts at 192 px, with about ten questions each. {held_out} scenes held out.
-  Sources and licences: `NOTICE`. The decoder starts from stories15M (MIT, via llama2.c).
+  plates, signs, charts and receipts at 192 px, with about ten questions each. {held_out} scenes
+  held out. Sources and licences: `NOTICE`. The decoder starts from stories15M (MIT, via llama2.c).
 - **Command**: `make checkpoints`; this step is `python -m harness.train --recipe
   recipes/tiny/{name}.yaml`, seed {seed}, {hours:.1f} h on {device}.
 - **Settings**: {settings}
@@ -37,9 +37,9 @@ compositions are new. The model knows no other pictures, answers in a word or tw
 nothing but children's stories and these questions.
 """
 DENSE = """A stock `LlavaForConditionalGeneration`: CLIP-type tower (6 layers, width 192, CLS
-token, patch 16), two-layer projector, Llama decoder with 12 layers of width 288, 144 image tokens. Loads with
-`from_pretrained`. The tower was pretrained on dense labels of the scenes, the projector aligned with
-the decoder's word embeddings, then decoder and projector tuned on captions and questions."""
+token, patch 16), two-layer projector, Llama decoder with 12 layers of width 288, 144 image
+tokens. Loads with `from_pretrained`. The tower was pretrained on dense labels of the scenes, the
+projector aligned with the decoder's word embeddings, then decoder and projector tuned on captions and questions."""
 METHOD = """Routers and low-rank updates (rank {rank}) of the decoder's matrices for
 `{method}` on `assets/tiny-llava`; load with `--checkpoint` or leave it to the default. The method trained longer
 than the dense model it starts from."""
