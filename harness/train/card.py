@@ -36,12 +36,13 @@ accuracies, generated and scored by lmms-eval, stand in the project's README):
 compositions are new. The model knows no other pictures, answers in a word or two and has read
 nothing but children's stories and these questions.
 """
-DENSE = """A stock `LlavaForConditionalGeneration`: CLIP-type tower (6 layers, width 192, CLS
-token, patch 16), two-layer projector, Llama decoder with 12 layers of width 288, 144 image
-tokens. Loads with `from_pretrained`. The tower was pretrained on dense labels of the scenes, the
-projector aligned with the decoder's word embeddings, then decoder and projector tuned on captions and questions."""
-METHOD = """Routers and low-rank updates (rank {rank}) of the decoder's matrices for
-`{method}` on `assets/tiny-llava`; load with `--checkpoint` or leave it to the default. The method trained longer
+DENSE = """A stock `LlavaForConditionalGeneration`: CLIP-type tower (6 layers, width 192, CLS token,
+patch 16), two-layer projector, Llama decoder with 12 layers of width 288, 144 image tokens. Loads
+with `from_pretrained`. The tower was pretrained on dense labels of the scenes, the projector
+aligned with the decoder's word embeddings, then decoder and projector tuned on captions and
+questions."""
+METHOD = """Routers and low-rank updates (rank {rank}) of the decoder's matrices for `{method}` on
+`assets/tiny-llava`; load with `--checkpoint` or leave it to the default. The method trained longer
 than the dense model it starts from."""
 
 
