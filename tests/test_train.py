@@ -79,7 +79,7 @@ def test_a_packed_question_gets_the_logits_of_the_question_alone(tmp_path, token
         head = data.prefix[:-1] + [image] * 16
         for row in range(2):
             marked = (batch["labels"][row] != IGNORE).nonzero()[:, 0].tolist()
-            for block in data.blocks[row]:
+            for block in data.blocks(row):
                 alone = model(torch.tensor([head + block.ids])).logits[0, len(head) :]
                 ids = batch["input_ids"][row].unfold(0, len(block.ids), 1)
                 at = (ids == torch.tensor(block.ids)).all(-1).nonzero()[0, 0].item()
@@ -88,7 +88,7 @@ def test_a_packed_question_gets_the_logits_of_the_question_alone(tmp_path, token
                 )
                 answer_at = at + len(block.ids) - block.answer
                 assert set(range(answer_at, at + len(block.ids))) <= set(marked)
-        assert len(marked) == sum(b.answer for b in data.blocks[1])
+        assert len(marked) == sum(b.answer for b in data.blocks(1))
 
 
 def test_block_mask_separates_questions_and_padding():
@@ -113,7 +113,7 @@ def test_dense_labels_stand_on_the_right_patches(tmp_path):
     kind = item["kind"].reshape(4, 4)
     cat = vocabulary.index["kinds"]["cat"]
     assert (kind[:2, :2] == cat).all() and (kind == cat).sum() == 4
-    word = kind == vocabulary.index["kinds"]["<word>"]
+    word = kind == vocabulary.index["kinds"]["'ab'"]
     assert word.nonzero().tolist() == [[2, 2], [2, 3]]
     spelled = item["spell"].reshape(4, 4, -1)
     assert (spelled[2, 2, :3] > 0).tolist() == [True, True, False]

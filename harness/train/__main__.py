@@ -15,7 +15,7 @@ from harness.errors import UsageError
 TINY = ("tower", "align", "dense", "gamma", "pmod")
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
-SCENES, SCENE_SEED = 24_000, 1
+SCENES, SCENE_SEED = 60_000, 1
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -40,7 +40,8 @@ from harness.train.packing import PackedScenes, Packer, cache_features
 from harness.train.planning import plan_by_arank
 from harness.train.recipe import Recipe
 from harness.train.scenes import DenseScenes, Scenes, Vocabulary
-from harness.train.tune import TuneModel, TuneTrainer, held_out_accuracy
+from harness.train.rates import RateTrainer
+from harness.train.tune import TuneModel, held_out_accuracy
 from methods.base import Method
 
 PROBE = 80  # held-out scenes measured at every checkpoint; all of them at the end
@@ -84,6 +85,8 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
         image_size=scenes.images.shape[1],
         patch_size=recipe.patch,
         hidden_act="gelu",
+        # Plain matrix products train 1.5x faster on a CPU than its fused attention kernel.
+        attn_implementation="eager",
     )
     model = tower_module.DenseTower(CLIPVisionModel(config), vocabulary)
     dataset = DenseScenes(scenes, vocabulary, recipe.patch)
@@ -96,7 +99,9 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
         return tower_module.accuracy(model, {k: v.to(device) for k, v in probe.items()})
 
     started = time.time()
-    _fit(Trainer(model, arguments(recipe, work / "tower-run"), train_dataset=rows), measure)
+    trainer = RateTrainer(model, arguments(recipe, work / "tower-run"), train_dataset=rows)
+    trainer.muon = recipe.muon
+    _fit(trainer, measure)
     model.tower.save_pretrained(out)
     save_file(model.heads.state_dict(), out / "heads.safetensors")
     _write_log(out, recipe, {"held_out": measure(), "seconds": time.time() - started})
@@ -133,7 +138,7 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
     held = PackedScenes(scenes, images, tokenizer, range(cut, len(scenes)), recipe.captions)
     image = (llava.config.image_token_id, llava.config.image_seq_length)
     pad = tokenizer.pad_token_id
-    packer = Packer(train.prefix, image, pad, recipe.max_text, recipe.seed)
+    packer = Packer(train.prefix, image, pad, recipe.max_text, recipe.seed, recipe.compile)
     probe = Packer(train.prefix, image, pad, 10_000, 0)
     batches, benches = _probe(held, probe, min(PROBE, len(held)))
 
@@ -143,13 +148,18 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
         if recipe.rank:
             llava.requires_grad_(False)
             add_low_rank(llava.model.language_model, recipe.rank)
+        if recipe.compile:
+            # On two CPU cores: 0.47 s a step against 0.75 s with sdpa and no compiler.
+            llava.set_attn_implementation({"text_config": "eager"})
+            llava.model.language_model.compile(dynamic=False)
         model = TuneModel(llava, modules, run, dense, recipe.dense_weight)
-        trainer = TuneTrainer(
+        trainer = RateTrainer(
             model,
             arguments(recipe, work / f"{out.name}-run"),
             train_dataset=train,
             data_collator=packer,
         )
+        trainer.muon = recipe.muon
         trainer.module_learning_rate = recipe.module_learning_rate
         trainer.tower_learning_rate = recipe.tower_learning_rate
         started = time.time()

@@ -49,27 +49,12 @@ class PackedScenes(Dataset):
         rows: range,
         captions: bool = False,
     ) -> None:
-        self.images, self.rows = images, rows
-        image = tokenizer.convert_tokens_to_ids("<image>")
-        self.prefix: list[int] = []
-        self.blocks: list[list[Block]] = []
-        cache: dict[str, list[int]] = {}
-        for row in rows:
-            blocks = []
-            asked = scenes.records[row]["qa"]
-            if captions:
-                answer = caption(scenes.records[row]["boxes"])
-                asked = [{"prompt": CAPTION, "answer": answer, "bench": "caption"}, *asked]
-            for qa in asked:
-                if qa["prompt"] not in cache:
-                    ids = tokenizer(_chat(tokenizer, qa["prompt"])).input_ids
-                    cut = ids.index(image) + 1
-                    self.prefix = ids[:cut]
-                    cache[qa["prompt"]] = ids[cut:]
-                prompt = cache[qa["prompt"]]
-                reply = tokenizer(" " + qa["answer"] + "</s>").input_ids[1:]
-                blocks.append(Block(prompt + reply, len(reply), qa["bench"]))
-            self.blocks.append(blocks)
+        self.scenes, self.images, self.rows = scenes, images, rows
+        self.tokenizer, self.captions = tokenizer, captions
+        self._prompts: dict[str, list[int]] = {}
+        ids = tokenizer(_chat(tokenizer, "")).input_ids
+        self._image = tokenizer.convert_tokens_to_ids("<image>")
+        self.prefix: list[int] = ids[: ids.index(self._image) + 1]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,7 +63,24 @@ class PackedScenes(Dataset):
         image = self.images[self.rows[i]]
         if isinstance(image, np.ndarray):
             image = {"features": torch.from_numpy(image.astype(np.float32))}
-        return {"image": image, "blocks": self.blocks[i]}
+        return {"image": image, "blocks": self.blocks(i)}
+
+    def blocks(self, i: int) -> list[Block]:
+        """The questions of item `i`, tokenised; its caption first where captions are wanted."""
+        record = self.scenes.records[self.rows[i]]
+        asked = record["qa"]
+        if self.captions:
+            answer = caption(record["boxes"])
+            asked = [{"prompt": CAPTION, "answer": answer, "bench": "caption"}, *asked]
+        return [self._block(qa) for qa in asked]
+
+    def _block(self, qa: dict[str, str]) -> Block:
+        prompt = self._prompts.get(qa["prompt"])
+        if prompt is None:
+            ids = self.tokenizer(_chat(self.tokenizer, qa["prompt"])).input_ids
+            prompt = self._prompts[qa["prompt"]] = ids[ids.index(self._image) + 1 :]
+        reply = self.tokenizer(" " + qa["answer"] + "</s>").input_ids[1:]
+        return Block(prompt + reply, len(reply), qa["bench"])
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
@@ -91,20 +93,30 @@ def _chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
 
 
 class Packer:
-    """Collator: shuffles a scene's questions, packs as many as fit, pads on the right."""
+    """Collator: shuffles a scene's questions, packs as many as fit, pads right."""
 
     def __init__(
-        self, prefix: list[int], image: tuple[int, int], pad_id: int, max_text: int, seed: int
+        self,
+        prefix: list[int],
+        image: tuple[int, int],
+        pad_id: int,
+        max_text: int,
+        seed: int,
+        fixed: bool = False,
     ) -> None:
-        """`image`: the placeholder's id and how many of them one image takes."""
+        """`image`: the placeholder's id and how many of them one image takes.
+
+        `fixed` pads every batch to the longest there can be, as a compiled model wants it.
+        """
         self.head = prefix[:-1] + [image[0]] * image[1]
         self.pad_id, self.max_text = pad_id, max_text
-        self.rng = np.random.default_rng(seed)
+        self.fixed, self.rng = fixed, np.random.default_rng(seed)
 
     def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
         head = self.head
         packs = [self._pick(item["blocks"]) for item in items]
-        width = len(head) + max(sum(len(b.ids) for b in pack) for pack in packs)
+        longest = max(sum(len(b.ids) for b in pack) for pack in packs)
+        width = len(head) + (self.max_text if self.fixed else longest)
         batch = len(items)
         ids = torch.full((batch, width), self.pad_id)
         labels = torch.full((batch, width), IGNORE)

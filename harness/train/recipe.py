@@ -35,6 +35,7 @@ class Recipe:
     warmup: float = 0.03
     weight_decay: float = 0.0
     clip: float = 1.0
+    muon: float = 0.0  # learning rate of the layers' matrices under Muon; 0: AdamW for all
     bf16: bool = True
     seed: int = 0
     save_steps: int = 200
@@ -43,7 +44,7 @@ class Recipe:
     # tower
     width: int = 192
     layers: int = 6
-    heads: int = 6
+    heads: int = 3
     patch: int = 16
     # decoder
     depth: int = 12
@@ -54,6 +55,7 @@ class Recipe:
     tower_learning_rate: float = 3e-4
     dense_weight: float = 0.5
     rank: int = 0
+    compile: bool = False  # compile the decoder (dense only: shapes must not change)
 
     @classmethod
     def load(cls, path: Path, **changes: object) -> Recipe:

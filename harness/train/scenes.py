@@ -41,7 +41,11 @@ class Scenes:
 
 @dataclass
 class Vocabulary:
-    """Class lists of the dense heads, read off the scenes."""
+    """Class lists of the dense heads, read off the scenes.
+
+    `kinds` are the kinds of object, `<word>`, `<mark>` and the common words themselves: a class a
+    word is learned much sooner than its spelling, and the decoder's answer is a word.
+    """
 
     kinds: list[str]
     colors: list[str]
@@ -54,13 +58,13 @@ class Vocabulary:
         }
 
     @classmethod
-    def of(cls, scenes: Scenes, least: int = 20) -> Vocabulary:
+    def of(cls, scenes: Scenes, least: int = 100) -> Vocabulary:
         kinds: Counter[str] = Counter()
         colors: Counter[str] = Counter()
         for record in scenes.records:
             for box in record["boxes"]:
-                if box["kind"] == "object":
-                    kinds[box["label"]] += 1
+                if box["kind"] != "mark":
+                    kinds[_class(box)] += 1
                 if "color" in box["attrs"]:
                     colors[box["attrs"]["color"]] += 1
         return cls(
@@ -93,8 +97,8 @@ class DenseScenes(Dataset):
         present = np.zeros(len(self.vocabulary.kinds) + 1, dtype=np.float32)
         for box in self.scenes.records[i]["boxes"]:
             rows, cols = self.cells(box["box"])
-            label = {"word": "<word>", "mark": "<mark>"}.get(box["kind"], box["label"])
-            number = index["kinds"].get(label, 0)
+            spare = index["kinds"]["<word>"] if box["kind"] == "word" else 0
+            number = index["kinds"].get(_class(box), spare)
             kind[rows, cols] = number
             present[number] = 1.0
             tint = index["colors"].get(box["attrs"].get("color", ""), IGNORE)
@@ -120,6 +124,13 @@ class DenseScenes(Dataset):
                 last = first + 1
             out.append(slice(max(first, 0), min(last, self.side)))
         return out[0], out[1]
+
+
+def _class(box: dict[str, Any]) -> str:
+    """The class of a box: the object's kind, "<mark>", or the word in lower case, quoted."""
+    if box["kind"] == "mark":
+        return "<mark>"
+    return f"'{box['label'].lower()}'" if box["kind"] == "word" else box["label"]
 
 
 def _letters(word: str) -> list[int]:

@@ -58,9 +58,9 @@ class DenseTower(nn.Module):
         hidden = F.layer_norm(out.hidden_states[-2], out.hidden_states[-2].shape[-1:])
         cls, patches = hidden[:, 0], hidden[:, 1:]
         losses = {
-            "kind": _cross_entropy(self.heads["kind"](patches), kind),
+            "kind": self._naming(patches, kind),
             "color": _cross_entropy(self.heads["color"](patches), color),
-            "spell": _cross_entropy(self._letters(patches), spell),
+            "spell": self._spelling(patches, spell),
             "present": F.binary_cross_entropy_with_logits(self.heads["present"](cls), present),
             "pooled": F.binary_cross_entropy_with_logits(
                 self.heads["pooled"](out.pooler_output), present
@@ -74,8 +74,20 @@ class DenseTower(nn.Module):
         )
         return {"loss": total, **{k: v.detach() for k, v in losses.items()}}
 
+    def _naming(self, patches: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of what stands on each patch; an empty patch counts a quarter."""
+        logits = self.heads["kind"](patches).float().flatten(0, 1)
+        weight = torch.ones(logits.shape[-1], device=logits.device)
+        weight[0] = 0.25
+        return F.cross_entropy(logits, kind.reshape(-1), weight=weight)
+
+    def _spelling(self, patches: torch.Tensor, spell: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the characters, computed on the patches that show a word only."""
+        written = (spell != IGNORE).any(-1)
+        return _cross_entropy(self._letters(patches[written]), spell[written])
+
     def _letters(self, patches: torch.Tensor) -> torch.Tensor:
-        """Logits [B, P, SLOTS, characters + 1] of the spelling head."""
+        """Logits [..., SLOTS, characters + 1] of the spelling head for patches [..., D]."""
         return self.heads["spell"](patches).unflatten(-1, (SLOTS, -1))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import LlavaForConditionalGeneration, Trainer
+from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from harness.train.scenes import IGNORE
@@ -64,6 +64,12 @@ class TuneModel(nn.Module):
             seen = self.dense.tower(pixel_values, output_hidden_states=True)
             features = seen.hidden_states[self.llava.config.vision_feature_layer][:, 1:]
             extra = self.dense_weight * self.dense.losses(seen, kind, color, spell, present)["loss"]
+        if self.llava.config.text_config._attn_implementation == "eager":
+            # Eager attention adds its mask; a boolean one would be added as 0 and 1.
+            low = torch.finfo(torch.bfloat16).min
+            attention_mask = torch.zeros_like(attention_mask, dtype=torch.bfloat16).masked_fill_(
+                ~attention_mask, low
+            )
         projected = self.llava.model.multi_modal_projector(features)
         image = BaseModelOutputWithPooling(pooler_output=list(projected))
         out = self.llava(
@@ -83,43 +89,18 @@ def _forget_tied_head(module: nn.Module, state: dict, prefix: str, meta: Any) ->
     state.pop(prefix + "llava.lm_head.weight", None)
 
 
-class TuneTrainer(Trainer):
-    """`Trainer` with learning rates of their own for new modules and for the tower."""
-
-    optimizer: torch.optim.Optimizer | None
-    module_learning_rate: float = 1e-3  # routers, projector
-    tower_learning_rate: float = 3e-4  # vision tower and its heads
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            groups: dict[float, list[nn.Parameter]] = defaultdict(list)
-            for name, parameter in self.model.named_parameters():
-                if parameter.requires_grad:
-                    groups[self._rate(name)].append(parameter)
-            self.optimizer = torch.optim.AdamW(
-                [{"params": found, "lr": rate} for rate, found in groups.items()],
-                betas=(0.9, 0.98),
-                weight_decay=self.args.weight_decay,
-            )
-        return self.optimizer
-
-    def _rate(self, name: str) -> float:
-        if "routers." in name or "projector" in name:
-            return self.module_learning_rate
-        if "vision_tower" in name or name.startswith("heads."):
-            return self.tower_learning_rate
-        return self.args.learning_rate
-
-
 @torch.no_grad()
 def held_out_accuracy(model: TuneModel, batches: list[dict], benches: list[list[str]]) -> dict:
     """Share of questions per bench whose every answer token is the arg max (teacher-forced)."""
     right: dict[str, list[float]] = defaultdict(list)
     was_training = model.training
     model.eval()
+    device = model.llava.device
     for batch, names in zip(batches, benches, strict=True):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            guess = model(**batch)["logits"][:, :-1].argmax(-1)
+        # Shapes differ here, so a compiled decoder runs as it was written.
+        with torch.autocast(device.type, torch.bfloat16), torch.compiler.set_stance("force_eager"):
+            moved = {name: value.to(device) for name, value in batch.items()}
+            guess = model(**moved)["logits"][:, :-1].argmax(-1).cpu()
         target = batch["labels"][:, 1:]
         ok = (guess == target) | (target == IGNORE)
         names = list(names)
