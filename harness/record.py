@@ -28,8 +28,9 @@ class RoutingRecord:
                 that token j stands for, -1 = skipped (residual only), -2 = dropped (gone).
     decode      bool [L, n_out]: generated token processed by that layer.
     mod_layers  bool [L]: layers on which the method may let tokens skip or leave.
-    grid        image geometry: ``{"kind": "base"|"tile", "rows", "cols", "start", "newline"}``;
-                ``start`` is an index into the n tokens; with ``newline`` each row has one more.
+    grid        image geometry: ``{"kind": "base"|"tile", "rows", "cols", "start", "newline",
+                "crops"}``; ``start`` is an index into the n tokens; with ``newline`` each row has
+                one more; ``crops`` is what the tower saw of it.
     method      canonical ``name:key=value`` string.
     sample      the caller's name for the sample.
     """

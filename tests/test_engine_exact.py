@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 import methods
 from harness.engine import routed
@@ -113,6 +114,10 @@ def test_any_resolution_equals_reference(spec):
             torch.testing.assert_close(together[i], expected.logits(), rtol=0, atol=1e-9)
             flat = [g for image in grids[i] for g in image]
             assert [(g["rows"], g["cols"], g["newline"]) for g in record.grid] == flat
+            config = model.config
+            tower = (config.image_grid_pinpoints, config.vision_config.image_size)
+            crops = [image_size_to_num_patches(sizes[j], *tower) for j in images[i]]
+            assert sum(g["crops"] for g in record.grid) == sum(crops)
 
 
 @pytest.mark.parametrize("text", ["llama", "qwen2", "mistral"])

@@ -137,7 +137,7 @@ class Recorder:
     def _grids(self) -> list[list[dict[str, Any]]]:
         result = []
         for row, first in zip(self.samples.grids(), self.samples.first, strict=True):
-            keys = ("kind", "rows", "cols", "start", "newline")
+            keys = ("kind", "rows", "cols", "start", "newline", "crops")
             result.append([{k: g[k] for k in keys} | {"start": g["start"] - first} for g in row])
         return result
 

@@ -125,27 +125,27 @@ class Samples:
 def image_grids(parts: Parts, start: int, length: int, size: Any) -> list[dict[str, Any]]:
     """The patch grids of one image whose ``length`` tokens begin at column ``start``.
 
-    ``size`` is the original (height, width) for any-resolution models, else None.
+    ``size`` is the original (height, width) for any-resolution models, else None. ``crops`` is how
+    many squares the tower saw, tiles that un-padding removed again included.
     """
     common = {"image_start": start, "image_length": length}
+    base = {"kind": "base", "start": start, "newline": False, "crops": 1}
     vision = parts.model.config.vision_config
     side = vision.image_size // vision.patch_size
     if size is None or length == side * side:
         side = math.isqrt(length)
         rows, cols = (side, side) if side * side == length else (1, length)
-        return [
-            {"kind": "base", "rows": rows, "cols": cols, "start": start, "newline": False} | common
-        ]
-    rows, cols = _unpadded(parts, size, side)
+        return [base | {"rows": rows, "cols": cols} | common]
+    rows, cols, crops = _unpadded(parts, size, side)
     if side * side + rows * (cols + 1) != length:
         raise EngineError(f"image of size {size} does not make {length} tokens")
-    base = {"kind": "base", "rows": side, "cols": side, "start": start, "newline": False}
-    tile = {"kind": "tile", "rows": rows, "cols": cols, "newline": True}
-    return [base | common, tile | {"start": start + side * side} | common]
+    tile = {"kind": "tile", "rows": rows, "cols": cols, "newline": True, "crops": crops}
+    tile["start"] = start + side * side
+    return [base | {"rows": side, "cols": side} | common, tile | common]
 
 
-def _unpadded(parts: Parts, size: Any, side: int) -> tuple[int, int]:
-    """Rows and columns of the joined tile grid after the padding was cut off."""
+def _unpadded(parts: Parts, size: Any, side: int) -> tuple[int, int, int]:
+    """Rows and columns of the joined tile grid after the padding was cut off, and its tiles."""
     from transformers.models.llava_next.modeling_llava_next import (
         get_anyres_image_grid_shape,
         unpad_image,
@@ -157,4 +157,4 @@ def _unpadded(parts: Parts, size: Any, side: int) -> tuple[int, int]:
     )
     joined = torch.empty(1, high * side, wide * side, device="meta")
     cut = unpad_image(joined, size)
-    return int(cut.shape[1]), int(cut.shape[2])
+    return int(cut.shape[1]), int(cut.shape[2]), high * wide

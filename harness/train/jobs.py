@@ -38,9 +38,9 @@ from harness.train.folders import assemble, save_model, sha256, start_folder, st
 from harness.train.lowrank import add_low_rank, low_rank_state
 from harness.train.packing import PackedScenes, Packer, cache_features
 from harness.train.planning import plan_by_arank
+from harness.train.rates import RateTrainer
 from harness.train.recipe import Recipe
 from harness.train.scenes import DenseScenes, Scenes, Vocabulary
-from harness.train.rates import RateTrainer
 from harness.train.tune import TuneModel, held_out_accuracy
 from methods.base import Method
 

@@ -30,9 +30,7 @@ class MuonAdamW(torch.optim.Optimizer):
         if hidden:
             # The scale of its updates is AdamW's, so learning rates are comparable.
             self.parts.append(
-                torch.optim.Muon(
-                    hidden, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-                )
+                torch.optim.Muon(hidden, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
             )
         if rest:
             self.parts.append(
