@@ -24,7 +24,7 @@ import torch
 
 import methods
 from harness.engine import model_info, routed
-from harness.torchvision_ops import declare_missing_ops
+from harness.model.torchvision_ops import declare_missing_ops
 
 IMAGE, PATCH = 5, 4
 COLUMNS = (

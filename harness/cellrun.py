@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cells import params_json
-from harness.csvfile import TEMPORARY, cannot_write
+from harness.cost.readouts import ROUTING, read_out, routing_table
 from harness.errors import CellError, HarnessError, StoreError, one_line
-from harness.readouts import ROUTING, read_out, routing_table
 from harness.runinfo import now
-from harness.store import DONE, FAILED, Store
+from harness.store.cells import params_json
+from harness.store.csvfile import TEMPORARY, cannot_write
+from harness.store.rundir import DONE, FAILED, Store
 
 if TYPE_CHECKING:
     from harness.parts import Parts

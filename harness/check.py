@@ -13,9 +13,9 @@ from unittest.mock import patch
 import torch
 
 import methods
-from harness import tinymodel as tiny
-from harness.checkpoints import load_checkpoint, save_checkpoint
 from harness.engine import EngineError, model_info, routed
+from harness.model import tiny
+from harness.model.checkpoints import load_checkpoint, save_checkpoint
 from harness.record import IMAGE, RoutingRecord
 from methods.base import Method, MethodError
 

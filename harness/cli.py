@@ -185,7 +185,7 @@ def _dispatch(argv: list[str]) -> int:
     if not settings.methods:
         raise UsageError("nothing to do: give --methods and --bench, or see --help")
     if settings.costs_only:
-        from harness.costs import run_costs
+        from harness.cost.run import run_costs
 
         return run_costs(settings, argv)
     if not settings.bench:
@@ -227,7 +227,7 @@ def _check(name: str) -> int:
 
 
 def _plots(target: str) -> int:
-    from harness.store import open_for_reading
+    from harness.store.rundir import open_for_reading
 
     run_dir: Path = open_for_reading(target)
     from reports.build import build_report

@@ -32,14 +32,14 @@ def _methods() -> Iterable[tuple[str, ...]]:
 
 
 def _benches() -> Iterable[tuple[str, ...]]:
-    from harness.benches import BENCHES
+    from harness.bench.benches import BENCHES
 
     for name, spec in BENCHES.items():
         yield name, "mini, hub" if spec.mini else "hub", spec.summary
 
 
 def _models() -> Iterable[tuple[str, ...]]:
-    from harness.models import MODELS
+    from harness.model.catalog import MODELS
 
     for name, entry in MODELS.items():
         yield name, entry.summary

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.cells import engine_digest
 from harness.errors import UsageError, one_line
 from harness.listing import check_known_methods
 from harness.settings import Settings
+from harness.store.cells import engine_digest
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Parts:
 
     def source(self, name: str) -> Any:
         """The model's files, found and checked. Raises UsageError."""
-        from harness.models import find_model
+        from harness.model.catalog import find_model
 
         return find_model(name)
 
     def runtime(self, settings: Settings, source: Any) -> Runtime:
         """Device, dtype and backend that `auto` means here. Raises UsageError."""
-        from harness.loading import pick_attention, pick_device, pick_dtype
+        from harness.model.loading import pick_attention, pick_device, pick_dtype
 
         device = pick_device(settings.device)
         dtype = pick_dtype(settings.dtype, device, mini=source.mini)
@@ -61,7 +61,7 @@ class Parts:
 
     def bench(self, name: str, data: str, source: Any) -> Any:
         """A bench on concrete data. Raises UsageError."""
-        from harness.benches import resolve_bench
+        from harness.bench.benches import resolve_bench
 
         return resolve_bench(name, data, mini_model=source.mini)
 
@@ -76,7 +76,7 @@ class Parts:
 
     def trained_method(self, path: Path, method: Any) -> Any:
         """The method with the parameters of its weights in `path`. Raises UsageError."""
-        from harness.checkpoints import CheckpointError, resolve_method
+        from harness.model.checkpoints import CheckpointError, resolve_method
 
         try:
             return resolve_method(path, method)
@@ -85,21 +85,21 @@ class Parts:
 
     def checkpoint_hashes(self, path: Path) -> dict[str, str]:
         """File name -> sha256 of a checkpoint's weights and description. Raises UsageError."""
-        from harness.weights import check_weights, file_hash
+        from harness.model.weights import check_weights, file_hash
 
         files = check_weights(path)
         return {file.name: file_hash(file) for file in [*files, *path.glob("method.json")]}
 
     def load(self, settings: Settings, source: Any, say: Callable[[str], None]) -> Any:
         """The loaded model. Raises UsageError."""
-        from harness.models import load_model
+        from harness.model.catalog import load_model
 
         return load_model(source, settings.device, settings.dtype, settings.attn, say)
 
     def check(self, loaded: Any, method: Any, checkpoint: Path | None) -> None:
         """Do parameters and weights fit the loaded model? Raises UsageError."""
-        from harness.checkpoints import CheckpointError, load_checkpoint
         from harness.engine import model_info
+        from harness.model.checkpoints import CheckpointError, load_checkpoint
         from methods.base import MethodError
 
         hashes = list(loaded.weight_hashes.values())
@@ -114,8 +114,8 @@ class Parts:
             raise UsageError(f"--checkpoint: {one_line(error)}") from None
 
     def evaluate(self, loaded: Any, method: Any, bench: Any, **options: Any) -> Any:
-        """One cell: see `harness.loop.evaluate`."""
-        from harness.loop import evaluate
+        """One cell: see `harness.bench.loop.evaluate`."""
+        from harness.bench.loop import evaluate
 
         return evaluate(loaded, method, bench, **options)
 
@@ -128,7 +128,7 @@ class Parts:
 
 def _from_hub(name: str) -> Path:
     """Folder of a hub repository with a method's weights, from the local cache or fetched now."""
-    from harness.models import HUB_ID
+    from harness.model.catalog import HUB_ID
 
     missing = f"--checkpoint: there is no folder '{name}'"
     if not HUB_ID.fullmatch(name):

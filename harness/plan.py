@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cells import CellKey, package_versions
 from harness.errors import UsageError
 from harness.nearest import unknown
 from harness.settings import ROOT, Settings
+from harness.store.cells import CellKey, package_versions
 
 if TYPE_CHECKING:
     from harness.parts import Parts, Runtime
@@ -26,7 +26,7 @@ class Cell:
 
     key: CellKey
     method: Any  # methods.base.Method
-    bench: Any  # harness.benches.Bench
+    bench: Any  # harness.bench.benches.Bench
     checkpoint: Path | None
 
     @property
@@ -40,7 +40,7 @@ class Plan:
     """Cells in the order of the settings: bench by bench, dense first."""
 
     settings: Settings
-    source: Any  # harness.models.ModelSource
+    source: Any  # harness.model.catalog.ModelSource
     runtime: Runtime
     cells: tuple[Cell, ...]
 

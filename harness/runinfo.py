@@ -7,9 +7,9 @@ import subprocess
 from datetime import UTC, datetime
 from typing import Any
 
-from harness.cells import package_versions
 from harness.plan import Plan
 from harness.settings import ROOT
+from harness.store.cells import package_versions
 
 
 def now() -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.cellrun import record_failure, run_cell
-from harness.derive import Derived
 from harness.errors import (
     EXIT_CELLS_FAILED,
     EXIT_INTERRUPTED,
@@ -27,8 +26,9 @@ from harness.plan import Cell, Plan, make_plan, weights_changed
 from harness.progress import Progressing
 from harness.runinfo import describe_run
 from harness.settings import Settings
-from harness.store import Store, check_out, default_out, read_run_json
-from harness.summary import LEGEND, summary_table
+from harness.store.derive import Derived
+from harness.store.rundir import Store, check_out, default_out, read_run_json
+from harness.store.summary import LEGEND, summary_table
 
 PROGRAM = "run_suite.py"
 

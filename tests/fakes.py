@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.loop import CellResult, Sample
+from harness.bench.loop import CellResult, Sample
+from harness.bench.scores import Metric
+from harness.cost.shapes import ModelShape, shape_from_config
 from harness.parts import Parts, Runtime
 from harness.record import DROPPED, IMAGE, RoutingRecord, dense_record
-from harness.scores import Metric
 from harness.settings import Settings
-from harness.shapes import ModelShape, shape_from_config
 from harness.suite import run_suite
 
 TOWER = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "patch_size": 14}

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from harness.cli import main
-from harness.csvfile import read_rows
 from harness.errors import UsageError
 from harness.parts import Parts
 from harness.settings import ROOT
+from harness.store.csvfile import read_rows
 from tests.fakes import FakeLoaded, FakeParts, FakeSource, run
 
 
@@ -160,8 +160,8 @@ def test_weights_of_another_depth_stop_the_run_before_it_writes(tmp_path: Path) 
     import torch
 
     import methods
-    from harness.checkpoints import save_checkpoint
     from harness.engine import model_info
+    from harness.model.checkpoints import save_checkpoint
     from tests.tiny import tiny_llava
 
     pmod = methods.parse("pmod")
@@ -234,7 +234,7 @@ FULL_DISK = """
     sys.path.insert(0, {root!r})
     from pathlib import Path
     from tests.fakes import FakeParts, run
-    import harness.derive, harness.suite, scipy.stats
+    import harness.store.derive, harness.suite, scipy.stats
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
     sys.exit(run(Path({out!r}), FakeParts()))
 """

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import hubdata
-from harness.benches import BENCHES, MINI, bench_names, resolve_bench
+from harness.bench import hubdata
+from harness.bench.benches import BENCHES, MINI, bench_names, resolve_bench
+from harness.bench.tasks_index import index, read_task, task_digest, upstream_folder
 from harness.settings import ROOT
-from harness.tasks_index import index, read_task, task_digest, upstream_folder
 from tests.fixtures.bad_input import line_of
 from tests.fixtures.hub_data import GQA, TEXTVQA, write_gqa, write_textvqa
 
@@ -58,7 +58,7 @@ def test_task_exists_upstream_with_its_metric(name: str) -> None:
 
 def test_resolving_needs_neither_torch_nor_lmms_eval() -> None:
     code = (
-        "import sys; from harness.benches import resolve_bench\n"
+        "import sys; from harness.bench.benches import resolve_bench\n"
         "for name in ('gqa', 'refcoco+', 'mmstar'):\n"
         "    bench = resolve_bench(name, 'hub'); assert bench.task_version\n"
         "bench = resolve_bench('gqa', 'mini'); bench.require(); assert bench.fingerprint\n"
@@ -69,7 +69,7 @@ def test_resolving_needs_neither_torch_nor_lmms_eval() -> None:
 
 @pytest.mark.slow
 def test_index_agrees_with_lmms_eval() -> None:
-    from harness.torchvision_ops import declare_missing_ops
+    from harness.model.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
     from lmms_eval.tasks import TaskManager
@@ -190,7 +190,7 @@ def test_task_version_follows_prompt_and_scoring(tmp_path: Path) -> None:
 
 def test_mini_task_version_covers_upstream_scoring(tmp_path: Path) -> None:
     """The mini tasks name upstream's functions by module, so upstream's file counts."""
-    from harness import tasks_index
+    from harness.bench import tasks_index
 
     task = next((MINI / "tasks" / "gqa").glob("*.yaml"))
     config = read_task(task)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.checkpoints import (
+from harness.engine import model_info, routed
+from harness.model.checkpoints import (
     META,
     WEIGHTS,
     CheckpointError,
@@ -16,7 +17,6 @@ from harness.checkpoints import (
     resolve_method,
     save_checkpoint,
 )
-from harness.engine import model_info, routed
 from methods import parse
 from tests.routing_tools import ROWS, random_modules
 from tests.tiny import batch, tiny_llava

@@ -11,9 +11,9 @@ import pytest
 
 import methods
 from harness.cli import main
-from harness.ledger import sample_cost
-from harness.replica import DependsOnWeights, predicted_record
-from harness.shapes import config_for, shape_of
+from harness.cost.ledger import sample_cost
+from harness.cost.replica import DependsOnWeights, predicted_record
+from harness.cost.shapes import config_for, shape_of
 
 SMALL = {
     "text_config": {"num_hidden_layers": 6, "hidden_size": 16, "num_attention_heads": 2},

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.csvfile import read_rows
 from harness.errors import CellError
 from harness.settings import ROOT
+from harness.store.csvfile import read_rows
 from harness.suite import run_suite
 from tests.fakes import FakeParts, run, settings
 

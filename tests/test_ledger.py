@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.ledger import (
+from harness.cost.ledger import (
     MIB,
     crop_count,
     decode_flops,
@@ -17,8 +17,8 @@ from harness.ledger import (
     tokens_at_head,
     vision_flops,
 )
+from harness.cost.shapes import CLIP_L_336, KNOWN, ModelShape, shape_from_config
 from harness.record import DROPPED, IMAGE, SKIPPED, RoutingRecord, dense_record
-from harness.shapes import CLIP_L_336, KNOWN, ModelShape, shape_from_config
 
 VICUNA_7B = shape_from_config({"text_config": {}, "vision_config": CLIP_L_336}, "7B")
 VICUNA_13B = shape_from_config(
@@ -192,7 +192,7 @@ def test_another_depth_is_refused() -> None:
 
 @pytest.fixture(autouse=True)
 def _operators() -> None:
-    from harness.torchvision_ops import declare_missing_ops
+    from harness.model.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
 

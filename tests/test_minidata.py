@@ -175,7 +175,7 @@ def test_the_hash_sees_content_and_family() -> None:
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The six tasks through lmms-eval's task manager, from another working directory, offline."""
-    from harness.torchvision_ops import declare_missing_ops
+    from harness.model.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
     with pytest.MonkeyPatch.context() as patch:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import weights
-from harness.models import find_model, load_model
+from harness.model import weights
+from harness.model.catalog import find_model, load_model
 from tests.fixtures.bad_input import edit, line_of
 from tests.fixtures.hub_models import write_llava
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import weights
-from harness.models import FAMILIES, MODELS, find_model, load_model, model_names
+from harness.model import weights
+from harness.model.catalog import FAMILIES, MODELS, find_model, load_model, model_names
 from harness.settings import ROOT
 from tests.fixtures.bad_input import edit, line_of
 from tests.fixtures.hub_models import PATCH, SIDE, write_llava, write_llava_next
@@ -49,7 +49,7 @@ def test_names() -> None:
 
 def test_finding_needs_no_torch(llava: Path) -> None:
     code = (
-        "import sys; from harness.models import find_model\n"
+        "import sys; from harness.model.catalog import find_model\n"
         f"source = find_model({str(llava)!r})\n"
         "assert len(source.weight_hashes) == 2 and source.processor_hash and source.info.layers\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"

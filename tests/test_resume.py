@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.csvfile import read_rows, repair
 from harness.errors import UsageError
 from harness.settings import ROOT
-from harness.store import Store, check_out, read_run_json
+from harness.store.csvfile import read_rows, repair
+from harness.store.rundir import Store, check_out, read_run_json
 from tests.fakes import DOCUMENTS, FakeParts, derived, run
 
 

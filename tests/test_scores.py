@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from harness.bench.scores import extract, target_text
 from harness.errors import CellError
-from harness.scores import extract, target_text
-from harness.torchvision_ops import declare_missing_ops
+from harness.model.torchvision_ops import declare_missing_ops
 
 
 class Task:

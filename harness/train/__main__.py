@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(path: Path, args: argparse.Namespace) -> None:
-    from harness.torchvision_ops import declare_missing_ops
+    from harness.model.torchvision_ops import declare_missing_ops
     from harness.train.recipe import Recipe
 
     declare_missing_ops()

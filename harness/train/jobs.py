@@ -29,8 +29,8 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 import methods
-from harness.checkpoints import save_checkpoint
 from harness.engine import model_info, routed
+from harness.model.checkpoints import save_checkpoint
 from harness.train import tower as tower_module
 from harness.train.align import AlignModel, PatchWords, patch_features, whiten
 from harness.train.card import write_card

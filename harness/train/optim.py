@@ -24,6 +24,7 @@ class MuonAdamW(torch.optim.Optimizer):
     def __init__(self, groups: Iterable[dict[str, Any]], weight_decay: float) -> None:
         groups = [dict(group) for group in groups if group["params"]]
         super().__init__(groups, {"lr": 1e-3, "muon": False})
+        self.param_groups: list[dict[str, Any]]
         hidden = [g for g in self.param_groups if g["muon"]]
         rest = [g for g in self.param_groups if not g["muon"]]
         self.parts: list[torch.optim.Optimizer] = []

@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any
 
 import methods
-from harness.benches import Bench
-from harness.loop import CellResult, evaluate
-from harness.models import LoadedModel
+from harness.bench.benches import Bench
+from harness.bench.loop import CellResult, evaluate
+from harness.model.catalog import LoadedModel
 
 DENSE = methods.parse("dense")
 DOCUMENTS = 5  # in each of the session's datasets

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.benches import Bench, resolve_bench
-from harness.models import LoadedModel, load_model
+from harness.bench.benches import Bench, resolve_bench
+from harness.model.catalog import LoadedModel, load_model
 from tests.fixtures.hub_data import write_gqa, write_textvqa
 from tests.fixtures.hub_models import write_llava, write_llava_next
 from tests.loop.cells import DOCUMENTS

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import methods
-from harness.benches import Bench, resolve_bench
+from harness.bench.benches import Bench, resolve_bench
 from harness.errors import CellError
-from harness.models import LoadedModel
+from harness.model.catalog import LoadedModel
 from tests.fixtures.hub_data import write_textvqa
 from tests.loop.cells import DOCUMENTS, comparable, predictions, run
 
@@ -21,7 +21,7 @@ import torch  # isort: skip  after the fixtures, which prepare torchvision
 @pytest.fixture
 def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
     """Put something before the generator's answer to a batch."""
-    from harness.generation import Generator
+    from harness.bench.generation import Generator
 
     real = Generator.answer
 
@@ -109,7 +109,7 @@ def test_nan_logits_name_method_and_sample(llava: LoadedModel, gqa: Bench) -> No
 
 
 def test_checkpoint_of_another_depth(llava: LoadedModel, gqa: Bench, tmp_path: Path) -> None:
-    from harness.checkpoints import save_checkpoint
+    from harness.model.checkpoints import save_checkpoint
     from methods.base import ModelInfo
 
     method = methods.parse("pmod")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import methods
-from harness.benches import Bench
-from harness.models import LoadedModel
+from harness.bench.benches import Bench
+from harness.model.catalog import LoadedModel
 from tests.loop.cells import DOCUMENTS, predictions, run
 
 import torch  # isort: skip  after the fixtures, which prepare torchvision
@@ -38,7 +38,7 @@ def test_blind_leaves_no_zeros_behind(llava: LoadedModel, gqa: Bench) -> None:
 
 
 def test_feature_cache_is_bounded() -> None:
-    from harness.features import FeatureCache
+    from harness.model.features import FeatureCache
 
     cache = FeatureCache(max_bytes=100)
     a, b, c = (torch.full((10,), float(i)) for i in range(3))

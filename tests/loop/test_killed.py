@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import methods
-from harness.benches import Bench
-from harness.models import LoadedModel
+from harness.bench.benches import Bench
+from harness.model.catalog import LoadedModel
 from tests.loop.cells import DOCUMENTS, comparable, predictions, run
 
 
@@ -65,7 +65,7 @@ def test_records_survive_packing() -> None:
     import numpy as np
 
     from harness.record import RoutingRecord, dense_record
-    from harness.response_log import pack, unpack
+    from harness.store.response_log import pack, unpack
 
     rng = np.random.default_rng(0)
     for n_text, n_image, layers, n_out in ((5, 16, 3, 4), (3, 0, 1, 0), (9, 33000, 2, 9)):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import methods
-from harness.benches import Bench, resolve_bench
-from harness.models import LoadedModel
+from harness.bench.benches import Bench, resolve_bench
+from harness.model.catalog import LoadedModel
 from tests.fixtures.hub_data import write_gqa, write_textvqa
 from tests.loop.cells import DOCUMENTS, comparable, predictions, run
 
@@ -98,8 +98,8 @@ def test_batches_answer_like_single_samples(
 
 
 def test_trained_method_with_weights(llava: LoadedModel, gqa: Bench, tmp_path: Path) -> None:
-    from harness.checkpoints import save_checkpoint
     from harness.engine import model_info
+    from harness.model.checkpoints import save_checkpoint
 
     method, info = methods.parse("pmod"), model_info(llava.model)
     torch.manual_seed(0)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from harness.benches import Bench
+from harness.bench.benches import Bench
+from harness.bench.tasks_index import TaskFile
 from harness.errors import CellError, UsageError
-from harness.models import LoadedModel
-from harness.tasks_index import TaskFile
+from harness.model.catalog import LoadedModel
 from tests.fixtures.hub_data import picture
 from tests.loop.cells import comparable, predictions, run
 

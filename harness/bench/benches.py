@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from harness.bench.tasks_index import TaskFile, index, read_task, task_digest, upstream_folder
 from harness.errors import UsageError
+from harness.model.weights import file_hash
 from harness.nearest import nearest
 from harness.settings import ROOT
-from harness.tasks_index import TaskFile, index, read_task, task_digest, upstream_folder
-from harness.weights import file_hash
 
 MINI = ROOT / "assets" / "mini"
 ANSWERED = ("generate_until",)  # the request types our model class answers
@@ -117,7 +117,7 @@ class Bench:
 
     ``name`` as it was asked for, ``task`` the lmms-eval name, ``data`` mini or hub, ``metric``
     the headline metric ("" = the first of the task), ``root`` a folder of local copies of hub
-    datasets (see :mod:`harness.hubdata`).
+    datasets (see :mod:`harness.bench.hubdata`).
     """
 
     name: str
@@ -149,7 +149,7 @@ class Bench:
         """What the documents are: a hash of the mini file, or dataset, configuration, revision."""
         if self.mini:
             return file_hash(_mini_data(self.file.path))
-        from harness.hubdata import revision
+        from harness.bench.hubdata import revision
 
         config = read_task(self.file.path)
         path, name = config.get("dataset_path", ""), config.get("dataset_name") or ""
@@ -170,7 +170,7 @@ class Bench:
             if not _mini_data(self.file.path).is_file():
                 raise UsageError(f"--bench: the mini data of {self.name} is missing: run make data")
             return
-        from harness.hubdata import require_dataset
+        from harness.bench.hubdata import require_dataset
 
         config = read_task(self.file.path)
         if self.file.kind == "task" and config.get("dataset_path"):

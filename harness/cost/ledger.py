@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.cost.shapes import ModelShape, VisionShape
 from harness.record import SKIPPED, RoutingRecord
-from harness.shapes import ModelShape, VisionShape
 
 TERA = 1e12
 MIB = 1024.0**2

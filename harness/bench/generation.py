@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from harness.errors import CellError
-from harness.features import Sharing, image_key
-from harness.models import LoadedModel
+from harness.model.catalog import LoadedModel
+from harness.model.features import Sharing, image_key
 
 # For tasks that set no limit (textvqa, vizwiz, seedbench, ...). Their answers are a few words; a
 # model that has not ended by then is not going to match one.

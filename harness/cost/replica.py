@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from harness.engine import routed
+from harness.model.torchvision_ops import declare_missing_ops
 from harness.record import RoutingRecord
-from harness.torchvision_ops import declare_missing_ops
 
 WIDTH = 8
 IMAGE_TOKEN = 3
@@ -40,7 +40,7 @@ def build_replica(config: Mapping[str, Any], seed: int = 0) -> Any:
         LlavaNextForConditionalGeneration,
     )
 
-    from harness.shapes import shape_from_config
+    from harness.cost.shapes import shape_from_config
 
     shape = shape_from_config(config, "replica")
     text = LlamaConfig(

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from harness.csvfile import read_rows
-from harness.derive import DENSE
+from harness.store.csvfile import read_rows
+from harness.store.derive import DENSE
 
 MARKS = {"better": "+", "worse": "−", "non-inferior": "=", "inconclusive": "?"}
 LEGEND = "difference to dense: + better, − worse, = not worse by a point, ? cannot tell"

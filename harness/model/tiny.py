@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.torchvision_ops import declare_missing_ops
+from harness.model.torchvision_ops import declare_missing_ops
 
 VOCAB, BOS, WORD, IMAGE = 64, 1, 3, 60
 PATCH, SIDE, WIDTH, LAYERS = 4, 4, 16, 5

@@ -14,14 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.cost.shapes import ModelShape, shape_from_config
 from harness.errors import UsageError
+from harness.model.weights import check_weights, processor_hash, weight_hashes
 from harness.nearest import nearest, unknown
 from harness.settings import ROOT
-from harness.shapes import ModelShape, shape_from_config
-from harness.weights import check_weights, processor_hash, weight_hashes
 
 if TYPE_CHECKING:
-    from harness.features import FeatureCache
+    from harness.model.features import FeatureCache
 
 FAMILIES = ("llava", "llava_next")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -271,7 +271,7 @@ def load_model(
     per stage. ``feature_cache_mib`` bounds the shared vision features; 0 switches sharing off.
     Raises UsageError, one line, for anything wrong with the files or the wishes.
     """
-    from harness.loading import load  # torch and transformers only from here on
+    from harness.model.loading import load  # torch and transformers only from here on
 
     source = name if isinstance(name, ModelSource) else find_model(name)
     return load(source, device, dtype, attn, progress, feature_cache_mib)

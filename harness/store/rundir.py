@@ -17,8 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from harness import columns
-from harness.csvfile import (
+from harness.errors import StoreError, UsageError, one_line
+from harness.settings import flag
+from harness.store import columns
+from harness.store.csvfile import (
     TEMPORARY,
     append_row,
     cannot_write,
@@ -28,8 +30,6 @@ from harness.csvfile import (
     write_csv,
     write_json,
 )
-from harness.errors import StoreError, UsageError, one_line
-from harness.settings import flag
 
 RUN_JSON = "run.json"
 LOCK = "run.lock"

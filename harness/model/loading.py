@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from harness.cost.shapes import shape_from_config
 from harness.errors import UsageError, one_line
-from harness.features import FeatureCache
-from harness.models import LoadedModel, ModelSource, Progress
+from harness.model.catalog import LoadedModel, ModelSource, Progress
+from harness.model.features import FeatureCache
+from harness.model.torchvision_ops import declare_missing_ops
+from harness.model.weights import read_header, weight_files
 from harness.settings import ATTENTION, ATTENTION_ALIASES, DTYPE_ALIASES, DTYPES
-from harness.shapes import shape_from_config
-from harness.torchvision_ops import declare_missing_ops
-from harness.weights import read_header, weight_files
 
 # A model is spread over devices when its weights fill more than this share of the free memory:
 # the rest is for activations and the KV cache.
@@ -32,7 +32,7 @@ def load(
     progress: Progress | None,
     feature_cache_mib: int,
 ) -> LoadedModel:
-    """See :func:`harness.models.load_model`."""
+    """See :func:`harness.model.catalog.load_model`."""
     declare_missing_ops()
     place = pick_device(device)
     kind = pick_dtype(dtype, place, mini=source.mini)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.ledger import sample_cost
+from harness.cost.ledger import sample_cost
+from harness.cost.shapes import ModelShape
 from harness.record import ANSWER, KINDS, RoutingRecord
-from harness.shapes import ModelShape
 
 ROUTING = "routing"
 

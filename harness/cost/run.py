@@ -13,20 +13,20 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from harness import columns
-from harness.cells import ID_LENGTH, params_json
-from harness.costrows import cost_rows
-from harness.csvfile import write_csv
+from harness.cost.readouts import read_out, routing_table
+from harness.cost.rows import cost_rows
+from harness.cost.shapes import ModelShape, config_for, shape_from_config
 from harness.errors import EXIT_OK, UsageError, one_line
 from harness.parts import Parts
 from harness.plan import with_dense
 from harness.progress import print_whole
-from harness.readouts import read_out, routing_table
 from harness.record import RoutingRecord
 from harness.runinfo import environment
 from harness.settings import Settings
-from harness.shapes import ModelShape, config_for, shape_from_config
-from harness.store import Store, check_out, default_out
+from harness.store import columns
+from harness.store.cells import ID_LENGTH, params_json
+from harness.store.csvfile import write_csv
+from harness.store.rundir import Store, check_out, default_out
 
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 2}
 
@@ -69,7 +69,7 @@ def predict(
     methods: Sequence[Any], config: Mapping[str, Any], shape: ModelShape, settings: Settings
 ) -> tuple[list[Costed], list[str]]:
     """What can be costed without weights, and a line on each method that cannot."""
-    from harness.replica import DependsOnWeights, predicted_record
+    from harness.cost.replica import DependsOnWeights, predicted_record
     from methods.base import MethodError
 
     found, left_out = [], []

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.benches import Bench, resolve_bench
+from harness.bench.benches import Bench, resolve_bench
+from harness.bench.scores import Metric, doc_key, extract, target_text
 from harness.plan import AUTO_BATCH
-from harness.scores import Metric, doc_key, extract, target_text
 
 if TYPE_CHECKING:
-    from harness.lmms import OnBatch, OnSample
-    from harness.models import LoadedModel
+    from harness.bench.lmms import OnBatch, OnSample
+    from harness.model.catalog import LoadedModel
     from harness.record import RoutingRecord
 
 # Parameters behind which shared vision features are no longer those of the dense model.
@@ -104,14 +104,14 @@ def evaluate(
     if isinstance(bench, str):
         bench = resolve_bench(bench, mini_model=loaded.mini)
     bench.require(limit)
-    from harness.torchvision_ops import declare_missing_ops
+    from harness.model.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
-    from harness.generation import MAX_NEW_TOKENS, Generator
-    from harness.lmms import RoutedModel
-    from harness.quiet import quiet
-    from harness.response_log import PackedRecords, ResponseLog
-    from harness.upstream import run_lmms_eval
+    from harness.bench.generation import MAX_NEW_TOKENS, Generator
+    from harness.bench.lmms import RoutedModel
+    from harness.bench.quiet import quiet
+    from harness.bench.upstream import run_lmms_eval
+    from harness.store.response_log import PackedRecords, ResponseLog
 
     path = Path(response_log) if response_log is not None else None
     if isinstance(batch_size, str):
@@ -158,12 +158,12 @@ def _ready(
 ) -> Iterator[tuple[Any, Any]]:
     """The model under the method, with its trained weights and shared vision features."""
     from harness.engine import routed
-    from harness.features import shared_features
+    from harness.model.features import shared_features
 
     with ExitStack() as stack:
         modules = None
         if checkpoint is not None:
-            from harness.checkpoints import load_checkpoint
+            from harness.model.checkpoints import load_checkpoint
 
             files = list(loaded.weight_hashes.values())
             base = files[0] if len(files) == 1 else None
@@ -214,7 +214,7 @@ def _display(progress: bool, on_batch: OnBatch | None, title: str) -> Iterator[O
     """What to call after each batch: our bar, the caller's function, or both."""
     import sys
 
-    from harness.quiet import Bar, audible
+    from harness.bench.quiet import Bar, audible
 
     bar = Bar(desc=title, unit="sample", file=sys.stderr, dynamic_ncols=True) if progress else None
 

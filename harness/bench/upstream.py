@@ -1,6 +1,6 @@
 """Running lmms-eval: one bench through ``simple_evaluate``, with nothing of it left behind.
 
-Import it after :func:`harness.torchvision_ops.declare_missing_ops`; it loads lmms-eval.
+Import it after :func:`harness.model.torchvision_ops.declare_missing_ops`; it loads lmms-eval.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.tasks import TaskManager
 from tenacity import RetryError, stop_after_attempt
 
-from harness.benches import Bench
+from harness.bench.benches import Bench
+from harness.bench.hubdata import dataset_sources
 from harness.errors import CellError, HarnessError, one_line
-from harness.hubdata import dataset_sources
 
 
 def run_lmms_eval(

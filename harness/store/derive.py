@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness import columns, stats
-from harness.costrows import cost_rows
-from harness.csvfile import read_rows, write_csv
-from harness.store import Store
+from harness import stats
+from harness.cost.rows import cost_rows
+from harness.store import columns
+from harness.store.csvfile import read_rows, write_csv
+from harness.store.rundir import Store
 
 DENSE = "dense"
 SAMPLE_MEAN = " (mean of samples)"

@@ -1,6 +1,6 @@
 """Our lmms-eval model class: lmms-eval asks, the routed model answers, in batches.
 
-Import it after :func:`harness.torchvision_ops.declare_missing_ops`; it loads lmms-eval.
+Import it after :func:`harness.model.torchvision_ops.declare_missing_ops`; it loads lmms-eval.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from lmms_eval.api.model import lmms
 
+from harness.bench.generation import MAX_NEW_TOKENS, GenerationKwargs, Generator, Request
 from harness.errors import CellError, UsageError
-from harness.generation import MAX_NEW_TOKENS, GenerationKwargs, Generator, Request
-from harness.response_log import Answer, Batch, ResponseLog, pack
+from harness.store.response_log import Answer, Batch, ResponseLog, pack
 
 OnBatch = Callable[[int, int], None]  # answered requests, all requests
 OnSample = Callable[[str, Any], dict[str, Any]]  # doc_id, record -> numbers to keep of it

@@ -18,10 +18,11 @@ ID_LENGTH = 16  # hex digits, 64 bits: a collision within a study is out of the 
 # Parts of the harness that cannot change a cell's numbers. All the rest is part of every cell's
 # key, so that a module added later counts until somebody decides that it need not.
 WITHOUT_INFLUENCE = (
-    *("cells", "check", "cli", "columns", "costrows", "costs", "csvfile", "derive", "errors"),
-    *("listing", "models", "nearest", "parts", "plan", "progress", "quiet", "replica"),
-    *("response_log", "runinfo", "settings", "stats", "store", "suite", "suites", "summary"),
-    *("tasks_index", "tinymodel", "torchvision_ops", "weights", "arank", "train"),
+    *("arank.py", "check.py", "cli.py", "errors.py", "listing.py", "nearest.py", "parts.py"),
+    *("plan.py", "progress.py", "runinfo.py", "settings.py", "stats.py", "suite.py", "suites.py"),
+    *("bench/quiet.py", "bench/tasks_index.py", "cost/replica.py", "cost/rows.py", "cost/run.py"),
+    *("model/catalog.py", "model/tiny.py", "model/torchvision_ops.py", "model/weights.py"),
+    *("store", "train"),
 )
 # Installed packages that turn documents into tokens, tokens into answers, answers into scores.
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow", "lmms-eval")
@@ -90,8 +91,9 @@ def engine_digest() -> str:
 
     Read once per process: an edit during a run does not split it.
     """
-    entries = [p for p in (ROOT / "harness").iterdir() if p.stem not in WITHOUT_INFLUENCE]
-    return source_digest([p for p in entries if p.suffix == ".py" or p.is_dir()])
+    room = ROOT / "harness"
+    left_out = {room / name for name in WITHOUT_INFLUENCE}
+    return source_digest([p for p in room.rglob("*.py") if left_out.isdisjoint((p, *p.parents))])
 
 
 @cache

@@ -1,0 +1,1 @@
+"""The cost ledger: FLOPs and KV cache from the recorded routing, and `--costs-only`."""

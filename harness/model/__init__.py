@@ -1,0 +1,1 @@
+"""Models: which there are, loading one, weights of trained methods, shared vision features."""

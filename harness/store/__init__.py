@@ -1,0 +1,1 @@
+"""The run directory: cells, CSV files that survive a kill, and the tables derived from them."""
