@@ -164,6 +164,8 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
         trainer.muon = recipe.muon
         trainer.module_learning_rate = recipe.module_learning_rate
         trainer.tower_learning_rate = recipe.tower_learning_rate
+        if recipe.until:
+            trainer.add_callback(_Stop(recipe.until))
         started = time.time()
         _fit(trainer, lambda: held_out_accuracy(model, batches, benches))
         batches, benches = _probe(held, probe, len(held))
@@ -244,6 +246,18 @@ class _InOrder:
 
     def permutation(self, n: int) -> range:
         return range(n)
+
+
+class _Stop(TrainerCallback):
+    """Ends the training before its learning-rate schedule does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        control.should_training_stop |= state.global_step >= self.step
 
 
 class _Measure(TrainerCallback):

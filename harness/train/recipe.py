@@ -29,6 +29,7 @@ class Recipe:
     plan: str = ""  # "arank": all layers but the four of highest ARank route
     epochs: float = 1.0
     max_steps: int = -1
+    until: int = 0  # stop after this step of the schedule; a later recipe goes on from there
     batch: int = 16
     learning_rate: float = 1e-3
     module_learning_rate: float = 1e-3
