@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ A **mini** model for testing token-sparsity methods without a network. Its numbe
 
 {what}
 
-- **Data**: {scenes:,} rendered scenes (`python -m minidata train --seed 1`): emoji, coloured
-  plates, signs, charts and receipts at 192 px, with about ten questions each. {held_out} scenes
-  held out. Sources and licences: `NOTICE`. The decoder starts from stories15M (MIT, via llama2.c).
-- **Command**: `make checkpoints`; this step is `python -m harness.train --recipe
-  recipes/tiny/{name}.yaml`, seed {seed}, {hours:.1f} h on {device}.
+- **Data**: {scenes:,} rendered scenes (`python -m minidata train --n {scenes} --seed 1`): emoji,
+  coloured plates, signs, charts and receipts at 192 px, with about ten questions each; {held_out}
+  scenes held out. Sources and licences: `NOTICE`. The decoder starts from stories15M (MIT, via
+  llama2.c).
+- **Command**: `make checkpoints`. Its last step for these weights is `python -m harness.train
+  --recipe recipes/tiny/{name}.yaml`, seed {seed}, {minutes:.0f} minutes on {device}.{before}
 - **Settings**: {settings}
 
 Share of held-out questions whose every answer token is the arg max (teacher-forced; the benchmark
@@ -46,7 +48,20 @@ METHOD = """Routers and low-rank updates (rank {rank}) of the decoder's matrices
 than the dense model it starts from."""
 
 
-def write_card(out: Path, name: str, facts: dict[str, Any], scenes: int, device: str) -> None:
+def history(work: Path, start: str) -> list[str]:
+    """The steps that led to the model `start` in `work`, newest first: "align (1 minutes)"."""
+    steps: list[str] = []
+    while start and (work / start / "training.json").exists():
+        facts = json.loads((work / start / "training.json").read_text(encoding="utf-8"))
+        steps.append(f"{start} ({facts['seconds'] / 60:.0f} minutes)")
+        # A model assembled anew comes from the tower.
+        start = facts["recipe"]["start"] or ("tower" if start != "tower" else "")
+    return steps
+
+
+def write_card(
+    out: Path, name: str, facts: dict[str, Any], scenes: int, device: str, before: list[str]
+) -> None:
     """`out/README.md` from the facts of `training.json`; `device` as the machine names it."""
     recipe = facts["recipe"]
     shown = ("max_steps", "batch", "learning_rate", "module_learning_rate", "max_text", "rank")
@@ -57,7 +72,8 @@ def write_card(out: Path, name: str, facts: dict[str, Any], scenes: int, device:
         held_out=recipe["held_out"],
         name=name,
         seed=recipe["seed"],
-        hours=facts["seconds"] / 3600,
+        minutes=facts["seconds"] / 60,
+        before=" Before it, newest first: " + ", ".join(before) + "." if before else "",
         device=device,
         settings=", ".join(f"{key} {recipe[key]}" for key in shown),
         rows="\n".join(f"| {k} | {100 * v:.1f} % |" for k, v in facts["held_out"].items()),

@@ -33,7 +33,7 @@ from harness.engine import model_info, routed
 from harness.model.checkpoints import save_checkpoint
 from harness.train import tower as tower_module
 from harness.train.align import AlignModel, PatchWords, patch_features, whiten
-from harness.train.card import write_card
+from harness.train.card import history, write_card
 from harness.train.folders import assemble, save_model, sha256, start_folder, start_model
 from harness.train.lowrank import add_low_rank, low_rank_state
 from harness.train.packing import PackedScenes, Packer, cache_features
@@ -188,7 +188,8 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
             save_file(dense.heads.state_dict(), out / "heads.safetensors")
     _write_log(out, recipe, log)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
-    write_card(out, method.name, _facts(recipe, log), len(scenes), device)
+    before = history(work, recipe.start)
+    write_card(out, method.name, _facts(recipe, log), len(scenes), device, before)
 
 
 def _method(
