@@ -65,12 +65,17 @@ class Plan:
         """Method name -> where its weights came from and their hashes."""
         return {
             cell.method.name: {
-                "path": str(cell.checkpoint),
+                "path": _shown(cell.checkpoint),
                 "files": cell.key.weights["checkpoint"],
             }
             for cell in self.cells
             if cell.checkpoint is not None
         }
+
+
+def _shown(path: Path) -> str:
+    """A path as a run that is passed on may name it: shipped weights by their place here."""
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
 def make_plan(settings: Settings, parts: Parts) -> Plan:
