@@ -23,7 +23,7 @@ def draw(summary: Summary, folder: Path, palette: Palette) -> Drawn | None:
     benches = [b for b in summary.benches if any(summary.score(s, b) for s in summary.series)]
     if not benches:
         return None
-    longest = max(len(s.label) for s in summary.series)
+    longest = max(len(s.short) for s in summary.series)
     sheet = Sheet(
         "accuracy", len(benches), width=4.3, height=0.95 + 0.22 * len(summary.series),
         left=min(1.9, 0.25 + 0.066 * longest), right=0.2,
@@ -61,7 +61,7 @@ def _panel(axes: Axes, summary: Summary, bench: str, palette: Palette) -> None:
     side: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
     for row, (series, score) in enumerate(zip(summary.series, scores, strict=True)):
         # Plain texts instead of tick labels: three times as fast to draw.
-        axes.text(-0.02, row, series.label, ha="right", color=MUTED, fontsize=8, **side)
+        axes.text(-0.02, row, series.short, ha="right", color=MUTED, fontsize=8, **side)
         if score is None:
             status = summary.cell(series, bench).status
             words = {"failed": "failed", "missing": "not run"}.get(status, "no score")

@@ -125,7 +125,7 @@ def _names(
     ahead = sorted(spot for spot, on in zip(spots, front, strict=True) if on)
     ends = [spot[0] for spot in ahead[1:]] + [size[0]]
     boxes += [(s[0], s[1] - 1, end, s[1] + 1) for s, end in zip(ahead, ends, strict=True)]
-    names = [p[0].label for p in points]
+    names = [p[0].short for p in points]
     offsets = labels.place(spots, names, size, FONT, boxes)
     leaders = []
     for i, (name, (dx, dy)) in enumerate(zip(names, offsets, strict=True)):

@@ -55,7 +55,7 @@ def _draw(summary: Summary, folder: Path, kind: str, frame: pd.DataFrame) -> Dra
     first, last = int(frame["layer"].min()), int(frame["layer"].max())
     layers = list(range(first, last + 1))
     values = {tuple(k): float(v) for k, v in means["mean"].items()}  # (series, layer) -> share
-    longest = max(len(s.label) for s in summary.series)
+    longest = max(len(s.short) for s in summary.series)
     numbered = len(layers) <= 16
     step = 0.36 if numbered else 0.2
     left = 0.25 + 0.066 * longest
@@ -114,7 +114,7 @@ def _cells(
     every = 1 if with_numbers else 4
     shown = range(0, len(layers), every)
     axes.set_xticks(shown, [str(layers[i]) for i in shown])
-    axes.set_yticks(range(len(series)), [s.label for s in series])
+    axes.set_yticks(range(len(series)), [s.short for s in series])
     axes.set_xlabel("decoder layer")
     if not with_numbers:
         _key(axes, len(layers))

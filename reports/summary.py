@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -25,6 +26,8 @@ class Series:
     model: str
     label: str
     method: str
+    short: str = field(default="", compare=False)
+    """Name in figures: the method alone where it has one row, else the label."""
 
     @property
     def is_control(self) -> bool:
@@ -177,6 +180,8 @@ def summarise(run: Run) -> Summary:
         cells.setdefault((_series(row, models), str(row.bench)), Cell()).costs.append(_cost(row))
     _drop_unfinished(run, cells)
     _add_planned(run, series, benches, models)
+    rows = Counter(s.method for s in series)
+    series = [replace(s, short=s.method if rows[s.method] == 1 else s.label) for s in series]
     series.sort(key=_rank)
     metric = {b: _main_metric(cells, b) for b in benches}
     return Summary(run, series, benches, cells, metric, _main_counting(run, cells))
