@@ -66,6 +66,8 @@ def test_ctrl_c_prints_the_resume_command(tmp_path: Path, number: signal.Signals
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
+        # Started in the background, a shell's children ignore Ctrl-C; this one must not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 30
     while not list(out.glob("partial/*/answers.jsonl")) and time.monotonic() < deadline:
