@@ -19,6 +19,7 @@ def build_llava(
     tower: CLIPVisionModel, decoder: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> LlavaForConditionalGeneration:
     """Stock LLaVA around the given parts; features from layer -2, CLS dropped (as LLaVA-1.5)."""
+    tower.config._name_or_path = ""  # the folder it was trained in says nothing to others
     config = LlavaConfig(
         vision_config=tower.config,
         text_config=decoder.config,
