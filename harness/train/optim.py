@@ -1,7 +1,7 @@
 """Muon for the hidden matrices of a stack of layers, AdamW for everything else, as one optimizer.
 
-On the mini tower Muon at equal time beat AdamW after 100 s on two cores (labelled patches right
-0.22 against 0.20, characters 0.60 against 0.56).
+Chosen on one run of each on the mini tower (one seed, one learning rate, 100 s on two cores):
+labelled patches right 0.22 with Muon and 0.20 with AdamW, characters 0.60 and 0.56.
 """
 
 from __future__ import annotations
