@@ -12,7 +12,10 @@ from pathlib import Path
 
 from harness.errors import UsageError
 
-TINY = ("tower", "align", "dense-first", "dense", "gamma", "pmod")
+TINY = (
+    *("tower", "align", "dense-first", "dense-second"),
+    *("tower-text", "refit", "dense", "gamma", "pmod"),
+)
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
 SCENES, SCENE_SEED = 60_000, 1

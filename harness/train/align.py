@@ -97,6 +97,39 @@ class AlignModel(nn.Module):
         return {"loss": (error * weight).sum() / weight.sum() / self.scale}
 
 
+class Refit(nn.Module):
+    """A projector that learns to send a new tower's patches where the old pair sent its own.
+
+    What the decoder has learned to read stays as it is; tuning then starts from there instead of
+    from an unknown input. `forward` returns the relative squared error as loss.
+    """
+
+    def __init__(self, projector: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.projector, self.scale = projector, scale
+
+    def forward(self, features: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`features` float32 [B, P, D] of the new tower, `target` float32 [B, P, H]."""
+        error = (self.projector(features) - target).square().mean()
+        return {"loss": error / self.scale}
+
+
+class Pairs(Dataset):
+    """Features of the new tower beside the projected ones of the old, float16 [M, P, .] both."""
+
+    def __init__(self, features: np.ndarray, target: np.ndarray) -> None:
+        self.features, self.target = features, target
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
+        return {
+            "features": torch.from_numpy(self.features[i].astype(np.float32)),
+            "target": torch.from_numpy(self.target[i].astype(np.float32)),
+        }
+
+
 @torch.no_grad()
 def whiten(projector: nn.Module, features: np.ndarray) -> None:
     """Start the projector's first layer on centred, unit-variance channels of `features`."""
@@ -111,3 +144,13 @@ def whiten(projector: nn.Module, features: np.ndarray) -> None:
 def patch_features(tower: nn.Module, scenes: Scenes, count: int, layer: int) -> np.ndarray:
     """float16 [count, P, D] of the first scenes, kept in memory only."""
     return np.concatenate([part for _, part in tower_features(tower, scenes, layer, count)])
+
+
+@torch.inference_mode()
+def projected(projector: nn.Module, features: np.ndarray, batch: int = 128) -> np.ndarray:
+    """float16 [M, P, H]: what the projector makes of float16 features [M, P, D]."""
+    parts = [
+        projector(torch.from_numpy(features[at : at + batch].astype(np.float32))).half().numpy()
+        for at in range(0, len(features), batch)
+    ]
+    return np.concatenate(parts)

@@ -54,6 +54,8 @@ def history(work: Path, start: str) -> list[str]:
     while start and (work / start / "training.json").exists():
         facts = json.loads((work / start / "training.json").read_text(encoding="utf-8"))
         steps.append(f"{start} ({facts['seconds'] / 60:.0f} minutes)")
+        if other := facts["recipe"].get("tower", ""):
+            steps += history(work, other)[:1]
         # A model assembled anew comes from the tower.
         start = facts["recipe"]["start"] or ("tower" if start != "tower" else "")
     return steps

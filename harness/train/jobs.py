@@ -32,9 +32,17 @@ import methods
 from harness.engine import model_info, routed
 from harness.model.checkpoints import save_checkpoint
 from harness.train import tower as tower_module
-from harness.train.align import AlignModel, PatchWords, patch_features, whiten
+from harness.train.align import (
+    AlignModel,
+    Pairs,
+    PatchWords,
+    Refit,
+    patch_features,
+    projected,
+    whiten,
+)
 from harness.train.card import history, write_card
-from harness.train.folders import assemble, save_model, sha256, start_folder, start_model
+from harness.train.folders import save_model, sha256, start_folder, start_model
 from harness.train.lowrank import add_low_rank, low_rank_state
 from harness.train.packing import PackedScenes, Packer, cache_features
 from harness.train.planning import plan_by_arank
@@ -89,9 +97,13 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
         attn_implementation="eager",
     )
     model = tower_module.DenseTower(CLIPVisionModel(config), vocabulary)
-    dataset = DenseScenes(scenes, vocabulary, recipe.patch)
-    rows = torch.utils.data.Subset(dataset, range(len(dataset) - recipe.held_out))
-    held = [dataset[i] for i in range(len(dataset) - recipe.held_out, len(dataset))]
+    if recipe.start:
+        _load_tower(model, work / recipe.start)
+    cut = len(scenes) - recipe.held_out
+    dataset = DenseScenes(scenes, vocabulary, recipe.patch, recipe.shift, recipe.seed)
+    rows = torch.utils.data.Subset(dataset, scenes.pick(cut, recipe.families, recipe.seed))
+    still = DenseScenes(scenes, vocabulary, recipe.patch)
+    held = [still[i] for i in range(cut, len(scenes))]
     probe = {k: torch.stack([item[k] for item in held[:200]]) for k in held[0]}
 
     def measure() -> dict[str, float]:
@@ -99,7 +111,7 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
         return tower_module.accuracy(model, {k: v.to(device) for k, v in probe.items()})
 
     started = time.time()
-    trainer = RateTrainer(model, arguments(recipe, work / "tower-run"), train_dataset=rows)
+    trainer = RateTrainer(model, arguments(recipe, work / f"{out.name}-run"), train_dataset=rows)
     trainer.muon = recipe.muon
     _fit(trainer, measure)
     model.tower.save_pretrained(out)
@@ -107,22 +119,46 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
     _write_log(out, recipe, {"held_out": measure(), "seconds": time.time() - started})
 
 
+def _load_tower(model: tower_module.DenseTower, folder: Path) -> None:
+    """Tower and heads of an earlier recipe; a head it had not is left as it is."""
+    model.tower.load_state_dict(load_file(folder / "model.safetensors"))
+    model.heads.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
+
+
 def align(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:
-    """Assemble the LLaVA and align its projector; writes a full model folder."""
+    """Assemble the LLaVA and align its projector; writes a full model folder.
+
+    With a `start` that model gets the recipe's `tower`, and its projector is fitted to it.
+    """
     set_seed(recipe.seed)
     scenes = Scenes(data)
-    llava, tokenizer = assemble(recipe, scenes, work, decoder)
-    tower, layer = llava.model.vision_tower, llava.config.vision_feature_layer
-    features = patch_features(tower, scenes, min(recipe.scenes, len(scenes)), layer)
-    dense = DenseScenes(scenes, Vocabulary.of(scenes), tower.config.patch_size)
-    dataset = PatchWords(scenes, features, dense)
-    whiten(llava.model.multi_modal_projector, features)
-    model = AlignModel(llava, dataset.names, tokenizer)
+    llava, tokenizer = start_model(recipe, scenes, work, decoder)
+    layer, count = llava.config.vision_feature_layer, min(recipe.scenes, len(scenes))
+    projector = llava.model.multi_modal_projector
+    model: nn.Module
+    dataset: torch.utils.data.Dataset
+    if recipe.start:
+        before = patch_features(llava.model.vision_tower, scenes, count, layer)
+        target = projected(projector, before)
+        llava.model.vision_tower.load_state_dict(
+            load_file(work / recipe.tower / "model.safetensors")
+        )
+        features = patch_features(llava.model.vision_tower, scenes, count, layer)
+        dataset = Pairs(features, target)
+        model = Refit(projector, float(target[:200].astype("float32").var()))
+    else:
+        tower = llava.model.vision_tower
+        features = patch_features(tower, scenes, count, layer)
+        dense = DenseScenes(scenes, Vocabulary.of(scenes), tower.config.patch_size)
+        words = PatchWords(scenes, features, dense)
+        dataset, model = words, AlignModel(llava, words.names, tokenizer)
+    whiten(projector, features)
     started = time.time()
-    trainer = Trainer(model, arguments(recipe, work / "align-run"), train_dataset=dataset)
+    trainer = Trainer(model, arguments(recipe, work / f"{out.name}-run"), train_dataset=dataset)
     _fit(trainer)
     save_model(llava, tokenizer, out)
-    shutil.copy(work / "tower" / "heads.safetensors", out / "heads.safetensors")
+    heads = work / (recipe.tower or "tower") / "heads.safetensors"
+    shutil.copy(heads, out / "heads.safetensors")
     loss = trainer.state.log_history[-2].get("loss")
     _write_log(out, recipe, {"loss": loss, "seconds": time.time() - started})
 
@@ -134,8 +170,9 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
     llava, tokenizer = start_model(recipe, scenes, work, decoder)
     images, dense = _images(recipe, scenes, llava, work)
     cut = len(scenes) - recipe.held_out
-    train = PackedScenes(scenes, images, tokenizer, range(cut), recipe.captions)
-    held = PackedScenes(scenes, images, tokenizer, range(cut, len(scenes)), recipe.captions)
+    extras = {"captions": recipe.captions, "drills": recipe.drills}
+    train = PackedScenes(scenes, images, tokenizer, range(cut), **extras)
+    held = PackedScenes(scenes, images, tokenizer, range(cut, len(scenes)), **extras)
     image = (llava.config.image_token_id, llava.config.image_seq_length)
     pad = tokenizer.pad_token_id
     packer = Packer(train.prefix, image, pad, recipe.max_text, recipe.seed, recipe.compile)

@@ -16,7 +16,9 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from harness.train.scenes import CAPTION, IGNORE, MEAN, STD, DenseScenes, Scenes, caption
+from harness.train.scenes import CAPTION, IGNORE, MEAN, STD, DenseScenes, Scenes, caption, drills
+
+FIRST = ("caption", "drill")
 
 
 @dataclass
@@ -38,6 +40,8 @@ class PackedScenes(Dataset):
         tokenizer: tokenizer with an `<image>` token and a chat template.
         captions: put a description of the scene first. It names everything in the image, so it
             teaches reading image tokens long before single questions do (LLaVA's stage 1).
+        drills: put a question first whose words name the right option ("Which option is carrot?"),
+            so that answering with a letter is learned apart from seeing.
         rows: which scenes to serve (train or held out).
     """
 
@@ -48,9 +52,10 @@ class PackedScenes(Dataset):
         tokenizer: PreTrainedTokenizerBase,
         rows: range,
         captions: bool = False,
+        drills: bool = False,
     ) -> None:
         self.scenes, self.images, self.rows = scenes, images, rows
-        self.tokenizer, self.captions = tokenizer, captions
+        self.tokenizer, self.captions, self.drills = tokenizer, captions, drills
         self._prompts: dict[str, list[int]] = {}
         ids = tokenizer(_chat(tokenizer, "")).input_ids
         self._image = tokenizer.convert_tokens_to_ids("<image>")
@@ -66,12 +71,14 @@ class PackedScenes(Dataset):
         return {"image": image, "blocks": self.blocks(i)}
 
     def blocks(self, i: int) -> list[Block]:
-        """The questions of item `i`, tokenised; its caption first where captions are wanted."""
+        """The questions of item `i`, tokenised; before them its caption and drill, if wanted."""
         record = self.scenes.records[self.rows[i]]
         asked = record["qa"]
         if self.captions:
             answer = caption(record["boxes"])
             asked = [{"prompt": CAPTION, "answer": answer, "bench": "caption"}, *asked]
+        if self.drills:
+            asked = [*drills(record["qa"]), *asked]
         return [self._block(qa) for qa in asked]
 
     def _block(self, qa: dict[str, str]) -> Block:
@@ -146,7 +153,7 @@ class Packer:
     def _pick(self, blocks: list[Block]) -> list[Block]:
         chosen, room = [], self.max_text
         order = list(self.rng.permutation(len(blocks)))
-        order.sort(key=lambda i: blocks[i].bench != "caption")  # the caption always fits in
+        order.sort(key=lambda i: blocks[i].bench not in FIRST)  # these always fit in
         for i in order:
             if len(blocks[i].ids) <= room:
                 chosen.append(blocks[i])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -19,13 +19,16 @@ class Recipe:
     `stage` is `tower` (dense pretraining of the vision tower), `align` (the projector learns the
     decoder's words for the patches) or `tune` (instruction tuning).
     `start` names the folder of the model that tuning starts from (empty: assemble a new one from
-    the tower and the pretrained decoder). `rank` 0 trains every weight of decoder and projector;
-    a positive rank trains low-rank updates of the decoder's matrices plus the method's modules.
+    the tower and the pretrained decoder); a tower recipe starts from an earlier tower. An align
+    recipe with a start puts `tower` into that model and fits its projector to it.
+    `rank` 0 trains every weight of decoder and projector; a positive rank trains low-rank updates
+    of the decoder's matrices plus the method's modules.
     """
 
     stage: str
     method: str = "dense"
     start: str = ""
+    tower: str = ""
     plan: str = ""  # "arank": all layers but the four of highest ARank route
     epochs: float = 1.0
     max_steps: int = -1
@@ -43,6 +46,8 @@ class Recipe:
     held_out: int = 400
     scenes: int = 6000  # of these the projector is aligned on
     # tower
+    families: dict[str, float] = field(default_factory=dict)  # times a scene is shown an epoch
+    shift: int = 0  # pixels each image is moved by at random
     width: int = 192
     layers: int = 6
     heads: int = 3
@@ -52,6 +57,7 @@ class Recipe:
     vocabulary: int = 2048
     max_text: int = 160
     captions: bool = False  # add a description of the scene to its questions
+    drills: bool = False  # ask one multiple-choice question of each scene by the option's words
     train_tower: bool = False  # tune the tower too, on the answers and its dense labels
     tower_learning_rate: float = 3e-4
     dense_weight: float = 0.5

@@ -14,9 +14,12 @@ from torch.utils.data import Dataset
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz0123456789.$/-:ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SLOTS = 8
+GLYPHS = 2
 IGNORE = -100
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
+_SCALE = torch.from_numpy(1 / (255 * STD)).view(3, 1, 1)
+_OFFSET = torch.from_numpy(-MEAN / STD).view(3, 1, 1)
 
 
 class Scenes:
@@ -33,6 +36,20 @@ class Scenes:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def pick(self, cut: int, families: dict[str, float], seed: int) -> list[int]:
+        """Row numbers of the first `cut` scenes, those of each family as often as `families` says.
+
+        A family it does not name is left out; no families at all mean every scene once. A fraction
+        shows that share of the scenes.
+        """
+        if not families:
+            return list(range(cut))
+        rng, rows = np.random.default_rng(seed), []
+        for i in range(cut):
+            whole, part = divmod(families.get(self.records[i]["family"], 0.0), 1.0)
+            rows += [i] * (int(whole) + bool(rng.random() < part))
+        return rows
 
     def prompts(self) -> list[tuple[str, str]]:
         """Every (prompt, answer) of every scene, in order."""
@@ -78,13 +95,20 @@ class DenseScenes(Dataset):
 
     Item: `pixel_values` float32 [3, H, W] (CLIP normalisation); `kind` int64 [P] (0 nothing);
     `color` int64 [P]; `spell` int64 [P, SLOTS] (the character at each place of the word whose box
-    covers the patch, 0 = past its end); `present` float32 [K + 1] (which kinds are in the image).
-    Positions without a label hold -100.
+    covers the patch, 0 = past its end); `glyph` int64 [P, GLYPHS] (the character drawn at each of
+    the places across the patch itself, 0 = a gap); `present` float32 [K + 1] (which kinds are in
+    the image). Positions without a label hold -100.
+
+    `shift` moves every image by up to so many pixels each way, its edge repeated, its boxes along:
+    patches then cut words at ever new places. Evaluation leaves it at 0.
     """
 
-    def __init__(self, scenes: Scenes, vocabulary: Vocabulary, patch: int) -> None:
+    def __init__(
+        self, scenes: Scenes, vocabulary: Vocabulary, patch: int, shift: int = 0, seed: int = 0
+    ) -> None:
         self.scenes, self.vocabulary, self.patch = scenes, vocabulary, patch
         self.side = scenes.images.shape[1] // patch
+        self.shift, self.rng = shift, np.random.default_rng(seed)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -94,9 +118,12 @@ class DenseScenes(Dataset):
         kind = np.zeros((side, side), dtype=np.int64)
         color = np.full((side, side), IGNORE, dtype=np.int64)
         spell = np.full((side, side, SLOTS), IGNORE, dtype=np.int64)
+        glyph = np.full((side, side, GLYPHS), IGNORE, dtype=np.int64)
         present = np.zeros(len(self.vocabulary.kinds) + 1, dtype=np.float32)
+        dx, dy = self.rng.integers(-self.shift, self.shift + 1, 2) if self.shift else (0, 0)
         for box in self.scenes.records[i]["boxes"]:
-            rows, cols = self.cells(box["box"])
+            x0, y0, x1, y1 = box["box"]
+            rows, cols = self.cells([x0 + dx, y0 + dy, x1 + dx, y1 + dy])
             spare = index["kinds"]["<word>"] if box["kind"] == "word" else 0
             number = index["kinds"].get(_class(box), spare)
             kind[rows, cols] = number
@@ -104,12 +131,20 @@ class DenseScenes(Dataset):
             tint = index["colors"].get(box["attrs"].get("color", ""), IGNORE)
             color[rows, cols] = tint
             spell[rows, cols] = _letters(box["label"]) if box["kind"] == "word" else IGNORE
-        pixels = (self.scenes.images[i].astype(np.float32) / 255.0 - MEAN) / STD
+            glyph[rows, cols] = self._glyphs(box, cols, dx) if box["kind"] == "word" else IGNORE
+        image = self.scenes.images[i]
+        if self.shift:
+            image = np.pad(image, (*[(self.shift, self.shift)] * 2, (0, 0)), mode="edge")
+            top, left = self.shift - dy, self.shift - dx
+            size = self.scenes.images.shape[1]
+            image = image[top : top + size, left : left + size]
+        planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
         return {
-            "pixel_values": torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
+            "pixel_values": planes.mul_(_SCALE).add_(_OFFSET),
             "kind": torch.from_numpy(kind.reshape(-1)),
             "color": torch.from_numpy(color.reshape(-1)),
             "spell": torch.from_numpy(spell.reshape(-1, SLOTS)),
+            "glyph": torch.from_numpy(glyph.reshape(-1, GLYPHS)),
             "present": torch.from_numpy(present),
         }
 
@@ -124,6 +159,21 @@ class DenseScenes(Dataset):
                 last = first + 1
             out.append(slice(max(first, 0), min(last, self.side)))
         return out[0], out[1]
+
+    def _glyphs(self, box: dict[str, Any], cols: slice, dx: int) -> np.ndarray:
+        """int64 [columns, GLYPHS]: the character at each place across the patches of a word."""
+        codes = np.full((cols.stop - cols.start, GLYPHS), IGNORE, dtype=np.int64)
+        extents = box.get("chars", [])
+        if len(extents) != len(box["label"]):
+            return codes
+        step = self.patch / GLYPHS
+        for column in range(cols.start, cols.stop):
+            for place in range(GLYPHS):
+                x = column * self.patch + (place + 0.5) * step - dx
+                inside = [k for k, (a, b) in enumerate(extents) if a <= x < b]
+                code = ALPHABET.find(box["label"][inside[0]]) + 1 if inside else 0
+                codes[column - cols.start, place] = code if code or not inside else IGNORE
+        return codes
 
 
 def _class(box: dict[str, Any]) -> str:
@@ -157,3 +207,19 @@ def caption(boxes: list[dict[str, Any]]) -> str:
         text = " ".join(str(word) for word in words if word is not None)
         parts.append(((y0 + y1) // 64, x0 + x1, text))
     return ", ".join(text for _, _, text in sorted(parts))
+
+
+def drills(asked: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The first multiple-choice question of a scene, asked so that its words give the option away.
+
+    "Which option is carrot?" above the same options, answered with the same letter; [] if the
+    scene has no such question.
+    """
+    for qa in asked:
+        _, *options, how = qa["prompt"].split("\n")
+        texts = dict(option.split(". ", 1) for option in options if ". " in option)
+        if qa["bench"] == "scienceqa" and qa["answer"] in texts:
+            question = f"Which option is {texts[qa['answer']].rstrip('.')}?"
+            prompt = "\n".join([question, *options, how])
+            return [{"prompt": prompt, "answer": qa["answer"], "bench": "drill"}]
+    return []

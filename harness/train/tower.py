@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
-from harness.train.scenes import ALPHABET, IGNORE, SLOTS, Vocabulary
+from harness.train.scenes import ALPHABET, GLYPHS, IGNORE, SLOTS, Vocabulary
 
 
 class DenseTower(nn.Module):
@@ -29,6 +29,7 @@ class DenseTower(nn.Module):
                 "kind": nn.Linear(width, kinds),
                 "color": nn.Linear(width, len(vocabulary.colors)),
                 "spell": nn.Linear(width, SLOTS * (len(ALPHABET) + 1)),
+                "glyph": nn.Linear(width, GLYPHS * (len(ALPHABET) + 1)),
                 "present": nn.Linear(width, kinds),
                 "pooled": nn.Linear(width, kinds),
             }
@@ -40,11 +41,12 @@ class DenseTower(nn.Module):
         kind: torch.Tensor,
         color: torch.Tensor,
         spell: torch.Tensor,
+        glyph: torch.Tensor,
         present: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """`pixel_values` [B, 3, H, W]; labels as in `DenseScenes`. Loss in nats."""
         out = self.tower(pixel_values, output_hidden_states=True)
-        return self.losses(out, kind, color, spell, present)
+        return self.losses(out, kind, color, spell, glyph, present)
 
     def losses(
         self,
@@ -52,6 +54,7 @@ class DenseTower(nn.Module):
         kind: torch.Tensor,
         color: torch.Tensor,
         spell: torch.Tensor,
+        glyph: torch.Tensor,
         present: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """The dense losses of one tower output (hidden states included), shapes as above."""
@@ -60,7 +63,8 @@ class DenseTower(nn.Module):
         losses = {
             "kind": self._naming(patches, kind),
             "color": _cross_entropy(self.heads["color"](patches), color),
-            "spell": self._spelling(patches, spell),
+            "spell": self._spelling(patches, spell, "spell"),
+            "glyph": self._spelling(patches, glyph, "glyph"),
             "present": F.binary_cross_entropy_with_logits(self.heads["present"](cls), present),
             "pooled": F.binary_cross_entropy_with_logits(
                 self.heads["pooled"](out.pooler_output), present
@@ -70,6 +74,7 @@ class DenseTower(nn.Module):
             losses["kind"]
             + 0.5 * losses["color"]
             + losses["spell"]
+            + losses["glyph"]
             + 2.0 * (losses["present"] + losses["pooled"])
         )
         return {"loss": total, **{k: v.detach() for k, v in losses.items()}}
@@ -81,14 +86,14 @@ class DenseTower(nn.Module):
         weight[0] = 0.25
         return F.cross_entropy(logits, kind.reshape(-1), weight=weight)
 
-    def _spelling(self, patches: torch.Tensor, spell: torch.Tensor) -> torch.Tensor:
+    def _spelling(self, patches: torch.Tensor, spell: torch.Tensor, head: str) -> torch.Tensor:
         """Cross-entropy of the characters, computed on the patches that show a word only."""
         written = (spell != IGNORE).any(-1)
-        return _cross_entropy(self._letters(patches[written]), spell[written])
+        return _cross_entropy(self.letters(patches[written], head), spell[written])
 
-    def _letters(self, patches: torch.Tensor) -> torch.Tensor:
-        """Logits [..., SLOTS, characters + 1] of the spelling head for patches [..., D]."""
-        return self.heads["spell"](patches).unflatten(-1, (SLOTS, -1))
+    def letters(self, patches: torch.Tensor, head: str) -> torch.Tensor:
+        """Logits [..., places, characters + 1] of the head `spell` or `glyph`; patches [..., D]."""
+        return self.heads[head](patches).unflatten(-1, (-1, len(ALPHABET) + 1))
 
 
 def _cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -107,7 +112,8 @@ def accuracy(model: DenseTower, batch: dict[str, torch.Tensor]) -> dict[str, flo
     guesses = {
         "kind": model.heads["kind"](patches),
         "color": model.heads["color"](patches),
-        "spell": model._letters(patches),
+        "spell": model.letters(patches, "spell"),
+        "glyph": model.letters(patches, "glyph"),
     }
     found = {}
     for name, logits in guesses.items():

@@ -53,6 +53,7 @@ class TuneModel(nn.Module):
         kind: torch.Tensor | None = None,
         color: torch.Tensor | None = None,
         spell: torch.Tensor | None = None,
+        glyph: torch.Tensor | None = None,
         present: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """`features` [B, P, D] from the tower or `pixel_values` [B, 3, H, W]; `attention_mask`
@@ -60,10 +61,11 @@ class TuneModel(nn.Module):
         extra = None
         if features is None:
             assert self.dense is not None and kind is not None and color is not None
-            assert spell is not None and present is not None
+            assert spell is not None and glyph is not None and present is not None
             seen = self.dense.tower(pixel_values, output_hidden_states=True)
             features = seen.hidden_states[self.llava.config.vision_feature_layer][:, 1:]
-            extra = self.dense_weight * self.dense.losses(seen, kind, color, spell, present)["loss"]
+            losses = self.dense.losses(seen, kind, color, spell, glyph, present)
+            extra = self.dense_weight * losses["loss"]
         if self.llava.config.text_config._attn_implementation == "eager":
             # Eager attention adds its mask; a boolean one would be added as 0 and 1.
             low = torch.finfo(torch.bfloat16).min
