@@ -57,7 +57,7 @@ def _run(path: Path, args: argparse.Namespace) -> None:
     from harness.train.recipe import Recipe
 
     declare_missing_ops()
-    from harness.train import jobs
+    from harness.train import jobs, pretrain
 
     if not (args.data / "images.npy").exists():
         _render(args.data)
@@ -70,7 +70,7 @@ def _run(path: Path, args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     out = args.out or args.work / path.stem
-    job = {"tower": jobs.train_tower, "align": jobs.align, "tune": jobs.tune}[recipe.stage]
+    job = {"tower": pretrain.train_tower, "align": pretrain.align, "tune": jobs.tune}[recipe.stage]
     job(recipe, data=args.data, work=args.work, out=out, decoder=args.decoder)
 
 
