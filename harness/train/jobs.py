@@ -18,7 +18,7 @@ from harness.engine import model_info, routed
 from harness.model.checkpoints import save_checkpoint
 from harness.train import tower as tower_module
 from harness.train.card import history, write_card
-from harness.train.fitting import Stop, arguments, facts, fit, write_log
+from harness.train.fitting import Stop, arguments, earlier, facts, fit, write_log
 from harness.train.folders import save_model, sha256, start_folder, start_model
 from harness.train.lowrank import add_low_rank, low_rank_state
 from harness.train.packing import PackedScenes, Packer, cache_features
@@ -72,7 +72,7 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
         trainer.tower_learning_rate = recipe.tower_learning_rate
         if recipe.until:
             trainer.add_callback(Stop(recipe.until))
-        started = time.time()
+        started = time.time() - earlier(out)
         fit(trainer, lambda: held_out_accuracy(model, batches, benches))
         batches, benches = _probe(held, probe, len(held))
         scores = held_out_accuracy(model, batches, benches)
