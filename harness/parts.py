@@ -118,7 +118,8 @@ class Parts:
 
         Raises RefereeError, one line, where they disagree or one meets an unknown operator.
         """
-        from harness.cost.referees import Referees, decoder_like, described
+        from harness.cost.modules import decoder_like
+        from harness.cost.referees import Referees, described
         from harness.engine.model import find_parts
 
         found = find_parts(loaded.model)

@@ -13,6 +13,7 @@ import methods
 from harness.cli import main
 from harness.cost import referees
 from harness.cost.ledger import decode_flops, sample_cost
+from harness.cost.modules import decoder_like, llama_layer
 from harness.cost.referees import TOLERANCE, RefereeError, Referees, count, described
 from harness.cost.replica import predicted_record
 from harness.cost.shapes import KNOWN, ModelShape, shape_from_config, shape_of
@@ -112,7 +113,23 @@ def test_an_unknown_operator_is_an_error_that_names_it(
 def test_a_decoder_of_other_sizes_is_an_error() -> None:
     wider = dataclasses.replace(shape(), ffn=44)
     with pytest.raises(RefereeError, match=r"llm_layer at 1 queries, 635 keys disagree by \d"):
-        Referees(wider, lambda: referees._llama_layer(shape())).examine()
+        Referees(wider, lambda: llama_layer(shape())).examine()
+
+
+def test_a_loaded_models_own_layer_class_is_counted() -> None:
+    """Qwen2's layer has biases and two KV heads of four: the same weights, another class."""
+    from transformers import Qwen2Config
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+
+    config = Qwen2Config(
+        hidden_size=16,
+        intermediate_size=40,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_implementation="eager",
+    )
+    counted = Referees(shape(), decoder_like(Qwen2DecoderLayer(config, 0), config))
+    assert counted.layer(5, 9).difference < 1e-9
 
 
 def test_costs_only_says_it_in_one_line_and_writes_nothing(

@@ -12,7 +12,6 @@ off by more than 0.5 %. LLaVA-HR's second tower has a closed form only.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from harness.cost.ledger import TERA, Counts, crop_count, projector_flops, vision_flops
+from harness.cost.modules import Behind, Unmasked, clip_layer, llama_layer
 from harness.cost.shapes import ModelShape
 from harness.errors import HarnessError
 from harness.model.torchvision_ops import declare_missing_ops
@@ -153,13 +153,13 @@ class Referees:
     def __init__(self, shape: ModelShape, decoder: Callable[[], nn.Module] | None = None) -> None:
         declare_missing_ops()
         self.shape = shape
-        self._decoder = decoder or (lambda: _llama_layer(shape))
+        self._decoder = decoder or (lambda: llama_layer(shape))
         self._layers: dict[tuple[int, int], Finding] = {}
 
     @cached_property
     def _layer(self) -> nn.Module:
         with torch.device("meta"):
-            return _Behind(self._decoder())
+            return Behind(self._decoder())
 
     def layer(self, queries: int, keys: int) -> Finding:
         """One decoder layer on `queries` tokens that see `keys`, themselves included."""
@@ -211,7 +211,7 @@ class Referees:
         embed = count(patches, (image,), "vision")
         with torch.device("meta"):
             states = torch.empty(1, tokens, vision.hidden)
-            layer = count(_Plain(_clip_layer(self.shape)), (states,), "vision")
+            layer = count(Unmasked(clip_layer(self.shape)), (states,), "vision")
         found = [e + vision.layers * one for e, one in zip(embed, layer, strict=True)]
         size = f"{tokens} tokens, {vision.layers} layers"
         return Finding("vision", size, vision_flops(vision), *found).checked()
@@ -261,76 +261,3 @@ class Referees:
         if abs(line / found - 1) > TOLERANCE:
             raise RefereeError(f"llm_layer at 1 query, {middle} keys: {counter} is not linear")
         return float(seen.size * at[low] + slope * (seen - low).sum())
-
-
-class _Past:
-    """The part of a cache that an attention layer asks for."""
-
-    def __init__(self, past: torch.Tensor) -> None:
-        self.past = past
-
-    def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> Any:
-        return torch.cat([self.past, key], 2), torch.cat([self.past, value], 2)
-
-
-class _Behind(nn.Module):
-    """A decoder layer behind a cache, with the positional inputs a tracer wants."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, hidden: Any, cos: Any, sin: Any, past: Any, mask: Any) -> Any:
-        angles = (cos, sin)
-        return self.layer(
-            hidden, position_embeddings=angles, attention_mask=mask, past_key_values=_Past(past)
-        )
-
-
-class _Plain(nn.Module):
-    """A tower layer without mask."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, states: Any) -> Any:
-        return self.layer(states, attention_mask=None)
-
-
-def decoder_like(layer: nn.Module, config: Any) -> Callable[[], nn.Module]:
-    """What makes a decoder layer of this one's own class, for `Referees`.
-
-    Counted under sdpa whatever kernel runs, so that eager and fused kernels are never mixed.
-    """
-    config = copy.deepcopy(config)
-    config._attn_implementation = "sdpa"
-    return lambda: type(layer)(config, 0)
-
-
-def _llama_layer(shape: ModelShape) -> nn.Module:
-    from transformers import LlamaConfig
-    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-
-    config = LlamaConfig(
-        hidden_size=shape.hidden,
-        intermediate_size=shape.ffn,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        attn_implementation="sdpa",
-    )
-    return LlamaDecoderLayer(config, 0)
-
-
-def _clip_layer(shape: ModelShape) -> nn.Module:
-    from transformers import CLIPVisionConfig
-    from transformers.models.clip.modeling_clip import CLIPEncoderLayer
-
-    config = CLIPVisionConfig(
-        hidden_size=shape.vision.hidden,
-        intermediate_size=shape.vision.ffn,
-        num_attention_heads=1,  # does not change the count
-        attn_implementation="sdpa",
-    )
-    return CLIPEncoderLayer(config)
