@@ -17,6 +17,7 @@ from harness.cost.modules import decoder_like, llama_layer
 from harness.cost.referees import TOLERANCE, RefereeError, Referees, count, described
 from harness.cost.replica import predicted_record
 from harness.cost.shapes import KNOWN, ModelShape, shape_from_config, shape_of
+from tests.fakes import FakeParts, run
 
 SMALL = {
     "text_config": {
@@ -142,3 +143,16 @@ def test_costs_only_says_it_in_one_line_and_writes_nothing(
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["run_suite.py: FLOPs of llm_layer: fvcore cannot count the operator 'silu'"]
     assert not out.exists()
+
+
+def test_a_run_whose_counters_disagree_starts_nothing(tmp_path: Path) -> None:
+    class Disagreeing(FakeParts):
+        def referees(self, loaded: Any) -> dict[str, Any]:
+            return described(Referees(dataclasses.replace(shape(), ffn=44), small_layer).examine())
+
+    def small_layer() -> torch.nn.Module:
+        return llama_layer(shape())
+
+    with pytest.raises(RefereeError, match="disagree"):
+        run(tmp_path / "run", Disagreeing())
+    assert not (tmp_path / "run").exists()
