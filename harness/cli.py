@@ -33,6 +33,7 @@ from harness.settings import (
 )
 
 PROGRAM = "run_suite.py"
+FREE = ("out", "quiet", "verbose")  # settings that every run may have
 EPILOG = """\
 examples:
   python run_suite.py --methods gamma,pmod --bench gqa,textvqa
@@ -40,6 +41,7 @@ examples:
   python run_suite.py --suite suites/first-light.yaml
   python run_suite.py --plots-only runs/mine
   python run_suite.py --costs-only --model llava-hf/llava-1.5-7b-hf --methods pmod,fastv
+  python run_suite.py --suite suites/pmod-table5.yaml
   python run_suite.py --list methods
 
 exit codes: 0 every cell done; 2 bad usage, nothing written; 3 some cells failed, the others are
@@ -88,6 +90,11 @@ def _add_jobs(group: argparse._ArgumentGroup) -> None:
         "--costs-only",
         action="store_true",
         help="FLOPs and KV ledger at the model's true sizes: no weights, no benchmarks",
+    )
+    group.add_argument(
+        "--published",
+        metavar="TABLE",
+        help="--costs-only: a paper's cost table beside ours, e.g. pmod-table5",
     )
     group.add_argument("--list", metavar="|".join(LIST_KINDS), help="what there is, a line each")
     group.add_argument(
@@ -182,6 +189,10 @@ def _dispatch(argv: list[str]) -> int:
         return _check(raw["check"])
     if jobs == ["plots_only"]:
         return _plots(raw["plots_only"])
+    if settings.published and settings.costs_only:
+        from harness.cost.published_run import run_published
+
+        return run_published(settings, argv)
     if not settings.methods:
         raise UsageError("nothing to do: give --methods and --bench, or see --help")
     if settings.costs_only:
@@ -199,8 +210,12 @@ def _refuse_idle_flags(raw: dict[str, Any], settings: Settings, jobs: list[str])
     """A flag that would be ignored is a misunderstanding: better said than found out later."""
     if jobs and not settings.costs_only:
         idle = set(raw) - {*jobs, "quiet", "verbose"}
+    elif settings.costs_only and settings.published:
+        idle = {name for name in vars(settings) if name not in (*FREE, "published", "costs_only")}
+        idle = {name for name in idle if getattr(settings, name) != getattr(Settings(), name)}
+        jobs = ["published"]
     else:
-        idle = {"bench"} if settings.costs_only else {"n_text", "n_out"}
+        idle = {"bench"} if settings.costs_only else {"n_text", "n_out", "published"}
         idle = {name for name in idle if getattr(settings, name) != getattr(Settings(), name)}
     for name in sorted(idle):
         with_what = flag(jobs[0]) if jobs else "a run on benchmarks"

@@ -43,6 +43,10 @@ def _models() -> Iterable[tuple[str, ...]]:
 
     for name, entry in MODELS.items():
         yield name, entry.summary
+    from harness.cost.shapes import SIZES_ONLY
+
+    for name, summary in SIZES_ONLY.items():
+        yield name, f"{summary}; --costs-only"
 
 
 def _suites() -> Iterable[tuple[str, ...]]:

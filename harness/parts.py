@@ -113,6 +113,19 @@ class Parts:
         except CheckpointError as error:
             raise UsageError(f"--checkpoint: {one_line(error)}") from None
 
+    def referees(self, loaded: Any) -> dict[str, Any]:
+        """FLOPs of the model's parts by the closed form, fvcore and torch, for `run.json`.
+
+        Raises RefereeError, one line, where they disagree or one meets an unknown operator.
+        """
+        from harness.cost.modules import decoder_like
+        from harness.cost.referees import Referees, described
+        from harness.engine.model import find_parts
+
+        found = find_parts(loaded.model)
+        decoder = decoder_like(found.layers[0], found.config)
+        return described(Referees(loaded.info, decoder).examine())
+
     def evaluate(self, loaded: Any, method: Any, bench: Any, **options: Any) -> Any:
         """One cell: see `harness.bench.loop.evaluate`."""
         from harness.bench.loop import evaluate

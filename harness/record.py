@@ -82,6 +82,15 @@ class RoutingRecord:
         chosen = np.ones(self.n, bool) if kind is None else self.kinds == kind
         return np.asarray(self.keep[:, chosen].sum(1), dtype=np.int64)
 
+    def processed_by_kind(self) -> NDArray[np.int64]:
+        """[L, 4] prompt tokens processed, by kind in the order of ``KINDS``.
+
+        All kinds in one pass: float32 products of zeros and ones are exact below 2^24 tokens.
+        """
+        is_kind = self.kinds[:, None] == np.arange(len(KINDS))
+        counts = self.keep.astype(np.float32) @ is_kind.astype(np.float32)
+        return np.asarray(counts.astype(np.int64))
+
     @property
     def kv_tokens(self) -> NDArray[np.int64]:
         """[L] entries of the KV cache after the last step."""

@@ -46,13 +46,16 @@ class Settings:
     n_text: int = 58
     n_out: int = 32
     costs_only: bool = False
+    published: str | None = None
     out: str | None = None
     quiet: bool = False
     verbose: bool = False
 
     def recorded(self) -> dict[str, Any]:
         """The settings that must agree when a run directory is resumed (JSON-able)."""
-        skip = {"out", "quiet", "verbose"} | (set() if self.costs_only else {"n_text", "n_out"})
+        skip = {"out", "quiet", "verbose"}
+        skip |= set() if self.costs_only else {"n_text", "n_out"}
+        skip |= set() if self.published else {"published"}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
         for name in ("methods", "bench"):
             values[name] = list(values[name])
@@ -166,6 +169,7 @@ VALIDATORS: dict[str, Callable[[str], Any]] = {
     "seed": natural,
     "n_text": positive,
     "n_out": positive,
+    "published": non_empty,
     "out": non_empty,
 }
 SWITCHES = ("costs_only", "quiet", "verbose")

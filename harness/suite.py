@@ -52,9 +52,12 @@ def run_suite(settings: Settings, argv: Sequence[str], parts: Parts | None = Non
     again = resume_command(argv, settings, out)
     try:
         with _terminated_like_interrupted():
-            loaded = _load(plan, out, parts, show)
+            loaded, checked = _load(plan, out, parts, show)
             with Store(out) as store:
-                return _run(plan, argv, store, loaded, parts, show)
+                if loaded is not None:
+                    about = describe_run(plan, list(argv), loaded.device_name)
+                    store.write_run_json({**about, "referees": checked})
+                return _run(plan, store, loaded, parts, show)
     except KeyboardInterrupt:
         show.warn(f"{PROGRAM}: interrupted; resume with: {again}")
         return EXIT_INTERRUPTED
@@ -83,24 +86,24 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _load(plan: Plan, out: Path, parts: Parts, show: Progressing) -> Any:
+def _load(plan: Plan, out: Path, parts: Parts, show: Progressing) -> tuple[Any, dict[str, Any]]:
     """The loaded model, with every method and its weights checked on it; None if nothing is left.
 
-    Happens before the run directory is touched, so that wrong weights leave no trace.
+    With it what the counters of FLOPs say to each other about it. Happens before the run
+    directory is touched, so that wrong weights leave no trace.
     """
     done = Store(out).done() if out.is_dir() else {}
     todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
     if not todo:
-        return None
+        return None, {}
     loaded = parts.load(plan.settings, plan.source, show.say)
     for method, checkpoint in {cell.method: cell.checkpoint for cell in todo}.items():
         parts.check(loaded, method, checkpoint)
-    return loaded
+    return loaded, parts.referees(loaded)
 
 
 def _run(
     plan: Plan,
-    argv: Sequence[str],
     store: Store,
     loaded: Any,
     parts: Parts,
@@ -112,8 +115,6 @@ def _run(
     derived = Derived(store, [c.key.cell_id for c in plan.cells], plan.settings.seed)
     todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
     show.say(f"{store.path}: {len(plan.cells)} cells, {len(plan.cells) - len(todo)} done before")
-    if loaded is not None:
-        store.write_run_json(describe_run(plan, list(argv), loaded.device_name))
     failed = []
     for number, cell in enumerate(todo, start=1):
         assert loaded is not None  # loaded whenever a cell is missing

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports import conditions, costtables, dots, pareto, retention, style, tables, text
+from reports import conditions, costtables, dots, pareto, published, retention, style, tables, text
 from reports.errors import ReportError
 from reports.rundata import load_run
 from reports.sheet import Drawn
@@ -64,6 +64,11 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
         Section("accuracy", "Accuracy by bench", _none(dot), _known(dot)),
         Section("routing", "What each layer keeps", _none(*kept), tuple(kept)),
     ]
+    beside = [t for t in (published.comparison(summary.run), published.measured(summary.run)) if t]
+    if beside:  # such a run has no benchmarks: this table is what it is for
+        title, intro = published.title(summary.run), published.intro(summary.run)
+        sections.insert(0, Section("published", title, intro, tables=tuple(beside)))
+        sections = [s for s in sections if s.figures or s.tables]
     optional = [
         ("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary), False),
         ("failures", "Failed and missing cells", FAILURES, tables.failures(summary), False),

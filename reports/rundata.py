@@ -55,6 +55,15 @@ THROUGHPUT = Spec(
     ("cell_id", "method", "params", "workload", "phase", "batch", "device", "attn", "dtype"),
     ("method", "phase", "median_ms"),
 )
+PUBLISHED = Spec(
+    "published.csv",
+    ("paper", "table", "row", "model", "method", "quantity", "unit", "difference_unit", "rule")
+    + ("setting", "reason", "hardware", "note"),
+    ("paper_value", "paper_rule", "paper_rule_difference", "one_rule", "one_rule_difference")
+    + ("reproducible",),
+    ("table", "row", "quantity"),
+    ("row", "quantity"),
+)
 
 
 @dataclass
@@ -68,6 +77,7 @@ class Run:
     cost: pd.DataFrame
     routing: pd.DataFrame
     throughput: pd.DataFrame
+    published: pd.DataFrame
     notices: list[str] = field(default_factory=list)
 
     def get(self, *names: str) -> Any:
@@ -89,9 +99,9 @@ def load_run(path: Path) -> Run:
         raise ReportError(f"{path} is not a directory; give the directory of a run.")
     notices: list[str] = []
     meta = _meta(path / "run.json", notices)
-    cells, accuracy, cost, routing, speed = (
+    cells, accuracy, cost, routing, speed, published = (
         read_table(path / spec.name, spec, notices)
-        for spec in (CELLS, ACCURACY, COST, ROUTING, THROUGHPUT)
+        for spec in (CELLS, ACCURACY, COST, ROUTING, THROUGHPUT, PUBLISHED)
     )
     if not meta and not (path / "cells.csv").exists():
         raise ReportError(f"{path} holds no run: neither run.json nor cells.csv is there.")
@@ -100,7 +110,7 @@ def load_run(path: Path) -> Run:
     for name in (spec.name for spec in needed):
         if not (path / name).exists():
             notices.append(f"{name} is missing: what it would show is left empty.")
-    run = Run(path, meta, cells, accuracy, cost, routing, speed, notices)
+    run = Run(path, meta, cells, accuracy, cost, routing, speed, published, notices)
     for frame in (run.cells, run.accuracy, run.cost, run.throughput):
         blank = frame["label"].str.strip() == ""
         frame.loc[blank, "label"] = frame.loc[blank, "method"]

@@ -115,6 +115,9 @@ class FakeParts(Parts):
     def check(self, loaded: Any, method: Any, checkpoint: Path | None) -> None:
         pass
 
+    def referees(self, loaded: Any) -> dict[str, Any]:
+        return {}
+
     def report(self, run_dir: Path) -> Path:
         (run_dir / "report.html").write_text("<p>a report</p>")
         return run_dir / "report.html"

@@ -62,6 +62,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("--suite first-ligt", "did you mean 'first-light'?"),
         ("--plots-only nowhere", "there is no run directory 'nowhere'"),
         ("--costs-only --methods fastv --model nobody/nothing", "sizes of 'nobody/nothing'"),
+        ("--model llava-hr-7b --methods fastv --bench gqa", "it runs with --costs-only"),
         ("--model tiny-lava --methods fastv --bench gqa", "did you mean 'tiny-llava'?"),
     ],
 )

@@ -13,7 +13,9 @@ import methods
 from harness.cli import main
 from harness.cost.ledger import sample_cost
 from harness.cost.replica import DependsOnWeights, predicted_record
+from harness.cost.rows import cost_rows
 from harness.cost.shapes import config_for, shape_of
+from harness.record import IMAGE
 
 SMALL = {
     "text_config": {"num_hidden_layers": 6, "hidden_size": 16, "num_attention_heads": 2},
@@ -38,6 +40,14 @@ def test_any_resolution_counts_newlines() -> None:
     record = predicted_record(methods.parse("dense"), config, n_text=10, n_out=1)
     assert record.n_image == 16 + 8 * 8 + 8
     assert [grid["kind"] for grid in record.grid] == ["base", "tile"]
+
+
+@pytest.mark.parametrize(("model", "tokens"), [("llava-hr-7b", 1024), ("mini-gemini-hd-7b", 2880)])
+def test_models_of_which_only_sizes_are_known(model: str, tokens: int) -> None:
+    """FastV K=2, R=50 %: half of a fixed number of image tokens from layer 2 on."""
+    record = predicted_record(methods.parse("fastv"), config_for(model), n_text=58, n_out=1)
+    image = record.processed_per_layer(IMAGE)
+    assert image.tolist() == [tokens] * 2 + [tokens // 2] * 30
 
 
 def test_decode_steps_are_recorded() -> None:
@@ -66,6 +76,12 @@ def test_costs_only_writes_and_prints_the_ledger(
     assert "pmod" in printed
     cost = pd.read_csv(out / "cost.csv")
     assert cost.method.unique().tolist() == ["dense", "pmod", "blind"]
+    assert set(cost.counter) == {"closed_form", "fvcore", "torch"}
+    full = cost[cost.convention == "full"].set_index(["method", "scope", "counter"]).tflops_mean
+    for (method, scope, _), counted in full.items():
+        assert counted == pytest.approx(full[method, scope, "closed_form"], rel=1e-9)
+    assert set(cost[cost.counter == "fvcore"].convention) == {"full"}
+    assert len(cost[cost.convention == "paper-fastv"]) == 3  # prefill only
     total = cost[(cost.scope == "total") & (cost.convention == "causal")].set_index("method")
     assert total.tflops_mean["blind"] < total.tflops_mean["pmod"] < total.tflops_mean["dense"]
     assert total.tflops_ci_low.isna().all()  # one workload, no samples
@@ -75,3 +91,22 @@ def test_costs_only_writes_and_prints_the_ledger(
     assert json.loads((out / "run.json").read_text())["settings"]["n_text"] == 8
     assert main(argv) == 0  # the same settings may be repeated in the same folder
     assert main([*argv, "--n-out", "4"]) == 2
+
+
+def test_samples_of_an_older_version_are_still_read() -> None:
+    """A samples file without the column of a later convention has no row of it, and no zero."""
+    sample = {
+        "tflops_prefill": "2.0",
+        "tflops_prefill_full": "2.5",
+        "tflops_vision": "",
+        "tflops_projector": "0.5",
+        "tflops_decode": "1.0",
+        "kv_ratio": "0.5",
+    }
+    rows = cost_rows({"method": "old"}, [sample, sample], seed=0)
+    found = {(row["convention"], row["scope"]): row.get("tflops_mean") for row in rows}
+    assert {convention for convention, _ in found} == {"causal", "full"}
+    assert found["causal", "llm_prefill"] == 2.0
+    assert found["full", "llm_prefill"] == 2.5
+    assert found["causal", "vision"] is None
+    assert found["causal", "total"] is None

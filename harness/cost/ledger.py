@@ -12,6 +12,11 @@ Conventions
                      (what a profiler that cannot see fused attention prints).
     ``paper-gamma``  prefill only: D·F(n) + (L-D)·F(int(n·(1-s))), F(n) = 8nd² + 4n²d + 6ndm, no
                      LM head; D the layers the method leaves alone, s its skip on the others.
+    ``paper-fastv``  prefill only: the sum over layers of 8nd² + 4n²d + 4ndm, n the tokens of the
+                     layer: all of n^2, two FFN matrices where Llama has three, no LM head. FastV
+                     prints multiply-accumulates; here, as everywhere, they are doubled.
+
+A model whose tower is not known in full has no vision line: None, which tables show as empty.
 
 Left out on purpose, as in every published table: norms, activations, softmax, rotary embedding,
 embedding look-up, and what a method spends on deciding (a router is 2·d or 4·d per candidate,
@@ -29,11 +34,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.cost.shapes import ModelShape, VisionShape
-from harness.record import SKIPPED, RoutingRecord
+from harness.record import IMAGE, SKIPPED, RoutingRecord
 
 TERA = 1e12
 MIB = 1024.0**2
-CONVENTIONS = ("causal", "full", "paper-pmod", "paper-gamma")
+CONVENTIONS = ("causal", "full", "paper-pmod", "paper-gamma", "paper-fastv")
 Counts = NDArray[np.int64]
 
 
@@ -41,7 +46,7 @@ Counts = NDArray[np.int64]
 class SampleCost:
     """One sample's cost: TFLOP by scope, ratios in 0..1, cache size in MiB after the prompt."""
 
-    vision: float
+    vision: float | None  # None where the tower is not counted
     projector: float
     prefill: Mapping[str, float]  # by convention
     decode: float  # all generated tokens that were fed back, exact under either convention
@@ -53,28 +58,42 @@ class SampleCost:
 
 
 def sample_cost(
-    record: RoutingRecord, shape: ModelShape, itemsize: int, vision_runs: bool = True
+    record: RoutingRecord,
+    shape: ModelShape,
+    itemsize: int,
+    vision_runs: bool = True,
+    by_kind: Counts | None = None,
 ) -> SampleCost:
     """What one sample cost under its recorded routing.
 
     `itemsize` is bytes per cached number; `vision_runs` is False for a method that never runs the
-    tower. Raises ValueError when the record has another depth than the model.
+    tower; `by_kind` is `record.processed_by_kind()` where it is known already. Raises ValueError
+    when the record has another depth than the model.
     """
     if record.layers != shape.layers:
         raise ValueError(f"record of {record.layers} layers, model of {shape.layers}")
-    crops = crop_count(record.grid, shape.vision, record.n_image) if vision_runs else 0
-    counts = record.processed_per_layer()
+    by_kind = record.processed_by_kind() if by_kind is None else by_kind
+    counts = by_kind.sum(1)
+    n_image = record.n_image
+    crops = crop_count(record.grid, shape.vision, n_image) if vision_runs else 0
+    images = math.ceil(n_image / shape.image_tokens) if shape.image_tokens else 0
+    vision = vision_line(shape, crops, images) if crops else 0.0
     return SampleCost(
-        vision=crops * vision_flops(shape.vision) / TERA,
+        vision=None if vision is None else vision / TERA,
         projector=crops * projector_flops(shape) / TERA,
-        prefill={c: prefill_flops(shape, record, c) / TERA for c in CONVENTIONS},
+        prefill={c: prefill_flops(shape, record, c, counts) / TERA for c in CONVENTIONS},
         decode=decode_flops(shape, counts, record.decode) / TERA,
-        kv_ratio_vision=record.kv_ratio_vision,
-        kv_ratio_all=record.kv_ratio_all,
+        kv_ratio_vision=float(by_kind[:, IMAGE].mean() / n_image) if n_image else None,
+        kv_ratio_all=float(counts.mean() / record.n) if record.n else 1.0,
         kv_mib=int(counts.sum()) * shape.kv_bytes_per_entry(itemsize) / MIB,
-        skip_mod_layers=record.skip_mod_layers,
-        skip_all_layers=record.skip_all_layers,
+        skip_mod_layers=skipped(counts[record.mod_layers], record.n),
+        skip_all_layers=skipped(counts, record.n),
     )
+
+
+def skipped(counts: Counts, n: int) -> float:
+    """Share (0..1) of n tokens that these layers left out; 0 without layers."""
+    return 1.0 - float(counts.sum()) / (counts.size * n) if counts.size and n else 0.0
 
 
 def crop_count(grid: Sequence[Mapping[str, Any]], vision: VisionShape, n_image: int) -> int:
@@ -91,9 +110,16 @@ def crop_count(grid: Sequence[Mapping[str, Any]], vision: VisionShape, n_image: 
     return crops if grid else math.ceil(n_image / vision.patches)
 
 
+def vision_line(shape: ModelShape, crops: int, images: int) -> float | None:
+    """FLOPs of all that sees pixels, projector aside; None where a part of it is not known."""
+    if shape.second_tower is None:
+        return None
+    return crops * vision_flops(shape.vision) + images * shape.second_tower
+
+
 def vision_flops(vision: VisionShape) -> float:
     """FLOPs of one crop: patch embedding and every layer, class token included, full attention."""
-    n, d = vision.patches + 1, vision.hidden
+    n, d = vision.patches + vision.class_tokens, vision.hidden
     embed = 2 * vision.patches * vision.channels * vision.patch**2 * d
     layer = 2 * n * (4 * d * d + 2 * d * vision.ffn) + 4 * n * n * d
     return float(embed + vision.layers * layer)
@@ -111,17 +137,44 @@ def attention_flops(shape: ModelShape, counts: Counts, convention: str) -> float
     return float(per_pair * shape.attention_width * int((counts.astype(np.int64) ** 2).sum()))
 
 
-def prefill_flops(shape: ModelShape, record: RoutingRecord, convention: str) -> float:
-    """FLOPs of the language model on the prompt, from the tokens each layer processed."""
+def prefill_flops(
+    shape: ModelShape, record: RoutingRecord, convention: str, counts: Counts | None = None
+) -> float:
+    """FLOPs of the language model on the prompt, from the tokens each layer processed.
+
+    `counts` [L] is `record.processed_per_layer()` where it is known already.
+    """
+    counts = record.processed_per_layer() if counts is None else counts
     if convention == "paper-gamma":
         acting = int(record.mod_layers.sum())
-        skip = record.skip_mod_layers
+        skip = skipped(counts[record.mod_layers], record.n)
         return gamma_rule(shape, record.n, skip, dense_layers=shape.layers - acting)
-    counts = record.processed_per_layer()
+    if convention == "paper-fastv":
+        return fastv_rule(shape, counts)
     linear = 2.0 * shape.layer_weights * int(counts.sum())
     if convention == "paper-pmod":
         return linear + 2.0 * shape.head_weights * tokens_at_head(record)
     return linear + attention_flops(shape, counts, convention) + 2.0 * shape.head_weights
+
+
+def fastv_rule(shape: ModelShape, counts: Counts) -> float:
+    """FastV's published formula, doubled to FLOPs, for the tokens [L] of each layer.
+
+    One layer of LLaVA-1.5-7B at n = 612 gives 2 x 99.3e9: the "99.3 B" of its README.
+    """
+    d, n = shape.hidden, counts.astype(np.int64)
+    weights = 4 * d * d + 2 * d * shape.ffn
+    return 2.0 * weights * int(n.sum()) + 4.0 * d * int((n**2).sum())
+
+
+def eager_attention(shape: ModelShape, counts: Counts) -> float:
+    """What the profiler behind p-MoD's tables adds when attention runs eagerly: n^2 and softmax.
+
+    4·n²·d a layer and one FLOP an entry of the heads·n² map, for the tokens [L] of each layer. Its
+    table has this in FastV's row only.
+    """
+    softmax = shape.heads * int((counts.astype(np.int64) ** 2).sum())
+    return attention_flops(shape, counts, "full") + softmax
 
 
 def tokens_at_head(record: RoutingRecord) -> int:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.cost.ledger import sample_cost
+import numpy as np
+
+from harness.cost.ledger import Counts, sample_cost
 from harness.cost.shapes import ModelShape
 from harness.record import ANSWER, KINDS, RoutingRecord
 
@@ -24,7 +26,8 @@ def read_out(
     The entry `routing` maps a kind to {"tokens": prompt tokens (for answers: tokens fed back),
     "kept": [L] processed tokens a layer}.
     """
-    cost = sample_cost(record, shape, itemsize, vision_runs)
+    by_kind = record.processed_by_kind()
+    cost = sample_cost(record, shape, itemsize, vision_runs, by_kind)
     return {
         "n_text": record.n_text,
         "n_image": record.n_image,
@@ -39,20 +42,21 @@ def read_out(
         "tflops_prefill_full": cost.prefill["full"],
         "tflops_prefill_paper_pmod": cost.prefill["paper-pmod"],
         "tflops_prefill_paper_gamma": cost.prefill["paper-gamma"],
+        "tflops_prefill_paper_fastv": cost.prefill["paper-fastv"],
         "tflops_decode": cost.decode,
-        ROUTING: _kept_by_kind(record),
+        ROUTING: _kept_by_kind(record, by_kind),
     }
 
 
-def _kept_by_kind(record: RoutingRecord) -> dict[str, dict[str, Any]]:
+def _kept_by_kind(record: RoutingRecord, by_kind: Counts) -> dict[str, dict[str, Any]]:
     counts = {}
+    totals = np.bincount(record.kinds, minlength=len(KINDS)).tolist()
     for kind, name in enumerate(KINDS):
-        tokens = int((record.kinds == kind).sum())
-        kept = record.processed_per_layer(kind)
+        tokens, kept = totals[kind], by_kind[:, kind]
         if kind == ANSWER:  # those of a teacher-forced prompt and those generated
             tokens += record.n_out
             kept = kept + record.decode.sum(1)
-        counts[name] = {"tokens": tokens, "kept": [int(k) for k in kept]}
+        counts[name] = {"tokens": tokens, "kept": kept.tolist()}
     return counts
 
 

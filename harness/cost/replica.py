@@ -75,11 +75,15 @@ def build_replica(config: Mapping[str, Any], seed: int = 0) -> Any:
     return LlavaForConditionalGeneration(LlavaConfig(**common)).eval()
 
 
-def replica_inputs(model: Any, n_text: int, seed: int = 0) -> dict[str, torch.Tensor]:
+def replica_inputs(
+    model: Any, n_text: int, seed: int = 0, image_tokens: int = 0
+) -> dict[str, torch.Tensor]:
     """One prompt of `n_text` text tokens around a square image of noise.
 
     input_ids [1, n], attention_mask [1, n], pixel_values as the model wants them; for
     any-resolution models the square covers two by two tiles where the grids allow it.
+    `image_tokens` is the number of a model whose image has a fixed one: as many crops as make it
+    (0: one crop).
     """
     vision = model.config.vision_config
     side = vision.image_size
@@ -92,11 +96,13 @@ def replica_inputs(model: Any, n_text: int, seed: int = 0) -> dict[str, torch.Te
         inputs["pixel_values"] = torch.randn(1, crops, 3, side, side, generator=noise)
         inputs["image_sizes"] = torch.tensor([size])
     else:
-        inputs["pixel_values"] = torch.randn(1, 3, side, side, generator=noise)
+        crops = max(1, image_tokens // (side // vision.patch_size) ** 2)
+        inputs["pixel_values"] = torch.randn(crops, 3, side, side, generator=noise)
     with torch.no_grad():
         features = model.get_image_features(**inputs, return_dict=True).pooler_output
     before = min(PREFIX, n_text // 2)
-    ids = [WORD] * before + [IMAGE_TOKEN] * int(features[0].shape[0]) + [WORD] * (n_text - before)
+    n_image = sum(int(crop.shape[0]) for crop in features)
+    ids = [WORD] * before + [IMAGE_TOKEN] * n_image + [WORD] * (n_text - before)
     inputs["input_ids"] = torch.tensor([ids])
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     return inputs
@@ -112,7 +118,8 @@ def predicted_record(
     found = []
     for seed in (0, 1):
         model = build_replica(config, seed)
-        found.append(_record(model, method, replica_inputs(model, n_text, seed), n_out))
+        inputs = replica_inputs(model, n_text, seed, int(config.get("image_tokens", 0)))
+        found.append(_record(model, method, inputs, n_out))
     first, second = found
     prompt = np.array_equal(first.processed_per_layer(), second.processed_per_layer())
     if not (prompt and np.array_equal(first.decode, second.decode)):

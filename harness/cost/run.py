@@ -1,4 +1,8 @@
-"""`--costs-only`: the FLOPs and KV ledger at a model's true sizes. No weights, no benchmarks."""
+"""`--costs-only`: the FLOPs and KV ledger at a model's true sizes. No weights, no benchmarks.
+
+The closed form fills every convention; fvcore and torch count the same samples again under the
+convention `full` and must agree with it (`harness.cost.referees`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.cost.readouts import read_out, routing_table
-from harness.cost.rows import cost_rows
+from harness.cost.rows import cost_rows, counter_rows
 from harness.cost.shapes import ModelShape, config_for, shape_from_config
 from harness.errors import EXIT_OK, UsageError, one_line
 from harness.parts import Parts
@@ -37,13 +41,18 @@ class Costed:
 
     about: dict[str, str]  # identifying columns
     readout: dict[str, Any]
+    record: RoutingRecord
+    vision_runs: bool = True
 
 
 def run_costs(settings: Settings, argv: Sequence[str]) -> int:
     """Print the ledger and write `cost.csv`, `routing.csv` and `run.json`.
 
-    Raises UsageError for names that are wrong and sizes that are not known.
+    Raises UsageError for names that are wrong and sizes that are not known, RefereeError where
+    the counters disagree; nothing is written then.
     """
+    from harness.cost.referees import Referees, described
+
     parts = Parts()
     config = config_for(settings.model)
     shape = shape_from_config(config, settings.model)
@@ -52,11 +61,14 @@ def run_costs(settings: Settings, argv: Sequence[str]) -> int:
     recorded = {**settings.recorded(), "methods": [method.spec for method in methods]}
     check_out(out, recorded)
     found, left_out = predict(methods, config, shape, settings)
+    referees = Referees(shape)
+    checked = described(referees.examine())
+    rows = [row for one in found for row in all_rows(one, referees, settings.seed)]
     with Store(out) as store:
-        store.write_run_json({**environment(list(argv)), "settings": recorded})
-        rows = [row for one in found for row in cost_rows(one.about, [one.readout], settings.seed)]
+        content = {**environment(list(argv)), "settings": recorded, "referees": checked}
+        store.write_run_json(content)
         write_csv(out / "cost.csv", columns.COST, rows)
-        write_csv(out / "routing.csv", columns.ROUTING, _routing_rows(found))
+        write_csv(out / "routing.csv", columns.ROUTING, routing_rows(found))
     console = Console()
     print_whole(console, ledger_table(shape, found))
     for line in left_out:
@@ -100,10 +112,19 @@ def _cost(method: Any, record: RoutingRecord, shape: ModelShape, settings: Setti
         "bench": workload,
     }
     itemsize = ITEMSIZE[settings.dtype]
-    return Costed(about, read_out(record, shape, itemsize, method.needs_images))
+    readout = read_out(record, shape, itemsize, method.needs_images)
+    return Costed(about, readout, record, method.needs_images)
 
 
-def _routing_rows(found: Sequence[Costed]) -> Iterator[dict[str, Any]]:
+def all_rows(one: Costed, referees: Any, seed: int) -> list[dict[str, Any]]:
+    """Rows of `cost.csv`: the closed form's, then those of each counter."""
+    counted = referees.sample(one.record, one.vision_runs)
+    closed = cost_rows(one.about, [one.readout], seed)
+    return [*closed, *counter_rows(one.about, one.readout, counted)]
+
+
+def routing_rows(found: Sequence[Costed]) -> Iterator[dict[str, Any]]:
+    """Rows of `routing.csv`."""
     for one in found:
         for row in routing_table([one.readout]):
             yield {"cell_id": one.about["cell_id"], "bench": one.about["bench"], **row}
@@ -115,13 +136,13 @@ def ledger_table(shape: ModelShape, found: Sequence[Costed]) -> Table:
     title = f"{shape.name}: {found[0].about['bench']} tokens, batch 1, TFLOP"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("method")
-    titles = ("prefill", "of dense", "full n²", "paper-pmod", "paper-gamma", "vision", "decode")
-    for title in (*titles, "KV image", "KV all", "KV MiB"):
+    titles = ("prefill", "of dense", "full n²", "paper-pmod", "paper-gamma", "paper-fastv")
+    for title in (*titles, "vision", "decode", "KV image", "KV all", "KV MiB"):
         table.add_column(title, justify="right")
     for one in found:
         cost = one.readout
         share = cost["tflops_prefill"] / dense["tflops_prefill"]
-        vision = cost["tflops_vision"] + cost["tflops_projector"]
+        vision = cost["tflops_vision"]
         kv_image = cost["kv_ratio_vision"]
         table.add_row(
             one.about["label"],
@@ -130,7 +151,8 @@ def ledger_table(shape: ModelShape, found: Sequence[Costed]) -> Table:
             f"{cost['tflops_prefill_full']:.4g}",
             f"{cost['tflops_prefill_paper_pmod']:.4g}",
             f"{cost['tflops_prefill_paper_gamma']:.4g}",
-            f"{vision:.3g}",
+            f"{cost['tflops_prefill_paper_fastv']:.4g}",
+            "" if vision is None else f"{vision + cost['tflops_projector']:.3g}",
             f"{cost['tflops_decode']:.3g}",
             "" if kv_image is None else f"{kv_image:.2%}",
             f"{cost['kv_ratio']:.2%}",

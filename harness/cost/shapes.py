@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.cost.towers import CONVNEXT_L, llava_hr_flops
 from harness.errors import UsageError, one_line
 from harness.settings import ROOT
 
@@ -50,16 +51,22 @@ class VisionShape:
     image_size: int
     patch: int
     channels: int = 3
+    class_tokens: int = 1  # beside the patches; 0 where the class token is dropped before layer 0
 
     @property
     def patches(self) -> int:
-        """Patch tokens of one crop; the class token comes on top."""
+        """Patch tokens of one crop; class tokens come on top."""
         return (self.image_size // self.patch) ** 2
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Decoder, tower and projector sizes; `projector_in` is the width the projector reads."""
+    """Decoder, tower and projector sizes; `projector_in` is the width the projector reads.
+
+    `image_tokens` is the fixed number of an image's tokens where neither crops nor `tiles` tell
+    it (0: they do). `second_tower` are the FLOPs an image costs beside the CLIP-type tower and
+    the projector, None where they are not known, so that no vision line can be given.
+    """
 
     name: str
     layers: int
@@ -72,6 +79,8 @@ class ModelShape:
     vision: VisionShape
     projector_in: int
     tiles: tuple[tuple[int, int], ...] = ()  # any-resolution grids (height, width) in pixels
+    image_tokens: int = 0
+    second_tower: float | None = 0.0
 
     @property
     def attention_width(self) -> int:
@@ -114,6 +123,7 @@ def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
         image_size=int(sight["image_size"]),
         patch=int(sight["patch_size"]),
         channels=int(sight["num_channels"]),
+        class_tokens=int(sight.get("class_tokens", 1)),
     )
     return ModelShape(
         name=name,
@@ -127,6 +137,8 @@ def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
         vision=tower,
         projector_in=tower.hidden * read,
         tiles=tuple((int(h), int(w)) for h, w in config.get("image_grid_pinpoints") or ()),
+        image_tokens=int(config.get("image_tokens", 0)),
+        second_tower=config.get("second_tower", 0.0),
     )
 
 
@@ -149,12 +161,29 @@ _13B = {
     "num_hidden_layers": 40,
     "num_attention_heads": 40,
 }
+# Models this harness cannot load: sizes only, for the ledger. LLaVA-HR shows its CLIP tower 448
+# pixels (32 x 32 patches, class token dropped, all 24 layers run) beside a ConvNeXt at 1024;
+# Mini-Gemini-HD has five CLIP crops and a ConvNeXt at 1536 whose patch mining nobody has counted.
+_HR = {
+    "vision_config": {**CLIP_L_336, "image_size": 448, "class_tokens": 0},
+    "image_tokens": 1024,
+    "second_tower": llava_hr_flops(1024, *CONVNEXT_L),
+}
+_HD = {"vision_config": CLIP_L_336, "image_tokens": 2880, "second_tower": None}
 _NEXT_GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 KNOWN: dict[str, dict[str, Any]] = {
     "llava-hf/llava-1.5-7b-hf": _llava({}),
     "llava-hf/llava-1.5-13b-hf": _llava(_13B),
     "llava-hf/llava-v1.6-vicuna-7b-hf": _llava({}, _NEXT_GRIDS),
     "llava-hf/llava-v1.6-vicuna-13b-hf": _llava(_13B, _NEXT_GRIDS),
+    "llava-hr-7b": {"text_config": LLAMA, **_HR},
+    "llava-hr-13b": {"text_config": {**LLAMA, **_13B}, **_HR},
+    "mini-gemini-hd-7b": {"text_config": LLAMA, **_HD},
+}
+SIZES_ONLY = {
+    "llava-hr-7b": "LLaVA-HR, Vicuna 7B, 1024 image tokens",
+    "llava-hr-13b": "LLaVA-HR, Vicuna 13B, 1024 image tokens",
+    "mini-gemini-hd-7b": "Mini-Gemini-HD, Vicuna 7B, 2880 image tokens",
 }
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cost.shapes import ModelShape, shape_from_config
+from harness.cost.shapes import SIZES_ONLY, ModelShape, shape_from_config
 from harness.errors import UsageError
 from harness.model.weights import check_weights, processor_hash, weight_hashes
 from harness.nearest import nearest, unknown
@@ -171,6 +171,10 @@ def _locate(name: str) -> tuple[Path, str | None]:
     if name in MODELS or HUB_ID.fullmatch(name):
         folder = _hub_folder(name)
         return folder, _snapshot(folder)
+    if name in SIZES_ONLY:
+        raise UsageError(
+            f"--model: only the sizes of '{name}' are known: it runs with --costs-only"
+        )
     if "/" in name or name.startswith((".", "~")):
         raise UsageError(f"--model: there is no folder '{name}'")
     raise UsageError("--model: " + unknown("model", name, MODELS))

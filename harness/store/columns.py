@@ -46,6 +46,7 @@ SAMPLES = (
     "tflops_prefill_full",
     "tflops_prefill_paper_pmod",
     "tflops_prefill_paper_gamma",
+    "tflops_prefill_paper_fastv",
 )
 COST = (*CELL, "scope", "unit", "tflops_mean", "tflops_ci_low", "tflops_ci_high") + (
     "counter",
@@ -57,3 +58,17 @@ COST = (*CELL, "scope", "unit", "tflops_mean", "tflops_ci_low", "tflops_ci_high"
     "skip_all_layers",
 )
 ROUTING = ("cell_id", "bench", "layer", "kind", "tokens", "kept", "kept_fraction")
+# What a paper prints beside what the ledger counts; differences are ours to the paper's.
+PUBLISHED = ("paper", "table", "row", "model", "method", "quantity", "unit", "paper_value") + (
+    "paper_rule",
+    "paper_rule_difference",
+    "one_rule",
+    "one_rule_difference",
+    "difference_unit",
+    "rule",
+    "setting",
+    "reproducible",  # 1: asserted by the tests; 0: `reason` says why it cannot be
+    "reason",
+    "hardware",  # of the paper's figure, where it was measured
+    "note",
+)

@@ -1,0 +1,90 @@
+"""Single layers of a model as the counters of FLOPs want them: positional inputs, no cache object.
+
+A layer is made on the current default device; on ``meta`` it takes no memory at any size.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.cost.shapes import ModelShape
+
+
+class _Past:
+    """The part of a cache that an attention layer asks for."""
+
+    def __init__(self, past: torch.Tensor) -> None:
+        self.past = past
+
+    def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> Any:
+        return torch.cat([self.past, key], 2), torch.cat([self.past, value], 2)
+
+
+class Behind(nn.Module):
+    """A decoder layer behind a cache, with the positional inputs a tracer wants."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden: Any, cos: Any, sin: Any, past: Any, mask: Any) -> Any:
+        angles = (cos, sin)
+        return self.layer(
+            hidden, position_embeddings=angles, attention_mask=mask, past_key_values=_Past(past)
+        )
+
+
+class Unmasked(nn.Module):
+    """A tower layer without mask."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, states: Any) -> Any:
+        return self.layer(states, attention_mask=None)
+
+
+def decoder_like(layer: nn.Module, config: Any) -> Callable[[], nn.Module]:
+    """What makes a decoder layer of this one's own class, for `Referees`.
+
+    Counted under sdpa whatever kernel runs, so that eager and fused kernels are never mixed.
+    """
+    config = copy.deepcopy(config)
+    config._attn_implementation = "sdpa"
+    return lambda: type(layer)(config, 0)
+
+
+def llama_layer(shape: ModelShape) -> nn.Module:
+    """One Llama decoder layer at the sizes of `shape`, on the current default device."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+    config = LlamaConfig(
+        hidden_size=shape.hidden,
+        intermediate_size=shape.ffn,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        attn_implementation="sdpa",
+    )
+    return LlamaDecoderLayer(config, 0)
+
+
+def clip_layer(shape: ModelShape) -> nn.Module:
+    """One CLIP tower layer at the sizes of `shape.vision`, on the current default device."""
+    from transformers import CLIPVisionConfig
+    from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+
+    config = CLIPVisionConfig(
+        hidden_size=shape.vision.hidden,
+        intermediate_size=shape.vision.ffn,
+        num_attention_heads=1,  # does not change the count
+        attn_implementation="sdpa",
+    )
+    return CLIPEncoderLayer(config)
