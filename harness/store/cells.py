@@ -22,7 +22,7 @@ WITHOUT_INFLUENCE = (
     *("plan.py", "progress.py", "runinfo.py", "settings.py", "stats.py", "suite.py", "suites.py"),
     *("bench/quiet.py", "bench/tasks_index.py", "cost/replica.py", "cost/rows.py", "cost/run.py"),
     *("model/catalog.py", "model/tiny.py", "model/torchvision_ops.py", "model/weights.py"),
-    *("store", "train"),
+    *("store", "timing", "train"),
 )
 # Installed packages that turn documents into tokens, tokens into answers, answers into scores.
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow", "lmms-eval")
