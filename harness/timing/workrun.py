@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,13 +66,14 @@ def run_workload(
     cells.tidy()
     wanted = {method.spec for method in cells.missing(work)}
     began = time.perf_counter()
-    entries, failed = [], []
+    entries: list[Entry] = []
+    failed: list[Entry] = []
     try:
         prompts = make_prompts(
             bench, work, plan.settings.limit, plan.settings.data, plan.settings.seed
         )
         for entry in _entries(plan, bench, work, cells, wanted):
-            error = _attempt(store, entry.cell, lambda e=entry: _record(plan, bench, e, prompts))
+            error = _attempt(store, entry.cell, partial(_record, plan, bench, entry, prompts))
             (failed if error else entries).append(entry)
             if error:
                 cells.fail(store, entry.cell, error)
