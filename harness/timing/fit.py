@@ -92,9 +92,11 @@ def require_fit(
 def _would_fit(
     shape: ModelShape, work: Workload, pictures: Pictures, itemsize: int, attn: str, have: float
 ) -> str:
-    for batch in range(work.batch - 1, 0, -1):
-        if need(shape, replace(work, batch=batch), pictures, itemsize, attn).total <= have:
-            return f"batch={batch} would fit"
+    fixed = need(shape, replace(work, batch=0), pictures, itemsize, attn).total
+    each = need(shape, replace(work, batch=1), pictures, itemsize, attn).total - fixed
+    batch = min(work.batch - 1, int((have - fixed) / each))  # cache and activations grow with it
+    if batch >= 1:
+        return f"batch={batch} would fit"
     if weight_count(shape) * itemsize > have:
         smaller = "--dtype bfloat16, or " if itemsize == 4 else ""
         return f"the weights alone do not fit; try {smaller}--random-weights with fewer --layers"

@@ -20,7 +20,7 @@ from harness.timing.phases import Prompt, selection_ms, timed, watched
 from harness.timing.ratios import FEWEST, settled
 from harness.timing.subject import Bench, Subject, active, waiting_bytes
 
-SELECTION_RUNS = 10
+SELECTION_RUNS = 6
 ENERGY_WINDOW = 5.0  # seconds: shorter ones can read zero
 MIB = 1024.0**2
 

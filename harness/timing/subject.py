@@ -68,7 +68,8 @@ def build_random(
     torch.manual_seed(seed)
     with device:
         model = kind._from_config(made, attn_implementation=attn, dtype=dtype)
-    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    # Only the place: a change of dtype would also round the rotary tables.
+    model = model.to(device).eval().requires_grad_(False)
     # A random model may say "end" at any moment: the answer's length is fixed elsewhere.
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
