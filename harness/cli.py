@@ -24,6 +24,7 @@ from harness.settings import (
     DTYPES,
     LIST_KINDS,
     SWITCHES,
+    TIMING_ONLY,
     VALIDATORS,
     Settings,
     add_checkpoint,
@@ -42,6 +43,7 @@ examples:
   python run_suite.py --plots-only runs/mine
   python run_suite.py --costs-only --model llava-hf/llava-1.5-7b-hf --methods pmod,fastv
   python run_suite.py --suite suites/pmod-table5.yaml
+  python run_suite.py --throughput --methods pmod,fastv --workload n_text=58:n_out=32:batch=1
   python run_suite.py --list methods
 
 exit codes: 0 every cell done; 2 bad usage, nothing written; 3 some cells failed, the others are
@@ -70,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_jobs(parser.add_argument_group("what to do"))
     _add_settings(parser.add_argument_group("settings (all recorded)"))
+    _add_timing(parser.add_argument_group("settings of --throughput"))
     return parser
 
 
@@ -96,6 +99,11 @@ def _add_jobs(group: argparse._ArgumentGroup) -> None:
         metavar="TABLE",
         help="--costs-only: a paper's cost table beside ours, e.g. pmod-table5",
     )
+    group.add_argument(
+        "--throughput",
+        action="store_true",
+        help="measured time by phase, interleaved with dense: of --workload, or of --bench",
+    )
     group.add_argument("--list", metavar="|".join(LIST_KINDS), help="what there is, a line each")
     group.add_argument(
         "--check", metavar="METHOD|all", help="the conformance suite on a tiny random model"
@@ -121,13 +129,34 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--dtype", metavar="|".join(DTYPES), help="default auto")
     group.add_argument("--attn", metavar="|".join(ATTENTION), help="default auto")
     group.add_argument("--seed", metavar="N", help="default 0")
-    group.add_argument("--n-text", metavar="N", help="--costs-only: text tokens (default 58)")
-    group.add_argument("--n-out", metavar="N", help="--costs-only: new tokens (default 32)")
+    group.add_argument("--n-text", metavar="N", help="text tokens of a cost or time (default 58)")
+    group.add_argument("--n-out", metavar="N", help="new tokens of a cost or time (default 32)")
     group.add_argument(
         "--out", metavar="DIR", help="run directory, resumed if it exists (default runs/<time>)"
     )
     group.add_argument("--quiet", action="store_true", help="no progress, errors only")
     group.add_argument("--verbose", action="store_true", help="more detail, library messages")
+
+
+def _add_timing(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--workload",
+        metavar="SPEC",
+        action="append",
+        help="n_text=58:n_image=576:n_out=32:batch=8 (n_image as the model makes it when left "
+        "out, 0 for none) or bench=gqa:n_out=32:batch=8; repeatable",
+    )
+    group.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="the model's shapes with random weights, built on the device: needs no files",
+    )
+    group.add_argument("--layers", metavar="N", help="--random-weights: fewer decoder layers")
+    group.add_argument("--width", metavar="N", help="--random-weights: another hidden size")
+    group.add_argument("--repeats", metavar="N", help="rounds at least (default 30)")
+    group.add_argument("--warmup", metavar="N", help="runs before, a method and shape (default 10)")
+    group.add_argument("--min-seconds", metavar="S", help="of dense's time, at least (default 10)")
+    group.add_argument("--max-seconds", metavar="S", help="stop the rounds of a workload then")
 
 
 def parse(argv: Sequence[str]) -> tuple[dict[str, Any], Settings]:
@@ -148,6 +177,8 @@ def parse(argv: Sequence[str]) -> tuple[dict[str, Any], Settings]:
         from harness.suites import load_suite
 
         values = load_suite(raw["suite"])
+    if "workload" in raw:
+        raw["workload"] = ",".join(raw["workload"])
     values |= {name: convert(name, raw[name]) for name in VALIDATORS if name in raw}
     values |= {name: raw[name] for name in SWITCHES if name in raw}
     given: dict[str, str] = {}
@@ -179,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(argv: list[str]) -> int:
     raw, settings = parse(argv)
     jobs: list[str] = [name for name in ("list", "check", "plots_only") if name in raw]
-    jobs += ["costs_only"] if settings.costs_only else []
+    jobs += [name for name in ("costs_only", "throughput") if getattr(settings, name)]
     if len(jobs) > 1:
         raise UsageError(f"{flag(jobs[0])} and {flag(jobs[1])} exclude each other")
     _refuse_idle_flags(raw, settings, jobs)
@@ -199,6 +230,10 @@ def _dispatch(argv: list[str]) -> int:
         from harness.cost.run import run_costs
 
         return run_costs(settings, argv)
+    if settings.throughput:
+        from harness.timing.run import run_throughput
+
+        return run_throughput(settings, argv)
     if not settings.bench:
         raise UsageError("--bench is missing: which benchmarks? (see --list benches)")
     from harness.suite import run_suite
@@ -208,14 +243,16 @@ def _dispatch(argv: list[str]) -> int:
 
 def _refuse_idle_flags(raw: dict[str, Any], settings: Settings, jobs: list[str]) -> None:
     """A flag that would be ignored is a misunderstanding: better said than found out later."""
-    if jobs and not settings.costs_only:
+    if jobs and not (settings.costs_only or settings.throughput):
         idle = set(raw) - {*jobs, "quiet", "verbose"}
     elif settings.costs_only and settings.published:
         idle = {name for name in vars(settings) if name not in (*FREE, "published", "costs_only")}
         idle = {name for name in idle if getattr(settings, name) != getattr(Settings(), name)}
         jobs = ["published"]
     else:
-        idle = {"bench"} if settings.costs_only else {"n_text", "n_out", "published"}
+        idle = set() if settings.throughput else set(TIMING_ONLY)
+        idle |= {"bench"} if settings.costs_only else {"published"}
+        idle |= set() if settings.costs_only or settings.throughput else {"n_text", "n_out"}
         idle = {name for name in idle if getattr(settings, name) != getattr(Settings(), name)}
     for name in sorted(idle):
         with_what = flag(jobs[0]) if jobs else "a run on benchmarks"

@@ -6,6 +6,7 @@ suite file; a bad value is a `UsageError` of one line.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -24,6 +25,11 @@ DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
 ATTENTION_ALIASES = {"flash": "flash_attention_2", "fa2": "flash_attention_2"}
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+# Settings that only --throughput has a use for.
+TIMING_ONLY = ("workload", "random_weights", "layers", "width", "repeats", "warmup") + (
+    "min_seconds",
+    "max_seconds",
+)
 LIST_KINDS = ("methods", "benches", "models", "suites")
 
 
@@ -47,6 +53,15 @@ class Settings:
     n_out: int = 32
     costs_only: bool = False
     published: str | None = None
+    throughput: bool = False
+    workload: tuple[str, ...] = ()
+    random_weights: bool = False
+    layers: int | None = None
+    width: int | None = None
+    repeats: int = 30
+    warmup: int = 10
+    min_seconds: float = 10.0
+    max_seconds: float | None = None
     out: str | None = None
     quiet: bool = False
     verbose: bool = False
@@ -54,10 +69,11 @@ class Settings:
     def recorded(self) -> dict[str, Any]:
         """The settings that must agree when a run directory is resumed (JSON-able)."""
         skip = {"out", "quiet", "verbose"}
-        skip |= set() if self.costs_only else {"n_text", "n_out"}
+        skip |= set() if self.costs_only or self.throughput else {"n_text", "n_out"}
         skip |= set() if self.published else {"published"}
+        skip |= set() if self.throughput else {"throughput", *TIMING_ONLY}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
-        for name in ("methods", "bench"):
+        for name in ("methods", "bench", *(("workload",) if self.throughput else ())):
             values[name] = list(values[name])
         values["checkpoint"] = dict(sorted(self.checkpoint.items()))
         return values
@@ -106,6 +122,24 @@ def _integer(text: str) -> int:
         return int(text)
     except ValueError:
         raise UsageError(f"expected a whole number, got '{text}'") from None
+
+
+def seconds(text: str) -> float:
+    """A finite number of seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise UsageError(f"expected a number of seconds, got '{text}'")
+    return value
+
+
+def workloads(text: str) -> tuple[str, ...]:
+    """A comma list of workloads, in canonical form."""
+    from harness.timing.workload import parse_workloads
+
+    return parse_workloads(text)
 
 
 def batch_size(text: str) -> int | str:
@@ -170,9 +204,16 @@ VALIDATORS: dict[str, Callable[[str], Any]] = {
     "n_text": positive,
     "n_out": positive,
     "published": non_empty,
+    "workload": workloads,
+    "layers": positive,
+    "width": positive,
+    "repeats": positive,
+    "warmup": positive,
+    "min_seconds": seconds,
+    "max_seconds": seconds,
     "out": non_empty,
 }
-SWITCHES = ("costs_only", "quiet", "verbose")
+SWITCHES = ("costs_only", "throughput", "random_weights", "quiet", "verbose")
 
 
 def convert(name: str, value: str, shown_as: str | None = None) -> Any:

@@ -8,6 +8,7 @@ Difference        paired percentile bootstrap on the documents both rows answere
 Both bootstraps   draw from two invented documents more, one right and one wrong (for a difference:
                   one won, one lost). Without them, rows that never differed would get an interval
                   of no width, however few they are; with them it is about the rule of three.
+Ratio of times    paired percentile bootstrap of the ratio of medians.
 p-value           exact McNemar for 0/1 scores with one question an image; otherwise a paired
                   sign-flip permutation test on the images' summed differences.
 Verdict           on the Holm-adjusted p-value: ``better`` or ``worse`` when it is below 0.05;
@@ -90,6 +91,24 @@ def quantity_interval(
         return None
     groups = cluster_ids(clusters, amounts.size)
     return Interval(float(amounts.mean()), *_bootstrap(amounts, groups, seed))
+
+
+def ratio_of_medians(numerator: Floats, denominator: Floats, seed: int = 0) -> Interval:
+    """Median / median of paired measurements [n], with a bootstrap over the pairs.
+
+    No bounds from a single pair. Raises ValueError for different lengths.
+    """
+    if numerator.shape != denominator.shape:
+        raise ValueError("paired measurements of different length")
+    value = float(np.median(numerator) / np.median(denominator))
+    count = numerator.size
+    if count < 2:
+        return Interval(value, None, None)
+    rng = np.random.default_rng([seed, count])
+    drawn = rng.integers(0, count, size=(RESAMPLES, count))
+    ratios = np.median(numerator[drawn], axis=1) / np.median(denominator[drawn], axis=1)
+    low, high = np.quantile(ratios, [ALPHA / 2, 1 - ALPHA / 2])
+    return Interval(value, min(float(low), value), max(float(high), value))
 
 
 def paired(

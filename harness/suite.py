@@ -51,7 +51,7 @@ def run_suite(settings: Settings, argv: Sequence[str], parts: Parts | None = Non
         )
     again = resume_command(argv, settings, out)
     try:
-        with _terminated_like_interrupted():
+        with terminated_like_interrupted():
             loaded, checked = _load(plan, out, parts, show)
             with Store(out) as store:
                 if loaded is not None:
@@ -73,7 +73,7 @@ def resume_command(argv: Sequence[str], settings: Settings, out: Path) -> str:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """A polite kill (SIGTERM, from a scheduler) ends a run the way Ctrl-C does."""
     try:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -132,7 +132,7 @@ def _run(
     show.table(lambda: summary_table(store.path))
     show.say(LEGEND)
     code = EXIT_CELLS_FAILED if failed else EXIT_OK
-    return _report(store.path, parts, show) or code
+    return draw_report(store.path, parts, show) or code
 
 
 def _one(
@@ -155,7 +155,7 @@ def _one(
         show.say(f"    {note}")
 
 
-def _report(run_dir: Path, parts: Parts, show: Progressing) -> int:
+def draw_report(run_dir: Path, parts: Parts, show: Progressing) -> int:
     """Draw the report; the cells are safe whatever happens here."""
     try:
         report = parts.report(run_dir)

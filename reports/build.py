@@ -10,7 +10,20 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports import conditions, costtables, dots, pareto, published, retention, style, tables, text
+from reports import (
+    breakeven,
+    conditions,
+    costtables,
+    dots,
+    pareto,
+    published,
+    retention,
+    style,
+    tables,
+    text,
+    waterfall,
+)
+from reports import timing as times
 from reports.errors import ReportError
 from reports.rundata import load_run
 from reports.sheet import Drawn
@@ -53,6 +66,8 @@ def build_report(run_dir: Path) -> Path:
 
 
 def _sections(summary: Summary, folder: Path) -> list[Section]:
+    if summary.run.is_timing:
+        return _time_sections(summary, folder)
     palette = style.Palette(summary.series)
     with style.context():
         front = pareto.draw(summary, folder, palette)
@@ -72,7 +87,7 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
     optional = [
         ("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary), False),
         ("failures", "Failed and missing cells", FAILURES, tables.failures(summary), False),
-        ("speed", "Speed", SPEED, costtables.speed(summary), False),
+        ("speed", "Speed", SPEED, times.speed_table(times.timed(summary)), False),
         ("cells", "Every cell", "", tables.cells(summary), False),
         ("metrics", "Further metrics", METRICS, tables.other_metrics(summary), True),
         ("ledger", "Cost by part", LEDGER, costtables.ledger(summary), True),
@@ -83,6 +98,32 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
     return sections
 
 
+def _time_sections(summary: Summary, folder: Path) -> list[Section]:
+    """A run that measured times and nothing else."""
+    entries = times.timed(summary)
+    mark = times.watermark(entries) or summary.is_mini_model
+    with style.context():
+        falls = waterfall.draw(entries, folder, mark)
+        maps = breakeven.draw(entries, folder, mark)
+    speed, map_table = times.speed_table(entries), breakeven.table(entries)
+    failed, every = tables.failures(summary), costtables.speed(summary)
+    sections = [
+        Section("speed", "Time by phase", "" if speed else NOTHING, tables=_tables(speed)),
+        Section("waterfall", "Where the time goes", _none(falls), _known(falls)),
+    ]
+    if map_table is not None:
+        sections.append(Section("breakeven", "Break-even", "", _known(maps), (map_table,)))
+    if failed is not None:
+        sections.append(Section("failures", "Failed and missing cells", FAILURES, (), (failed,)))
+    sections.append(Section("phases", "Every phase", SPEED, (), _tables(every), folded=True))
+    return sections
+
+
+def _tables(*found: Table | None) -> tuple[Table, ...]:
+    return tuple(table for table in found if table is not None)
+
+
+NOTHING = "Nothing has been timed (yet)."
 NORMALISED = (
     "(method − blind) / (dense − blind): 100 % is all of what the image adds for the dense model, "
     "0 % is the same model without the image. Point values; the uncertainty is that of the "
@@ -110,17 +151,18 @@ def _page(summary: Summary, sections: list[Section]) -> dict[str, Any]:
         done, total = summary.count("done"), len(summary.series) * len(summary.benches)
         notices.insert(0, f"This run is not complete: {done} of {total} cells are done. "
                           "Run the same command again to go on.")  # fmt: skip
+    entries = times.timed(summary) if run.is_timing else []
     return {
         "title": run.path.resolve().name,
-        "opening": text.opening(summary),
-        "findings": text.findings(summary),
+        "opening": times.opening(summary, entries) if run.is_timing else text.opening(summary),
+        "findings": times.findings(entries) if run.is_timing else text.findings(summary),
         "mini_text": text.mini_note(summary),
         "notices": notices,
         "conditions": conditions.entries(summary),
         "everything": conditions.everything(summary),
         "command": conditions.command(summary),
         "sections": sections,
-        "reading": text.READING,
+        "reading": times.READING if run.is_timing else text.READING,
         "css": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         "js": Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
     }

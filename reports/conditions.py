@@ -21,6 +21,21 @@ ENTRIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Started", ("created_at",)),
     ("Code", ("git_commit", "git.commit", "commit")),
 )
+TIMING: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Device", ("device_name",)),
+    ("Threads", ("threads",)),
+    ("Precision", ("dtype",)),
+    ("Attention", ("attn",)),
+    ("Weights", ("weights",)),
+    ("Clock", ("clock",)),
+    ("Device state", ("device_state",)),
+    ("Processes", ("processes",)),
+    ("Rounds asked for", ("settings.repeats",)),
+    ("Warm-up runs", ("settings.warmup",)),
+    ("Seed", ("seed",)),
+    ("Started", ("created_at",)),
+    ("Code", ("git_commit",)),
+)
 VERSIONS = ("python", "torch", "transformers", "lmms-eval")
 
 
@@ -33,9 +48,10 @@ def entries(summary: Summary) -> list[tuple[str, str]]:
     pairs = [
         ("Model", model + (" (mini)" if summary.is_mini_model else "")),
         ("Data", text.listing(data) or "not recorded"),
-        ("Samples", text.sample_count(summary)),
     ]
-    for name, keys in ENTRIES:
+    if not run.is_timing:
+        pairs.append(("Samples", text.sample_count(summary)))
+    for name, keys in TIMING if run.is_timing else ENTRIES:
         value = run.get(*keys)
         if value is not None:
             short = {"Started": _moment, "Code": _commit}.get(name, _shown)

@@ -41,8 +41,8 @@ def speed(summary: Summary) -> Table | None:
     frame = summary.run.throughput
     columns = [Column(t, numeric=False) for t in ("Method", "Workload", "Phase", "On")]
     columns += [Column("Batch"), Column("Median", "ms, p10 to p90"), Column("Rate", "samples/s")]
-    columns += [Column("Speed-up", "to dense, 95 % CI"), Column("FLOPs", "of dense")]
-    columns += [Column("Realisation", "share of the FLOP saving"), Column("Peak", "MiB")]
+    columns += [Column("Speed-up", "to dense, 95 % CI"), Column("FLOPs ratio", "dense / method")]
+    columns += [Column("Realisation", "speed-up / FLOPs ratio"), Column("Peak", "MiB")]
     names = {(s.model, s.method, s.label): s for s in summary.series}
     rows = []
     for row in frame.itertuples():
@@ -62,12 +62,12 @@ def speed(summary: Summary) -> Table | None:
                 Cell(text.number(row.median_ms, 1), spread, sort=row.median_ms),
                 Cell(text.number(row.samples_per_s, 2), sort=row.samples_per_s),
                 Cell(gain if gain == text.GAP else f"{gain}×", ci, sort=row.speedup_vs_dense),
-                Cell(text.percent(row.flops_ratio), sort=row.flops_ratio),
-                Cell(text.percent(row.realisation), sort=row.realisation),
+                Cell(text.number(row.flops_ratio, 2), sort=row.flops_ratio),
+                Cell(text.number(row.realisation, 2), sort=row.realisation),
                 Cell(text.number(row.peak_mib, 0), sort=row.peak_mib),
             ]
         )
-    return _table("speed", "Speed", columns, rows)
+    return _table("phases", "Every phase", columns, rows)
 
 
 def _table(name: str, title: str, columns: list[Column], rows: list[list[Cell]]) -> Table | None:

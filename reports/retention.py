@@ -65,7 +65,7 @@ def _draw(summary: Summary, folder: Path, kind: str, frame: pd.DataFrame) -> Dra
     )  # fmt: skip
     benches = [str(b) for b in frame["bench"].unique()]
     mini = summary.is_mini_model or any(summary.is_mini_bench(b) for b in benches)
-    axes = sheet.panel(KINDS[kind] + (" (mini)" if mini else ""), mini=False)
+    axes = sheet.panel(KINDS[kind] + (" (mini)" if mini else ""), mark=False)
     _cells(axes, summary.series, layers, values, with_numbers=numbered)
     spread = float((means["max"] - means["min"]).max())
     absent = [s for i, s in enumerate(summary.series) if i not in set(frame["series"])]

@@ -48,10 +48,10 @@ ROUTING = Spec(
 )
 THROUGHPUT = Spec(
     "throughput.csv",
-    (*CELL_TEXT, "workload", "device", "attn", "dtype", "phase"),
+    (*CELL_TEXT, "workload", "device", "attn", "dtype", "phase", "notes"),
     ("batch", "n_text", "n_image", "n_out", "median_ms", "p10_ms", "p90_ms", "samples_per_s")
     + ("tokens_per_s", "speedup_vs_dense", "speedup_ci_low", "speedup_ci_high", "flops_ratio")
-    + ("realisation", "peak_mib", "kv_mib", "repeats"),
+    + ("realisation", "peak_mib", "kv_mib", "repeats", "agreement", "joules_per_sample"),
     ("cell_id", "method", "params", "workload", "phase", "batch", "device", "attn", "dtype"),
     ("method", "phase", "median_ms"),
 )
@@ -80,6 +80,11 @@ class Run:
     published: pd.DataFrame
     notices: list[str] = field(default_factory=list)
 
+    @property
+    def is_timing(self) -> bool:
+        """Whether the run measured times and nothing else."""
+        return self.meta.get("settings.throughput") is True
+
     def get(self, *names: str) -> Any:
         """The first of these ``run.json`` entries that is there and not empty, else None."""
         for name in names:
@@ -105,8 +110,11 @@ def load_run(path: Path) -> Run:
     )
     if not meta and not (path / "cells.csv").exists():
         raise ReportError(f"{path} holds no run: neither run.json nor cells.csv is there.")
-    costs_only = meta.get("settings.costs_only") is True
-    needed = (COST,) if costs_only else (CELLS, ACCURACY, COST, ROUTING)
+    needed: tuple[Spec, ...] = (CELLS, ACCURACY, COST, ROUTING)
+    if meta.get("settings.costs_only") is True:
+        needed = (COST,)
+    if meta.get("settings.throughput") is True:
+        needed = (CELLS, THROUGHPUT)
     for name in (spec.name for spec in needed):
         if not (path / name).exists():
             notices.append(f"{name} is missing: what it would show is left empty.")
@@ -116,7 +124,10 @@ def load_run(path: Path) -> Run:
         frame.loc[blank, "label"] = frame.loc[blank, "method"]
     _drop_impossible(run)
     _check_mixed(run)
-    _pass_on_notes(run)
+    if run.is_timing:
+        _gather_notes(run)
+    else:
+        _pass_on_notes(run)
     return run
 
 
@@ -189,11 +200,25 @@ def _pass_on_notes(run: Run) -> None:
             run.notices.append(f"{row.label} on {row.bench}: {row.notes}")
 
 
+def _gather_notes(run: Run) -> None:
+    """Each remark of a timing run once, with the number of cells it stands on."""
+    done = run.cells[run.cells["status"] == "done"]
+    found: dict[str, list[str]] = {}
+    for row in done.itertuples() if "notes" in run.cells else ():
+        for note in filter(None, str(row.notes).split("; ")):
+            found.setdefault(note, []).append(f"{row.label} on {row.bench}")
+    for note, where in found.items():
+        named = where[0] if len(where) == 1 else f"{len(where)} of {len(done)} cells"
+        run.notices.append(f"{named}: {note}.")
+    run.notices += [f"{note}." for note in run.get("notes") or []]
+
+
 def _check_mixed(run: Run) -> None:
     """Numbers measured under different conditions stand side by side: say so."""
     done = run.cells[run.cells["status"] == "done"]
     words = {"device": "device", "dtype": "precision", "attn": "attention"}
-    words["batch_size"] = "batch size"
+    if not run.is_timing:  # workloads of several batch sizes are what it is for
+        words["batch_size"] = "batch size"
     for frame, name in ((done, "cells.csv"), (run.throughput, "throughput.csv")):
         for column, word in words.items():
             seen = sorted({str(v) for v in frame[column] if v}) if column in frame else []

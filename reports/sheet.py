@@ -66,8 +66,11 @@ class Sheet:
             (self.height - self.bottom - self.top) * POINTS,
         )
 
-    def panel(self, title: str, mini: bool) -> Axes:
-        """The axes of the next panel; ``mini`` marks numbers of the shipped mini data or model."""
+    def panel(self, title: str, mark: bool | str) -> Axes:
+        """The axes of the next panel.
+
+        ``mark``: True for numbers of the shipped mini data or model; a text stands as it is.
+        """
         index = len(self._axes)
         x, y, _, height = self._box(index)
         total_w, total_h = self._figure.get_size_inches() * POINTS
@@ -78,9 +81,11 @@ class Sheet:
         )
         axes.set_gid(f"panel-{self.name}-{index}")
         axes.set_title(title)
-        if mini:
+        if mark:
+            word = mark if isinstance(mark, str) else "mini"
             axes.text(
-                0.5, 0.5, "mini", color=style.WATERMARK, fontsize=46, fontweight="bold",
+                0.5, 0.5, word, color=style.WATERMARK, fontweight="bold",
+                fontsize=46 if len(word) <= 4 else 28,
                 ha="center", va="center", transform=axes.transAxes, zorder=0,
             )  # fmt: skip
         self._axes.append(axes)

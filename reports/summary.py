@@ -233,13 +233,14 @@ def _drop_unfinished(run: Run, cells: dict[tuple[Series, str], Cell]) -> None:
             f"accuracy.csv: {orphans} cell(s) that cells.csv does not list as done, left out."
         )
     for (series, bench), cell in cells.items():
-        if cell.status == "done" and not cell.scores:
+        if cell.status == "done" and not cell.scores and not run.is_timing:
             run.notices.append(f"accuracy.csv: nothing for {series.label} on {bench} (done).")
 
 
 def _add_planned(run: Run, series: list[Series], benches: list[str], models: list[str]) -> None:
     """Add the methods and benches that ``run.json`` names and no CSV has yet."""
-    for bench in run.get("settings.bench", "bench") or []:
+    planned_on = run.get("settings.workload" if run.is_timing else "settings.bench", "bench")
+    for bench in planned_on or []:
         if str(bench) not in benches:
             benches.append(str(bench))
     planned = [str(spec) for spec in run.get("settings.methods", "methods") or []]

@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("harness", "methods", "reports", "minidata")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Module name -> distribution name, where they differ.
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "lmms_eval": "lmms-eval"}
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "lmms_eval": "lmms-eval"} | {
+    "pynvml": "nvidia-ml-py"
+}
 # Their wheels are dependencies of declared ones, at versions these ask for.
 INDIRECT = {"huggingface_hub", "markupsafe", "packaging", "tqdm", "loguru", "tenacity"}
 
@@ -55,7 +57,7 @@ def test_constraints_are_plain_public_versions() -> None:
 
 
 def test_every_import_is_declared() -> None:
-    names = {canonicalize_name(one.name) for one in declared()}
+    names = {canonicalize_name(one.name) for one in [*declared(), *declared("nvml")]}
     found = set()
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

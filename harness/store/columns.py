@@ -72,3 +72,36 @@ PUBLISHED = ("paper", "table", "row", "model", "method", "quantity", "unit", "pa
     "hardware",  # of the paper's figure, where it was measured
     "note",
 )
+THROUGHPUT = (
+    (*CELL, "workload", "device", "attn", "dtype", "batch", "n_text", "n_image", "n_out")
+    + (
+        "phase",
+        "median_ms",
+        "p10_ms",
+        "p90_ms",
+        "samples_per_s",
+        "tokens_per_s",  # generated tokens only
+        "speedup_vs_dense",
+        "speedup_ci_low",
+        "speedup_ci_high",
+        "flops_ratio",  # dense / method under `causal`: above 1 the method does less
+        "realisation",  # speedup_vs_dense / flops_ratio
+        "peak_mib",
+        "kv_mib",  # of the whole batch after the last token, from the cache tensors
+        "repeats",
+    )
+    + (
+        "tflops",  # of one sample, under `causal`
+        "first_ms",  # the very first call, warm-up included
+        "speedup_vs_best",  # against dense on the best backend, where that is another one
+        "agreement",  # rows of the batch that answer as they do alone
+        "rejected",  # rounds left out because the clock had dropped
+        "sm_mhz",
+        "memory_mhz",
+        "watt",
+        "celsius",
+        "joules_per_sample",  # above idle
+        "notes",
+    )
+)
+ROUNDS = ("cell_id", "label", "round", "phase", "ms", "kept")

@@ -1,0 +1,134 @@
+"""Which timed cells a run directory holds already, and writing new ones down. Torch-free.
+
+A cell is a method on a workload. Its rows in throughput.csv come first and its row in cells.csv
+last: rows without that one belong to a run that was killed, and are taken out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.runinfo import now
+from harness.store import columns
+from harness.store.cells import params_json
+from harness.store.csvfile import append_row, read_rows, repair, write_csv
+from harness.store.rundir import DONE, FAILED, Store
+from harness.timing.plan import TimingPlan
+from harness.timing.workload import Workload
+
+
+@dataclass
+class TimedCell:
+    """A method on a workload, under one attention backend."""
+
+    method: Any
+    work: Workload
+    attn: str
+    cell_id: str
+    error: str = ""
+
+
+class Cells:
+    """The timed cells of one run directory."""
+
+    def __init__(self, path: Path, plan: TimingPlan, engine: str) -> None:
+        self.path, self.plan, self.engine = path, plan, engine
+
+    @property
+    def throughput_csv(self) -> Path:
+        return self.path / "throughput.csv"
+
+    def rounds_csv(self, cell_id: str) -> Path:
+        """The raw times of a cell."""
+        return self.path / "rounds" / f"{cell_id}.csv"
+
+    def cell(self, method: Any, work: Workload, attn: str | None = None) -> TimedCell:
+        """The cell of a method on a workload, at the run's backend or another."""
+        attn = attn or self.plan.runtime.attn
+        return TimedCell(method, work, attn, self.plan.cell_id(method, work, attn, self.engine))
+
+    def done(self) -> set[str]:
+        """Ids of the cells that are complete."""
+        timed = {row.get("cell_id", "") for row in read_rows(self.throughput_csv)}
+        rows = read_rows(self.path / "cells.csv")
+        return {r["cell_id"] for r in rows if r.get("status") == DONE and r["cell_id"] in timed}
+
+    def missing(self, work: Workload) -> list[Any]:
+        """The methods that are not done on a workload."""
+        done = self.done()
+        return [m for m in self.plan.methods if self.cell(m, work).cell_id not in done]
+
+    def tidy(self) -> None:
+        """Take out what a killed run left behind: a torn line, rows of unfinished cells."""
+        repair(self.throughput_csv)
+        done = self.done()
+        rows = read_rows(self.throughput_csv)
+        kept = [row for row in rows if row["cell_id"] in done]
+        if len(kept) < len(rows):
+            known = [{name: row.get(name, "") for name in columns.THROUGHPUT} for row in kept]
+            write_csv(self.throughput_csv, columns.THROUGHPUT, known)
+
+    def about(self, cell: TimedCell, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """The identifying columns of throughput.csv; ``sizes`` are n_text and n_image."""
+        return {
+            "cell_id": cell.cell_id,
+            "model": self.plan.model,
+            "method": cell.method.name,
+            "params": params_json(cell.method.params()),
+            "label": label(cell, self.plan.runtime.attn),
+            "bench": cell.work.bench,
+            "workload": cell.work.spec,
+            "device": self.plan.device_name,
+            "attn": cell.attn,
+            "dtype": self.plan.runtime.dtype,
+            "batch": cell.work.batch,
+            "n_out": cell.work.n_out,
+            **sizes,
+        }
+
+    def write(
+        self,
+        store: Store,
+        cell: TimedCell,
+        rows: Iterable[Mapping[str, Any]],
+        raw: Iterable[Mapping[str, Any]],
+        seconds: float,
+        notes: Sequence[str],
+        rounds: int,
+    ) -> None:
+        """A finished cell: raw times, its rows, and last the row that makes it count."""
+        write_csv(self.rounds_csv(cell.cell_id), columns.ROUNDS, raw)
+        for row in rows:
+            append_row(self.throughput_csv, columns.THROUGHPUT, row)
+        done = {"status": DONE, "n": rounds, "seconds": round(seconds, 3)}
+        store.record({**self._identity(cell), **done, "notes": "; ".join(notes)})
+
+    def fail(self, store: Store, cell: TimedCell, error: str) -> None:
+        """The row of a cell that could not be timed."""
+        cell.error = error
+        store.record({**self._identity(cell), "status": FAILED, "error": error})
+
+    def _identity(self, cell: TimedCell) -> dict[str, Any]:
+        return {
+            "cell_id": cell.cell_id,
+            "model": self.plan.model,
+            "method": cell.method.name,
+            "params": params_json(cell.method.params()),
+            "label": label(cell, self.plan.runtime.attn),
+            "bench": cell.work.spec,
+            "data": self.plan.settings.data if cell.work.bench else "synthetic",
+            "requested_id": cell.cell_id,
+            "batch_size": cell.work.batch,
+            "device": self.plan.runtime.device,
+            "dtype": self.plan.runtime.dtype,
+            "attn": cell.attn,
+            "finished_at": now(),
+        }
+
+
+def label(cell: TimedCell, usual: str) -> str:
+    """The method's label, with the backend where it is not the run's."""
+    return str(cell.method.label) + ("" if cell.attn == usual else f" ({cell.attn})")

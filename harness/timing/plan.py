@@ -1,0 +1,231 @@
+"""From settings to what is going to be timed: all names resolved, nothing built yet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.cost.shapes import ModelShape, config_for, shape_from_config
+from harness.errors import UsageError
+from harness.parts import Parts, Runtime
+from harness.plan import DENSE, find_checkpoints, with_dense, with_trained_parameters
+from harness.settings import Settings
+from harness.store.cells import ID_LENGTH, package_versions
+from harness.timing.device import cores, cpu_name, free_host_bytes
+from harness.timing.fit import require_fit
+from harness.timing.ratios import FEWEST
+from harness.timing.shape import random_config, random_name
+from harness.timing.workload import Workload, parse_workload, pictures
+
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+BEST_ATTN = "sdpa"  # what `auto` takes everywhere
+
+
+@dataclass(frozen=True)
+class TimingPlan:
+    """Methods (dense first) by workloads, and the conditions they are timed under.
+
+    ``source`` is None for random weights; ``config`` is the complete config then.
+    """
+
+    settings: Settings
+    methods: tuple[Any, ...]
+    workloads: tuple[Workload, ...]
+    model: str  # as tables call it
+    shape: ModelShape
+    config: Mapping[str, Any]
+    source: Any
+    runtime: Runtime
+    device_name: str
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number in the run's dtype."""
+        return ITEMSIZE[self.runtime.dtype]
+
+    @property
+    def mini(self) -> bool:
+        """Whether numbers come from the shipped mini model."""
+        return bool(self.source is not None and self.source.mini)
+
+    @cached_property
+    def weights(self) -> dict[str, Any]:
+        """What the weights are: hashes of files, or the seed they are drawn from."""
+        if self.source is None:
+            return {"random": self.settings.seed, "config": _digest(dict(self.config))}
+        return {"revision": self.source.revision, "files": self.source.weight_hashes}
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The settings a run directory belongs to, with every ``auto`` resolved."""
+        return {
+            **self.settings.recorded(),
+            "methods": [method.spec for method in self.methods],
+            "workload": [work.spec for work in self.workloads],
+            "device": self.runtime.device,
+            "dtype": self.runtime.dtype,
+            "attn": self.runtime.attn,
+        }
+
+    def cell_id(self, method: Any, work: Workload, attn: str, engine: str) -> str:
+        """A hash over everything that can change a cell's times."""
+        asked = self.settings
+        return _digest(
+            {
+                "method": [method.name, method.params(), method.source_hash()],
+                "engine": engine,
+                "versions": package_versions(),
+                "model": [self.model, self.weights],
+                "workload": [work.spec, asked.data, asked.limit if work.bench else None],
+                "device": [self.device_name, self.runtime.dtype, attn, asked.seed],
+                "rounds": [asked.repeats, asked.warmup, asked.min_seconds, asked.max_seconds],
+                "kind": "throughput",
+            }
+        )[:ID_LENGTH]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def make_timing_plan(settings: Settings, parts: Parts) -> TimingPlan:
+    """Resolve names, sizes and the device. Raises UsageError with one line; builds nothing."""
+    _check_rounds(settings)
+    methods = with_dense(parts.methods(settings.methods), parts)
+    work = _workloads(settings)
+    plan = (
+        _random(settings, methods) if settings.random_weights else _real(settings, methods, parts)
+    )
+    plan = replace(plan, workloads=tuple(work))
+    for method in plan.methods:
+        _check_method(method, plan.shape)
+    return plan
+
+
+def _check_rounds(settings: Settings) -> None:
+    if settings.repeats < FEWEST:
+        raise UsageError(
+            f"--repeats: {settings.repeats} rounds are too few for a 95 % interval of a median "
+            f"ratio; at least {FEWEST}, the protocol asks for {Settings().repeats}"
+        )
+    if settings.batch_size == "auto":
+        raise UsageError("--batch-size: a time belongs to one batch size; give a number")
+    for name in ("layers", "width"):
+        if getattr(settings, name) is not None and not settings.random_weights:
+            raise UsageError(f"--{name} has no meaning without --random-weights")
+    if settings.random_weights and settings.bench:
+        raise UsageError("--bench: documents need a processor: leave out --random-weights")
+    if settings.random_weights and settings.checkpoint:
+        raise UsageError("--checkpoint has no meaning with --random-weights")
+
+
+def _workloads(settings: Settings) -> list[Workload]:
+    found = [parse_workload(text) for text in settings.workload]
+    for bench in settings.bench:
+        found.append(Workload(bench=bench, n_out=settings.n_out, batch=int(settings.batch_size)))
+    if found and (settings.n_text != Settings().n_text):
+        raise UsageError("--n-text has no meaning beside --workload or --bench")
+    return found or [Workload(settings.n_text, None, settings.n_out, int(settings.batch_size))]
+
+
+def _random(settings: Settings, methods: list[Any]) -> TimingPlan:
+    from harness.timing.subject import for_random_weights
+
+    runtime, device_name = _runtime(settings, mini=False)
+    name = random_name(settings.model, settings.layers, settings.width)
+    config = random_config(config_for(settings.model), name, settings.layers, settings.width)
+    changed = [for_random_weights(method) for method in methods]
+    return TimingPlan(
+        settings=settings,
+        methods=tuple(method for method, _ in changed),
+        workloads=(),
+        model=name,
+        shape=shape_from_config(config, name),
+        config=config,
+        source=None,
+        runtime=runtime,
+        device_name=device_name,
+        notes=tuple(note for _, note in changed if note),
+    )
+
+
+def _real(settings: Settings, methods: list[Any], parts: Parts) -> TimingPlan:
+    source = parts.source(settings.model)
+    checkpoints = find_checkpoints(settings, methods, source, parts)
+    methods = with_trained_parameters(methods, checkpoints, parts)
+    runtime, device_name = _runtime(settings, mini=source.mini)
+    return TimingPlan(
+        settings=settings,
+        methods=tuple(methods),
+        workloads=(),
+        model=source.model_id,
+        shape=source.info,
+        config=source.config,
+        source=source,
+        runtime=runtime,
+        device_name=device_name,
+        checkpoints=checkpoints,
+    )
+
+
+def _runtime(settings: Settings, mini: bool) -> tuple[Runtime, str]:
+    from harness.model.loading import pick_attention, pick_device, pick_dtype
+
+    device = pick_device(settings.device)
+    dtype = pick_dtype(settings.dtype, device, mini=mini)
+    attn = pick_attention(settings.attn, device, dtype)
+    runtime = Runtime(device.type, str(dtype).removeprefix("torch."), attn)
+    import torch
+
+    if device.type == "cuda":
+        return runtime, torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return runtime, cpu_name() + ("" if threads == cores() else f", {threads} in use")
+
+
+def _check_method(method: Any, shape: ModelShape) -> None:
+    from methods.base import MethodError, ModelInfo
+
+    vision = shape.vision.layers
+    info = ModelInfo(
+        shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, vision
+    )
+    try:
+        method.check(info)
+    except MethodError as error:
+        raise UsageError(f"--methods: {error}") from None
+
+
+def check_fit(plan: TimingPlan, workloads: Sequence[Workload]) -> None:
+    """Refuse workloads that cannot fit the free memory. Raises UsageError, one line."""
+    for work in workloads:
+        if work.bench:  # the documents decide; shorter than any prompt worth predicting
+            continue
+        pics = pictures(plan.shape, work.n_image)
+        free = free_bytes(plan.settings.device, plan.runtime.device)
+        require_fit(
+            plan.shape, work, pics, plan.itemsize, plan.runtime.attn, free, plan.device_name
+        )
+
+
+def free_bytes(wish: str, kind: str) -> int | None:
+    """Memory that can be had on the device; None when nobody knows."""
+    if kind == "cuda":
+        import torch
+
+        from harness.model.loading import pick_device
+
+        return int(torch.cuda.mem_get_info(pick_device(wish))[0])
+    return free_host_bytes()
+
+
+def is_dense(method: Any) -> bool:
+    """Whether a method is the reference."""
+    return bool(method.name == DENSE)

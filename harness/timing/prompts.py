@@ -1,0 +1,122 @@
+"""Batches to time: random text around images of noise, or documents of a bench."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from harness.errors import CellError, UsageError
+from harness.timing.phases import Prompt
+from harness.timing.subject import Bench
+from harness.timing.workload import Pictures, Workload, pictures
+
+PREFIX = 35  # text tokens before the image in LLaVA's template; fewer for a short prompt
+DOCUMENTS = 8  # of a bench, unless --limit says otherwise
+LOWEST_WORD = 10  # ids below are special tokens in every tokenizer of the family
+PREPROCESS_RUNS = 3
+
+
+@dataclass
+class Prompts:
+    """The batches of a workload, and how long the processor took for each (ms, host's clock)."""
+
+    batches: list[Prompt]
+    pictures: Pictures | None  # None for a bench
+    preprocess_ms: list[float] = field(default_factory=list)
+
+
+def make_prompts(bench: Bench, work: Workload, limit: int | None, data: str, seed: int) -> Prompts:
+    """The workload's batches, on the device. Raises UsageError and CellError, one line."""
+    if work.bench:
+        return _documents(bench, work, limit, data, seed)
+    pics = pictures(bench.shape, work.n_image)
+    return Prompts([synthetic(bench, work, pics, seed)], pics)
+
+
+def synthetic(bench: Bench, work: Workload, pics: Pictures, seed: int) -> Prompt:
+    """``batch`` different prompts of the same length: words, images of noise, words."""
+    device, model = bench.device, bench.model
+    token = _image_token(model)
+    draw = torch.Generator().manual_seed(seed)
+    low = min(LOWEST_WORD, bench.shape.vocab // 2)
+    words = torch.randint(low, bench.shape.vocab, (work.batch, work.n_text), generator=draw)
+    words[words == token] = low if low != token else low + 1
+    before = min(PREFIX, work.n_text // 2)
+    image = torch.full((work.batch, pics.tokens), token)
+    ids = torch.cat([words[:, :before], image, words[:, before:]], dim=1)
+    inputs = {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
+    if pics.count:
+        total = work.batch * pics.count
+        high, wide = pics.size
+        if bench.shape.tiles:
+            side = bench.shape.vision.image_size
+            shape: tuple[int, ...] = (total, pics.crops, 3, side, side)
+            inputs["image_sizes"] = torch.tensor([[high, wide]] * total).to(device)
+        else:
+            shape = (total, 3, high, wide)
+        inputs["pixel_values"] = torch.randn(shape, generator=draw).to(device, model.dtype)
+    tower = {} if pics.native else {"interpolate_pos_encoding": True}
+    return Prompt(inputs, tuple(f"noise/{i}" for i in range(work.batch)), tower)
+
+
+def alone(prompt: Prompt, row: int, images: Sequence[int]) -> Prompt:
+    """One row of a batch, without its padding; ``images`` are its places in the image tensors."""
+    mask = prompt.inputs["attention_mask"][row].bool()
+    inputs = {
+        name: prompt.inputs[name][row][mask][None] for name in ("input_ids", "attention_mask")
+    }
+    for name in ("pixel_values", "image_sizes"):
+        if name in prompt.inputs and len(images):
+            inputs[name] = prompt.inputs[name][list(images)]
+    return Prompt(inputs, (prompt.names[row],), prompt.tower)
+
+
+def images_by_row(bench: Bench, prompt: Prompt) -> list[list[int]]:
+    """Which images belong to which row: the benches and the noise have equally many a row."""
+    rows = len(prompt.names)
+    if "pixel_values" not in prompt.inputs:
+        return [[] for _ in range(rows)]
+    total = len(prompt.inputs["pixel_values"])
+    has = (prompt.inputs["input_ids"] == _image_token(bench.model)).any(dim=1).tolist()
+    each, rest = divmod(total, sum(has))
+    if rest:
+        raise CellError("the documents have different numbers of images: time them at batch=1")
+    found, place = [], 0
+    for one in has:
+        found.append(list(range(place, place + each if one else place)))
+        place += each if one else 0
+    return found
+
+
+def _image_token(model: Any) -> int:
+    config = model.config
+    token = getattr(config, "image_token_id", None)
+    return int(token if token is not None else config.image_token_index)
+
+
+# --- documents ------------------------------------------------------------------------------
+def _documents(bench: Bench, work: Workload, limit: int | None, data: str, seed: int) -> Prompts:
+    """The first documents of a bench, prepared exactly as an evaluation prepares them."""
+    if bench.loaded is None:
+        raise UsageError("bench workloads need a processor: leave out --random-weights")
+    from harness.bench.generation import Generator
+    from harness.timing.documents import requests_of
+
+    wanted = max(limit or DOCUMENTS, work.batch)
+    requests = requests_of(bench.loaded, work.bench, data, wanted - wanted % work.batch, seed)
+    if len(requests) < work.batch:
+        raise CellError(f"{work.bench}: only {len(requests)} documents for batch={work.batch}")
+    generator = Generator(bench.loaded, None, None, "timing")  # type: ignore[arg-type]
+    batches, times = [], []
+    for start in range(0, len(requests) - work.batch + 1, work.batch):
+        group = requests[start : start + work.batch]
+        for _ in range(PREPROCESS_RUNS):
+            began = time.perf_counter()
+            inputs = generator._inputs(group, [generator._images(r) for r in group])
+            times.append((time.perf_counter() - began) * 1e3)
+        batches.append(Prompt(inputs, tuple(r.name for r in group)))
+    return Prompts(batches, None, times)

@@ -1,0 +1,243 @@
+"""One workload: every method checked, recorded, timed with dense in turn, and written down."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.cost.shapes import ModelShape
+from harness.errors import CellError, StoreError, one_line
+from harness.store.rundir import Store
+from harness.timing.agreement import Agreement, answer, check_batch, tokens_per_sample
+from harness.timing.cells import Cells, TimedCell
+from harness.timing.device import Watch
+from harness.timing.measure import Budget, Measured, Times, measure
+from harness.timing.plan import BEST_ATTN, TimingPlan, is_dense
+from harness.timing.prompts import Prompts, make_prompts
+from harness.timing.rows import (
+    MIB,
+    PREPROCESS,
+    Row,
+    extra_row,
+    phase_tflops,
+    round_rows,
+    throughput_rows,
+)
+from harness.timing.subject import Bench, Subject, fresh, trained
+
+MORE_THAN_HALF = 0.5
+
+
+@dataclass
+class Entry:
+    """One method on the way through a workload."""
+
+    cell: TimedCell
+    subject: Subject
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    tflops: Mapping[str, float] = field(default_factory=dict)
+    kv_mib: float = 0.0
+    agreement: Agreement | None = None
+
+
+def run_workload(
+    plan: TimingPlan,
+    bench: Any,
+    work: Any,
+    cells: Cells,
+    store: Store,
+    watch: Watch,
+    notes: Sequence[str],
+    on_round: Callable[[int, int], None] | None = None,
+) -> list[tuple[TimedCell, str]]:
+    """Time what is missing of a workload; dense always runs along.
+
+    Returns every cell with a line on its result; a failed one carries its error. Only a disk that
+    does not take the rows is raised (StoreError).
+    """
+    cells.tidy()
+    wanted = {method.spec for method in cells.missing(work)}
+    began = time.perf_counter()
+    entries: list[Entry] = []
+    failed: list[Entry] = []
+    try:
+        prompts = make_prompts(
+            bench, work, plan.settings.limit, plan.settings.data, plan.settings.seed
+        )
+        for entry in _entries(plan, bench, work, cells, wanted):
+            error = _attempt(store, entry.cell, partial(_record, plan, bench, entry, prompts))
+            (failed if error else entries).append(entry)
+            if error:
+                cells.fail(store, entry.cell, error)
+        if not entries or not is_dense(entries[0].cell.method):
+            raise CellError("dense could not be run, so there is nothing to compare with")
+        found = _measure(plan, bench, work, entries, prompts, watch, on_round)
+    except StoreError:
+        raise
+    except Exception as error:
+        reason = _reason(store, cells.cell(plan.methods[0], work), error)
+        rest = [cells.cell(method, work) for method in plan.methods if method.spec in wanted]
+        for cell in rest:
+            cells.fail(store, cell, reason)
+        return [(cell, "") for cell in rest]
+    seconds = time.perf_counter() - began
+    lines = _write(plan, cells, store, entries, found, prompts, notes, seconds, wanted)
+    return [*lines, *((entry.cell, "") for entry in failed)]
+
+
+def _entries(
+    plan: TimingPlan, bench: Bench, work: Any, cells: Cells, wanted: set[str]
+) -> list[Entry]:
+    """Dense, dense on the best backend where the run has another, and the missing methods."""
+    found = []
+    for method in plan.methods:
+        if method.spec not in wanted and not is_dense(method):
+            continue
+        found.append(Entry(cells.cell(method, work), _subject(plan, bench, method)))
+        if is_dense(method) and plan.runtime.attn == "eager":
+            best = cells.cell(method, work, BEST_ATTN)
+            found.append(Entry(best, Subject(method, attn=BEST_ATTN)))
+    return found
+
+
+def _subject(plan: TimingPlan, bench: Bench, method: Any) -> Subject:
+    if plan.source is None:
+        return fresh(method, bench.model, plan.settings.seed)
+    return trained(method, bench, plan.checkpoints.get(method.name))
+
+
+def _record(plan: TimingPlan, bench: Bench, entry: Entry, prompts: Prompts) -> None:
+    """One untimed call a batch: token counts, FLOPs, cache bytes, and whether batching is exact."""
+    n_out, batch = entry.cell.work.n_out, entry.cell.work.batch
+    answers = [answer(bench, entry.subject, prompt, n_out) for prompt in prompts.batches]
+    records = [record for one in answers for record in one.records]
+    shape = plan.shape
+    if prompts.pictures is not None and not prompts.pictures.native:
+        shape = _seen_at(shape, prompts.pictures.size[0])
+    entry.sizes = tokens_per_sample(records)
+    runs = entry.cell.method.needs_images
+    entry.tflops = phase_tflops(records, shape, plan.itemsize, runs)
+    entry.kv_mib = float(np.mean([one.cache_bytes for one in answers])) / MIB
+    if batch > 1:
+        first = prompts.batches[0]
+        entry.agreement = check_batch(bench, entry.subject, first, answers[0], n_out)
+
+
+def _seen_at(shape: ModelShape, pixels: int) -> ModelShape:
+    """The shape whose tower sees images of another resolution."""
+    return replace(shape, vision=replace(shape.vision, image_size=pixels))
+
+
+def _measure(
+    plan: TimingPlan,
+    bench: Bench,
+    work: Any,
+    entries: Sequence[Entry],
+    prompts: Prompts,
+    watch: Watch,
+    on_round: Any,
+) -> Measured:
+    asked = plan.settings
+    budget = Budget(asked.repeats, asked.warmup, asked.min_seconds, asked.max_seconds)
+    subjects = [entry.subject for entry in entries]
+    return measure(
+        bench, subjects, prompts.batches, work.n_out, budget, watch, asked.seed, on_round
+    )
+
+
+def _write(
+    plan: TimingPlan,
+    cells: Cells,
+    store: Store,
+    entries: Sequence[Entry],
+    found: Measured,
+    prompts: Prompts,
+    notes: Sequence[str],
+    seconds: float,
+    wanted: set[str],
+) -> list[tuple[TimedCell, str]]:
+    """Rows of all entries; dense's own only when they are not there yet."""
+    seed, lines = plan.settings.seed, []
+    dense = found.times[0]
+    best = next((t for e, t in zip(entries, found.times, strict=True) if e.subject.attn), None)
+    for entry, times in zip(entries, found.times, strict=True):
+        if entry.cell.method.spec not in wanted:
+            continue
+        row = _row(cells, entry, times, found, notes)
+        rows = list(
+            throughput_rows(row, times, dense, entries[0].tflops, found.readings, seed, best)
+        )
+        if times is dense and prompts.preprocess_ms:
+            rows.append(extra_row(row, PREPROCESS, prompts.preprocess_ms))
+        raw = round_rows(row.about, times, found.readings)
+        share = seconds / len(entries)
+        cells.write(store, entry.cell, rows, raw, share, row.notes, len(found.readings))
+        lines.append((entry.cell, _line(row, rows)))
+    return lines
+
+
+def _row(cells: Cells, entry: Entry, times: Times, found: Measured, notes: Sequence[str]) -> Row:
+    said = list(notes)
+    slowed = sorted({word for reading in found.readings for word in reading.slowed})
+    if slowed:
+        said.append(f"throttled device: {', '.join(slowed)}")
+    if found.stopped:
+        said.append(f"stopped by --max-seconds after {len(found.readings)} rounds")
+    if not times.settled:
+        said.append("the warm-up had not settled to 1 %")
+    if times.launch_bound and np.mean(times.launch_bound) > MORE_THAN_HALF:
+        said.append("launch-bound: host and device times differ by more than 5 %")
+    if entry.agreement is not None and entry.agreement.note:
+        said.append(entry.agreement.note)
+    return Row(
+        about=cells.about(entry.cell, entry.sizes),
+        tflops=entry.tflops,
+        batch=entry.cell.work.batch,
+        n_out=entry.cell.work.n_out,
+        kv_mib=entry.kv_mib,
+        agreement=None if entry.agreement is None else entry.agreement.share,
+        notes=tuple(said),
+    )
+
+
+def _line(row: Row, rows: Sequence[Mapping[str, Any]]) -> str:
+    whole = next(one for one in rows if one["phase"] == "end_to_end")
+    text = f"{row.about['label']}: {whole['median_ms']:.1f} ms"
+    gain = whole["speedup_vs_dense"]
+    if gain is not None:
+        text += f", {gain:.2f}x [{whole['speedup_ci_low']:.2f}, {whole['speedup_ci_high']:.2f}]"
+    return text
+
+
+def _attempt(store: Store, cell: TimedCell, step: Callable[[], None]) -> str:
+    """Run a step of one method; its error in one line, empty when it went well."""
+    try:
+        step()
+    except StoreError:
+        raise
+    except Exception as error:
+        return _reason(store, cell, error)
+    return ""
+
+
+def _reason(store: Store, cell: TimedCell, error: Exception) -> str:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "t allocate memory" in str(
+        error
+    ):
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return f"out of memory at batch {cell.work.batch}"
+    if not isinstance(error, CellError):
+        folder = store.path / "logs"
+        with contextlib.suppress(OSError):  # the error itself is still reported
+            folder.mkdir(exist_ok=True)
+            (folder / f"{cell.cell_id}.txt").write_text(traceback.format_exc(), encoding="utf-8")
+    return one_line(error)
