@@ -40,8 +40,12 @@ def phase_tflops(
 ) -> dict[str, float]:
     """Mean TFLOP of a sample by phase, under the one rule ``causal``."""
     costs = [sample_cost(record, shape, itemsize, vision_runs) for record in records]
+    # None only for models known by size alone, which nothing can time.
+    sight = [
+        c.vision + c.projector for c in costs if c.vision is not None and c.projector is not None
+    ]
     found = {
-        "vision": float(np.mean([c.vision + c.projector for c in costs])),
+        "vision": float(np.mean(sight)),
         "prefill": float(np.mean([c.prefill["causal"] for c in costs])),
         "decode": float(np.mean([c.decode for c in costs])),
     }

@@ -38,9 +38,15 @@ class TuneModel(nn.Module):
         object.__setattr__(self, "dense", dense)
         self.dense_weight = dense_weight
         object.__setattr__(self, "run", run)  # a context, not a submodule
+        self._keys_to_ignore_on_save: list[str] | None = None  # `Trainer` asks on resuming
         if llava.config.tie_word_embeddings:
             # One tensor under two names cannot be saved; the tie restores the head on loading.
             self.register_state_dict_post_hook(_forget_tied_head)
+            self._keys_to_ignore_on_save = ["llava.lm_head.weight"]
+
+    def tie_weights(self) -> None:
+        """Make head and embeddings one tensor again; `Trainer` calls it after loading."""
+        self.llava.tie_weights()
 
     def forward(
         self,
