@@ -106,3 +106,26 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
     assert resumed.state.global_step == 8
     for name, value in resumed.model.state_dict().items():
         assert torch.equal(value, straight[name]), name
+
+
+def test_a_tuning_with_a_tied_head_is_saved_once_and_loads_again(tmp_path):
+    """The head is not in the file; after loading it is the embeddings' tensor, not a copy."""
+    from harness.train.tune import TuneModel
+    from tests.tiny import tiny_llava
+
+    def fresh(seed: int) -> RateTrainer:
+        llava = tiny_llava(seed=seed)
+        llava.config.tie_word_embeddings = True
+        llava.lm_head.weight = llava.model.language_model.embed_tokens.weight
+        args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+        return RateTrainer(TuneModel(llava), args)
+
+    saved, loaded = fresh(1), fresh(2)
+    saved.save_model(str(tmp_path / "checkpoint-1"))
+    loaded._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
+    first, second = saved.model.llava, loaded.model.llava
+    assert torch.equal(
+        first.model.language_model.embed_tokens.weight,
+        second.model.language_model.embed_tokens.weight,
+    )
+    assert second.lm_head.weight is second.model.language_model.embed_tokens.weight
