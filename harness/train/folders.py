@@ -49,6 +49,7 @@ def save_model(
     llava: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, out: Path
 ) -> None:
     """Model (float16) and processor as `from_pretrained` wants them."""
+    llava.config.vision_config._name_or_path = ""  # a folder of this machine says nothing to others
     llava.to(torch.float16).save_pretrained(out)
     vision = llava.config.vision_config
     build_processor(tokenizer, vision.image_size, vision.patch_size).save_pretrained(out)
