@@ -6,7 +6,7 @@ import gc
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,14 +50,23 @@ def run_suite(settings: Settings, argv: Sequence[str], parts: Parts | None = Non
             "choose another --out"
         )
     again = resume_command(argv, settings, out)
+
+    def work() -> int:
+        loaded, checked = _load(plan, out, parts, show)
+        with Store(out) as store:
+            if loaded is not None:
+                about = describe_run(plan, list(argv), loaded.device_name)
+                store.write_run_json({**about, "referees": checked})
+            return _run(plan, store, loaded, parts, show)
+
+    return resumable(work, show, again)
+
+
+def resumable(work: Callable[[], int], show: Progressing, again: str) -> int:
+    """The exit code of `work`; when it is stopped or the disk fails, a line says how to go on."""
     try:
         with terminated_like_interrupted():
-            loaded, checked = _load(plan, out, parts, show)
-            with Store(out) as store:
-                if loaded is not None:
-                    about = describe_run(plan, list(argv), loaded.device_name)
-                    store.write_run_json({**about, "referees": checked})
-                return _run(plan, store, loaded, parts, show)
+            return work()
     except KeyboardInterrupt:
         show.warn(f"{PROGRAM}: interrupted; resume with: {again}")
         return EXIT_INTERRUPTED

@@ -74,16 +74,10 @@ class Cells:
     def about(self, cell: TimedCell, sizes: Mapping[str, Any]) -> dict[str, Any]:
         """The identifying columns of throughput.csv; ``sizes`` are n_text and n_image."""
         return {
-            "cell_id": cell.cell_id,
-            "model": self.plan.model,
-            "method": cell.method.name,
-            "params": params_json(cell.method.params()),
-            "label": label(cell, self.plan.runtime.attn),
+            **self._named(cell),
             "bench": cell.work.bench,
             "workload": cell.work.spec,
             "device": self.plan.device_name,
-            "attn": cell.attn,
-            "dtype": self.plan.runtime.dtype,
             "batch": cell.work.batch,
             "n_out": cell.work.n_out,
             **sizes,
@@ -111,20 +105,26 @@ class Cells:
         cell.error = error
         store.record({**self._identity(cell), "status": FAILED, "error": error})
 
-    def _identity(self, cell: TimedCell) -> dict[str, Any]:
+    def _named(self, cell: TimedCell) -> dict[str, Any]:
+        """The columns that throughput.csv and cells.csv share."""
         return {
             "cell_id": cell.cell_id,
             "model": self.plan.model,
             "method": cell.method.name,
             "params": params_json(cell.method.params()),
             "label": label(cell, self.plan.runtime.attn),
+            "attn": cell.attn,
+            "dtype": self.plan.runtime.dtype,
+        }
+
+    def _identity(self, cell: TimedCell) -> dict[str, Any]:
+        return {
+            **self._named(cell),
             "bench": cell.work.spec,
             "data": self.plan.settings.data if cell.work.bench else "synthetic",
             "requested_id": cell.cell_id,
             "batch_size": cell.work.batch,
             "device": self.plan.runtime.device,
-            "dtype": self.plan.runtime.dtype,
-            "attn": cell.attn,
             "finished_at": now(),
         }
 

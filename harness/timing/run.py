@@ -8,18 +8,15 @@ from typing import Any
 
 from harness.errors import (
     EXIT_CELLS_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_OK,
-    StoreError,
     UsageError,
-    one_line,
 )
 from harness.parts import Parts
 from harness.progress import Progressing
 from harness.runinfo import environment
 from harness.settings import Settings
 from harness.store.rundir import Store, check_out, default_out, read_run_json
-from harness.suite import PROGRAM, draw_report, resume_command, terminated_like_interrupted
+from harness.suite import PROGRAM, draw_report, resumable, resume_command
 from harness.timing.cells import Cells, TimedCell
 from harness.timing.device import Watch, busy_host, cores
 from harness.timing.plan import TimingPlan, check_fit, make_timing_plan
@@ -37,15 +34,7 @@ def run_throughput(settings: Settings, argv: Sequence[str], parts: Parts | None 
     if check_out(out, plan.recorded):
         same_device(out, plan.device_name)
     again = resume_command(argv, settings, out)
-    try:
-        with terminated_like_interrupted():
-            return _open(plan, argv, out, parts, show)
-    except KeyboardInterrupt:
-        show.warn(f"{PROGRAM}: interrupted; resume with: {again}")
-        return EXIT_INTERRUPTED
-    except StoreError as error:
-        show.warn(f"{PROGRAM}: {one_line(error)}; finished cells are kept, resume with: {again}")
-        return EXIT_CELLS_FAILED
+    return resumable(lambda: _open(plan, argv, out, parts, show), show, again)
 
 
 def same_device(out: Path, name: str) -> None:
