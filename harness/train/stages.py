@@ -1,0 +1,34 @@
+"""Staged training: the method changes with the optimiser's step (LLaVolta)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+import methods
+from methods.base import Method
+
+
+def stage_at(step: int, total: int, count: int) -> int:
+    """Number of the stage that step `step` (from 0) of `total` belongs to, of `count` equal parts.
+
+    The released LLaVolta counts forward passes and forgets its count on resuming; here the stage
+    follows from the optimiser's step, which every checkpoint holds.
+    """
+    return min(step * count // max(total, 1), count - 1)
+
+
+class Staged(TrainerCallback):
+    """Sets the method of an open routing context at the start of every step."""
+
+    def __init__(self, run: Any, specs: Sequence[str]) -> None:
+        self.run = run
+        self.stages: list[Method] = [methods.parse(spec) for spec in specs]
+
+    def on_step_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        number = stage_at(state.global_step, state.max_steps, len(self.stages))
+        self.run.method = self.stages[number]
