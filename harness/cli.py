@@ -224,6 +224,10 @@ def _dispatch(argv: list[str]) -> int:
         from harness.cost.published_run import run_published
 
         return run_published(settings, argv)
+    if settings.study:
+        from harness.study.run import run_study
+
+        return run_study(settings, argv)
     if not settings.methods:
         raise UsageError("nothing to do: give --methods and --bench, or see --help")
     if settings.costs_only:

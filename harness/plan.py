@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from harness.parts import Parts, Runtime
 
 DENSE = "dense"
+NO_WEIGHTS = "none"  # as in --checkpoint llavolta=none
 # What `--batch-size auto` tries first; a batch that does not fit is halved.
 AUTO_BATCH = {"cpu": 8, "mps": 8, "cuda": 32}
 
@@ -134,27 +135,29 @@ def with_dense(methods: list[Any], parts: Parts) -> list[Any]:
 def find_checkpoints(
     settings: Settings, methods: list[Any], source: Any, parts: Parts
 ) -> dict[str, Path]:
-    """Method name -> folder of its trained weights, for the trained methods of this run.
+    """Method name -> folder of the weights it runs with, where these are not just the model's.
 
-    Raises UsageError for a trained method without weights, and for weights nobody asked for.
+    A training-free method without weights of its own works on dense's, so that both had the same
+    training; `METHOD=none` asks for that where weights of it ship. Raises UsageError for a trained
+    method without weights, and for weights nobody asked for.
     """
-    trained = {method.name: method for method in methods if method.trained}
+    named = {method.name: method for method in methods}
     for name in settings.checkpoint:
-        if name in trained:
-            continue
-        if any(method.name == name for method in methods):
-            raise UsageError(f"--checkpoint: {name} is not a trained method, it has no weights")
-        hint = "it is not among --methods"
-        raise UsageError("--checkpoint: " + unknown("method", name, trained or {DENSE: 0}, hint))
-    found = {}
-    for name, method in trained.items():
-        path = parts.checkpoint(method, settings.checkpoint.get(name), source)
-        if path is None:
+        if name not in named:
+            hint = "it is not among --methods"
+            raise UsageError("--checkpoint: " + unknown("method", name, named, hint))
+    found: dict[str, Path] = {}
+    for name, method in named.items():  # dense comes first
+        wish = settings.checkpoint.get(name)
+        path = None if wish == NO_WEIGHTS else parts.checkpoint(method, wish, source)
+        if path is None and method.trained:
             raise UsageError(
                 f"{name} is a trained method and there are no weights of it for "
                 f"{source.model_id}: pass --checkpoint {name}=PATH_OR_ID"
             )
-        found[name] = path
+        path = path or found.get(DENSE)
+        if path is not None:
+            found[name] = path
     return found
 
 
@@ -185,6 +188,6 @@ def weights_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
 
 
 def shipped_checkpoint(method_name: str, model_name: str) -> Path | None:
-    """The trained weights that ship for this method and model, if there are any."""
+    """The tuned weights that ship for this method and model, if there are any."""
     path = ROOT / "assets" / f"{model_name}-{method_name}"
     return path if path.is_dir() else None

@@ -53,6 +53,7 @@ class Settings:
     n_out: int = 32
     costs_only: bool = False
     published: str | None = None
+    study: str | None = None  # the suite file that holds it
     throughput: bool = False
     workload: tuple[str, ...] = ()
     random_weights: bool = False
@@ -71,6 +72,7 @@ class Settings:
         skip = {"out", "quiet", "verbose"}
         skip |= set() if self.costs_only or self.throughput else {"n_text", "n_out"}
         skip |= set() if self.published else {"published"}
+        skip |= set() if self.study else {"study"}
         skip |= set() if self.throughput else {"throughput", *TIMING_ONLY}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
         for name in ("methods", "bench", *(("workload",) if self.throughput else ())):

@@ -10,6 +10,7 @@ from harness.nearest import unknown
 from harness.settings import SUITES, SWITCHES, VALIDATORS, add_checkpoint, convert, flag
 
 DESCRIPTION = "description"
+STUDY = "study"
 
 
 def suite_names() -> list[str]:
@@ -41,7 +42,9 @@ def load_suite(text: str) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if name == DESCRIPTION:
             continue
-        if name == "checkpoint":
+        if name == STUDY:
+            values[name] = str(path)  # `harness.study` reads it
+        elif name == "checkpoint":
             values[name] = _checkpoints(value, path)
         elif name in SWITCHES:
             values[name] = _switch(name, value, path)
@@ -49,7 +52,7 @@ def load_suite(text: str) -> dict[str, Any]:
             values[name] = convert(name, _text(name, value, path), f"{path}: {key}")
         else:
             keys = [flag(k)[2:] for k in (*VALIDATORS, *SWITCHES, "checkpoint")]
-            raise UsageError(f"{path}: " + unknown("key", str(key), [*keys, DESCRIPTION]))
+            raise UsageError(f"{path}: " + unknown("key", str(key), [*keys, DESCRIPTION, STUDY]))
     return values
 
 

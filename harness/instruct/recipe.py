@@ -22,8 +22,8 @@ class InstructRecipe:
     `model` is a hub id or a folder of a LLaVA-family model. Where it is empty the model is put
     together from `decoder`, `vision` and, if given, the weights in `projector`; a missing projector
     starts fresh, as LLaVA's first stage does.
-    `stages` switches the method by the optimiser's step, in equal parts of the schedule: LLaVolta's
-    staged training. The counter is the trainer's global step, so a resumed run goes on in its stage.
+    `stages` switches the method by the optimiser's step, in equal parts of the schedule:
+    LLaVolta's staged training. A resumed run goes on in its stage.
     """
 
     stage: str = "instruct"

@@ -24,6 +24,7 @@ from methods.base import Method, MethodError, ModelInfo
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+DENSE = "dense"
 META, WEIGHTS, INDEX = "method.json", "model.safetensors", "model.safetensors.index.json"
 
 # Names in saved files -> names in memory, for files in the layout of converted checkpoints.
@@ -45,7 +46,7 @@ class Loaded:
     """A checkpoint in memory, ready to be put under a model."""
 
     method: Method  # the user's parameters where given, the checkpoint's elsewhere
-    modules: nn.Module
+    modules: nn.Module | None  # None for a method without modules of its own
     deltas: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     full: dict[str, Tensor] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
@@ -96,9 +97,12 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 def resolve_method(path: str | Path, method: Method) -> Method:
     """The method with the checkpoint's parameters wherever the user left the default.
 
-    Reads ``method.json`` only. A checkpoint of another method is an error.
+    Reads ``method.json`` only. A checkpoint of another method is an error, with one exception:
+    weights of `dense` are what a training-free method works on, and leave its parameters alone.
     """
     meta = read_meta(path)
+    if meta["method"] == DENSE and not method.trained:
+        return method
     if meta["method"] != method.name:
         raise CheckpointError(f"{path} was trained for '{meta['method']}', not '{method.name}'")
     values = dict(meta.get("params") or {})
@@ -125,14 +129,16 @@ def load_checkpoint(
     _check_model(path, meta, info, base)
     method.check(info)
     tensors = _read(Path(path))
-    wanted = method.build_modules(info)
-    if wanted is None:
-        raise CheckpointError(f"{method.name} is not a trained method, it takes no checkpoint")
     routers = {k[7:]: v for k, v in tensors.items() if k.startswith("router.")}
-    _fill(path, wanted, routers, method, info)
     parameters = dict(model.named_parameters())
     first = next(iter(parameters.values()))
-    loaded = Loaded(method, wanted.to(first.device, first.dtype).eval(), meta=meta)
+    wanted = method.build_modules(info)
+    if wanted is not None:
+        _fill(path, wanted, routers, method, info)
+        wanted = wanted.to(first.device, first.dtype).eval()
+    elif routers:
+        raise CheckpointError(f"{path} has a router, which {method.name} does not")
+    loaded = Loaded(method, wanted, meta=meta)
     for name, value in tensors.items():
         if name.startswith("router."):
             continue
@@ -148,7 +154,7 @@ def load_checkpoint(
 def save_checkpoint(
     path: str | Path,
     method: Method,
-    modules: nn.Module,
+    modules: nn.Module | None,
     info: ModelInfo,
     deltas: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     full: Mapping[str, Tensor] | None = None,
@@ -158,7 +164,8 @@ def save_checkpoint(
     """Write a checkpoint folder; each file appears whole or not at all."""
     from safetensors.torch import save
 
-    tensors = {f"router.{k}": v for k, v in modules.state_dict().items()}
+    routers = modules.state_dict() if modules is not None else {}
+    tensors = {f"router.{k}": v for k, v in routers.items()}
     for name, (a, b) in (deltas or {}).items():
         tensors |= {f"delta.{name}.A": a, f"delta.{name}.B": b}
     tensors |= dict(full or {})

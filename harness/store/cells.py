@@ -23,7 +23,7 @@ WITHOUT_INFLUENCE = (
     *("bench/quiet.py", "bench/tasks_index.py", "cost/replica.py", "cost/rows.py", "cost/run.py"),
     *("cost/modules.py", "cost/published.py", "cost/published_run.py", "cost/referees.py"),
     *("model/catalog.py", "model/tiny.py", "model/torchvision_ops.py", "model/weights.py"),
-    *("store", "timing", "train"),
+    *("instruct", "store", "study", "timing", "train"),
 )
 # Installed packages that turn documents into tokens, tokens into answers, answers into scores.
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow", "lmms-eval")

@@ -14,7 +14,8 @@ from harness.errors import UsageError
 
 TINY = (
     *("tower", "align", "dense-first", "dense-second"),
-    *("tower-text", "refit", "dense", "gamma", "pmod"),
+    *("tower-text", "refit", "dense", "dense-longer"),
+    *("mod", "gamma", "pmod", "llavolta"),
 )
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"

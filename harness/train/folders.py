@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from harness.errors import UsageError
+from harness.settings import ROOT
 from harness.train.build import build_llava, build_processor
 from harness.train.llama2c import deepen, fetch_bundle, read_bundle
 from harness.train.recipe import Recipe
@@ -56,8 +57,12 @@ def save_model(
 
 
 def start_folder(recipe: Recipe, work: Path) -> Path:
-    """Where the start model is: a folder as given, or the result of an earlier recipe."""
-    return Path(recipe.start) if Path(recipe.start).exists() else work / recipe.start
+    """Where the start model is: a folder as given, here or beside the recipes, or the result of
+    an earlier recipe."""
+    for folder in (Path(recipe.start), ROOT / recipe.start):
+        if folder.exists():
+            return folder
+    return work / recipe.start
 
 
 def sha256(path: Path) -> str:

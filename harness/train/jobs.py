@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import LlavaForConditionalGeneration, set_seed
+from transformers import (
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    TrainingArguments,
+    set_seed,
+)
 
 import methods
 from harness.engine import model_info, routed
@@ -26,16 +32,35 @@ from harness.train.planning import plan_by_arank
 from harness.train.rates import RateTrainer
 from harness.train.recipe import Recipe
 from harness.train.scenes import DenseScenes, Scenes, Vocabulary
+from harness.train.stages import Staged
 from harness.train.tune import TuneModel, held_out_accuracy
 from methods.base import Method
 
 PROBE = 80  # held-out scenes measured at every checkpoint; all of them at the end
 
 
-def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:
-    """Instruction-tune; writes a full model folder (rank 0) or a method checkpoint (rank > 0)."""
+@dataclass
+class Tuning:
+    """A model about to be tuned: its data, the method's modules, the open routing context."""
+
+    llava: LlavaForConditionalGeneration
+    tokenizer: PreTrainedTokenizerFast
+    method: Method
+    planned: dict[str, Any]
+    modules: nn.Module | None
+    run: Any  # None for dense without stages
+    model: TuneModel
+    packer: Packer
+    train: PackedScenes
+    held: PackedScenes
+    dense: tower_module.DenseTower | None
+
+
+def prepare(
+    recipe: Recipe, scenes: Scenes, work: Path, decoder: Path | None, stack: ExitStack
+) -> Tuning:
+    """Everything a tuning needs; `stack` holds the routing context open."""
     set_seed(recipe.seed)
-    scenes = Scenes(data)
     llava, tokenizer = start_model(recipe, scenes, work, decoder)
     images, dense = _images(recipe, scenes, llava, work)
     cut = len(scenes) - recipe.held_out
@@ -45,57 +70,79 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
     image = (llava.config.image_token_id, llava.config.image_seq_length)
     pad = tokenizer.pad_token_id
     packer = Packer(train.prefix, image, pad, recipe.max_text, recipe.seed, recipe.compile)
-    probe = Packer(train.prefix, image, pad, 10_000, 0)
-    batches, benches = _probe(held, probe, min(PROBE, len(held)))
-
-    with ExitStack() as stack:
-        method, planned = _method(recipe, llava, held, packer.head)
-        modules, run = _routing(method, llava, stack)
-        if recipe.rank:
-            llava.requires_grad_(False)
-            add_low_rank(llava.model.language_model, recipe.rank)
-        # On two CPU cores a step of the bare decoder takes 0.75 s with sdpa, 0.63 s with plain
-        # matrix products and 0.47 s with these compiled.
-        if not torch.cuda.is_available():
-            llava.set_attn_implementation({"text_config": "eager"})
-        if recipe.compile:
-            llava.model.language_model.compile(dynamic=False)
-        model = TuneModel(llava, modules, run, dense, recipe.dense_weight)
-        trainer = RateTrainer(
-            model,
-            arguments(recipe, work / f"{out.name}-run"),
-            train_dataset=train,
-            data_collator=packer,
-        )
-        trainer.muon = recipe.muon
-        trainer.module_learning_rate = recipe.module_learning_rate
-        trainer.tower_learning_rate = recipe.tower_learning_rate
-        if recipe.until:
-            trainer.add_callback(Stop(recipe.until))
-        started = time.time() - earlier(out)
-        fit(trainer, lambda: held_out_accuracy(model, batches, benches))
-        batches, benches = _probe(held, probe, len(held))
-        scores = held_out_accuracy(model, batches, benches)
-    log = {"held_out": scores, "seconds": time.time() - started, "plan": planned}
+    method, planned = _method(recipe, llava, held, packer.head)
+    modules, run = _routing(method, llava, stack, bool(recipe.stages))
     if recipe.rank:
-        assert modules is not None
-        save_checkpoint(
-            out,
-            method,
-            modules,
-            model_info(llava),
-            deltas=low_rank_state(llava),
-            base=sha256(start_folder(recipe, work) / "model.safetensors"),
-            training=facts(recipe, log),
-        )
+        llava.requires_grad_(False)
+        add_low_rank(llava.model.language_model, recipe.rank)
+    # On two CPU cores a step of the bare decoder takes 0.75 s with sdpa, 0.63 s with plain
+    # matrix products and 0.47 s with these compiled.
+    if not torch.cuda.is_available():
+        llava.set_attn_implementation({"text_config": "eager"})
+    if recipe.compile:
+        llava.model.language_model.compile(dynamic=False)
+    model = TuneModel(llava, modules, run, dense, recipe.dense_weight)
+    return Tuning(
+        llava, tokenizer, method, planned, modules, run, model, packer, train, held, dense
+    )
+
+
+def make_trainer(tuning: Tuning, recipe: Recipe, args: TrainingArguments) -> RateTrainer:
+    """The `Trainer` of a tuning, with the recipe's rates, stages and early stop."""
+    trainer = RateTrainer(
+        tuning.model, args, train_dataset=tuning.train, data_collator=tuning.packer
+    )
+    trainer.muon = recipe.muon
+    trainer.module_learning_rate = recipe.module_learning_rate
+    trainer.tower_learning_rate = recipe.tower_learning_rate
+    if recipe.stages:
+        trainer.add_callback(Staged(tuning.run, recipe.stages))
+    if recipe.until:
+        trainer.add_callback(Stop(recipe.until))
+    return trainer
+
+
+def save_low_rank(
+    out: Path, tuning: Tuning, base: str | None, training: dict[str, Any] | None = None
+) -> None:
+    """What a rank > 0 tuning learned, as a folder that `--checkpoint` loads."""
+    save_checkpoint(
+        out,
+        tuning.method,
+        tuning.modules,
+        model_info(tuning.llava),
+        deltas=low_rank_state(tuning.llava),
+        base=base,
+        training=training,
+    )
+
+
+def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:
+    """Instruction-tune; writes a full model folder (rank 0) or a method checkpoint (rank > 0)."""
+    scenes = Scenes(data)
+    with ExitStack() as stack:
+        tuning = prepare(recipe, scenes, work, decoder, stack)
+        probe = Packer(tuning.train.prefix, tuning.packer.image, tuning.packer.pad_id, 10_000, 0)
+        batches, benches = _probe(tuning.held, probe, min(PROBE, len(tuning.held)))
+        trainer = make_trainer(tuning, recipe, arguments(recipe, work / f"{out.name}-run"))
+        started = time.time() - earlier(out)
+        fit(trainer, lambda: held_out_accuracy(tuning.model, batches, benches))
+        if tuning.run is not None:
+            tuning.run.method = tuning.method  # what is saved, whatever the last stage was
+        batches, benches = _probe(tuning.held, probe, len(tuning.held))
+        scores = held_out_accuracy(tuning.model, batches, benches)
+    log = {"held_out": scores, "seconds": time.time() - started, "plan": tuning.planned}
+    if recipe.rank:
+        base = sha256(start_folder(recipe, work) / "model.safetensors")
+        save_low_rank(out, tuning, base, facts(recipe, log))
     else:
-        save_model(llava, tokenizer, out)
-        if dense is not None:
-            save_file(dense.heads.state_dict(), out / "heads.safetensors")
+        save_model(tuning.llava, tuning.tokenizer, out)
+        if tuning.dense is not None:
+            save_file(tuning.dense.heads.state_dict(), out / "heads.safetensors")
     write_log(out, recipe, log)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
     before = history(work, recipe.start)
-    write_card(out, method.name, facts(recipe, log), len(scenes), device, before)
+    write_card(out, tuning.method.name, facts(recipe, log), len(scenes), device, before)
 
 
 def _method(
@@ -109,10 +156,10 @@ def _method(
 
 
 def _routing(
-    method: Method, llava: LlavaForConditionalGeneration, stack: ExitStack
+    method: Method, llava: LlavaForConditionalGeneration, stack: ExitStack, staged: bool
 ) -> tuple[nn.Module | None, Any]:
-    """The method's modules and an open routing context; (None, None) for dense."""
-    if method.name == "dense":
+    """The method's modules and an open routing context; (None, None) for dense throughout."""
+    if method.name == "dense" and not staged:
         return None, None
     modules = method.build_modules(model_info(llava))
     return modules, stack.enter_context(routed(llava, method, modules, record=False))

@@ -115,6 +115,7 @@ class Packer:
 
         `fixed` pads every batch to the longest there can be, as a compiled model wants it.
         """
+        self.image = image
         self.head = prefix[:-1] + [image[0]] * image[1]
         self.pad_id, self.max_text = pad_id, max_text
         self.fixed, self.rng = fixed, np.random.default_rng(seed)

@@ -21,12 +21,14 @@ class Recipe:
     `start` names the folder of the model that tuning starts from (empty: assemble a new one from
     the tower and the pretrained decoder); a tower recipe starts from an earlier tower. An align
     recipe with a start puts `tower` into that model and fits its projector to it.
+    `method` is what is saved, and what is trained where there are no `stages`.
     `rank` 0 trains every weight of decoder and projector; a positive rank trains low-rank updates
     of the decoder's matrices plus the method's modules.
     """
 
     stage: str
     method: str = "dense"
+    stages: tuple[str, ...] = ()  # method specs, one an equal part of the schedule (LLaVolta)
     start: str = ""
     tower: str = ""
     plan: str = ""  # "arank": all layers but the four of highest ARank route
@@ -75,6 +77,7 @@ class Recipe:
         for key in values:
             if key not in known:
                 raise UsageError(f"recipe {path}: {unknown('key', key, known)}")
+        values["stages"] = tuple(values.get("stages") or ())
         recipe = cls(**{**values, **{k: v for k, v in changes.items() if v is not None}})
         if recipe.stage not in ("tower", "align", "tune"):
             raise UsageError(

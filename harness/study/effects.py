@@ -1,0 +1,104 @@
+"""Means and differences over seeds and documents, and the verdict on a claim.
+
+Scores of one arm on one bench form a matrix [seeds, documents]: every seed answers the same
+documents. Two things are samples here, the training seeds and the documents; the variance of the
+mean is taken as the sum of both components,
+
+    var = var(seed means) / S  +  var(document means) / D,
+
+which counts the part they share twice (the intervals are then a little wide, never narrow), with
+the Welch-Satterthwaite degrees of freedom and Student's t. Documents that share an image count as
+one. Three seeds have two degrees of freedom: where the seeds differ much, intervals are wide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.stats import ALPHA, cluster_ids
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mean or difference with its 95 % interval; `low`, `high` None from a single seed."""
+
+    value: float
+    low: float | None
+    high: float | None
+    p_value: float | None  # two-sided, of zero
+
+
+def effect(scores: Sequence[Floats], groups: Sequence[Sequence[str]]) -> Effect:
+    """The mean over benches of the mean score.
+
+    Args:
+        scores: one [S, D_b] a bench, the same S; for a difference of two arms, their difference.
+        groups: the image of each document of each bench.
+
+    Every bench weighs the same, as in the papers' averages.
+    """
+    benches = len(scores)
+    by_seed = np.mean([s.mean(axis=1) for s in scores], axis=0)
+    value, count = float(by_seed.mean()), by_seed.size
+    if count < 2:
+        return Effect(value, None, None, None)
+    parts = [(float(by_seed.var(ddof=1)) / count, count - 1)]
+    for matrix, names in zip(scores, groups, strict=True):
+        variance, freedom = _documents(matrix.mean(axis=0), names)
+        parts.append((variance / benches**2, freedom))
+    return _interval(value, parts)
+
+
+def _documents(means: Floats, names: Sequence[str]) -> tuple[float, int]:
+    """(variance of the mean of document means, degrees of freedom), images as clusters."""
+    ids = cluster_ids(names, means.size)
+    count = int(ids.max()) + 1
+    if count < 2:
+        return 0.0, 1
+    residuals = np.bincount(ids, means - means.mean())
+    return float((residuals**2).sum()) / means.size**2 * count / (count - 1), count - 1
+
+
+def _interval(value: float, parts: Sequence[tuple[float, int]]) -> Effect:
+    from scipy.stats import t
+
+    variance = sum(v for v, _ in parts)
+    if variance == 0:
+        return Effect(value, value, value, 1.0 if value == 0 else 0.0)
+    freedom = variance**2 / sum(v**2 / f for v, f in parts)
+    half = float(t.ppf(1 - ALPHA / 2, freedom)) * math.sqrt(variance)
+    p = 2 * float(t.sf(abs(value) / math.sqrt(variance), freedom))
+    return Effect(value, value - half, value + half, p)
+
+
+def judge_higher(found: Effect, p_adjusted: float, margin: float) -> tuple[str, str]:
+    """(verdict, why) on "better scores higher than worse"; points, `margin` included."""
+    if found.low is None or found.high is None:
+        return "inconclusive", "fewer than two seeds"
+    if found.value > 0 and p_adjusted < ALPHA:
+        return "reproduced", "higher, significant after Holm"
+    if found.high < 0:
+        return "not reproduced", "lower: the whole interval is below zero"
+    if found.high < margin:
+        return "not reproduced", f"an advantage of {margin:g} point or more is excluded"
+    return "inconclusive", "the interval holds both zero and a relevant advantage"
+
+
+def judge_not_lower(found: Effect, margin: float) -> tuple[str, str]:
+    """(verdict, why) on "better is not below worse", with `margin` points of tolerance."""
+    if found.low is None or found.high is None:
+        return "inconclusive", "fewer than two seeds"
+    if found.low > -margin:
+        return "reproduced", f"a loss of {margin:g} point or more is excluded"
+    if found.high < -margin:
+        return "not reproduced", f"lower by more than {margin:g} point"
+    if found.high < 0:
+        return "not reproduced", "lower: the whole interval is below zero"
+    return "inconclusive", f"the interval reaches below -{margin:g} point and above zero"

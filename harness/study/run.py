@@ -1,0 +1,195 @@
+"""`--suite` with a `study:`: train and examine what is missing, then tables, verdicts, report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from harness.errors import EXIT_CELLS_FAILED, EXIT_OK, UsageError, one_line
+from harness.parts import Parts
+from harness.progress import Progressing
+from harness.runinfo import environment
+from harness.settings import ROOT, Settings
+from harness.store.csvfile import write_csv
+from harness.store.rundir import Store, check_out, default_out
+from harness.study import columns, work
+from harness.study.jobs import Exam, Job, gather, unique
+from harness.study.spec import Study, load_study
+from harness.study.tables import (
+    Result,
+    arm_rows,
+    claim_rows,
+    collect,
+    loss_rows,
+    run_rows,
+    score_rows,
+)
+from harness.suite import draw_report, resumable, resume_command
+
+SCENES = ROOT / "build" / "scenes"
+
+
+def run_study(settings: Settings, argv: Sequence[str], parts: Parts | None = None) -> int:
+    """Run or resume a study; returns the exit code.
+
+    Finished trainings are found by content in `build/study`, also those of other studies, so a
+    finished study takes seconds. Raises UsageError before anything was written.
+    """
+    parts, show = parts or Parts(), Progressing(settings.quiet)
+    assert settings.study is not None  # how this was reached
+    study = load_study(Path(settings.study))
+    if not settings.bench:
+        raise UsageError(f"{settings.study}: a study needs bench: what its arms are examined on")
+    source = parts.source(settings.model)
+    if not source.mini:
+        raise UsageError(f"--model: studies train the shipped model, not '{source.model_id}'")
+    places = _places(study, settings, source)
+    out = Path(settings.out) if settings.out else default_out()
+    recorded = {**settings.recorded(), "study": study.name, "model": source.model_id}
+    check_out(out, recorded)
+    device = _device_name()
+
+    def job() -> int:
+        with Store(out) as store:
+            about = {**environment(list(argv)), "settings": recorded, "model_id": source.model_id}
+            about |= {"mini": True, "weight_hashes": source.weight_hashes, "device_name": device}
+            about |= {"dtype": "bfloat16 (autocast) training, float32 inference"}
+            store.write_run_json({**about, "study": _described(study, places)})
+            errors = _compute(unique(places.values()), show)
+            found = collect(study, places, errors)
+            _write(study, found, settings.bench, out)
+            show.table(lambda: verdicts(study, claim_rows(study, found, settings.bench)))
+            return draw_report(out, parts, show) or (EXIT_CELLS_FAILED if errors else EXIT_OK)
+
+    return resumable(job, show, resume_command(argv, settings, out))
+
+
+def _places(
+    study: Study, settings: Settings, source: Any
+) -> dict[tuple[str, int], tuple[Job, str]]:
+    """Every arm and seed with its job. Raises UsageError."""
+    from harness.train.__main__ import SCENE_SEED
+    from harness.train.__main__ import SCENES as COUNT
+
+    batch = settings.batch_size if isinstance(settings.batch_size, int) else 8
+    data = work.fingerprints(settings.bench, source.mini)
+    return gather(
+        study,
+        exam=Exam(settings.bench, settings.limit, batch, data),
+        data=str(SCENES),
+        scenes=f"minidata train --n {COUNT} --seed {SCENE_SEED}",
+        start=next(iter(source.weight_hashes.values())),
+        model=source.model_id,
+    )
+
+
+def _compute(jobs: Sequence[Job], show: Progressing) -> dict[Job, str]:
+    """Do what is missing, as many jobs at a time as there are cores; the failed ones with why.
+
+    One core each: on small models two processes with a thread each do 1.4 times the work of one
+    with two.
+    """
+    todo = [job for job in jobs if not job.done]
+    show.say(f"{len(jobs)} trainings, {len(jobs) - len(todo)} done before")
+    if not todo:
+        return {}
+    if not (SCENES / "images.npy").exists():
+        from harness.train.__main__ import _render
+
+        _render(SCENES)
+    workers, threads = _share(len(todo))
+    failed: dict[Job, str] = {}
+    pool = ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=work.set_up, initargs=(threads,)
+    )
+    try:
+        pool.submit(work.prime, todo[0]).result()
+        running: dict[Future[str], Job] = {pool.submit(work.do, job): job for job in todo}
+        for number, future in enumerate(as_completed(running), start=1):
+            job = running[future]
+            try:
+                said = future.result()
+            except Exception as error:
+                failed[job] = one_line(error)
+                show.warn(f"[{number}/{len(todo)}] {job.name} failed: {failed[job]}")
+                continue
+            show.say(f"[{number}/{len(todo)}] {job.name}{': overflow: ' + said if said else ''}")
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return failed
+
+
+def _share(jobs: int) -> tuple[int, int]:
+    """(processes, threads each)."""
+    import torch
+
+    if torch.cuda.is_available():
+        return 1, torch.get_num_threads()
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    workers = max(1, min(cores, jobs))
+    return workers, max(1, cores // workers)
+
+
+def _device_name() -> str:
+    import torch
+
+    from harness.timing.device import cpu_name
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+
+
+def _described(study: Study, places: Mapping[tuple[str, int], tuple[Job, str]]) -> dict[str, Any]:
+    recipe = next(iter(places.values()))[0].recipe
+    training = (
+        f"{recipe.max_steps} steps of {recipe.batch} packed scenes from the shipped dense weights, "
+        f"low-rank updates (rank {recipe.rank}) of the decoder and the method's modules, "
+        f"learning rate {recipe.learning_rate:g} (modules {recipe.module_learning_rate:g}), "
+        f"seeds {', '.join(map(str, study.seeds))}"
+    )
+    return {
+        "title": study.title,
+        "paper": study.paper,
+        "table": study.table,
+        "paper_metric": study.paper_metric,
+        "notes": list(study.notes),
+        "training": training,
+        "margin": study.margin,
+    }
+
+
+def _write(study: Study, found: Mapping[str, Result], benches: Sequence[str], out: Path) -> None:
+    write_csv(out / "study.csv", columns.STUDY, arm_rows(study, found, benches))
+    write_csv(out / "study_claims.csv", columns.CLAIMS, claim_rows(study, found, benches))
+    write_csv(out / "study_runs.csv", columns.RUNS, run_rows(found))
+    write_csv(out / "study_scores.csv", columns.SCORES, score_rows(found))
+    write_csv(out / "study_losses.csv", columns.LOSSES, loss_rows(found))
+
+
+def verdicts(study: Study, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The claims as the terminal shows them."""
+    title = f"{study.paper}, {study.table}: {study.title} (mini)"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("claim")
+    for head in ("difference, points", "95 % interval", "paper"):
+        table.add_column(head, justify="right")
+    table.add_column("verdict")
+    for row in rows:
+        low, high, away = row.get("ci_low"), row.get("ci_high"), row.get("difference")
+        theirs = row.get("paper_difference")
+        table.add_row(
+            row["claim"],
+            "" if away is None else f"{away:+.1f}",
+            "" if low is None or high is None else f"{low:+.1f} to {high:+.1f}",
+            "" if theirs is None else f"{theirs:+.1f}",
+            row["verdict"],
+        )
+    return table

@@ -1,0 +1,128 @@
+"""The `study:` part of a suite file: arms, seeds, the paper's figures and claims. Torch-free."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from harness.errors import UsageError
+from harness.nearest import unknown
+
+REFERENCE = "dense, tuned as long"
+Kind = Literal["higher", "not lower", "overflow"]
+KINDS: tuple[Kind, ...] = ("higher", "not lower", "overflow")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the study's table: what is trained, and what runs at inference.
+
+    `paper` is the paper's figure for this row in percent, None where it printed none.
+    """
+
+    name: str
+    train: str
+    test: str = ""  # method spec at inference; empty: as trained
+    stages: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # keys of the recipe this arm changes
+    paper: float | None = None
+    note: str = ""
+
+    @property
+    def tested(self) -> str:
+        return self.test or self.train
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says: `better` beats `worse` (or is not below it), or `arm` overflows."""
+
+    claim: str
+    kind: Kind
+    better: str
+    worse: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole study; `recipe` is the file every arm trains by, `seeds` those of the training."""
+
+    name: str
+    title: str
+    paper: str
+    table: str
+    recipe: str
+    arms: tuple[Arm, ...]
+    claims: tuple[Claim, ...]
+    paper_metric: str = ""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    margin: float = 1.0  # points
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)  # recipe keys all arms change
+
+    @property
+    def everyone(self) -> tuple[Arm, ...]:
+        """The arms with the reference in front: dense, tuned for the same steps."""
+        return (Arm(REFERENCE, "dense"), *self.arms)
+
+
+def load_study(path: Path) -> Study:
+    """The `study:` of a suite file. Raises UsageError, one line, for whatever is wrong with it."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = content.get("study")
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: study is not a mapping with arms and claims")
+    values = dict(values)
+    arms = tuple(_make(Arm, path, "arm", item) for item in _list(values, "arms", path))
+    claims = tuple(_make(Claim, path, "claim", item) for item in _list(values, "claims", path))
+    values |= {"name": path.stem, "arms": arms, "claims": claims}
+    study: Study = _make(Study, path, "study", values)
+    _check(study, path)
+    return study
+
+
+def _list(values: dict[str, Any], key: str, path: Path) -> list[Any]:
+    items = values.get(key) or []
+    if not isinstance(items, list) or not items:
+        raise UsageError(f"{path}: study has no list of {key}")
+    return items
+
+
+def _make(kind: Any, path: Path, what: str, values: Any) -> Any:
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: {what} '{values}' is not a mapping")
+    known = {f.name for f in dataclasses.fields(kind)}
+    for key in values:
+        if key not in known:
+            raise UsageError(f"{path}: {what}: " + unknown("key", str(key), sorted(known)))
+    lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+    try:
+        return kind(**{**values, **lists})
+    except TypeError as error:
+        missing = str(error).rpartition(": ")[2]
+        raise UsageError(f"{path}: {what} lacks {missing}") from None
+
+
+def _check(study: Study, path: Path) -> None:
+    names = [arm.name for arm in study.everyone]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{path}: the arm '{name}' stands twice")
+    for claim in study.claims:
+        if claim.kind not in KINDS:
+            raise UsageError(f"{path}: {unknown('kind of claim', claim.kind, KINDS)}")
+        needed: Sequence[str] = (claim.better,) if claim.kind == "overflow" else (
+            claim.better,
+            claim.worse,
+        )  # fmt: skip
+        for name in needed:
+            if name not in names:
+                raise UsageError(f"{path}: claim '{claim.claim}': {unknown('arm', name, names)}")
+    if len(set(study.seeds)) != len(study.seeds) or not study.seeds:
+        raise UsageError(f"{path}: seeds must be different whole numbers")

@@ -1,0 +1,199 @@
+"""One job of a study in a process of its own: train an arm with a seed, then examine it."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness.settings import ROOT
+from harness.study.jobs import Job, keep, parse, read
+
+WORK = ROOT / "build" / "train"  # features of the training scenes
+EVERY = 5  # steps between two points of the loss curve
+
+
+def set_up(threads: int) -> None:
+    """Called once in each process."""
+    import os
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    from harness.model.torchvision_ops import declare_missing_ops
+
+    declare_missing_ops()
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def do(job: Job) -> str:
+    """Train and examine what is missing; returns "" or, in one line, what overflowed."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    trained = read(job.outcome)
+    if trained is None or not (trained.get("overflow") or (job.folder / "method.json").exists()):
+        trained = _train(job)
+        keep(job.outcome, trained)
+    if trained.get("overflow"):
+        return str(trained["overflow"])
+    for test in job.missing():
+        keep(job.exam_file(test), _examine(job, test))
+    return ""
+
+
+def prime(job: Job) -> None:
+    """Compute the images' features, which all jobs share, before two processes would."""
+    from harness.train.jobs import prepare
+
+    with ExitStack() as stack:
+        prepare(job.recipe, _scenes(job.data), WORK, None, stack)
+
+
+class Overflow(Exception):
+    """A loss or weight that is not a finite number; the message is one line."""
+
+
+def _train(job: Job) -> dict[str, Any]:
+    from transformers import PrinterCallback, TrainingArguments
+
+    from harness.train.fitting import arguments
+    from harness.train.jobs import make_trainer, prepare, save_low_rank
+
+    recipe = job.recipe
+    with ExitStack() as stack:
+        tuning = prepare(recipe, _scenes(job.data), WORK, None, stack)
+        plain = arguments(recipe, job.folder).to_dict()
+        quiet = {"save_strategy": "no", "logging_steps": EVERY, "disable_tqdm": True}
+        args = TrainingArguments(**{**plain, **quiet, "logging_nan_inf_filter": False})
+        trainer = make_trainer(tuning, recipe, args)
+        trainer.remove_callback(PrinterCallback)
+        watch = _watch()
+        trainer.add_callback(watch)
+        started = time.perf_counter()
+        try:
+            trainer.train()
+            _require_finite(tuning.model)
+        except Overflow as error:
+            return {"overflow": str(error), "losses": watch.losses}
+        seconds = time.perf_counter() - started
+        base = job.start
+        tuning.llava.eval()
+        save_low_rank(job.folder, tuning, base, {"steps": trainer.state.global_step})
+    return {
+        "seconds": seconds,
+        "steps": trainer.state.global_step,
+        "losses": watch.losses,
+        "plan": tuning.planned,
+        "saved_as": tuning.method.spec,
+    }
+
+
+def _watch() -> Any:
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        """Collects the loss curve and stops at the first loss that is not a number."""
+
+        def __init__(self) -> None:
+            self.losses: list[tuple[int, float]] = []
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
+            for name in ("loss", "grad_norm"):
+                value = logs.get(name)
+                if value is not None and not math.isfinite(float(value)):
+                    raise Overflow(f"{name} is {value} at step {state.global_step}")
+            if "loss" in logs:
+                self.losses.append((state.global_step, float(logs["loss"])))
+
+    return Watch()
+
+
+def _require_finite(model: Any) -> None:
+    for name, value in model.named_parameters():
+        if value.requires_grad and not bool(value.isfinite().all()):
+            raise Overflow(f"{name} holds numbers that are not finite after the last step")
+
+
+def _examine(job: Job, test: str) -> dict[str, Any]:
+    """Scores of every document of every bench, and the mean cost of a prompt."""
+    import functools
+
+    from harness.bench.loop import evaluate
+    from harness.cost.readouts import read_out
+
+    loaded, exam = _loaded(job.model), job.exam
+    method = _with_plan(job, parse(test))
+    count = functools.partial(
+        _count, read_out, shape=loaded.info, itemsize=4, vision_runs=method.needs_images
+    )
+    scores: dict[str, list[dict[str, Any]]] = {}
+    kv, flops = [], []
+    for bench in exam.benches:
+        result = evaluate(
+            loaded,
+            method,
+            bench,
+            checkpoint=job.folder,
+            limit=exam.limit,
+            batch_size=exam.batch_size,
+            progress=False,
+            on_sample=count,
+            keep_record=lambda position: False,
+        )
+        scale = 100.0 if max((s.score or 0.0) for s in result.samples) <= 1.0 else 1.0
+        scores[bench] = [
+            {"doc_id": s.doc_id, "image_id": s.image_id, "score": scale * s.score}
+            for s in result.samples
+            if s.score is not None
+        ]
+        read_outs = [s.readout for s in result.samples if s.readout]
+        kv += [r["kv_ratio_vision"] for r in read_outs if r["kv_ratio_vision"] is not None]
+        flops += [r["tflops_prefill"] for r in read_outs]
+    return {
+        "test": method.spec,
+        "scores": scores,
+        "kv_ratio_vision": sum(kv) / len(kv) if kv else None,
+        "tflops_prefill": sum(flops) / len(flops) if flops else None,
+    }
+
+
+def _count(read_out: Any, doc_id: Any, record: Any, **how: Any) -> Any:
+    return read_out(record, **how)
+
+
+def _with_plan(job: Job, method: Any) -> Any:
+    """The method with the layers that were planned at training, where it has no others."""
+    from harness.model.checkpoints import read_meta, resolve_method
+
+    meta = read_meta(job.folder)
+    return resolve_method(job.folder, method) if meta["method"] == method.name else method
+
+
+@cache
+def _scenes(folder: str) -> Any:
+    from harness.train.scenes import Scenes
+
+    return Scenes(Path(folder))
+
+
+@cache
+def _loaded(name: str) -> Any:
+    from harness.model.catalog import load_model
+
+    return load_model(name)
+
+
+def fingerprints(exam_benches: tuple[str, ...], mini: bool) -> tuple[str, ...]:
+    """Data and task version of each bench, for the names of results."""
+    from harness.bench.benches import resolve_bench
+
+    found = []
+    for name in exam_benches:
+        bench = resolve_bench(name, mini_model=mini)
+        found.append(f"{bench.data} {bench.fingerprint} {bench.task_version}")
+    return tuple(found)
