@@ -202,6 +202,7 @@ def weights(s: Subject) -> None:
         save_checkpoint(folder, s.method, s.modules, model_info(s.model))
         loaded = load_checkpoint(folder, s.model, s.method)
     state = s.modules.state_dict()
+    assert loaded.modules is not None  # a trained method has some
     same = all(torch.equal(v, state[k]) for k, v in loaded.modules.state_dict().items())
     require(same and loaded.method == s.method, "the checkpoint reads back differently")
 

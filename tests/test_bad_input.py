@@ -120,7 +120,7 @@ def test_a_trained_method_without_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("checkpoint", "said"),
     [
-        ({"fastv": "x"}, "fastv is not a trained method"),
+        ({"fastv": "x"}, "there is no folder 'x'"),
         ({"pmod": "x"}, "it is not among --methods"),
     ],
 )

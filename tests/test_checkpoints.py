@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.engine import model_info, routed
+from harness.errors import UsageError
 from harness.model.checkpoints import (
     META,
     WEIGHTS,
@@ -17,7 +18,10 @@ from harness.model.checkpoints import (
     resolve_method,
     save_checkpoint,
 )
+from harness.plan import find_checkpoints
+from harness.settings import Settings
 from methods import parse
+from tests.fakes import FakeParts
 from tests.routing_tools import ROWS, random_modules
 from tests.tiny import batch, tiny_llava
 
@@ -202,5 +206,42 @@ def test_other_dense_weights_and_untrained_methods(saved):
     with pytest.raises(CheckpointError, match="other dense weights"):
         load_checkpoint(folder, model, method, base="another")
     edit_meta(folder, method="fastv", params={})
-    with pytest.raises(CheckpointError, match="not a trained method"):
+    with pytest.raises(CheckpointError, match="has a router, which fastv does not"):
         load_checkpoint(folder, model, parse("fastv"))
+
+
+def test_weights_of_dense_serve_every_training_free_method(tmp_path):
+    model = tiny_llava(layers=5)
+    a, b = low_rank(model, QKV)
+    save_checkpoint(tmp_path, parse("dense"), None, model_info(model), {QKV: (a, b)})
+    old = dict(model.named_parameters())[QKV].detach().clone()
+    for spec in ("dense", "fastv:k=3:r=0.75", "blind"):
+        loaded = load_checkpoint(tmp_path, model, parse(spec))
+        assert loaded.method == parse(spec)
+        assert loaded.modules is None
+        with loaded.applied(model):
+            assert torch.equal(dict(model.named_parameters())[QKV], old + b @ a)
+    with pytest.raises(CheckpointError, match="trained for 'dense', not 'pmod'"):
+        load_checkpoint(tmp_path, model, parse("pmod"))
+
+
+def test_who_runs_on_which_weights(tmp_path):
+    """Training-free methods follow dense; METHOD=none turns shipped weights of a method off."""
+    folders = {name: tmp_path / name for name in ("dense", "llavolta", "pmod")}
+
+    class Shipped(FakeParts):
+        def checkpoint(self, method, wish, source):
+            return folders.get(method.name) if wish is None else tmp_path / wish
+
+    named = [parse(s) for s in ("dense", "fastv", "llavolta", "pmod")]
+    parts = Shipped()
+
+    def found(**checkpoint):
+        return find_checkpoints(Settings(checkpoint=checkpoint), named, parts.model, parts)
+
+    assert found() == {**folders, "fastv": folders["dense"]}
+    assert found(llavolta="none")["llavolta"] == folders["dense"]
+    assert found(dense="other")["fastv"] == tmp_path / "other"
+    assert "fastv" not in found(dense="none", llavolta="none")
+    with pytest.raises(UsageError, match="pmod is a trained method"):
+        found(pmod="none")

@@ -1,0 +1,277 @@
+"""Ablation studies: what is computed once, intervals over seeds and documents, verdicts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+import methods
+from harness.errors import UsageError
+from harness.study import jobs as study_jobs
+from harness.study import run as study_run
+from harness.study.effects import Effect, effect, judge_higher, judge_not_lower
+from harness.study.jobs import Exam, gather, unique
+from harness.study.spec import REFERENCE, load_study
+
+SUITES = Path(__file__).parents[1] / "suites"
+STUDIES = sorted(p for p in SUITES.glob("*.yaml") if "\nstudy:" in p.read_text(encoding="utf-8"))
+NOTHING = {"data": "", "scenes": "x", "start": "y", "model": "tiny-llava"}
+
+# The papers' averages, typed in from their tables (p-MoD 3, 4, 6, 7; gamma-MoD's ablations).
+PAPERS = {
+    "ablate-pmod-components": [60.4, 61.4, 63.4, 65.3],
+    "ablate-pmod-schedule": [59.2, 60.3, 64.3, 64.8, 65.3],
+    "ablate-pmod-norm": [None, 62.9, 62.4, None, 65.3],
+    "ablate-pmod-beta": [63.4, 63.9, 65.3],
+    "ablate-gamma-placement": [37.1, 47.8, 37.8, 58.3],
+    "ablate-gamma-mask": [57.2, 58.3, 57.0],
+    "ablate-gamma-share": [57.6, 53.9],
+    "ablate-gamma-ratio": [58.3, 58.3, 57.6, 55.3],
+    "ablate-gamma-components": [37.1, 57.2, 57.6, 58.3],
+    "ablate-llavolta-stages": [None] * 7,
+    "pmod-figure3": [None] * 7,
+}
+
+
+def exam(benches=("gqa", "textvqa"), limit=10):
+    return Exam(benches, limit, 8, ("a",) * len(benches))
+
+
+# --- the shipped studies ------------------------------------------------------------------------
+def test_every_wanted_study_ships():
+    assert {p.stem for p in STUDIES} == set(PAPERS)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_a_shipped_study_is_complete(path):
+    study = load_study(path)
+    assert [arm.paper for arm in study.arms] == PAPERS[path.stem]
+    assert len(study.seeds) >= 3
+    places = gather(study, exam=exam(), **NOTHING)
+    assert len(places) == len(study.everyone) * len(study.seeds)
+    steps = {job.recipe.max_steps * job.recipe.batch for job, _ in places.values()}
+    assert len(steps) == 1  # every arm trains as long
+
+
+@pytest.mark.parametrize("name", ["ablate-pmod-components", "ablate-pmod-schedule"])
+def test_arms_that_claim_equal_cost_keep_equally_many_tokens(name):
+    for arm in load_study(SUITES / f"{name}.yaml").arms:
+        ratios = methods.parse(arm.train).ratios(12)
+        assert sum(ratios) / 12 == pytest.approx(0.5375, abs=1e-3), arm.name
+
+
+def test_figure_3_lowers_three_layers_at_a_time_at_the_same_cost():
+    study = load_study(SUITES / "pmod-figure3.yaml")
+    usual = methods.parse(study.arms[0].train).ratios(12)
+    kept = {}
+    for arm in study.arms[1:]:
+        ratios = methods.parse(arm.test).ratios(12)
+        lowered = [i for i, (a, b) in enumerate(zip(ratios, usual, strict=True)) if a < b - 1e-3]
+        assert len(lowered) == 3
+        kept.setdefault(round(sum(ratios), 6), set()).add(tuple(lowered))
+    assert [len(groups) for groups in kept.values()] == [3, 3]
+
+
+def test_equal_trainings_are_one_job_and_every_change_another():
+    first = gather(load_study(SUITES / "ablate-pmod-components.yaml"), exam=exam(), **NOTHING)
+    second = gather(load_study(SUITES / "ablate-pmod-schedule.yaml"), exam=exam(), **NOTHING)
+    shared = {j.folder for j, _ in first.values()} & {j.folder for j, _ in second.values()}
+    assert len(shared) == 3 * 3  # dense, constant and cosine, three seeds
+    figure = gather(load_study(SUITES / "pmod-figure3.yaml"), exam=exam(), **NOTHING)
+    trained = unique(figure.values())
+    assert len(trained) == 2 * 3
+    assert sorted(len(job.tests) for job in trained) == [1, 1, 1, 7, 7, 7]
+    other = gather(
+        load_study(SUITES / "pmod-figure3.yaml"), exam=exam(), **{**NOTHING, "start": "z"}
+    )
+    assert not {j.folder for j, _ in figure.values()} & {j.folder for j, _ in other.values()}
+
+
+# --- a file that is wrong -----------------------------------------------------------------------
+GOOD = {
+    "title": "t",
+    "paper": "p",
+    "table": "1",
+    "recipe": "recipes/study/tiny.yaml",
+    "arms": [{"name": "a", "train": "pmod", "paper": 2.0}, {"name": "b", "train": "mod"}],
+    "claims": [{"claim": "a beats b", "kind": "higher", "better": "a", "worse": "b"}],
+}
+
+
+def write(tmp_path, **changes):
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps({"bench": ["gqa"], "study": {**GOOD, **changes}}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arms": []}, "no list of arms"),
+        ({"armz": 1}, "unknown key 'armz'.*arms"),
+        ({"arms": [{"name": "a"}]}, "arm lacks 'train'"),
+        ({"arms": GOOD["arms"] + [{"name": "a", "train": "mod"}]}, "'a' stands twice"),
+        ({"claims": [{**GOOD["claims"][0], "worse": "c"}]}, "unknown arm 'c'"),
+        ({"claims": [{**GOOD["claims"][0], "kind": "bigger"}]}, "unknown kind of claim 'bigger'"),
+        ({"seeds": [1, 1]}, "different whole numbers"),
+    ],
+)
+def test_a_bad_study_is_refused_in_one_line(tmp_path, changes, said):
+    with pytest.raises(UsageError, match=said) as error:
+        load_study(write(tmp_path, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_method_of_an_arm_is_refused(tmp_path):
+    study = load_study(write(tmp_path, arms=[{"name": "a", "train": "pmod:betta=1"}], claims=[
+        {"claim": "x", "kind": "overflow", "better": "a"}]))  # fmt: skip
+    with pytest.raises(UsageError, match="unknown parameter 'betta'"):
+        gather(study, exam=exam(), **NOTHING)
+
+
+# --- intervals ----------------------------------------------------------------------------------
+def test_without_seed_noise_the_interval_is_the_t_interval_of_the_documents():
+    scores = np.random.default_rng(0).normal(60, 20, 40)
+    found = effect([np.tile(scores, (3, 1))], [[""] * 40])
+    low, high = scipy_stats.t.interval(0.95, 39, scores.mean(), scipy_stats.sem(scores))
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9)
+
+
+def test_without_document_noise_the_interval_is_the_t_interval_of_the_seeds():
+    seeds = np.array([60.0, 62.0, 67.0])
+    found = effect([np.tile(seeds[:, None], (1, 40))], [[""] * 40])
+    low, high = scipy_stats.t.interval(0.95, 2, seeds.mean(), scipy_stats.sem(seeds))
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9)
+
+
+def test_documents_of_one_image_count_as_one():
+    scores = np.random.default_rng(1).normal(60, 20, 20)
+    alone = effect([np.tile(scores, (2, 1))], [[str(i) for i in range(20)]])
+    repeated = np.repeat(scores, 5)
+    names = [str(i) for i in range(20) for _ in range(5)]
+    together = effect([np.tile(repeated, (2, 1))], [names])
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high), rel=1e-9)
+
+
+@pytest.mark.parametrize(("seed_sd", "document_sd"), [(0.0, 30.0), (4.0, 30.0), (4.0, 5.0)])
+def test_the_interval_covers_the_truth_as_often_as_it_says(seed_sd, document_sd):
+    """500 made-up studies of three seeds on two benches whose true mean is 50."""
+    rng = np.random.default_rng(3)
+    hits = 0
+    for _ in range(500):
+        seeds = rng.normal(0, seed_sd, (3, 1))
+        scores = [50 + seeds + rng.normal(0, document_sd, 60) + rng.normal(0, 10, (3, 60))
+                  for _ in range(2)]  # fmt: skip
+        found = effect(scores, [[""] * 60] * 2)
+        hits += found.low <= 50 <= found.high
+    assert hits / 500 >= 0.93
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "expected"),
+    [
+        (1.0, 5.0, 0.01, "reproduced"),
+        (1.0, 5.0, 0.2, "inconclusive"),  # significant alone, not after Holm
+        (-5.0, -1.0, 0.01, "not reproduced"),
+        (-2.0, 0.5, 0.5, "not reproduced"),  # an advantage of a point is excluded
+        (-2.0, 3.0, 0.5, "inconclusive"),
+    ],
+)
+def test_verdicts_on_higher(low, high, p, expected):
+    found = Effect((low + high) / 2, low, high, p)
+    assert judge_higher(found, p, margin=1.0)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(-0.5, 2.0, "reproduced"), (-5.0, -2.0, "not reproduced"), (-5.0, -0.1, "not reproduced"),
+     (-3.0, 2.0, "inconclusive")],
+)  # fmt: skip
+def test_verdicts_on_not_lower(low, high, expected):
+    assert judge_not_lower(Effect((low + high) / 2, low, high, 0.5), margin=1.0)[0] == expected
+
+
+# --- from results to files ----------------------------------------------------------------------
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """A study whose results are all there: a scores 0.7, b 0.5, dense 0.9; seed 2 of c bursts."""
+    monkeypatch.setattr(study_jobs, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(study_run.work, "fingerprints", lambda benches, mini: ("f",) * len(benches))
+    monkeypatch.setattr(study_run, "_device_name", lambda: "a test")
+    arms = [*GOOD["arms"], {"name": "c", "train": "pmod:norm=none"}]
+    claims = [*GOOD["claims"], {"claim": "c bursts", "kind": "overflow", "better": "c"}]
+    path = write(tmp_path, arms=arms, claims=claims)
+    source = study_run.Parts().source("tiny-llava")
+    settings = study_run.Settings(study=str(path), bench=("gqa", "pope"), limit=50)
+    places = study_run._places(load_study(path), settings, source)
+    level = {REFERENCE: 0.9, "a": 0.7, "b": 0.5, "c": 0.5}
+    rng = np.random.default_rng(0)
+    for (arm, seed), (job, test) in places.items():
+        job.folder.mkdir(parents=True, exist_ok=True)
+        if (arm, seed) == ("c", 2):
+            study_jobs.keep(job.outcome, {"overflow": "loss is nan at step 7", "losses": []})
+            continue
+        study_jobs.keep(job.outcome, {"seconds": 9.0, "steps": 3, "losses": [[1, 2.0], [3, 1.0]]})
+        scores = {
+            bench: [
+                {"doc_id": str(i), "image_id": str(i), "score": 100.0 * (rng.random() < level[arm])}
+                for i in range(50)
+            ]
+            for bench in settings.bench
+        }
+        content = {"test": test, "scores": scores, "kv_ratio_vision": 0.5, "tflops_prefill": 1.0}
+        study_jobs.keep(job.exam_file(test), content)
+    return path, tmp_path / "run"
+
+
+def test_a_finished_study_writes_its_tables_without_training(finished, capsys):
+    path, out = finished
+    settings = study_run.Settings(
+        study=str(path), bench=("gqa", "pope"), limit=50, out=str(out), quiet=True
+    )
+    assert study_run.run_study(settings, ["--suite", str(path)]) == 0
+    table = pd.read_csv(out / "study.csv").set_index(["arm", "bench"])
+    scores = pd.read_csv(out / "study_scores.csv")
+    by_bench = scores[scores["arm"] == "a"].groupby("bench")["score"].mean()
+    assert table.loc[("a", "average"), "mean"] == pytest.approx(by_bench.mean())
+    assert table.loc[("a", "gqa"), "mean"] == pytest.approx(by_bench["gqa"])
+    assert table.loc[("c", "average"), "status"] == "partial"
+    assert "seed 2: overflow: loss is nan at step 7" in table.loc[("c", "average"), "error"]
+    claims = pd.read_csv(out / "study_claims.csv").set_index("claim")
+    assert claims.loc["a beats b", "verdict"] == "reproduced"
+    assert claims.loc["c bursts", "verdict"] == "reproduced"
+    away = scores.groupby(["arm", "bench"])["score"].mean()
+    expected = (away["a"] - away["b"]).mean()
+    assert claims.loc["a beats b", "difference"] == pytest.approx(expected)
+    runs = pd.read_csv(out / "study_runs.csv")
+    assert len(runs) == 4 * 3
+    before = (out / "study.csv").read_bytes()
+    assert study_run.run_study(settings, ["--suite", str(path)]) == 0
+    assert (out / "study.csv").read_bytes() == before
+
+
+def test_another_study_in_the_same_folder_is_refused(finished):
+    path, out = finished
+    common = {"study": str(path), "out": str(out), "quiet": True}
+    settings = study_run.Settings(bench=("gqa", "pope"), limit=50, **common)
+    assert study_run.run_study(settings, []) == 0
+    with pytest.raises(UsageError, match="choose another --out"):
+        study_run.run_study(study_run.Settings(bench=("gqa",), limit=50, **common), [])
+
+
+def test_a_study_is_listed_and_needs_benches(tmp_path):
+    listing = subprocess.run(
+        [sys.executable, "run_suite.py", "--list", "suites"],
+        capture_output=True, text=True, check=True, cwd=SUITES.parent,
+    ).stdout  # fmt: skip
+    assert "ablate-pmod-components" in listing
+    path = write(tmp_path)
+    with pytest.raises(UsageError, match="needs bench"):
+        study_run.run_study(study_run.Settings(study=str(path)), [])
