@@ -1,0 +1,74 @@
+"""One job of a study for real: the shipped model trained a few steps on made-up scenes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from harness.study import jobs, work
+from harness.study.jobs import Exam, Job, read
+from harness.train.recipe import Recipe
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A function that makes a job of three steps on twelve scenes of noise."""
+    rng = np.random.default_rng(0)
+    scenes = tmp_path / "scenes"
+    scenes.mkdir()
+    np.save(scenes / "images.npy", rng.integers(0, 255, (14, 192, 192, 3), dtype=np.uint8))
+    qa = [{"bench": "gqa", "prompt": "What color is the cat?\nAnswer briefly.", "answer": "red"}]
+    with open(scenes / "scenes.jsonl", "w", encoding="utf-8") as out:
+        for i in range(14):
+            out.write(json.dumps({"scene_id": str(i), "boxes": [], "qa": qa}) + "\n")
+    monkeypatch.setattr(jobs, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(work, "WORK", tmp_path / "work")
+    monkeypatch.setattr(work, "EVERY", 1)
+    (tmp_path / "work").mkdir()
+    start = next(iter(work._loaded("tiny-llava").weight_hashes.values()))
+    exam = Exam(("gqa",), 3, 3, work.fingerprints(("gqa",), True))
+
+    def make(method, tests=(), **changes):
+        settings = {"rank": 2, "max_steps": 3, "batch": 2, "max_text": 40, "held_out": 2}
+        recipe = Recipe(
+            stage="tune", method=method, start="assets/tiny-llava", **{**settings, **changes}
+        )
+        return Job(recipe, tests or (method,), exam, str(scenes), "noise", start, "tiny-llava")
+
+    return make
+
+
+def test_a_job_trains_examines_and_is_found_again(job):
+    one = job("pmod", tests=("pmod", "pmod:min=0.0"))
+    assert work.do(one) == ""
+    assert one.done
+    trained = read(one.outcome)
+    assert trained["steps"] == 3
+    exams = [read(one.exam_file(test)) for test in one.tests]
+    assert [len(exam["scores"]["gqa"]) for exam in exams] == [3, 3]
+    assert exams[0]["kv_ratio_vision"] > exams[1]["kv_ratio_vision"] > 0
+    before = one.outcome.stat().st_mtime_ns
+    assert work.do(job("pmod", tests=one.tests)) == ""
+    assert one.outcome.stat().st_mtime_ns == before
+
+
+def test_stages_train_dense_weights_that_a_training_free_method_runs_on(job):
+    stages = ("llavolta:k=2:stride=8", "dense", "llavolta:k=2:stride=2")
+    staged = job("dense", tests=("llavolta:k=2:stride=2", "dense"), stages=stages)
+    plain = job("dense")
+    assert work.do(staged) == "" and work.do(plain) == ""
+    losses = [[value for _, value in read(j.outcome)["losses"]] for j in (staged, plain)]
+    assert losses[0] != losses[1]
+    pooled, dense = (read(staged.exam_file(test)) for test in staged.tests)
+    assert pooled["tflops_prefill"] < dense["tflops_prefill"]
+
+
+def test_a_training_that_bursts_is_a_result_and_not_an_error(job):
+    burst = job("pmod", learning_rate=1e20, module_learning_rate=1e20, clip=0.0)
+    said = work.do(burst)
+    assert "nan" in said or "inf" in said or "not finite" in said
+    assert burst.done
+    assert read(burst.outcome)["overflow"] == said
+    assert not (burst.folder / "method.json").exists()
