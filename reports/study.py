@@ -178,8 +178,9 @@ def load(run: Run) -> Study:
 def _line(row: Any) -> Line:
     return Line(
         row.status or "missing", row.error, row.metric, row.mean, row.ci_low, row.ci_high,
-        row.seeds, row.n, row.seed_std, row.delta, row.delta_ci_low, row.delta_ci_high, row.kv_ratio_vision,
-        row.tflops_ratio, row.train_seconds, row.paper_value, row.paper_note, row.notes,
+        row.seeds, row.n, row.seed_std, row.delta, row.delta_ci_low, row.delta_ci_high,
+        row.kv_ratio_vision, row.tflops_ratio, row.train_seconds, row.paper_value,
+        row.paper_note, row.notes,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from reports import text
 from reports.sheet import Drawn, Sheet
 from reports.study import Arm, Line, Study
 from reports.studydata import AVERAGE
-from reports.studytables import STATES
+from reports.studytables import STATES, seeds_named
 from reports.studytext import captioned
 from reports.style import HUES, INK, MUTED, PAPER
 
@@ -84,7 +84,7 @@ def benches(study: Study, folder: Path) -> Drawn | None:
 
 def losses(study: Study, folder: Path) -> Drawn | None:
     """The training loss of every arm: thin lines for seeds, a thick one for their mean."""
-    known = study.losses.dropna(subset=["step", "loss"]).sort_values("step")
+    known = study.losses.dropna(subset=["step", "loss"]).sort_values("step", kind="stable")
     shown = [arm for arm in study.arms if (known["arm"] == arm.name).any()]
     if not shown:
         return None
@@ -105,10 +105,12 @@ def losses(study: Study, folder: Path) -> Drawn | None:
         last = curves.groupby("seed")["loss"].last()
         said = ", ".join(f"seed {s} ends at {text.number(v, 3)}" for s, v in last.items())
         alts.append(f"Training loss, {arm.name}: {said}{failed}.")
+    others = [arm.name for arm in study.arms if arm not in shown]
+    nothing = f"No losses of {'; '.join(others)}. " if others else ""
     caption = (
         "Training loss over optimiser steps on one scale. Thin lines: single seeds; thick line: "
         "mean over the seeds that finished, where all of them have a value; × where a seed that "
-        f"failed stopped. {captioned(study)}."
+        f"failed stopped. {nothing}{captioned(study)}."
     )
     return sheet.save(folder, "Training loss", caption, alts, table)
 
@@ -116,7 +118,8 @@ def losses(study: Study, folder: Path) -> Drawn | None:
 def _curves(axes: Axes, arm: Arm, curves: pd.DataFrame, study: Study, top: float) -> str:
     """Draw an arm's losses; says what of them is not a finished curve in the axes."""
     colour = INK if arm.is_reference else OURS
-    done, said = [], []
+    done: list[pd.Series] = []
+    stops: dict[float, list[str]] = {}
     for seed, one in curves.groupby("seed", sort=False):
         failed = _status(arm, str(seed)) == "failed"
         axes.plot(one["step"], one["loss"], color=BAD if failed else colour, linewidth=0.7,
@@ -124,12 +127,13 @@ def _curves(axes: Axes, arm: Arm, curves: pd.DataFrame, study: Study, top: float
         if failed:
             x, y = float(one["step"].iloc[-1]), min(float(one["loss"].iloc[-1]), top)
             axes.scatter([x], [y], marker="x", s=34, color=BAD, zorder=4, clip_on=False)
-            said.append(f"seed {seed} failed at step {x:.0f}")
+            stops.setdefault(x, []).append(str(seed))
         else:
             done.append(one.set_index("step")["loss"])
     if done:
         mean = pd.concat(done, axis=1).dropna().mean(axis=1).sort_index()
         axes.plot(mean.index, mean, color=colour, linewidth=1.8, zorder=3)
+    said = [f"{seeds_named(seeds)} failed at step {x:.0f}" for x, seeds in stops.items()]
     if float(curves["loss"].max()) > top:
         said.append("some of it above the axis")
     if said:
@@ -149,24 +153,28 @@ def _status(arm: Arm, seed: str) -> str:
 
 
 def _sheet(name: str, study: Study, count: int) -> Sheet:
-    names = [_name(arm) for arm in study.arms]
+    names = [_name(study, arm) for arm in study.arms]
     longest = max(len(line) for name in names for line in name.split("\n"))
-    row = 0.34 if any("\n" in name for name in names) else 0.26
+    row = 0.38 if any("\n" in name for name in names) else 0.26
     return Sheet(
         name, count, width=4.3, height=1.05 + row * len(names), bottom=0.62,
         left=min(2.0, 0.25 + 0.066 * longest), right=0.2,
     )  # fmt: skip
 
 
-def _name(arm: Arm) -> str:
-    """An arm's name on one line or two, cut short after that."""
+def _name(study: Study | None, arm: Arm) -> str:
+    """An arm's name on one line or two, cut short after that, and the seeds it falls short of."""
+    short = study.short_of(arm) if study else ""
     lines = textwrap.wrap(arm.name, NAME) or [text.GAP]
-    if len(lines) > 2:
-        lines = [lines[0], lines[1][: NAME - 2] + " …"]
-    return "\n".join(lines)
+    if len(lines) > (1 if short else 2):
+        keep = 0 if short else 1
+        lines = [*lines[:keep], lines[keep][: NAME - 2].rstrip() + " …"]
+    return "\n".join([*lines, short] if short else lines)
 
 
-def _frame(axes: Axes, study: Study, label: str, values: list[float]) -> dict[str, Any]:
+def _frame(
+    axes: Axes, study: Study, label: str, values: list[float], ours: bool = True
+) -> dict[str, Any]:
     """Names on the left, room around the values; gives how to place texts beside rows."""
     low, high = min(values), max(values)
     room = (high - low) * 0.08 or 1.0
@@ -178,8 +186,8 @@ def _frame(axes: Axes, study: Study, label: str, values: list[float]) -> dict[st
     axes.set_xlabel("\n".join(lines[:2]) + (" …" if len(lines) > 2 else ""))
     side: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
     for row, arm in enumerate(study.arms):
-        axes.text(-0.02, row, _name(arm), ha="right", color=MUTED, fontsize=8, linespacing=0.95,
-                  **side)  # fmt: skip
+        name = _name(study if ours else None, arm)
+        axes.text(-0.02, row, name, ha="right", color=MUTED, fontsize=8, linespacing=1.1, **side)
     return side
 
 
@@ -189,12 +197,9 @@ def _dots(axes: Axes, study: Study, bench: str, label: str) -> None:
              if bench == AVERAGE and not math.isnan(run.accuracy)]  # fmt: skip
     values = [v for li in lines for v in (li.mean, li.low, li.high) if not math.isnan(v)]
     side = _frame(axes, study, label, values + [value for value, _ in seeds])
-    for row, (arm, line) in enumerate(zip(study.arms, lines, strict=True)):
-        said = "" if line.known else STATES.get(line.status, line.status)
-        if line.status == "partial":
-            said = study.short_of(arm) if line.known and bench == AVERAGE else said
-        if said:
-            _words(axes, row, said, side, right=line.known)
+    for row, line in enumerate(lines):
+        if not line.known:
+            _words(axes, row, STATES.get(line.status, line.status), side)
     found = [(row, a, li) for row, (a, li) in enumerate(zip(study.arms, lines, strict=True))
              if li.known]  # fmt: skip
     rows = [row for row, _, _ in found]
@@ -219,7 +224,7 @@ def _papers(axes: Axes, study: Study) -> None:
     found = [(row, a.average.paper) for row, a in enumerate(study.arms)]
     known = [(row, value) for row, value in found if not math.isnan(value)]
     label = (study.said("paper_metric") or "the paper's metric") + " (%)"
-    side = _frame(axes, study, label, [value for _, value in known])
+    side = _frame(axes, study, label, [value for _, value in known], ours=False)
     for row, value in found:
         if math.isnan(value):
             note = study.arms[row].average.paper_note or "no value"
@@ -228,11 +233,10 @@ def _papers(axes: Axes, study: Study) -> None:
                  facecolors=PAPER, edgecolors=THEIRS, linewidths=1.4, zorder=3)  # fmt: skip
 
 
-def _words(axes: Axes, row: int, said: str, side: dict[str, Any], right: bool = False) -> None:
+def _words(axes: Axes, row: int, said: str, side: dict[str, Any]) -> None:
     backing = {"facecolor": PAPER, "linewidth": 0, "pad": 1.5}
-    axes.text(0.98 if right else 0.02, row + (0.3 if right else 0), said, color=MUTED,
-              style="italic", fontsize=7.5, ha="right" if right else "left",
-              bbox=None if right else backing, **side)  # fmt: skip
+    axes.text(0.02, row, said, color=MUTED, style="italic", fontsize=7.5, bbox=backing,
+              **side)  # fmt: skip
 
 
 def _alt(what: str, study: Study, bench: str) -> str:

@@ -100,8 +100,8 @@ def _arm(study: Study, arm: Arm) -> list[Cell]:
     short = study.short_of(arm)
     tone = "failed" if short else ""
     spread = "" if math.isnan(line.seed_std) else f"SD {text.number(line.seed_std)}"
-    row.append(Cell(short.removesuffix(" seeds") or text.number(line.seeds, 0), note=spread, tone=tone,
-                    sort=line.seeds))  # fmt: skip
+    seeds = short.removesuffix(" seeds") or text.number(line.seeds, 0)
+    row.append(Cell(seeds, note=spread, tone=tone, sort=line.seeds))
     row.append(Cell(text.percent(line.kv), sort=line.kv))
     row.append(Cell(text.percent(line.tflops), sort=line.tflops))
     row.append(Cell(text.number(line.seconds, 0), sort=line.seconds))
@@ -146,13 +146,20 @@ def failures(study: Study) -> Table | None:
             unsaid = "no run (yet)" if state == "not run" else "no reason recorded"
             shown = error or study.short_of(arm) or unsaid
             rows.append(_failure(arm, "whole arm" if whole else ", ".join(names), state, shown))
+        lost: dict[tuple[str, str], list[str]] = {}
         for run in arm.runs:
             if run.status != "done":
-                state = STATES.get(run.status, run.status)
-                reason = run.error or "no reason recorded"
-                rows.append(_failure(arm, f"seed {run.seed}", state, reason))
+                lost.setdefault((STATES.get(run.status, run.status), run.error), []).append(
+                    run.seed
+                )
+        for (state, error), seeds in lost.items():
+            rows.append(_failure(arm, seeds_named(seeds), state, error or "no reason recorded"))
     columns = [Column(t, numeric=False) for t in ("Arm", "What", "State", "Reason")]
     return Table("failures", "Failed, partial and missing", columns, rows) if rows else None
+
+
+def seeds_named(seeds: list[str]) -> str:
+    return f"seed{'' if len(seeds) == 1 else 's'} {text.listing(seeds)}"
 
 
 def _failure(arm: Arm, what: str, state: str, reason: str) -> list[Cell]:
