@@ -68,17 +68,21 @@ def read(run: Run) -> Files:
     """Read the files of a study; notices go to ``run.notices``."""
     frames = []
     for spec in (LINES, RUNS, CLAIMS, LOSSES):
-        frames.append(read_table(run.path / spec.name, spec, run.notices))
+        frame = read_table(run.path / spec.name, spec, run.notices)
+        named = frame[spec.key[0]].str.strip().astype(bool)
+        frames.append(frame[named].reset_index(drop=True))
         if not (run.path / spec.name).exists():
             run.notices.append(f"{spec.name} is missing: what it would show is left empty.")
     files = Files(*frames)
-    for frame in (files.lines, files.runs, files.claims, files.losses):
-        named = frame["arm" if "arm" in frame else "claim"].str.strip() != ""
-        frame.drop(frame.index[~named], inplace=True)
     _drop_unmeasured(run, files)
     _drop_impossible(run, files)
     _drop_contradictions(run, files.lines)
     _drop_foreign_seeds(run, files)
+    # What stands on a value that was left out goes with it.
+    deltas = ["delta", "delta_ci_low", "delta_ci_high"]
+    files.lines.loc[files.lines["mean"].isna(), ["ci_low", "ci_high", *deltas]] = float("nan")
+    files.lines.loc[files.lines["delta"].isna(), deltas] = float("nan")
+    files.claims.loc[files.claims["difference"].isna(), ["ci_low", "ci_high"]] = float("nan")
     return files
 
 
@@ -136,7 +140,7 @@ def _drop_contradictions(run: Run, lines: pd.DataFrame) -> None:
     done = lines["status"] == "done"
     benches = lines[done & (lines["bench"] != AVERAGE)].groupby("arm")["mean"].mean()
     partial = set(lines.loc[~done | lines["mean"].isna(), "arm"])
-    own = lines["arm"].map(benches)
+    own = lines["arm"].map(benches).astype(float)
     wrong = (lines["bench"] == AVERAGE) & ~lines["arm"].isin(partial)
     wrong &= (lines["mean"] - own).abs() > ROUNDED
     columns = ["mean", "ci_low", "ci_high", "delta", "delta_ci_low", "delta_ci_high"]
