@@ -18,6 +18,10 @@ from reports import (
     pareto,
     published,
     retention,
+    study,
+    studyfigures,
+    studytables,
+    studytext,
     style,
     tables,
     text,
@@ -54,11 +58,12 @@ def build_report(run_dir: Path) -> Path:
     """
     run_dir = Path(run_dir)
     summary = summarise(load_run(run_dir))
+    arms = study.load(summary.run) if summary.run.is_study else None
     try:
         folder = run_dir / "figures"
         folder.mkdir(exist_ok=True)
-        sections = _sections(summary, folder)
-        page = _page(summary, sections)
+        sections = _study_sections(arms, folder) if arms else _sections(summary, folder)
+        page = _page(summary, sections) | (_study_page(arms) if arms else {})
         _write(run_dir / "report.md", _render("report.md.j2", page))
         return _write(run_dir / "report.html", _render("report.html.j2", page))
     except OSError as error:
@@ -119,6 +124,43 @@ def _time_sections(summary: Summary, folder: Path) -> list[Section]:
     return sections
 
 
+def _study_sections(arms: study.Study, folder: Path) -> list[Section]:
+    """A run that trained arms and put claims to test: the verdicts come first."""
+    with style.context():
+        dot = studyfigures.average(arms, folder)
+        panels = studyfigures.benches(arms, folder)
+        curves = studyfigures.losses(arms, folder)
+    verdicts, found = studytables.claims(arms), _tables(studytables.arms(arms))
+    failed, runs = studytables.failures(arms), studytables.runs(arms)
+    intro = CLAIMS if verdicts else "The run has no verdicts (yet)."
+    none = "" if found else "The run has no arms (yet)."
+    sections = [
+        Section("claims", "Claims and verdicts", intro, tables=_tables(verdicts)),
+        Section("arms", "Arms", " ".join(arms.notes) if found else none, tables=found),
+        Section("average", "Accuracy of every arm", _none(dot), _known(dot)),
+        Section("benches", "Accuracy by bench", _none(panels), _known(panels)),
+        Section("losses", "Training loss", _none(curves), _known(curves)),
+    ]
+    if failed is not None:
+        title = "Failed, partial and missing arms"
+        sections.append(Section("failures", title, SHORT, tables=(failed,)))
+    if runs is not None:
+        sections.append(Section("runs", "Every run", tables=(runs,), folded=True))
+    return sections
+
+
+def _study_page(arms: study.Study) -> dict[str, Any]:
+    """What the page of a study says in other words than that of any other run."""
+    return {
+        "opening": studytext.opening(arms),
+        "findings": studytext.findings(arms),
+        "mini_text": studytext.MINI,
+        "notices": list(dict.fromkeys(arms.run.notices)),
+        "conditions": conditions.of_study(arms),
+        "reading": studytext.READING,
+    }
+
+
 def _tables(*found: Table | None) -> tuple[Table, ...]:
     return tuple(table for table in found if table is not None)
 
@@ -130,6 +172,11 @@ NORMALISED = (
     "accuracies above."
 )
 FAILURES = "These cells have no numbers anywhere in this report; nothing stands in for them."
+CLAIMS = (
+    "Each claim compares two arms that we trained, the first minus the second. The paper's "
+    "difference stands in a column of its own: another model, other data, another scale."
+)
+SHORT = "What is listed as failed or not run has no numbers anywhere in this report."
 SPEED = "Measured times on the named device; a saving in FLOPs is not yet a saving in time."
 METRICS = "Whatever else the benchmarks' own scoring reports, beside each bench's main metric."
 LEDGER = "Means per sample. Parts are counted one by one, so that nothing hides in a total."

@@ -8,6 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from reports import text
+from reports.rundata import Run
+from reports.study import Study
+from reports.studytext import sample_count
 from reports.summary import Summary
 
 ENTRIES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -51,7 +54,34 @@ def entries(summary: Summary) -> list[tuple[str, str]]:
     ]
     if not run.is_timing:
         pairs.append(("Samples", text.sample_count(summary)))
-    for name, keys in TIMING if run.is_timing else ENTRIES:
+    pairs += recorded(run, TIMING if run.is_timing else ENTRIES)
+    counter, convention = summary.counting
+    if counter or convention:
+        pairs.append(("FLOPs counted by", f"{counter or '?'}, convention {convention or '?'}"))
+    return pairs
+
+
+def of_study(study: Study) -> list[tuple[str, str]]:
+    """The box of a study, which trains its own models."""
+    run = study.run
+    model = str(run.get("model_id", "settings.model") or "not recorded")
+    pairs = [("Model", f"{model} (mini)"), ("Data", "mini"), ("Samples", sample_count(study))]
+    seeds = text.listing(list(dict.fromkeys(r.seed for arm in study.arms for r in arm.runs)))
+    for name, value in (
+        ("Training", study.said("training")),
+        ("Training seeds", seeds),
+        ("Margin", f"{study.said('margin')} points" if study.said("margin") else ""),
+        ("Paper", ", ".join(filter(None, (study.said("paper"), study.said("table"))))),
+    ):
+        if value:
+            pairs.append((name, value))
+    return pairs + recorded(run, ENTRIES)
+
+
+def recorded(run: Run, entries: tuple[tuple[str, tuple[str, ...]], ...]) -> list[tuple[str, str]]:
+    """What ``run.json`` has of ``entries``, and the versions."""
+    pairs = []
+    for name, keys in entries:
         value = run.get(*keys)
         if value is not None:
             short = {"Started": _moment, "Code": _commit}.get(name, _shown)
@@ -65,9 +95,6 @@ def entries(summary: Summary) -> list[tuple[str, str]]:
             versions.append(f"{name} {value}")
     if versions:
         pairs.append(("Versions", ", ".join(versions)))
-    counter, convention = summary.counting
-    if counter or convention:
-        pairs.append(("FLOPs counted by", f"{counter or '?'}, convention {convention or '?'}"))
     return pairs
 
 

@@ -85,6 +85,12 @@ class Run:
         """Whether the run measured times and nothing else."""
         return self.meta.get("settings.throughput") is True
 
+    @property
+    def is_study(self) -> bool:
+        """Whether the run trained and compared arms; its files tell when ``run.json`` is lost."""
+        name = self.get("settings.study")
+        return isinstance(name, str) or (not self.meta and (self.path / "study.csv").exists())
+
     def get(self, *names: str) -> Any:
         """The first of these ``run.json`` entries that is there and not empty, else None."""
         for name in names:
@@ -108,9 +114,12 @@ def load_run(path: Path) -> Run:
         read_table(path / spec.name, spec, notices)
         for spec in (CELLS, ACCURACY, COST, ROUTING, THROUGHPUT, PUBLISHED)
     )
-    if not meta and not (path / "cells.csv").exists():
+    if not meta and not any((path / name).exists() for name in ("cells.csv", "study.csv")):
         raise ReportError(f"{path} holds no run: neither run.json nor cells.csv is there.")
+    run = Run(path, meta, cells, accuracy, cost, routing, speed, published, notices)
     needed: tuple[Spec, ...] = (CELLS, ACCURACY, COST, ROUTING)
+    if run.is_study:
+        needed = ()  # it has files of its own
     if meta.get("settings.costs_only") is True:
         needed = (COST,)
     if meta.get("settings.throughput") is True:
@@ -118,10 +127,9 @@ def load_run(path: Path) -> Run:
     for name in (spec.name for spec in needed):
         if not (path / name).exists():
             notices.append(f"{name} is missing: what it would show is left empty.")
-    run = Run(path, meta, cells, accuracy, cost, routing, speed, published, notices)
     for frame in (run.cells, run.accuracy, run.cost, run.throughput):
-        blank = frame["label"].str.strip() == ""
-        frame.loc[blank, "label"] = frame.loc[blank, "method"]
+        unnamed = frame["label"].str.strip() == ""
+        frame.loc[unnamed, "label"] = frame.loc[unnamed, "method"]
     _drop_impossible(run)
     _check_mixed(run)
     if run.is_timing:
@@ -168,25 +176,26 @@ def _drop_impossible(run: Run) -> None:
     acc, cost, routing = run.accuracy, run.cost, run.routing
     slack = 1e-9
     outside = (acc["value"] < acc["ci_low"] - slack) | (acc["value"] > acc["ci_high"] + slack)
-    _blank(run, acc, outside, ["ci_low", "ci_high"], "accuracy.csv", "intervals off their value")
+    blank(run, acc, outside, ["ci_low", "ci_high"], "accuracy.csv", "intervals off their value")
     outside = (acc["delta"] < acc["delta_ci_low"] - slack) | (
         acc["delta"] > acc["delta_ci_high"] + slack
     )
     columns = ["delta_ci_low", "delta_ci_high"]
-    _blank(run, acc, outside, columns, "accuracy.csv", "difference intervals off their value")
+    blank(run, acc, outside, columns, "accuracy.csv", "difference intervals off their value")
     for name in ("kv_ratio_vision", "kv_ratio_all", "skip_mod_layers", "skip_all_layers"):
         wrong = (cost[name] < -slack) | (cost[name] > 1 + 1e-6)
-        _blank(run, cost, wrong, [name], "cost.csv", f"values of {name} outside 0 to 1")
-    _blank(run, cost, cost["tflops_mean"] < 0, ["tflops_mean"], "cost.csv", "negative FLOPs")
+        blank(run, cost, wrong, [name], "cost.csv", f"values of {name} outside 0 to 1")
+    blank(run, cost, cost["tflops_mean"] < 0, ["tflops_mean"], "cost.csv", "negative FLOPs")
     kept = routing["kept_fraction"]
     wrong = (kept < -slack) | (kept > 1 + 1e-6)
     wrong |= (routing["kept"] / routing["tokens"] - kept).abs() > 0.01
-    _blank(run, routing, wrong, ["kept_fraction"], "routing.csv", "contradictory kept fractions")
+    blank(run, routing, wrong, ["kept_fraction"], "routing.csv", "contradictory kept fractions")
 
 
-def _blank(
+def blank(
     run: Run, frame: pd.DataFrame, wrong: pd.Series, columns: list[str], name: str, what: str
 ) -> None:
+    """Empty ``columns`` where ``wrong``, and say so."""
     count = int(wrong.sum())
     if count:
         frame.loc[wrong, columns] = float("nan")

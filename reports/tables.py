@@ -32,6 +32,8 @@ class Column:
     unit: str = ""
     numeric: bool = True
     mini: bool = False
+    prose: bool = False
+    """Whether its cells hold sentences, which may run over several lines."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pytest
 
 from reports import build_report
 from tests.fixtures.runs import BENCHES, METHODS, write_run
+from tests.fixtures.studies import write_study
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), None)
@@ -48,6 +49,30 @@ document.getElementById("f").onload = function () {{
 }};
 </script>"""
 
+# What a page without an overview to sort still has to show: nothing sticks out, nothing is tiny.
+FITS = """<body style="margin:0"><iframe id="f" style="border:0" width="{width}" height="1200"
+srcdoc="{page}"></iframe><pre id="out"></pre><script>
+document.getElementById("f").onload = function () {{
+  const page = this.contentDocument, root = page.documentElement;
+  const right = e => e.getBoundingClientRect().right;
+  const wide = [...page.querySelectorAll("body *")].filter(e => !e.closest(".scroll, .panels")
+    && !e.matches(".skip-link") && right(e) > root.clientWidth + 1);
+  const texts = [...page.querySelectorAll("figure text")].map(e => e.getBoundingClientRect());
+  const cut = [...page.querySelectorAll("figure svg")].flatMap(svg => {{
+    const box = svg.getBoundingClientRect();
+    return [...svg.querySelectorAll("text")].filter(e => {{
+      const own = e.getBoundingClientRect();
+      return own.left < box.left - 1 || own.right > box.right + 1 || own.bottom > box.bottom + 1;
+    }}).map(e => e.textContent);
+  }});
+  document.getElementById("out").textContent = JSON.stringify({{
+    page: root.scrollWidth, frame: root.clientWidth, wide: wide.map(e => e.outerHTML.slice(0, 80)),
+    small: texts.filter(b => b.height > 0 && b.height < 8).length, cut: cut,
+    first: page.querySelector("main table").id,
+  }});
+}};
+</script>"""
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -74,10 +99,24 @@ def test_report_in_a_browser(tmp_path: Path, page: str, width: int) -> None:
     assert console == []
 
 
-def probe(folder: Path, page: str, width: int) -> tuple[dict[str, Any], list[str]]:
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium found")
+@pytest.mark.parametrize("width", [380, 1400])
+def test_a_study_in_a_browser(tmp_path: Path, width: int) -> None:
+    study = build_report(write_study(tmp_path / "ablate")).read_text(encoding="utf-8")
+    found, console = probe(tmp_path, study, width, FITS)
+    assert found["page"] == found["frame"] == width
+    assert (found["wide"], found["cut"], found["small"]) == ([], [], 0)
+    assert found["first"] == "table-claims"
+    assert console == []
+
+
+def probe(
+    folder: Path, page: str, width: int, script: str = PROBE
+) -> tuple[dict[str, Any], list[str]]:
     """What the page measures of itself, and the lines it wrote to the console."""
     wrapper = folder / "probe.html"
-    wrapper.write_text(PROBE.format(width=width, page=html.escape(page)), encoding="utf-8")
+    wrapper.write_text(script.format(width=width, page=html.escape(page)), encoding="utf-8")
     command = [str(BROWSER), *FLAGS, f"--user-data-dir={folder / 'profile'}"]
     done = subprocess.run(
         [*command, f"--window-size={max(width, 600)},1300", wrapper.as_uri()],
