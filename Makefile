@@ -61,8 +61,9 @@ checkpoints: $(STAMP)
 
 # What `make checkpoints` trained becomes what the repository ships.
 ship:
-	@set -e; for m in dense gamma pmod; do \
-	  case $$m in dense) to=assets/tiny-llava;; *) to=assets/tiny-llava-$$m;; esac; \
+	@set -e; for m in dense dense-longer mod gamma pmod llavolta; do \
+	  case $$m in dense) to=assets/tiny-llava;; dense-longer) to=assets/tiny-llava-dense;; \
+	    *) to=assets/tiny-llava-$$m;; esac; \
 	  mkdir -p $$to; \
 	  for f in build/train/$$m/*; do \
 	    case $$f in *heads.safetensors) ;; *) cp "$$f" $$to/;; esac; done; \

@@ -43,9 +43,12 @@ patch 16), two-layer projector, Llama decoder with 12 layers of width 288, 144 i
 with `from_pretrained`. The tower was pretrained on dense labels of the scenes, the projector
 aligned with the decoder's word embeddings, then decoder and projector tuned on captions and
 questions."""
-METHOD = """Routers and low-rank updates (rank {rank}) of the decoder's matrices for `{method}` on
-`assets/tiny-llava`; load with `--checkpoint` or leave it to the default. The method trained longer
-than the dense model it starts from."""
+METHOD = """Low-rank updates (rank {rank}) of the decoder's matrices{routers} for `{method}` on
+`assets/tiny-llava`; load with `--checkpoint` or leave it to the default. The dense model it is
+compared with had the same extra steps (`assets/tiny-llava-dense`)."""
+REFERENCE = """Low-rank updates (rank {rank}) of the decoder's matrices of `assets/tiny-llava`: the dense
+model tuned for as many extra steps as the trained methods. `dense` and every training-free method
+run on it."""
 
 
 def history(work: Path, start: str) -> list[str]:
@@ -61,18 +64,32 @@ def history(work: Path, start: str) -> list[str]:
     return steps
 
 
+def _what(recipe: dict[str, Any], name: str) -> str:
+    if not recipe["rank"]:
+        return DENSE
+    if name == "dense":
+        return REFERENCE.format(**recipe)
+    stages = recipe.get("stages")
+    extra = "" if name == "llavolta" else " and its routers"
+    text = METHOD.format(**recipe, routers=extra)
+    return text + f" Trained in equal stages: `{'`, `'.join(stages)}`." if stages else text
+
+
 def write_card(
     out: Path, name: str, facts: dict[str, Any], scenes: int, device: str, before: list[str]
 ) -> None:
-    """`out/README.md` from the facts of `training.json`; `device` as the machine names it."""
+    """`out/README.md` from the facts of `training.json`; `device` as the machine names it.
+
+    `name` is the method's; the recipe is the one the folder is named after.
+    """
     recipe = facts["recipe"]
     shown = ("max_steps", "batch", "learning_rate", "module_learning_rate", "max_text", "rank")
     text = CARD.format(
         title="tiny-llava" if not recipe["rank"] else f"tiny-llava-{name}",
-        what=METHOD.format(**recipe) if recipe["rank"] else DENSE,
+        what=_what(recipe, name),
         scenes=scenes,
         held_out=recipe["held_out"],
-        name=name,
+        name=out.name,
         seed=recipe["seed"],
         minutes=facts["seconds"] / 60,
         before=" Before it, newest first: " + ", ".join(before) + "." if before else "",
