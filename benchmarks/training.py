@@ -18,6 +18,7 @@ method acts on, so flops_ratio is of the model that was timed, not of 32 layers.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -115,9 +116,7 @@ class Trainee:
         clock.finish()
         if not bool(loss.isfinite()):
             raise FloatingPointError(f"{subject.method.label}: the loss is {float(loss)}")
-        forward, backward, optimise = (
-            clock.ms(a, b) for a, b in zip(marks[:-1], marks[1:], strict=True)
-        )
+        forward, backward, optimise = (clock.ms(a, b) for a, b in itertools.pairwise(marks))
         return {
             "forward": forward,
             "backward": backward,

@@ -44,6 +44,8 @@ SAMPLES = {
 }
 # Text tokens of a sample, template and answers included: assumptions, no data set was counted.
 TEXT = {"plain": (15, 30, 60), "vicuna_v1": (100, 200, 400), "model": (100, 200, 400)}
+# Flags of the trainer that change an estimate too, where the parser has them.
+OVERRIDES = ("method", "max_steps", "epochs", "batch", "accumulation", "deepspeed", "fsdp")
 WRITTEN_FOR = 8  # devices of every recipe's comment
 
 
@@ -83,11 +85,10 @@ def main(args: argparse.Namespace) -> int:
     if args.recipe is None:
         raise UsageError("--estimate needs --recipe FILE")
     device = Device(args.gpus, args.gpu_memory, args.peak, args.mfu)
-    changes = {"method": args.method, "model": args.start, "seed": args.seed}
-    changes |= {"max_steps": args.max_steps, "epochs": args.epochs}
-    if args.decoder:
-        changes["decoder"] = str(args.decoder)
-    show(load_recipe(args.recipe, **changes), device, Console())
+    given = {name: getattr(args, name, None) for name in OVERRIDES}
+    given["model"] = getattr(args, "model", None) or getattr(args, "start", None)
+    given["decoder"] = str(args.decoder) if args.decoder else None
+    show(load_recipe(args.recipe, **given), device, Console())
     return 0
 
 
