@@ -21,7 +21,6 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +30,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import methods as registry  # noqa: E402
-from harness.cost.shapes import ModelShape, config_for, shape_from_config  # noqa: E402
+from benchmarks.training_model import Batch, build, make_batch  # noqa: E402
+from harness.cost.shapes import ModelShape  # noqa: E402
 from harness.engine import EngineError  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
-from harness.instruct.memory import GIB, layer_bytes  # noqa: E402
 from harness.instruct.recipe import InstructRecipe  # noqa: E402
-from harness.instruct.sizes import (  # noqa: E402
-    clip_parameters,
-    model_info,
-    projector_parameters,
-)
+from harness.instruct.sizes import model_info  # noqa: E402
 from harness.instruct.work import sample_work  # noqa: E402
-from harness.model.loading import pick_device  # noqa: E402
 from harness.runinfo import environment  # noqa: E402
 from harness.store.csvfile import write_csv, write_json  # noqa: E402
 from harness.timing.clock import Clock, clock_for  # noqa: E402
@@ -56,30 +50,19 @@ from harness.timing.measure import (  # noqa: E402
     warm_up,
 )
 from harness.timing.ratios import FEWEST, flops_ratio, realisation, speedup, spread  # noqa: E402
-from harness.timing.shape import random_config, random_name  # noqa: E402
-from harness.timing.subject import Bench, Subject, active, build_random, fresh  # noqa: E402
+from harness.timing.subject import Bench, Subject, active, fresh  # noqa: E402
 from methods.base import MethodError  # noqa: E402
 
 MODEL = "llava-hf/llava-1.5-7b-hf"
 METHODS = "mod,gamma,pmod,llavolta"
 RECIPE = InstructRecipe(checkpointing=False)
 PHASES = ("forward", "backward", "forward_backward", "optimiser", "step")
-SPARE = 6 * GIB  # left free on a GPU beside what is counted
 COLUMNS = (
     "model", "method", "label", "phase", "device", "dtype", "attn", "threads", "layers",
     "acting_layers", "width", "n_image", "n_text", "batch", "n", "median_ms", "p10_ms", "p90_ms",
     "samples_per_s", "tokens_per_s", "speedup_vs_dense", "speedup_ci_low", "speedup_ci_high",
     "flops_ratio", "realisation", "tflop_sample", "peak_mib", "settled",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What every step trains on: the model's inputs and labels, the same for all methods."""
-
-    inputs: dict[str, torch.Tensor]
-    n_image: int
-    n_text: int
 
 
 class Trainee:
@@ -138,53 +121,6 @@ class Trainee:
 
 def _adamw(parameters: list[Any]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0, fused=True)
-
-
-def reduced(config: dict[str, Any], name: str, options: Any) -> dict[str, Any]:
-    """The config that is timed; a reduced width takes a vocabulary of the same share of work."""
-    full = shape_from_config(config, name)
-    made = random_config(config, name, options.layers, options.width)
-    if options.width is not None:
-        small = shape_from_config(made, name)
-        share = full.head_weights / (full.layers * full.layer_weights)
-        rows = round(share * small.layers * small.layer_weights / small.hidden)
-        made["text_config"]["vocab_size"] = max(64, rows)
-        made["image_token_index"] = max(64, rows) - 1
-    return made
-
-
-def layers_that_fit(shape: ModelShape, tokens: int, itemsize: int, free: float) -> int:
-    """Decoder layers that train in `free` bytes: weights, gradients and two moments alike.
-
-    `tokens` is those of the whole batch; their activations are counted at two bytes a number.
-    """
-    held = 4 * itemsize
-    fixed = held * (2 * shape.head_weights + projector_parameters(shape))
-    fixed += itemsize * clip_parameters(shape.vision) + 12 * shape.vocab * tokens
-    layer = held * shape.layer_weights + layer_bytes(shape) * tokens * itemsize / 2
-    return int(min(shape.layers, (free - SPARE - fixed) // layer))
-
-
-def make_batch(bench: Bench, n_text: int, rows: int, seed: int) -> Batch:
-    """`rows` samples: half of the text, one image, the other half, of which half is the answer."""
-    shape, config = bench.shape, bench.model.config
-    generator = torch.Generator().manual_seed(seed)
-    n_image, token = shape.vision.patches, int(config.image_token_index)
-    ids = torch.randint(0, token, (rows, n_text + n_image), generator=generator)
-    before = min(35, n_text // 2)
-    ids[:, before : before + n_image] = token
-    labels = ids.clone()
-    labels[:, : -max(1, (n_text - before) // 2)] = -100
-    side = shape.vision.image_size
-    pixels = torch.randn(rows, 3, side, side, generator=generator).to(bench.model.dtype)
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "labels": labels,
-        "pixel_values": pixels,
-    }
-    on_device = {name: value.to(bench.device) for name, value in inputs.items()}
-    return Batch(on_device, n_image, n_text)
 
 
 def subjects_of(specs: str, bench: Bench, seed: int) -> list[Subject]:
@@ -254,27 +190,6 @@ def result_rows(
                 "peak_mib": peak if phase == "step" else None,
                 "settled": own.settled,
             }
-
-
-def build(options: argparse.Namespace) -> tuple[Bench, str, torch.dtype]:
-    """The random model at the size asked for, or the largest that fits a GPU; and its name."""
-    device = pick_device(options.device)
-    dtype = getattr(torch, options.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
-    config = config_for(options.model)
-    full = shape_from_config(config, options.model)
-    if device.type == "cpu":
-        options.layers, options.width = options.layers or 8, options.width or 512
-    elif options.layers is None and device.type == "cuda":
-        tokens = options.batch * (options.text + full.vision.patches)
-        free = torch.cuda.mem_get_info(device)[0]
-        options.layers = layers_that_fit(full, tokens, dtype.itemsize, free)
-        if options.layers < 1:
-            raise UsageError(f"not one layer fits {free / GIB:.0f} GiB: give a smaller --batch")
-    name = random_name(options.model, options.layers, options.width)
-    made = reduced(config, options.model, options)
-    print(f"{name}: {made['text_config']['num_hidden_layers']} of {full.layers} decoder layers")
-    model = build_random(made, device, dtype, options.attn, options.seed)
-    return Bench(model, shape_from_config(made, name)), name, dtype
 
 
 def run(options: argparse.Namespace) -> None:
