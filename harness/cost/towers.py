@@ -47,3 +47,24 @@ def llava_hr_flops(
     fusion = tokens * (fast * fast + slow * fast)
     rest = 2.0 * (3 * (slow_branch + fast_branch + gate) + fusion)
     return convnext_flops(pixels, widths, depths) + rest
+
+
+def llava_hr_parameters(widths: Sequence[int], depths: Sequence[int], fast: int = 1024) -> int:
+    """Parameters of LLaVA-HR's slow tower (no head), three MR-adapters and the fusion.
+
+    Blocks: depthwise convolution, norm, two linear layers, layer scale; each later stage begins
+    with a norm and a 2x2 convolution. Biases everywhere but in the layer scale.
+    """
+    total, before = 3 * 16 * widths[0] + 3 * widths[0], 0
+    for width, depth in zip(widths, depths, strict=True):
+        if before:
+            total += 2 * before + 4 * before * width + width
+        block = (KERNEL**2 + 1) * width + 2 * width + 8 * width**2 + 5 * width + width
+        total += depth * block
+        before = width
+    slow = widths[-1]
+    slow_branch = slow * slow + slow + slow * fast + fast
+    fast_branch = (KERNEL**2 + 1) * fast + fast * fast + fast
+    gate = 2 * fast * (fast // 2) + fast // 2 + fast // 2 + 1
+    fusion = fast * fast + slow * fast + 2 * fast
+    return total + 3 * (slow_branch + fast_branch + gate) + fusion

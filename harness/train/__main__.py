@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.instruct import estimate
 
 TINY = (
     *("tower", "align", "dense-first", "dense-second"),
@@ -35,8 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--seed", type=int)
+    estimate.add_flags(parser)
     args = parser.parse_args(argv)
     try:
+        if args.estimate:
+            return estimate.main(args)
         if args.all == bool(args.recipe):
             raise UsageError("give either --recipe FILE or --all")
         recipes = [ROOT / f"recipes/tiny/{n}.yaml" for n in TINY] if args.all else [args.recipe]
