@@ -46,9 +46,9 @@ questions."""
 METHOD = """Low-rank updates (rank {rank}) of the decoder's matrices{routers} for `{method}` on
 `assets/tiny-llava`; load with `--checkpoint` or leave it to the default. The dense model it is
 compared with had the same extra steps (`assets/tiny-llava-dense`)."""
-REFERENCE = """Low-rank updates (rank {rank}) of the decoder's matrices of `assets/tiny-llava`: the dense
-model tuned for as many extra steps as the trained methods. `dense` and every training-free method
-run on it."""
+REFERENCE = """Low-rank updates (rank {rank}) of the decoder's matrices of `assets/tiny-llava`: the
+dense model tuned for as many extra steps as the trained methods. `dense` and every training-free
+method run on it."""
 
 
 def history(work: Path, start: str) -> list[str]:
