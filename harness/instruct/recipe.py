@@ -23,7 +23,7 @@ class InstructRecipe:
     together from `decoder`, `vision` and, if given, the weights in `projector`; a missing projector
     starts fresh, as LLaVA's first stage does.
     `stages` switches the method by the optimiser's step, in equal parts of the schedule: LLaVolta's
-    staged training. The counter is the trainer's global step, so a resumed run goes on in its stage.
+    staged training. The counter is the trainer's global step: a resumed run goes on in its stage.
     """
 
     stage: str = "instruct"
@@ -82,8 +82,9 @@ class InstructRecipe:
         merged = {**values, **{k: v for k, v in changes.items() if v is not None}}
         for key in ("stages", "train"):
             if key in merged:
-                merged[key] = tuple(merged[key] or ())
-        recipe = cls(**merged)
+                value = merged[key] or ()
+                merged[key] = (value,) if isinstance(value, str) else tuple(value)
+        recipe = cls(**{key: _typed(path, key, value, cls) for key, value in merged.items()})
         for key, value, allowed in (
             ("template", recipe.template, TEMPLATES),
             ("image_aspect", recipe.image_aspect, ASPECTS),
@@ -93,3 +94,23 @@ class InstructRecipe:
             if value not in allowed:
                 raise UsageError(f"recipe {path}: {unknown(key, str(value), allowed)}")
         return recipe
+
+
+def _typed(path: Path, key: str, value: Any, cls: type) -> Any:
+    """The value as its field's type. YAML reads `2e-5` as text, and a typo as anything."""
+    default = next(f.default for f in dataclasses.fields(cls) if f.name == key)
+    kind = type(default)
+    if kind is bool or isinstance(value, bool):
+        good = kind is bool and isinstance(value, bool)
+    elif kind is tuple:
+        good = all(isinstance(item, str) for item in value)
+    elif kind is float:
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            good = False
+    else:
+        good = isinstance(value, kind)
+    if not good:
+        raise UsageError(f"recipe {path}: {key}: {value!r} is no {kind.__name__}")
+    return value

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 META, WEIGHTS, INDEX = "method.json", "model.safetensors", "model.safetensors.index.json"
+SHARD = "5GB"  # larger files are split, as the hub's own libraries do
 
 # Names in saved files -> names in memory, for files in the layout of converted checkpoints.
 _PREFIXES = (
@@ -155,9 +156,10 @@ def save_checkpoint(
     base: str | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint folder; each file appears whole or not at all."""
-    from safetensors.torch import save
+    """Write a checkpoint folder; each file appears whole or not at all.
 
+    Weights over `SHARD` are split over several files with an index, as in model folders.
+    """
     tensors = {f"router.{k}": v for k, v in modules.state_dict().items()}
     for name, (a, b) in (deltas or {}).items():
         tensors |= {f"delta.{name}.A": a, f"delta.{name}.B": b}
@@ -171,9 +173,25 @@ def save_checkpoint(
     }
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    plain = {k: v.detach().to("cpu").contiguous().clone() for k, v in tensors.items()}
-    _write(folder / WEIGHTS, save(plain, metadata={"format": "pt"}))
+    _write_weights(folder, tensors)
     _write(folder / META, (json.dumps(meta, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+
+    split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=SHARD)
+    for file, names in split.filename_to_tensors.items():
+        partial = folder / f"{file}.partial"
+        plain = {k: tensors[k].detach().to("cpu").contiguous().clone() for k in names}
+        save_file(plain, partial, metadata={"format": "pt"})
+        os.replace(partial, folder / file)
+    if split.is_sharded:
+        table = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        _write(folder / INDEX, (json.dumps(table, indent=2, sort_keys=True) + "\n").encode())
+    stale = WEIGHTS if split.is_sharded else INDEX  # of an earlier, smaller or larger checkpoint
+    (folder / stale).unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:
