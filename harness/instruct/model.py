@@ -48,15 +48,11 @@ class InstructModel(nn.Module):
         if left_out:
             # Frozen weights come from the start model again; `Trainer` expects these to be missing.
             self._keys_to_ignore_on_save = sorted(left_out)
-            self.register_state_dict_post_hook(self._forget)
+            self.register_state_dict_post_hook(_forget)
 
     def _frozen(self) -> set[str]:
         fixed = {n for n, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         return fixed | {n for n, _ in self.named_buffers() if n in self.state_dict()}
-
-    def _forget(self, module: nn.Module, state: dict, prefix: str, meta: Any) -> None:
-        for name in self._keys_to_ignore_on_save:
-            state.pop(prefix + name, None)
 
     def tie_weights(self) -> None:
         """`Trainer` calls it after loading; a tied head becomes the embeddings again."""
@@ -93,18 +89,25 @@ class InstructModel(nn.Module):
         return {"loss": loss, "logits": out.logits}
 
 
+def _forget(module: Any, state: dict, prefix: str, meta: Any) -> None:
+    for name in module._keys_to_ignore_on_save:
+        state.pop(prefix + name, None)
+
+
 def load_start(recipe: InstructRecipe) -> tuple[Any, Any, Any]:
     """(model in float32, processor, the source it was found at or None if put together here)."""
     from harness.instruct.assemble import assemble
     from harness.model.catalog import find_model
-    from harness.model.loading import load_processor
+    from harness.model.loading import load_processor, quiet_library
 
     if bool(recipe.model) == bool(recipe.decoder or recipe.vision):
         raise UsageError("give the recipe either a model, or a decoder and a vision tower")
     if not recipe.model:
-        return *assemble(recipe), None
+        with quiet_library():
+            return *assemble(recipe), None
     source = find_model(recipe.model)
-    return _load(source, recipe.attn), load_processor(source), source
+    with quiet_library():
+        return _load(source, recipe.attn), load_processor(source), source
 
 
 def _load(source: Any, attn: str) -> Any:

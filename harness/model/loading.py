@@ -40,7 +40,7 @@ def load(
     spread = device == "auto" and place.type == "cuda" and not _fits(source, kind, place)
     tell = progress or (lambda line: None)
     tell(f"loading {source.model_id} on {SPREAD if spread else place}, {_name(kind)}, {backend}")
-    with _quiet_library():
+    with quiet_library():
         model = _model(source, kind, backend, SPREAD if spread else place)
         processor = load_processor(source)
     model.eval().requires_grad_(False)
@@ -207,7 +207,7 @@ def _device_name(device: torch.device) -> str:
 
 
 @contextmanager
-def _quiet_library() -> Iterator[None]:
+def quiet_library() -> Iterator[None]:
     """No bars and no warnings of transformers while loading: problems are raised instead."""
     from transformers.utils import logging
 
