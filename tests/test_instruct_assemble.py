@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers as t
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 
 from harness.errors import UsageError
 from harness.instruct.assemble import assemble
@@ -22,7 +23,8 @@ def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(1)
     tokenizer = train_tokenizer(["USER: What is red? ASSISTANT: a cat</s>"] * 4, 400)
-    backend = tokenizer.backend_tokenizer
+    text = tokenizer.backend_tokenizer.to_str()
+    backend = Tokenizer.from_str(text.replace("<image>", "<one>").replace("<pad>", "<two>"))
     plain = t.PreTrainedTokenizerFast(
         tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     )

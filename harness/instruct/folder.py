@@ -44,7 +44,8 @@ def write_folder(
         routers = method.build_modules(info)
         assert routers is not None
         routers.load_state_dict({k[8:]: v for k, v in state.items() if k.startswith("routers.")})
-        save_checkpoint(out, method, routers, info, full=full, base=base, training=facts)
+        brief = {key: facts[key] for key in ("start", "steps", "processes", "recipe")}
+        save_checkpoint(out, method, routers, info, full=full, base=base, training=brief)
     else:
         model.llava.config.use_cache = True
         names = model.llava.state_dict().keys()

@@ -161,10 +161,8 @@ def _entries(data: Path) -> Iterator[Any]:
         first = _first_byte(file)
         if first == b"[":
             yield from _array(data, file)
-        elif first == b"{":
-            yield from _lines(data, file)
         elif first:
-            raise UsageError(f"--data: {data} is neither a JSON array nor JSON lines")
+            yield from _lines(data, file)
 
 
 def _first_byte(file: Any) -> bytes:

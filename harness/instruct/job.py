@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 import time
 from contextlib import ExitStack
@@ -28,7 +27,7 @@ from harness.instruct.model import (
 from harness.instruct.planning import planned
 from harness.instruct.recipe import InstructRecipe
 from harness.instruct.samples import Collator, Samples, open_samples
-from harness.instruct.trainer import InstructTrainer, arguments
+from harness.instruct.trainer import InstructTrainer, arguments, show_curves
 from harness.train.fitting import fit
 from harness.train.guard import last_complete
 from harness.train.stages import Staged
@@ -44,7 +43,6 @@ def instruct(recipe: InstructRecipe, out: Path) -> None:
     check(recipe)
     run_folder = out.with_name(f"{out.name}-run")
     args = arguments(recipe, run_folder)  # starts the group of processes, so it comes first
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "runs"))
     set_seed(recipe.seed)
     llava, processor, source = load_start(recipe)
     with args.main_process_first(desc="reading the data"):
@@ -59,7 +57,8 @@ def instruct(recipe: InstructRecipe, out: Path) -> None:
     with ExitStack() as stack:
         model, run = _model(recipe, method, llava, stack)
         trainer = _trainer(recipe, model, args, samples, processor, run)
-        _tell(args, recipe, [*index.lines(), *_about(trainer, model, method, run_folder)])
+        show_curves(trainer, out / "runs")
+        _tell(args, [*index.lines(), *_about(trainer, model, method, run_folder)])
         began, first = time.time(), _first_step(run_folder)
         fit(trainer)
         state = trainer.gathered_state()
@@ -178,7 +177,7 @@ def _first_step(folder: Path) -> int:
     return int(last.name.rpartition("-")[2]) if last else 0
 
 
-def _tell(args: Any, recipe: InstructRecipe, lines: list[str]) -> None:
+def _tell(args: Any, lines: list[str]) -> None:
     if args.process_index == 0:
         for line in lines:
             print(line, file=sys.stderr, flush=True)
@@ -195,10 +194,10 @@ def _facts(
     import torch
     import transformers
 
-    put_together = f"{recipe.decoder} + {recipe.vision}"
+    told = {key: _name(value) for key, value in dataclasses.asdict(recipe).items()}
     return {
-        "recipe": dataclasses.asdict(recipe),
-        "start": source.model_id if source is not None else put_together,
+        "recipe": told,
+        "start": told["model"] or f"{told['decoder']} + {told['vision']}",
         "hub_model": source.model_id if source is not None and source.revision else None,
         "plan": plan,
         "steps": trainer.state.global_step,
@@ -209,6 +208,12 @@ def _facts(
         "log": trainer.state.log_history,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
+
+
+def _name(value: Any) -> Any:
+    """A path without its folders, which say nothing to others; anything else as it is."""
+    local = isinstance(value, str) and value and Path(value).expanduser().exists()
+    return Path(value).name if local else value
 
 
 def _base(source: Any) -> str | None:

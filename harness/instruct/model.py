@@ -147,7 +147,8 @@ def use_checkpointing(llava: Any) -> None:
     Re-entrant checkpointing would drop gradients where no input of a layer asks for one, and does
     not know keyword arguments.
     """
-    llava.gradient_checkpointing_enable({"use_reentrant": False})
+    enable = getattr(llava, "activation_checkpointing_enable", None)  # its newer name
+    (enable or llava.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def trained_state(model: InstructModel, state: dict[str, Tensor]) -> dict[str, Tensor]:

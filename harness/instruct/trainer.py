@@ -26,7 +26,6 @@ def arguments(recipe: InstructRecipe, folder: Path) -> TrainingArguments:
     Raises UsageError where `Trainer` refuses the combination (bf16 on an old GPU, no DeepSpeed).
     """
     cuda = torch.cuda.is_available()
-    board = importlib.util.find_spec("tensorboard") is not None
     try:
         return TrainingArguments(
             output_dir=str(folder),
@@ -48,7 +47,7 @@ def arguments(recipe: InstructRecipe, folder: Path) -> TrainingArguments:
             save_steps=recipe.save_steps,
             save_total_limit=recipe.keep,
             seed=recipe.seed,
-            report_to=["tensorboard"] if board else [],
+            report_to=[],  # see `show_curves`
             remove_unused_columns=False,
             dataloader_num_workers=recipe.workers,
             dataloader_pin_memory=cuda,
@@ -58,6 +57,15 @@ def arguments(recipe: InstructRecipe, folder: Path) -> TrainingArguments:
         )
     except (ValueError, ImportError, OSError) as error:
         raise UsageError(f"training arguments: {one_line(error)}") from None
+
+
+def show_curves(trainer: GuardedTrainer, folder: Path) -> None:
+    """TensorBoard curves in `folder`, from the main process, where TensorBoard is installed."""
+    if trainer.is_world_process_zero() and importlib.util.find_spec("tensorboard") is not None:
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations import TensorBoardCallback
+
+        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(folder))))
 
 
 class InstructTrainer(GuardedTrainer):
