@@ -16,7 +16,7 @@ import methods
 from harness.arank import arank, dense_layers
 from harness.errors import UsageError
 from harness.instruct.recipe import InstructRecipe
-from harness.instruct.samples import Samples
+from harness.instruct.samples import BrokenImage, Samples
 from harness.instruct.templates import encode, prompt_of
 from methods.base import Method
 
@@ -83,7 +83,7 @@ def _prompts(
         row = samples.index.row(int(number))
         try:
             item = samples.sample(row)
-        except (OSError, SyntaxError, ValueError, EOFError):
+        except BrokenImage:
             continue
         counts = [int((item["input_ids"] == processor.image_token_id).sum())]
         if len(row.images) != 1 or "pixel_values" not in item:

@@ -20,6 +20,10 @@ from harness.instruct.templates import IGNORE, Encoded, encode, pieces
 SUBSTITUTES = 50  # rows tried in place of one whose image cannot be decoded
 
 
+class BrokenImage(Exception):
+    """An image whose header was fine cannot be decoded; the message is the row's id."""
+
+
 class Encoder:
     """Token ids and labels of a row under a recipe's template and length."""
 
@@ -60,19 +64,22 @@ class Samples(Dataset):
             row = self.index.row(candidate)
             try:
                 return {**self.sample(row), "broken": broken}
-            except (OSError, SyntaxError, ValueError, EOFError) as error:
-                if not row.images or isinstance(error, HarnessError):
-                    raise
+            except BrokenImage:
                 broken.append(row.id)
         raise HarnessError(f"{len(broken)} images in a row cannot be decoded, first: {broken[0]}")
 
     def sample(self, row: Row) -> dict[str, Any]:
-        """One row's tensors; raises the image library's errors."""
+        """One row's tensors. Raises BrokenImage."""
         sizes, read = [], []
         for name in row.images:
             assert self.images is not None
-            read.append(self.encoder.reader.read(self.images / name))
-            sizes.append(self._size(self.images / name, read[-1]))
+            try:
+                read.append(self.encoder.reader.read(self.images / name))
+            except MemoryError:
+                raise
+            except Exception as error:  # the library raises whatever its format plug-ins raise
+                raise BrokenImage(row.id) from error
+            sizes.append(self._size(read[-1]))
         coded = self.encoder(row, [self.encoder.reader.tokens(size) for size in sizes])
         item: dict[str, Any] = {
             "input_ids": torch.tensor(coded.ids),
@@ -86,7 +93,7 @@ class Samples(Dataset):
         return item
 
     @staticmethod
-    def _size(path: Path, read: dict[str, torch.Tensor]) -> tuple[int, int]:
+    def _size(read: dict[str, torch.Tensor]) -> tuple[int, int]:
         if "image_sizes" not in read:
             return 0, 0  # every image becomes the same number of tokens
         height, width = read["image_sizes"].tolist()

@@ -69,7 +69,8 @@ class GuardedTrainer(Trainer):
             raise self._overflow(self.state.global_step + 1, self._explain(window))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if name := bad_weight(self.model):
+        name = self._agreed(bad_weight(self.model) or "")  # each process may hold a part only
+        if name:
             raise self._overflow(self.state.global_step, f"weight {name} is not finite")
         super()._save_checkpoint(model, trial)
 
@@ -86,12 +87,16 @@ class GuardedTrainer(Trainer):
         where = ""
         for inputs, items in window:
             where = where or self._first_bad(model, inputs, items, backward=not sharded)
-        found = ", ".join(x for x in (found, where) if x)
-        if self.accelerator.num_processes > 1:
-            from accelerate.utils import gather_object
-
-            found = next((x for x in gather_object([found]) if x), "")
+        found = self._agreed(", ".join(x for x in (found, where) if x))
         return found or "loss or gradients are not finite, all outputs are"
+
+    def _agreed(self, found: str) -> str:
+        """What the first process that found something says; all of them hear it."""
+        if self.accelerator.num_processes == 1:
+            return found
+        from accelerate.utils import gather_object
+
+        return next((x for x in gather_object([found]) if x), "")
 
     def _first_bad(
         self, model: nn.Module, inputs: dict[str, Any], items: Any, backward: bool
@@ -128,11 +133,12 @@ class _Watch(TrainerCallback):
 def bad_weight(model: nn.Module, all_: bool = False) -> str | None:
     """Name of the first weight that is not finite, of those that learn or of all; one question."""
     named = [(n, p) for n, p in model.named_parameters() if all_ or p.requires_grad]
-    local = [p.detach() for _, p in named]
-    local = [p.to_local() if hasattr(p, "to_local") else p for p in local]
+    local = [p for _, p in named]
+    # The part of a sharded weight that is here: FSDP's, or that of DeepSpeed's third stage.
+    local = [p.to_local() if hasattr(p, "to_local") else getattr(p, "ds_tensor", p) for p in local]
     if not local:
         return None
-    fine = torch.stack([torch.isfinite(p).all().to(local[0].device) for p in local])
+    fine = torch.stack([torch.isfinite(p.detach()).all().to(local[0].device) for p in local])
     if bool(fine.all()):
         return None
     return place(named[int((~fine).nonzero()[0])][0])
