@@ -38,8 +38,10 @@ python run_suite.py --model {start} --methods {spec} --checkpoint {name}=THIS_FO
 WITH_MODEL = """```
 python run_suite.py --model THIS_FOLDER --methods {spec}
 ```"""
-SHOWN = ("learning_rate", "module_learning_rate", "warmup", "weight_decay", "clip", "epochs")
-SHOWN += ("max_length", "bf16", "checkpointing", "seed")
+SHOWN = (
+    *("learning_rate", "module_learning_rate", "warmup", "weight_decay", "clip", "epochs"),
+    *("max_length", "bf16", "checkpointing", "seed"),
+)
 
 
 def write_card(

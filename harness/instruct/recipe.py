@@ -96,10 +96,10 @@ class InstructRecipe:
         return recipe
 
 
-def _typed(path: Path, key: str, value: Any, cls: type) -> Any:
+def _typed(path: Path, key: str, value: Any, cls: Any) -> Any:
     """The value as its field's type. YAML reads `2e-5` as text, and a typo as anything."""
-    default = next(f.default for f in dataclasses.fields(cls) if f.name == key)
-    kind = type(default)
+    default: Any = {f.name: f.default for f in dataclasses.fields(cls)}[key]
+    kind: type = type(default)
     if kind is bool or isinstance(value, bool):
         good = kind is bool and isinstance(value, bool)
     elif kind is tuple:

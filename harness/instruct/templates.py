@@ -79,7 +79,9 @@ def encode(
         text += part
     started = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     coded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=not started)
-    ids, labels, seen, at = [], [], 0, 0
+    ids: list[int] = []
+    labels: list[int] = []
+    seen = at = 0
     for token, (start, stop) in zip(coded["input_ids"], coded["offset_mapping"], strict=True):
         if token == image_id:
             count = image_tokens[seen]

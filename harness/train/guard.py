@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,15 @@ class GuardedTrainer(Trainer):
         self._losses: Tensor | None = None
         self._norm: Any = None
         self.add_callback(_Watch(self._watch))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer.train`; where it stops early, bars and logs are closed before the message."""
+        try:
+            return super().train(*args, **kwargs)
+        except (Overflow, KeyboardInterrupt):
+            with suppress(AttributeError):  # stopped before there was a bar
+                self.callback_handler.on_train_end(self.args, self.state, self.control)
+            raise
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
