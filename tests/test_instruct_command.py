@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from harness.train.__main__ import main
+from harness.train.guard import Overflow
 from tests import instruct_tools as tools
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,12 +79,19 @@ def test_an_interruption_is_130_and_says_how_to_go_on(command, tmp_path, capsys,
     assert "give the same command again to resume" in capsys.readouterr().err
 
 
-def run(args, processes=1):
-    """The command in processes of its own; returns the finished process."""
-    launch = [sys.executable, "-m", "harness.train"]
-    if processes > 1:
-        many = ["--standalone", f"--nproc-per-node={processes}", "-m", "harness.train"]
-        launch = [sys.executable, "-m", "torch.distributed.run", *many]
+def test_an_overflow_is_one_line_and_exit_3(command, tmp_path, capsys, monkeypatch):
+    def overflowing(_trainer):
+        raise Overflow("step 4: the loss is not finite")
+
+    monkeypatch.setattr("harness.instruct.job.fit", overflowing)
+    assert main(command(tmp_path / "o", "--max-steps", "1")) == 3
+    assert capsys.readouterr().err.splitlines()[-1] == "error: step 4: the loss is not finite"
+
+
+def run(args, module="harness.train"):
+    """A module in two processes as torchrun starts them; returns the finished launcher."""
+    many = ["--standalone", "--nproc-per-node=2", "-m", module]
+    launch = [sys.executable, "-m", "torch.distributed.run", *many]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
         [*launch, *args], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500
@@ -104,7 +112,7 @@ def test_two_processes_train_as_one(command, tmp_path, method):
     one = command(tmp_path / "one", *common, "--batch", "4")
     two = command(tmp_path / "two", *common, "--batch", "2")
     assert main(one) == 0
-    done = run(two, processes=2)
+    done = run(two)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = curve(tmp_path / "one"), curve(tmp_path / "two")
     print(method, "one process:", first, "two:", second)
@@ -121,12 +129,21 @@ def test_two_processes_train_as_one(command, tmp_path, method):
 def test_two_processes_resume_exactly(command, tmp_path):
     """In the second epoch, from the checkpoint before the one a kill left unfinished."""
     whole = command(tmp_path / "whole", "--method", "pmod", "--max-steps", "12")
-    assert run(whole, processes=2).returncode == 0
+    assert run(whole).returncode == 0
     before = load_file(tmp_path / "whole/model.safetensors")
     first = curve(tmp_path / "whole")
     # As if the run had been killed while it wrote its newest checkpoint.
     (tmp_path / "whole-run/checkpoint-12/trainer_state.json").unlink()
-    assert run(whole, processes=2).returncode == 0
+    assert run(whole).returncode == 0
     assert curve(tmp_path / "whole") == first
     after = load_file(tmp_path / "whole/model.safetensors")
     assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_sharded_parts_give_the_same_gradients(tmp_path):
+    tools.model_folder(tmp_path / "model")
+    tools.data(tmp_path)
+    done = run([str(tmp_path)], module="tests.instruct_sharded")
+    assert done.returncode == 0, done.stderr[-3000:]

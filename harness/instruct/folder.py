@@ -63,9 +63,9 @@ def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix("llava."): v for k, v in state.items() if k.startswith("llava.")}
 
 
-def same_run(folder: Path, recipe: InstructRecipe, processes: int) -> str | None:
+def same_run(folder: Path, recipe: InstructRecipe, processes: int, rows: int) -> str | None:
     """What differs from the run that `folder` holds already, or None; a new run is noted there."""
-    facts = {**dataclasses.asdict(recipe), "processes": processes}
+    facts = {**dataclasses.asdict(recipe), "processes": processes, "rows": rows}
     facts = json.loads(json.dumps({k: v for k, v in facts.items() if k not in FREE}))
     path = folder / "recipe.json"
     if not path.exists():

@@ -47,7 +47,7 @@ def instruct(recipe: InstructRecipe, out: Path) -> None:
     llava, processor, source = load_start(recipe)
     with args.main_process_first(desc="reading the data"):
         samples, index = open_samples(recipe, processor, llava.config.model_type, run_folder)
-        if other := same_run(run_folder, recipe, args.world_size):
+        if other := same_run(run_folder, recipe, args.world_size, len(index)):
             raise UsageError(
                 f"{run_folder} holds a run of another recipe ({other}): "
                 "remove it or choose another --out"
