@@ -26,7 +26,7 @@ def git_commit() -> str | None:
     """The commit of this source tree, with `+changes` when it was edited; None outside git."""
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(ROOT), *words]
+        command = ["git", "--no-optional-locks", "-C", str(ROOT), *words]
         run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         return run.stdout.strip()
 

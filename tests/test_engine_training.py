@@ -208,3 +208,15 @@ def test_embeddings_of_a_caller_need_kinds_and_take_them():
         run.set_kinds(torch.from_numpy(record.kinds)[None])
         mine = model(inputs_embeds=embeds).logits
     assert torch.equal(expected, mine)
+
+
+def test_the_method_may_change_while_the_context_is_open():
+    """Staged training: also what a method does to the vision tower follows the method of now."""
+    model = tiny_llava(layers=3)
+    inputs = batch(model, [(3, [16], 4)])
+    with torch.no_grad():
+        plain = model(**inputs).logits
+        with routed(model, methods.parse("blind")) as run:
+            assert not torch.equal(model(**inputs).logits[:, -1], plain[:, -1])
+            run.method = methods.parse("dense")
+            assert torch.equal(model(**inputs).logits, plain)

@@ -42,7 +42,7 @@ def sources() -> list[Path]:
     return [ROOT / "run_suite.py"] + [p for n in PACKAGES for p in sorted((ROOT / n).rglob("*.py"))]
 
 
-@pytest.mark.parametrize("extra", ["", "dev"])
+@pytest.mark.parametrize("extra", ["", "dev", "train"])
 def test_every_dependency_is_pinned_inside_its_range(extra: str) -> None:
     pins = constraints()
     for one in declared(extra):
@@ -57,7 +57,9 @@ def test_constraints_are_plain_public_versions() -> None:
 
 
 def test_every_import_is_declared() -> None:
-    names = {canonicalize_name(one.name) for one in [*declared(), *declared("nvml")]}
+    names = {
+        canonicalize_name(one.name) for one in [*declared(), *declared("nvml"), *declared("train")]
+    }
     found = set()
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -119,12 +119,13 @@ class Run:
             self._features = given
 
     def _image_features(self) -> Any:
-        inner, method = self.parts.inner, self.method
+        inner = self.parts.inner
         original = inner.get_image_features
         plain = type(inner).get_image_features
 
         @functools.wraps(original)  # generate reads the signature
         def features(*args: Any, **kwargs: Any) -> Any:
+            method = self.method  # asked for at every call: staged training changes it
             if not method.needs_images:
                 with no_tower(self.parts):
                     out = plain(inner, *args, **kwargs)

@@ -82,8 +82,9 @@ class InstructRecipe:
         merged = {**values, **{k: v for k, v in changes.items() if v is not None}}
         for key in ("stages", "train"):
             if key in merged:
-                merged[key] = tuple(merged[key] or ())
-        recipe = cls(**merged)
+                value = merged[key] or ()
+                merged[key] = (value,) if isinstance(value, str) else tuple(value)
+        recipe = cls(**{key: _typed(path, key, value, cls) for key, value in merged.items()})
         for key, value, allowed in (
             ("template", recipe.template, TEMPLATES),
             ("image_aspect", recipe.image_aspect, ASPECTS),
@@ -93,3 +94,23 @@ class InstructRecipe:
             if value not in allowed:
                 raise UsageError(f"recipe {path}: {unknown(key, str(value), allowed)}")
         return recipe
+
+
+def _typed(path: Path, key: str, value: Any, cls: Any) -> Any:
+    """The value as its field's type. YAML reads `2e-5` as text, and a typo as anything."""
+    default: Any = {f.name: f.default for f in dataclasses.fields(cls)}[key]
+    kind: type = type(default)
+    if kind is bool or isinstance(value, bool):
+        good = kind is bool and isinstance(value, bool)
+    elif kind is tuple:
+        good = all(isinstance(item, str) for item in value)
+    elif kind is float:
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            good = False
+    else:
+        good = isinstance(value, kind)
+    if not good:
+        raise UsageError(f"recipe {path}: {key}: {value!r} is no {kind.__name__}")
+    return value

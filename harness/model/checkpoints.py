@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DENSE = "dense"
 META, WEIGHTS, INDEX = "method.json", "model.safetensors", "model.safetensors.index.json"
+SHARD = "5GB"  # larger files are split, as the hub's own libraries do
 
 # Names in saved files -> names in memory, for files in the layout of converted checkpoints.
 _PREFIXES = (
@@ -161,9 +162,10 @@ def save_checkpoint(
     base: str | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint folder; each file appears whole or not at all."""
-    from safetensors.torch import save
+    """Write a checkpoint folder; each file appears whole or not at all.
 
+    Weights over `SHARD` are split over several files with an index, as in model folders.
+    """
     routers = modules.state_dict() if modules is not None else {}
     tensors = {f"router.{k}": v for k, v in routers.items()}
     for name, (a, b) in (deltas or {}).items():
@@ -178,9 +180,25 @@ def save_checkpoint(
     }
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    plain = {k: v.detach().to("cpu").contiguous().clone() for k, v in tensors.items()}
-    _write(folder / WEIGHTS, save(plain, metadata={"format": "pt"}))
+    _write_weights(folder, tensors)
     _write(folder / META, (json.dumps(meta, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+
+    split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=SHARD)
+    for file, names in split.filename_to_tensors.items():
+        partial = folder / f"{file}.partial"
+        plain = {k: tensors[k].detach().to("cpu").contiguous().clone() for k in names}
+        save_file(plain, partial, metadata={"format": "pt"})
+        os.replace(partial, folder / file)
+    if split.is_sharded:
+        table = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        _write(folder / INDEX, (json.dumps(table, indent=2, sort_keys=True) + "\n").encode())
+    stale = WEIGHTS if split.is_sharded else INDEX  # of an earlier, smaller or larger checkpoint
+    (folder / stale).unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -40,9 +40,9 @@ def load(
     spread = device == "auto" and place.type == "cuda" and not _fits(source, kind, place)
     tell = progress or (lambda line: None)
     tell(f"loading {source.model_id} on {SPREAD if spread else place}, {_name(kind)}, {backend}")
-    with _quiet_library():
+    with quiet_library():
         model = _model(source, kind, backend, SPREAD if spread else place)
-        processor = _processor(source)
+        processor = load_processor(source)
     model.eval().requires_grad_(False)
     _greedy_defaults(model)
     return LoadedModel(
@@ -152,7 +152,7 @@ def _model(source: ModelSource, dtype: torch.dtype, backend: str, place: Any) ->
     return model
 
 
-def _processor(source: ModelSource) -> Any:
+def load_processor(source: ModelSource) -> Any:
     """Tokenizer and image processor; padding on the left, as batched generation needs."""
     from transformers import AutoProcessor
 
@@ -207,7 +207,7 @@ def _device_name(device: torch.device) -> str:
 
 
 @contextmanager
-def _quiet_library() -> Iterator[None]:
+def quiet_library() -> Iterator[None]:
     """No bars and no warnings of transformers while loading: problems are raised instead."""
     from transformers.utils import logging
 

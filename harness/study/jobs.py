@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Job:
     def folder(self) -> Path:
         """Where the weights and the results of this training are."""
         sources = {spec: source_of(spec) for spec in (self.recipe.method, *self.recipe.stages)}
-        about = [CODE, asdict(self.recipe), sources, self.scenes, self.start]
+        about = [CODE, settings_of(self.recipe), sources, self.scenes, self.start]
         return CACHE / _digest(about)
 
     def exam_file(self, test: str) -> Path:
@@ -124,7 +124,7 @@ def gather(study: Study, **how: Any) -> dict[tuple[str, int], tuple[Job, str]]:
         for arm in study.everyone:
             parse(arm.tested)
             recipe = recipe_of(study, arm, seed)
-            key = _digest(asdict(recipe))
+            key = _digest(settings_of(recipe))
             recipes[key] = recipe
             wanted = tests.setdefault(key, [])
             if arm.tested not in wanted:
@@ -132,6 +132,15 @@ def gather(study: Study, **how: Any) -> dict[tuple[str, int], tuple[Job, str]]:
             places.append((arm, seed, key))
     jobs = {key: Job(recipe, tuple(tests[key]), **how) for key, recipe in recipes.items()}
     return {(arm.name, seed): (jobs[key], arm.tested) for arm, seed, key in places}
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says; a key that recipes get later leaves the names of older results alone."""
+    return {
+        f.name: getattr(recipe, f.name)
+        for f in fields(recipe)
+        if f.default is MISSING or getattr(recipe, f.name) != f.default
+    }
 
 
 def unique(jobs: Iterable[tuple[Job, str]]) -> list[Job]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.errors import one_line
 from harness.settings import ROOT
 from harness.study.jobs import Job, keep, parse, read
 
@@ -54,14 +54,11 @@ def prime(job: Job) -> None:
         prepare(job.recipe, _scenes(job.data), WORK, None, stack)
 
 
-class Overflow(Exception):
-    """A loss or weight that is not a finite number; the message is one line."""
-
-
 def _train(job: Job) -> dict[str, Any]:
     from transformers import PrinterCallback, TrainingArguments
 
     from harness.train.fitting import arguments
+    from harness.train.guard import Overflow, bad_weight
     from harness.train.jobs import make_trainer, prepare, save_low_rank
 
     recipe = job.recipe
@@ -69,7 +66,7 @@ def _train(job: Job) -> dict[str, Any]:
         tuning = prepare(recipe, _scenes(job.data), WORK, None, stack)
         plain = arguments(recipe, job.folder).to_dict()
         quiet = {"save_strategy": "no", "logging_steps": EVERY, "disable_tqdm": True}
-        args = TrainingArguments(**{**plain, **quiet, "logging_nan_inf_filter": False})
+        args = TrainingArguments(**{**plain, **quiet})
         trainer = make_trainer(tuning, recipe, args)
         trainer.remove_callback(PrinterCallback)
         watch = _watch()
@@ -77,9 +74,10 @@ def _train(job: Job) -> dict[str, Any]:
         started = time.perf_counter()
         try:
             trainer.train()
-            _require_finite(tuning.model)
         except Overflow as error:
-            return {"overflow": str(error), "losses": watch.losses}
+            return {"overflow": one_line(error), "losses": watch.losses}
+        if bad := bad_weight(tuning.model):
+            return {"overflow": f"{bad} is not finite after the last step", "losses": watch.losses}
         seconds = time.perf_counter() - started
         base = job.start
         tuning.llava.eval()
@@ -97,26 +95,16 @@ def _watch() -> Any:
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
-        """Collects the loss curve and stops at the first loss that is not a number."""
+        """Collects the loss curve."""
 
         def __init__(self) -> None:
             self.losses: list[tuple[int, float]] = []
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
-            for name in ("loss", "grad_norm"):
-                value = logs.get(name)
-                if value is not None and not math.isfinite(float(value)):
-                    raise Overflow(f"{name} is {value} at step {state.global_step}")
             if "loss" in logs:
                 self.losses.append((state.global_step, float(logs["loss"])))
 
     return Watch()
-
-
-def _require_finite(model: Any) -> None:
-    for name, value in model.named_parameters():
-        if value.requires_grad and not bool(value.isfinite().all()):
-            raise Overflow(f"{name} holds numbers that are not finite after the last step")
 
 
 def _examine(job: Job, test: str) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """`python -m harness.train --recipe recipes/tiny/dense.yaml --data DIR --out DIR`.
 
-Runs on the Hugging Face `Trainer`, on CPU or one GPU, shows progress, saves checkpoints and
-resumes from the newest one when the same command is given again.
+Runs on the Hugging Face `Trainer`, shows progress, saves checkpoints and resumes from the newest
+one when the same command is given again. Recipes of `stage: instruct` train any LLaVA-family model
+on LLaVA conversation data, on one device or, started by torchrun or accelerate launch, on several.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.errors import HarnessError, UsageError, one_line
 from harness.instruct import estimate
 
 TINY = (
@@ -20,6 +22,11 @@ TINY = (
 )
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
+# Flags that override the field of the same name in a recipe of `stage: instruct`.
+INSTRUCT = (
+    *("images", "model", "decoder", "vision", "projector", "batch", "accumulation"),
+    *("learning_rate", "workers", "deepspeed", "fsdp"),
+)
 SCENES, SCENE_SEED = 60_000, 1
 
 
@@ -28,14 +35,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--recipe", type=Path, help="YAML recipe (see recipes/)")
     parser.add_argument("--all", action="store_true", help="every recipe of recipes/tiny in order")
     parser.add_argument("--method", help="overrides the recipe's method (name[:key=value]...)")
-    parser.add_argument("--data", type=Path, default=BUILD / "scenes", help="rendered scenes")
     parser.add_argument("--work", type=Path, default=BUILD / "train", help="checkpoints and caches")
     parser.add_argument("--out", type=Path, help="finished model (default: WORK/<recipe name>)")
-    parser.add_argument("--start", help="overrides the recipe's start model")
-    parser.add_argument("--decoder", type=Path, help="llama2.c bundle the decoder starts from")
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="stage instruct: LLaVA conversation JSON or JSON lines; else the rendered scenes",
+    )
+    parser.add_argument("--decoder", help="language model, or llama2.c bundle, to start from")
+    full = parser.add_argument_group("stage instruct (override the recipe)")
+    full.add_argument("--images", help="folder of the images")
+    full.add_argument("--model", help="model to start from: a name, a hub id or a folder")
+    full.add_argument("--vision", help="CLIP tower, with --decoder instead of --model")
+    full.add_argument("--projector", help="projector weights, with --decoder")
+    full.add_argument("--batch", type=int, help="samples per device and step")
+    full.add_argument("--accumulation", type=int, help="steps whose gradients add up")
+    full.add_argument("--learning-rate", type=float)
+    full.add_argument("--workers", type=int, help="processes that prepare data")
+    full.add_argument("--deepspeed", help="DeepSpeed configuration file")
+    full.add_argument("--fsdp", help='e.g. "full_shard auto_wrap"')
+    tiny = parser.add_argument_group("other stages")
+    tiny.add_argument("--start", help="overrides the recipe's start model")
     estimate.add_flags(parser)
     args = parser.parse_args(argv)
     try:
@@ -48,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
             _run(path, args)
         if args.all:
             print(f"trained {', '.join(TINY)} in {args.work}; `make ship` copies them to assets/")
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except HarnessError as error:
+        _complain(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; give the same command again to resume", file=sys.stderr)
@@ -57,32 +80,43 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _complain(error: HarnessError) -> None:
+    """One line; of several processes the first speaks for all about bad usage."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
+        print(f"error: {one_line(error, 500)}", file=sys.stderr)
+    elif not isinstance(error, UsageError):
+        print(f"error in process {rank}: {one_line(error, 500)}", file=sys.stderr)
+
+
 def _run(path: Path, args: argparse.Namespace) -> None:
     from harness.model.torchvision_ops import declare_missing_ops
-    from harness.train.recipe import Recipe
+    from harness.train.recipe import Recipe, read_yaml
 
     declare_missing_ops()
+    values = read_yaml(path)
+    out = args.out or args.work / path.stem
+    common = {"method": args.method, "max_steps": args.max_steps, "epochs": args.epochs}
+    if values.get("stage") == "instruct":
+        from harness.instruct.job import instruct
+        from harness.instruct.recipe import InstructRecipe
+
+        own = {name: getattr(args, name) for name in INSTRUCT}
+        own |= common | {"seed": args.seed, "data": args.data and str(args.data)}
+        instruct(InstructRecipe.load(path, values, **own), out)
+        return
     from harness.train import jobs, pretrain
 
-    if not (args.data / "images.npy").exists():
-        _render(args.data)
-    recipe = Recipe.load(
-        path,
-        method=args.method,
-        start=args.start,
-        max_steps=args.max_steps,
-        epochs=args.epochs,
-        seed=args.seed,
-    )
-    out = args.out or args.work / path.stem
+    data, decoder = args.data or BUILD / "scenes", args.decoder and Path(args.decoder)
+    if not (data / "images.npy").exists():
+        _render(data)
+    recipe = Recipe.load(path, start=args.start, seed=args.seed, **common)
     job = {"tower": pretrain.train_tower, "align": pretrain.align, "tune": jobs.tune}[recipe.stage]
-    job(recipe, data=args.data, work=args.work, out=out, decoder=args.decoder)
+    job(recipe, data=data, work=args.work, out=out, decoder=decoder)
 
 
 def _render(folder: Path) -> None:
     """Draw the training scenes of the shipped model, with the seed they were drawn with."""
-    import os
-
     from minidata.__main__ import DEFAULT_CACHE
     from minidata.sources import SourceError
     from minidata.train import write

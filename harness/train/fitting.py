@@ -16,8 +16,8 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
+from harness.train.guard import last_complete
 from harness.train.recipe import Recipe
 
 
@@ -72,12 +72,11 @@ class Measure(TrainerCallback):
 
 
 def fit(trainer: Trainer, measure: Callable[[], dict[str, float]] | None = None) -> None:
-    """Train, from the newest checkpoint if there is one."""
+    """Train, from the newest whole checkpoint if there is one."""
     if measure is not None:
         trainer.add_callback(Measure(measure))
-    folder = Path(trainer.args.output_dir)
-    last = get_last_checkpoint(str(folder)) if folder.exists() else None
-    trainer.train(resume_from_checkpoint=last)
+    last = last_complete(Path(trainer.args.output_dir))
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
 
 
 def facts(recipe: Recipe, log: dict) -> dict:

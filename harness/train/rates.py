@@ -6,12 +6,12 @@ from collections import defaultdict
 
 import torch
 from torch import nn
-from transformers import Trainer
 
+from harness.train.guard import GuardedTrainer
 from harness.train.optim import MuonAdamW, hidden_matrices
 
 
-class RateTrainer(Trainer):
+class RateTrainer(GuardedTrainer):
     """`Trainer` with learning rates of their own for new modules, the tower and Muon."""
 
     optimizer: torch.optim.Optimizer | None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from harness.errors import UsageError
+from harness.errors import UsageError, one_line
 from harness.nearest import unknown
 
 
@@ -69,10 +70,7 @@ class Recipe:
     @classmethod
     def load(cls, path: Path, **changes: object) -> Recipe:
         """Read `path`; `changes` override it. Raises UsageError on an unknown key."""
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise UsageError(f"recipe {path}: {error.strerror}") from error
+        values = read_yaml(path)
         known = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
@@ -86,3 +84,16 @@ class Recipe:
         if recipe.plan not in ("", "arank"):
             raise UsageError(f"recipe {path}: plan {recipe.plan!r}, expected arank or nothing")
         return recipe
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UsageError: no such file, not YAML, not a mapping."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UsageError(f"recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path}: {one_line(error)}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"recipe {path}: not a mapping of keys to values")
+    return values
