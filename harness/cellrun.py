@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cost.readouts import ROUTING, read_out, routing_table
 from harness.errors import CellError, HarnessError, StoreError, one_line
+from harness.plan import DENSE
 from harness.runinfo import now
 from harness.store.cells import params_json
 from harness.store.csvfile import TEMPORARY, cannot_write
@@ -102,11 +103,23 @@ def _commit(cell: Cell, result: Any, store: Store) -> None:
             "n": result.n,
             "seconds": round(result.seconds, 3),
             "batch_size": result.batch_size,
-            "notes": "; ".join(result.notes),
+            "notes": "; ".join([*result.notes, *weights_notes(cell)]),
             "finished_at": now(),
         }
     )
     store.drop_partial(cell.key.cell_id)
+
+
+def weights_notes(cell: Cell) -> list[str]:
+    """What must be said of a training-free method that runs with weights tuned for it."""
+    from harness.model.checkpoints import read_meta
+
+    method, path = cell.method, cell.checkpoint
+    if path is None or method.trained or method.name == DENSE:
+        return []
+    if read_meta(path)["method"] != method.name:
+        return []  # dense's weights
+    return [f"weights tuned for it; --checkpoint {method.name}=none runs it training-free"]
 
 
 def record_failure(cell: Cell, error: CellError, store: Store) -> None:

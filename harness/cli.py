@@ -35,6 +35,7 @@ from harness.settings import (
 
 PROGRAM = "run_suite.py"
 FREE = ("out", "quiet", "verbose")  # settings that every run may have
+STUDIED = ("study", "bench", "limit", "batch_size")  # settings that a study has a use for
 EPILOG = """\
 examples:
   python run_suite.py --methods gamma,pmod --bench gqa,textvqa
@@ -249,10 +250,11 @@ def _refuse_idle_flags(raw: dict[str, Any], settings: Settings, jobs: list[str])
     """A flag that would be ignored is a misunderstanding: better said than found out later."""
     if jobs and not (settings.costs_only or settings.throughput):
         idle = set(raw) - {*jobs, "quiet", "verbose"}
-    elif settings.costs_only and settings.published:
-        idle = {name for name in vars(settings) if name not in (*FREE, "published", "costs_only")}
+    elif settings.study or (settings.costs_only and settings.published):
+        used = STUDIED if settings.study else ("published", "costs_only")
+        idle = {name for name in vars(settings) if name not in (*FREE, *used)}
         idle = {name for name in idle if getattr(settings, name) != getattr(Settings(), name)}
-        jobs = ["published"]
+        jobs = ["study" if settings.study else "published"]
     else:
         idle = set() if settings.throughput else set(TIMING_ONLY)
         idle |= {"bench"} if settings.costs_only else {"published"}
@@ -260,6 +262,7 @@ def _refuse_idle_flags(raw: dict[str, Any], settings: Settings, jobs: list[str])
         idle = {name for name in idle if getattr(settings, name) != getattr(Settings(), name)}
     for name in sorted(idle):
         with_what = flag(jobs[0]) if jobs else "a run on benchmarks"
+        with_what = "a study" if jobs == ["study"] else with_what
         raise UsageError(f"{flag(name)} has no meaning with {with_what}")
 
 

@@ -204,9 +204,11 @@ def blank(
 
 def _pass_on_notes(run: Run) -> None:
     """What the run itself remarked on a cell, as that its batch had to be halved."""
-    if "notes" in run.cells:
-        for row in run.cells[run.cells["notes"].str.strip() != ""].itertuples():
-            run.notices.append(f"{row.label} on {row.bench}: {row.notes}")
+    if "notes" not in run.cells:
+        return
+    noted = run.cells[run.cells["notes"].str.strip() != ""]
+    for (label, note), rows in noted.groupby(["label", "notes"], sort=False):
+        run.notices.append(f"{label} on {', '.join(rows['bench'])}: {note}")
 
 
 def _gather_notes(run: Run) -> None:

@@ -83,11 +83,11 @@ def test_equal_trainings_are_one_job_and_every_change_another():
     first = gather(load_study(SUITES / "ablate-pmod-components.yaml"), exam=exam(), **NOTHING)
     second = gather(load_study(SUITES / "ablate-pmod-schedule.yaml"), exam=exam(), **NOTHING)
     shared = {j.folder for j, _ in first.values()} & {j.folder for j, _ in second.values()}
-    assert len(shared) == 3 * 3  # dense, constant and cosine, three seeds
+    assert len(shared) == 3 * 5  # dense, constant and cosine, five seeds
     figure = gather(load_study(SUITES / "pmod-figure3.yaml"), exam=exam(), **NOTHING)
     trained = unique(figure.values())
-    assert len(trained) == 2 * 3
-    assert sorted(len(job.tests) for job in trained) == [1, 1, 1, 7, 7, 7]
+    assert len(trained) == 2 * 5
+    assert sorted(len(job.tests) for job in trained) == [1] * 5 + [7] * 5
     other = gather(
         load_study(SUITES / "pmod-figure3.yaml"), exam=exam(), **{**NOTHING, "start": "z"}
     )
@@ -264,6 +264,13 @@ def test_another_study_in_the_same_folder_is_refused(finished):
     assert study_run.run_study(settings, []) == 0
     with pytest.raises(UsageError, match="choose another --out"):
         study_run.run_study(study_run.Settings(bench=("gqa",), limit=50, **common), [])
+
+
+def test_a_flag_that_a_study_has_no_use_for_is_refused(capsys):
+    from harness.cli import main
+
+    assert main(["--suite", "ablate-pmod-beta", "--methods", "pmod"]) == 2
+    assert "--methods has no meaning with a study" in capsys.readouterr().err
 
 
 def test_a_study_is_listed_and_needs_benches(tmp_path):
