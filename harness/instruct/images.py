@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from harness.errors import UsageError
 from harness.instruct.rows import IMAGE
@@ -54,7 +56,7 @@ class ImageReader:
     def read(self, path: Path) -> dict[str, torch.Tensor]:
         """`pixel_values` float32 [3, H, W] (LLaVA-NeXT: [crops, 3, H, W]) and, for LLaVA-NeXT,
         `image_sizes` int64 [2]. Raises whatever the image library raises on a broken file."""
-        with Image.open(path) as file:
+        with _whole_files(), Image.open(path) as file:
             image = file.convert("RGB")
         if self.aspect == "pad":
             image = self.square(image)
@@ -73,3 +75,15 @@ class ImageReader:
         result = Image.new("RGB", (side, side), self.colour)
         result.paste(image, ((side - width) // 2, (side - height) // 2))
         return result
+
+
+@contextmanager
+def _whole_files() -> Iterator[None]:
+    """A file that was cut short is an error, also after a library asked PIL to make up the rest
+    (lmms-eval does, for the whole process)."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
