@@ -39,7 +39,9 @@ def command(tmp_path_factory):
 
 
 def test_flags_override_the_recipe(command, tmp_path, capsys):
-    args = command(tmp_path / "o", "--method", "pmod", "--max-steps", "1", method="dense")
+    # A whole model on the command line takes the place of the recipe's decoder and tower.
+    parts = {"model": "", "decoder": "a/decoder", "vision": "a/tower", "projector": "p.bin"}
+    args = command(tmp_path / "o", "--method", "pmod", "--max-steps", "1", method="dense", **parts)
     assert main(args) == 0
     assert json.loads((tmp_path / "o/method.json").read_text())["method"] == "pmod"
     assert "wrote" in capsys.readouterr().out

@@ -102,6 +102,8 @@ def _run(path: Path, args: argparse.Namespace) -> None:
         from harness.instruct.recipe import InstructRecipe
 
         own = {name: getattr(args, name) for name in INSTRUCT}
+        if args.model:  # a whole model takes the place of the recipe's parts
+            own |= {k: own[k] or "" for k in ("decoder", "vision", "projector")}
         own |= common | {"seed": args.seed, "data": args.data and str(args.data)}
         instruct(InstructRecipe.load(path, values, **own), out)
         return
