@@ -61,6 +61,7 @@ class Study:
     arms: tuple[Arm, ...]
     claims: tuple[Claim, ...]
     paper_metric: str = ""
+    paper_dense: float | None = None  # the paper's dense model in the same table, percent
     seeds: tuple[int, ...] = (1, 2, 3)
     margin: float = 1.0  # points
     notes: tuple[str, ...] = ()
@@ -69,7 +70,7 @@ class Study:
     @property
     def everyone(self) -> tuple[Arm, ...]:
         """The arms with the reference in front: dense, tuned for the same steps."""
-        return (Arm(REFERENCE, "dense"), *self.arms)
+        return (Arm(REFERENCE, "dense", paper=self.paper_dense), *self.arms)
 
 
 def load_study(path: Path) -> Study:
