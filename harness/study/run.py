@@ -33,6 +33,10 @@ from harness.study.tables import (
 )
 from harness.suite import draw_report, resumable, resume_command
 
+TIMES = (
+    "Training seconds are those of processes side by side and compare no methods; "
+    "benchmarks/training.py does."
+)
 SCENES = ROOT / "build" / "scenes"
 
 
@@ -160,7 +164,7 @@ def _described(study: Study, places: Mapping[tuple[str, int], tuple[Job, str]]) 
         "paper": study.paper,
         "table": study.table,
         "paper_metric": study.paper_metric,
-        "notes": list(study.notes),
+        "notes": [*study.notes, TIMES],
         "training": training,
         "margin": study.margin,
     }

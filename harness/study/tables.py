@@ -218,7 +218,14 @@ def run_rows(found: Mapping[str, Result]) -> list[Row]:
 def score_rows(found: Mapping[str, Result]) -> list[Row]:
     """`study_scores.csv`: every document's score, so that the tables can be made again."""
     return [
-        {"arm": result.arm.name, "seed": seed, "bench": bench, **sample}
+        {
+            "arm": result.arm.name,
+            "seed": seed,
+            "bench": bench,
+            **sample,
+            "image_id": sample["image_id"][:10],  # tells images apart, and keeps the file small
+            "score": round(sample["score"], 4),
+        }
         for result in found.values()
         for seed, exam in result.exams.items()
         for bench, samples in exam["scores"].items()
