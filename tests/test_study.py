@@ -188,7 +188,9 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(seed_sd, document_sd)
 )
 def test_verdicts_on_higher(low, high, p, expected):
     found = Effect((low + high) / 2, low, high, p)
-    assert judge_higher(found, p, margin=1.0)[0] == expected
+    verdict, reason = judge_higher(found, p, margin=1.0)
+    assert verdict == expected
+    assert ("both zero" in reason) == (verdict == "inconclusive" and low < 0)
 
 
 @pytest.mark.parametrize(

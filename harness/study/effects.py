@@ -88,6 +88,8 @@ def judge_higher(found: Effect, p_adjusted: float, margin: float) -> tuple[str, 
         return "not reproduced", "lower: the whole interval is below zero"
     if found.high < margin:
         return "not reproduced", f"an advantage of {margin:g} point or more is excluded"
+    if found.low > 0:
+        return "inconclusive", "above zero by itself, not after Holm over the study's claims"
     return "inconclusive", "the interval holds both zero and a relevant advantage"
 
 
