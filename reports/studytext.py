@@ -91,7 +91,8 @@ READING = (
     ),
     (
         "Intervals",
-        "are 95 % and draw both seeds and samples again. p is adjusted over the claims (Holm).",
+        "are 95 %, over both seeds and documents (t intervals). p is adjusted over the study's "
+        "claims (Holm), so the same pair of arms may be judged otherwise in another study.",
     ),
     (
         "Δ to dense",

@@ -123,12 +123,20 @@ def write(tmp_path, **changes):
         ({"claims": [{**GOOD["claims"][0], "worse": "c"}]}, "unknown arm 'c'"),
         ({"claims": [{**GOOD["claims"][0], "kind": "bigger"}]}, "unknown kind of claim 'bigger'"),
         ({"seeds": [1, 1]}, "different whole numbers"),
+        ({"seeds": 5}, "different whole numbers"),
+        ({"settings": [1]}, "is a mapping"),
     ],
 )
 def test_a_bad_study_is_refused_in_one_line(tmp_path, changes, said):
     with pytest.raises(UsageError, match=said) as error:
         load_study(write(tmp_path, **changes))
     assert "\n" not in str(error.value)
+
+
+def test_a_recipe_key_that_is_none_is_refused(tmp_path):
+    study = load_study(write(tmp_path, settings={"module_lr": 1.0}))
+    with pytest.raises(UsageError, match="unknown key 'module_lr'"):
+        gather(study, exam=exam(), **NOTHING)
 
 
 def test_a_bad_method_of_an_arm_is_refused(tmp_path):
@@ -160,6 +168,17 @@ def test_documents_of_one_image_count_as_one():
     names = [str(i) for i in range(20) for _ in range(5)]
     together = effect([np.tile(repeated, (2, 1))], [names])
     assert (together.low, together.high) == pytest.approx((alone.low, alone.high), rel=1e-9)
+
+
+def test_an_image_of_several_benches_is_one_cluster():
+    """Twice the same bench is that bench; twice other images would halve the variance."""
+    scores = np.tile(np.random.default_rng(2).normal(60, 20, 30), (2, 1))
+    names = [str(i) for i in range(30)]
+    once = effect([scores], [names])
+    twice = effect([scores, scores], [names, names])
+    assert (twice.low, twice.high) == pytest.approx((once.low, once.high), rel=1e-9)
+    apart = effect([scores, scores], [names, [f"other {n}" for n in names]])
+    assert apart.high - apart.low < 0.75 * (once.high - once.low)
 
 
 @pytest.mark.parametrize(("seed_sd", "document_sd"), [(0.0, 30.0), (4.0, 30.0), (4.0, 5.0)])
@@ -250,7 +269,8 @@ def test_a_finished_study_writes_its_tables_without_training(finished, capsys):
     assert "seed 2: overflow: loss is nan at step 7" in table.loc[("c", "average"), "error"]
     claims = pd.read_csv(out / "study_claims.csv").set_index("claim")
     assert claims.loc["a beats b", "verdict"] == "reproduced"
-    assert claims.loc["c bursts", "verdict"] == "reproduced"
+    assert claims.loc["c bursts", "verdict"] == "inconclusive"  # one of three runs
+    assert claims.loc["c bursts", "reason"] == "1 of 3 runs overflowed"
     away = scores.groupby(["arm", "bench"])["score"].mean()
     expected = (away["a"] - away["b"]).mean()
     assert claims.loc["a beats b", "difference"] == pytest.approx(expected)

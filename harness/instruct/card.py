@@ -79,7 +79,9 @@ def write_card(
         settings=", ".join(f"{key} {getattr(recipe, key)}" for key in SHOWN),
         software=", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
         load=(WITH_CHECKPOINT if routed else WITH_MODEL).format(
-            start=start, spec=method.spec, name=method.name
+            start=start if " + " not in start else "WHOLE_MODEL_OF_THESE_PARTS",
+            spec=method.spec,
+            name=method.name,
         ),
     )
     (out / "README.md").write_text(text, encoding="utf-8")

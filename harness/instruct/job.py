@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def instruct(recipe: InstructRecipe, out: Path) -> None:
     run_folder = out.with_name(f"{out.name}-run")
     args = arguments(recipe, run_folder)  # starts the group of processes, so it comes first
     set_seed(recipe.seed)
-    llava, processor, source = load_start(recipe)
+    with _whole_weights(args):
+        llava, processor, source = load_start(recipe)
     with args.main_process_first(desc="reading the data"):
         samples, index = open_samples(recipe, processor, llava.config.model_type, run_folder)
         if other := same_run(run_folder, recipe, args.world_size, len(index)):
@@ -52,7 +54,7 @@ def instruct(recipe: InstructRecipe, out: Path) -> None:
                 f"{run_folder} holds a run of another recipe ({other}): "
                 "remove it or choose another --out"
             )
-    with args.main_process_first(desc="planning the layers"):
+    with _whole_weights(args), args.main_process_first(desc="planning the layers"):
         method, plan = planned(recipe, llava, samples, run_folder, args.device)
     with ExitStack() as stack:
         model, run = _model(recipe, method, llava, stack)
@@ -68,6 +70,22 @@ def instruct(recipe: InstructRecipe, out: Path) -> None:
             write_folder(out, recipe, method, model, processor, state, _base(source), facts)
             _finish(out, trainer, facts)
     trainer.accelerator.end_training()
+
+
+@contextmanager
+def _whole_weights(args: Any) -> Iterator[None]:
+    """Models are put together and measured whole; under ZeRO-3 `Trainer` divides them later."""
+    config = getattr(args, "hf_deepspeed_config", None)
+    if config is None:
+        yield
+        return
+    from transformers.integrations import deepspeed
+
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed.set_hf_deepspeed_config(config)
 
 
 def check(recipe: InstructRecipe) -> None:
@@ -110,8 +128,7 @@ def _model(
     if stages or method.name != "dense":
         first = stages[0] if stages else method
         run = stack.enter_context(routed(llava, first, routers, record=False))
-    sharded = bool(recipe.fsdp or recipe.deepspeed)
-    model = InstructModel(llava, routers, run, whole_state=sharded)
+    model = InstructModel(llava, routers, run, whole_state=recipe.sharded)
     if recipe.deepspeed:
         model.config = llava.config  # where `Trainer` looks up sizes for "auto" values
     return model, run

@@ -134,7 +134,7 @@ def choose_trained(llava: Any, recipe: InstructRecipe) -> None:
     Sharded training keeps one dtype: FSDP shards need it, and DeepSpeed casts for itself.
     """
     learning = tuple(p for part in recipe.train for p in PARTS[part])
-    halve = recipe.bf16 and not (recipe.fsdp or recipe.deepspeed)
+    halve = recipe.bf16 and not recipe.sharded
     for name, value in llava.named_parameters():
         value.requires_grad_(name.startswith(learning))
         if halve and not value.requires_grad:

@@ -36,6 +36,9 @@ def planned(
         return method, {}
     if not hasattr(method, "layers"):
         raise UsageError(f"plan {recipe.plan}: the layers of {method.name} cannot be chosen")
+    chosen = method.params()["layers"] != type(method)().params()["layers"]
+    if chosen:
+        return method, {}  # layers that were asked for by name need no plan
     path = folder / PLAN
     if not path.exists():
         facts = _measure(recipe, llava, samples, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,13 @@ class InstructRecipe:
     keep: int = 2  # newest checkpoints kept
     logging_steps: int = 1
     seed: int = 42
+
+    @property
+    def sharded(self) -> bool:
+        """FSDP or DeepSpeed, by this recipe or by `accelerate launch`."""
+        launched = (os.environ.get(f"ACCELERATE_USE_{w}", "") for w in ("FSDP", "DEEPSPEED"))
+        asked = any(word.lower() in ("1", "true", "yes") for word in launched)
+        return bool(self.fsdp or self.deepspeed) or asked
 
     @classmethod
     def load(cls, path: Path, values: dict[str, Any], **changes: Any) -> InstructRecipe:

@@ -45,6 +45,7 @@ class Job:
     scenes: str  # fingerprint of them
     start: str  # sha256 of the weights training starts from
     model: str  # the model the weights belong to, by name
+    device: str = "cpu"  # the kind that trains and examines
 
     @property
     def name(self) -> str:
@@ -56,6 +57,7 @@ class Job:
         """Where the weights and the results of this training are."""
         sources = {spec: source_of(spec) for spec in (self.recipe.method, *self.recipe.stages)}
         about = [CODE, settings_of(self.recipe), sources, self.scenes, self.start]
+        about += [self.device] if self.device != "cpu" else []
         return CACHE / _digest(about)
 
     def exam_file(self, test: str) -> Path:

@@ -91,6 +91,7 @@ def _places(
         scenes=f"minidata train --n {COUNT} --seed {SCENE_SEED}",
         start=next(iter(source.weight_hashes.values())),
         model=source.model_id,
+        device=_device(),
     )
 
 
@@ -143,6 +144,12 @@ def _share(jobs: int) -> tuple[int, int]:
     return workers, max(1, cores // workers)
 
 
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _device_name() -> str:
     import torch
 
@@ -153,10 +160,12 @@ def _device_name() -> str:
 
 def _described(study: Study, places: Mapping[tuple[str, int], tuple[Job, str]]) -> dict[str, Any]:
     recipe = next(iter(places.values()))[0].recipe
+    routed = [j.recipe for j, _ in places.values() if j.recipe.method != "dense"]
+    rates = sorted({r.module_learning_rate for r in routed or [recipe]})
     training = (
         f"{recipe.max_steps} steps of {recipe.batch} packed scenes from the shipped dense weights, "
         f"low-rank updates (rank {recipe.rank}) of the decoder and the method's modules, "
-        f"learning rate {recipe.learning_rate:g} (modules {recipe.module_learning_rate:g}), "
+        f"learning rate {recipe.learning_rate:g} (modules {', '.join(f'{r:g}' for r in rates)}), "
         f"seeds {', '.join(map(str, study.seeds))}"
     )
     return {

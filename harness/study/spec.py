@@ -125,5 +125,9 @@ def _check(study: Study, path: Path) -> None:
         for name in needed:
             if name not in names:
                 raise UsageError(f"{path}: claim '{claim.claim}': {unknown('arm', name, names)}")
-    if len(set(study.seeds)) != len(study.seeds) or not study.seeds:
-        raise UsageError(f"{path}: seeds must be different whole numbers")
+    seeds = study.seeds if isinstance(study.seeds, tuple) else ()
+    if not seeds or len(set(seeds)) != len(seeds) or not all(type(s) is int for s in seeds):
+        raise UsageError(f"{path}: seeds must be a list of different whole numbers")
+    for changes in (study.settings, *(arm.recipe for arm in study.arms)):
+        if not isinstance(changes, dict):
+            raise UsageError(f"{path}: what a recipe changes is a mapping, not '{changes}'")

@@ -137,7 +137,12 @@ def claim_rows(study: Study, found: Mapping[str, Result], benches: Sequence[str]
         for claim in study.claims
         if claim.kind != "overflow"
     }
-    tested = [(c, e) for c, e in effects.items() if e is not None and e.p_value is not None]
+    # Only "higher" is judged by a p-value; "not lower" by its interval.
+    tested = [
+        (c, e)
+        for c, e in effects.items()
+        if c.kind == "higher" and e is not None and e.p_value is not None
+    ]
     adjusted = holm([float(e.p_value or 0.0) for _, e in tested])
     by_claim = {c: p for (c, _), p in zip(tested, adjusted, strict=True)}
     return [
@@ -170,17 +175,20 @@ def _judged(
     else:
         verdict, why = judge_not_lower(away, study.margin)
     numbers = {"difference": away.value, "ci_low": away.low, "ci_high": away.high}
-    tests = {"p_value": away.p_value, "p_adjusted": p if away.p_value is not None else None}
+    used = [s for s in found[claim.better].exams if s in found[claim.worse].exams]
+    if len(used) < len(study.seeds):
+        why += f"; only {len(used)} of {len(study.seeds)} seeds have both arms"
+    holm_used = claim.kind == "higher" and away.p_value is not None
+    tests = {"p_value": away.p_value, "p_adjusted": p if holm_used else None}
     return {**row, **numbers, **tests, "verdict": verdict, "reason": why}
 
 
 def _overflowed(study: Study, result: Result) -> Row:
     bad = [seed for seed, why in result.errors.items() if why.startswith("overflow")]
     if bad:
-        return {
-            "verdict": "reproduced",
-            "reason": f"{len(bad)} of {len(study.seeds)} runs overflow",
-        }
+        why = f"{len(bad)} of {len(study.seeds)} runs overflowed"
+        every = len(bad) == len(study.seeds)
+        return {"verdict": "reproduced" if every else "inconclusive", "reason": why}
     if len(result.exams) < len(study.seeds):
         return {"verdict": "inconclusive", "reason": "not all runs are there"}
     return {"verdict": "not reproduced", "reason": f"none of {len(study.seeds)} runs overflowed"}

@@ -76,7 +76,11 @@ class Recipe:
             if key not in known:
                 raise UsageError(f"recipe {path}: {unknown('key', key, known)}")
         values["stages"] = tuple(values.get("stages") or ())
-        recipe = cls(**{**values, **{k: v for k, v in changes.items() if v is not None}})
+        given = {k: v for k, v in changes.items() if v is not None}
+        for key in given:
+            if key not in known:
+                raise UsageError(f"recipe {path}: {unknown('key', key, known)}")
+        recipe = cls(**{k: _number(path, k, v) for k, v in {**values, **given}.items()})
         if recipe.stage not in ("tower", "align", "tune"):
             raise UsageError(
                 f"recipe {path}: stage {recipe.stage!r}, expected tower, align or tune"
@@ -84,6 +88,17 @@ class Recipe:
         if recipe.plan not in ("", "arank"):
             raise UsageError(f"recipe {path}: plan {recipe.plan!r}, expected arank or nothing")
         return recipe
+
+
+def _number(path: Path, key: str, value: Any) -> Any:
+    """A value of the field's type; YAML reads 1e-3 as text. Raises UsageError."""
+    default = next(f.default for f in dataclasses.fields(Recipe) if f.name == key)
+    if not isinstance(default, float) or isinstance(value, (int, float)):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"recipe {path}: {key}: '{value}' is not a number") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
