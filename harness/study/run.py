@@ -106,9 +106,9 @@ def _compute(jobs: Sequence[Job], show: Progressing) -> dict[Job, str]:
     if not todo:
         return {}
     if not (SCENES / "images.npy").exists():
-        from harness.train.__main__ import _render
+        from harness.train.__main__ import render
 
-        _render(SCENES)
+        render(SCENES)
     workers, threads = _share(len(todo))
     failed: dict[Job, str] = {}
     pool = ProcessPoolExecutor(

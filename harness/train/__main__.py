@@ -111,13 +111,13 @@ def _run(path: Path, args: argparse.Namespace) -> None:
 
     data, decoder = args.data or BUILD / "scenes", args.decoder and Path(args.decoder)
     if not (data / "images.npy").exists():
-        _render(data)
+        render(data)
     recipe = Recipe.load(path, start=args.start, seed=args.seed, **common)
     job = {"tower": pretrain.train_tower, "align": pretrain.align, "tune": jobs.tune}[recipe.stage]
     job(recipe, data=data, work=args.work, out=out, decoder=decoder)
 
 
-def _render(folder: Path) -> None:
+def render(folder: Path) -> None:
     """Draw the training scenes of the shipped model, with the seed they were drawn with."""
     from minidata.__main__ import DEFAULT_CACHE
     from minidata.sources import SourceError

@@ -4,6 +4,8 @@ While all is well it costs one question to the device per optimiser step: is los
 finite? Only when it is not, the step's batches are run again (the weights have not been changed
 yet) with a look at every module's output, and the first one that is not finite is named. Weights
 are looked at before a checkpoint is written, so the newest checkpoint is always a good one.
+DeepSpeed steps inside its backward pass: there the weights have changed by then, and a weight is
+named rather than the layer (not tried).
 """
 
 from __future__ import annotations
