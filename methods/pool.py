@@ -67,15 +67,13 @@ class Pool(Method):
         rows, cols, step = grid["rows"], grid["cols"], grid["cols"] + grid["newline"]
         high, wide = self.shape(rows, cols)
         down, right = _windows(rows, high), _windows(cols, wide)
+        to_cols = [min(right, key=lambda slot: abs(slot - c)) for c in range(cols)]
         for r in range(rows):
-            to_row = min(down, key=lambda slot: abs(slot - r))
-            for c in range(cols):
-                to_col = min(right, key=lambda slot: abs(slot - c))
-                slot = grid["start"] + to_row * step + to_col
-                assign[grid["start"] + r * step + c] = slot
+            to_row = grid["start"] + min(down, key=lambda slot: abs(slot - r)) * step
+            first = grid["start"] + r * step
+            assign[first : first + cols] = [to_row + to_col for to_col in to_cols]
             if grid["newline"]:
-                end = grid["start"] + cols
-                assign[end + r * step] = end + to_row * step
+                assign[first + cols] = to_row + cols
         return [grid["start"] + r * step + c for r in down for c in right]
 
     def _removed(self, grid: dict[str, Any]) -> int:
