@@ -89,7 +89,7 @@ def _scopes(
 
     The total stays empty where a part is.
     """
-    if columns["llm_prefill"] not in samples[0]:
+    if samples[0].get(columns["llm_prefill"]) in (None, ""):
         return
     series = {s: _column(samples, name) for s, name in columns.items() if name in samples[0]}
     if whole:
