@@ -52,12 +52,12 @@ def run_suite(settings: Settings, argv: Sequence[str], parts: Parts | None = Non
     again = resume_command(argv, settings, out)
 
     def work() -> int:
-        loaded, checked = _load(plan, out, parts, show)
+        loaded, referees, checked = _load(plan, out, parts, show)
         with Store(out) as store:
             if loaded is not None:
                 about = describe_run(plan, list(argv), loaded.device_name)
                 store.write_run_json({**about, "referees": checked})
-            return _run(plan, store, loaded, parts, show)
+            return _run(plan, store, loaded, referees, parts, show)
 
     return resumable(work, show, again)
 
@@ -95,26 +95,30 @@ def terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _load(plan: Plan, out: Path, parts: Parts, show: Progressing) -> tuple[Any, dict[str, Any]]:
+def _load(
+    plan: Plan, out: Path, parts: Parts, show: Progressing
+) -> tuple[Any, Any, dict[str, Any]]:
     """The loaded model, with every method and its weights checked on it; None if nothing is left.
 
-    With it what the counters of FLOPs say to each other about it. Happens before the run
-    directory is touched, so that wrong weights leave no trace.
+    With it the counters of FLOPs, and what they say of the model's parts (RefereeError where they
+    disagree). Happens before the run directory is touched, so that wrong weights leave no trace.
     """
     done = Store(out).done() if out.is_dir() else {}
     todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
     if not todo:
-        return None, {}
+        return None, None, {}
     loaded = parts.load(plan.settings, plan.source, show.say)
     for method, checkpoint in {cell.method: cell.checkpoint for cell in todo}.items():
         parts.check(loaded, method, checkpoint)
-    return loaded, parts.referees(loaded)
+    referees = parts.referees(loaded)
+    return loaded, referees, referees.described()
 
 
 def _run(
     plan: Plan,
     store: Store,
     loaded: Any,
+    referees: Any,
     parts: Parts,
     show: Progressing,
 ) -> int:
@@ -128,7 +132,8 @@ def _run(
     for number, cell in enumerate(todo, start=1):
         assert loaded is not None  # loaded whenever a cell is missing
         try:
-            _one(cell, f"[{number}/{len(todo)}] {cell.name}", store, loaded, parts, show, plan)
+            title = f"[{number}/{len(todo)}] {cell.name}"
+            _one(cell, title, store, loaded, referees, parts, show, plan)
         except CellError as error:
             record_failure(cell, error, store)
             failed.append(cell)
@@ -149,12 +154,14 @@ def _one(
     title: str,
     store: Store,
     loaded: Any,
+    referees: Any,
     parts: Parts,
     show: Progressing,
     plan: Plan,
 ) -> None:
     with show.cell(title) as on_batch:
-        result = run_cell(cell, loaded, store, parts, on_batch, plan.settings.verbose)
+        verbose = plan.settings.verbose
+        result = run_cell(cell, loaded, store, parts, referees, on_batch, verbose)
     headline = result.headline
     show.say(
         f"{title}: {headline.metric} {headline.value:.4g} "
