@@ -43,7 +43,11 @@ def run_suite(settings: Settings, argv: Sequence[str], parts: Parts | None = Non
     show = Progressing(settings.quiet)
     plan = make_plan(settings, parts)
     out = Path(settings.out) if settings.out else default_out()
-    resumed = check_out(out, plan.recorded)
+    times = _times(settings, plan, out)
+    recorded = {**plan.recorded, **(times.recorded if times else {})}
+    resumed = check_out(out, recorded)
+    if resumed and times:
+        times.resume(out)
     if resumed and weights_changed(plan, read_run_json(out)):
         raise UsageError(
             f"--out: the weights of {plan.source.model_id} changed since '{out}' was made: "
@@ -52,14 +56,25 @@ def run_suite(settings: Settings, argv: Sequence[str], parts: Parts | None = Non
     again = resume_command(argv, settings, out)
 
     def work() -> int:
-        loaded, referees, checked = _load(plan, out, parts, show)
+        loaded, referees, checked = _load(plan, out, parts, show, times)
         with Store(out) as store:
             if loaded is not None:
                 about = describe_run(plan, list(argv), loaded.device_name)
-                store.write_run_json({**about, "referees": checked})
-            return _run(plan, store, loaded, referees, parts, show)
+                more = {"referees": checked, "settings": recorded}
+                more |= times.describe() if times else {}
+                store.write_run_json({**about, **more})
+            return _run(plan, store, loaded, referees, parts, show, times)
 
     return resumable(work, show, again)
+
+
+def _times(settings: Settings, plan: Plan, out: Path) -> Any:
+    """The `Within` of a run that shall be timed as well, else None. Raises UsageError."""
+    if not settings.with_throughput:
+        return None
+    from harness.timing.within import Within
+
+    return Within(plan, out)
 
 
 def resumable(work: Callable[[], int], show: Progressing, again: str) -> int:
@@ -96,7 +111,7 @@ def terminated_like_interrupted() -> Iterator[None]:
 
 
 def _load(
-    plan: Plan, out: Path, parts: Parts, show: Progressing
+    plan: Plan, out: Path, parts: Parts, show: Progressing, times: Any
 ) -> tuple[Any, Any, dict[str, Any]]:
     """The loaded model, with every method and its weights checked on it; None if nothing is left.
 
@@ -105,10 +120,12 @@ def _load(
     """
     done = Store(out).done() if out.is_dir() else {}
     todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
-    if not todo:
+    used = {cell.method: cell.checkpoint for cell in todo}
+    used |= times.methods() if times else {}
+    if not used:
         return None, None, {}
     loaded = parts.load(plan.settings, plan.source, show.say)
-    for method, checkpoint in {cell.method: cell.checkpoint for cell in todo}.items():
+    for method, checkpoint in used.items():
         parts.check(loaded, method, checkpoint)
     referees = parts.referees(loaded)
     return loaded, referees, referees.described()
@@ -121,6 +138,7 @@ def _run(
     referees: Any,
     parts: Parts,
     show: Progressing,
+    times: Any,
 ) -> int:
     for line in store.warnings:
         show.warn(f"{PROGRAM}: {line}")
@@ -146,6 +164,8 @@ def _run(
     show.table(lambda: summary_table(store.path))
     show.say(LEGEND)
     code = EXIT_CELLS_FAILED if failed else EXIT_OK
+    if times and times.run(loaded, store, show):
+        code = EXIT_CELLS_FAILED
     return draw_report(store.path, parts, show) or code
 
 
