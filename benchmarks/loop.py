@@ -1,0 +1,180 @@
+"""Samples per second of the evaluation loop against lmms-eval's own ``llava_hf``.
+
+    python benchmarks/loop.py --out results/cpu-.../loop.csv
+
+The same documents of the same benches by the same weights in the same dtype on the same machine,
+the turns interleaved: once through lmms-eval's unmodified ``llava_hf`` model class (which allows
+batch size 1 only), then through this project's loop with the method ``dense``, at batch size 1 and
+larger. Both go through the same lmms-eval evaluator. Only the answering is timed: model loading,
+task building and scoring are the same code on both sides. Every run of ours starts with an empty
+store of vision features. Answers are compared document by document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import methods  # noqa: E402
+from harness import stats  # noqa: E402
+from harness.bench.benches import resolve_bench  # noqa: E402
+from harness.bench.loop import evaluate  # noqa: E402
+from harness.bench.quiet import quiet  # noqa: E402
+from harness.model.catalog import load_model  # noqa: E402
+from harness.model.torchvision_ops import declare_missing_ops  # noqa: E402
+from harness.timing.device import busy_host, cpu_name  # noqa: E402
+
+Answers = dict[str, str]  # document -> answer
+Turn = Callable[[str], tuple[float, Answers]]  # bench -> seconds of answering, answers
+COLUMNS = ("bench", "n", "loop", "batch", "repeats", "samples_per_s", "slowest", "fastest") + (
+    "ratio",
+    "ratio_ci_low",
+    "ratio_ci_high",
+    "same_answers",
+    "device",
+    "threads",
+    "dtype",
+    "attn",
+    "notes",
+)
+
+
+def stock(folder: Path, limit: int) -> Turn:
+    """lmms-eval's ``llava_hf`` as it stands.
+
+    It imports a video reader that images never use; where that library is missing, an empty
+    module of its name lets the import pass.
+    """
+    try:
+        import decord  # noqa: F401
+    except ImportError:
+        empty = types.ModuleType("decord")
+        empty.__dict__.update(VideoReader=None, cpu=None)
+        sys.modules["decord"] = empty
+    from lmms_eval.models.simple.llava_hf import LlavaHf
+
+    with quiet():
+        lm = LlavaHf(
+            pretrained=str(folder),
+            device="cpu",
+            device_map="cpu",  # its default, "", is refused by transformers 5
+            dtype="float32",
+            attn_implementation="sdpa",
+        )
+
+    def turn(name: str) -> tuple[float, Answers]:
+        from harness.bench.upstream import run_lmms_eval
+
+        spent = 0.0
+        answer = type(lm).generate_until
+
+        def timed(requests: Any) -> Any:
+            nonlocal spent
+            began = time.perf_counter()
+            found = answer(lm, requests)
+            spent += time.perf_counter() - began
+            return found
+
+        lm.__dict__["generate_until"] = timed
+        lm.__dict__["clean"] = lambda: None  # it would free the model of the next turn
+        with quiet():
+            results, _ = run_lmms_eval(lm, resolve_bench(name, mini_model=True), limit, 0)
+        rows = [row for rows in results["samples"].values() for row in rows]
+        return spent, {str(row["doc_id"]): str(row["resps"][0][0]).strip() for row in rows}
+
+    return turn
+
+
+def ours(folder: Path, limit: int, batch: int) -> Turn:
+    """This project's loop."""
+    loaded = load_model(str(folder), device="cpu")
+    dense = methods.parse("dense")
+
+    def turn(name: str) -> tuple[float, Answers]:
+        if loaded.features is not None:
+            loaded.features.clear()
+        bench = resolve_bench(name, mini_model=True)
+        found = evaluate(loaded, dense, bench, limit=limit, batch_size=batch, progress=False)
+        return found.seconds, {s.doc_id: s.prediction for s in found.samples}
+
+    return turn
+
+
+def measure(turns: dict[tuple[str, int], Turn], bench: str, repeats: int) -> list[dict[str, Any]]:
+    """Rows of one bench; all loops take turns, forwards and backwards."""
+    times: dict[tuple[str, int], list[float]] = {key: [] for key in turns}
+    answers: dict[tuple[str, int], Answers] = {}
+    for number in range(-1, repeats):  # the first turn warms up
+        for key in list(turns) if number % 2 == 0 else reversed(list(turns)):
+            seconds, answers[key] = turns[key](bench)
+            if number >= 0:
+                times[key].append(seconds)
+    first = next(iter(turns))
+    return [row(bench, key, times, answers, first) for key in turns]
+
+
+def row(bench: str, key: Any, times: Any, answers: Any, first: Any) -> dict[str, Any]:
+    mine, base = np.array(times[key]), np.array(times[first])
+    ratio = stats.ratio_of_medians(base, mine)
+    n = len(answers[key])
+    same = sum(answers[first].get(doc) == text for doc, text in answers[key].items()) / n
+    return {
+        "bench": bench,
+        "n": n,
+        "loop": key[0],
+        "batch": key[1],
+        "repeats": mine.size,
+        "samples_per_s": round(n / float(np.median(mine)), 2),
+        "slowest": round(n / mine.max(), 2),
+        "fastest": round(n / mine.min(), 2),
+        "ratio": round(ratio.value, 3),
+        "ratio_ci_low": None if ratio.low is None else round(ratio.low, 3),
+        "ratio_ci_high": None if ratio.high is None else round(ratio.high, 3),
+        "same_answers": round(same, 4),
+        "device": cpu_name(),
+        "threads": torch.get_num_threads(),
+        "dtype": "float32",
+        "attn": "sdpa",
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print, write the CSV."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, default=ROOT / "assets" / "tiny-llava")
+    parser.add_argument("--bench", nargs="*", default=["gqa", "textvqa"])
+    parser.add_argument("--limit", type=int, default=200)
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 16])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/loop.csv"))
+    options = parser.parse_args(argv)
+    declare_missing_ops()
+    note = busy_host() or ""
+    turns = {("llava_hf", 1): stock(options.model, options.limit)}
+    turns |= {("ours", b): ours(options.model, options.limit, b) for b in options.batches}
+    rows = []
+    for bench in options.bench:
+        for line in measure(turns, bench, options.repeats):
+            rows.append(line | {"notes": note})
+            print("  ".join(f"{k}={v}" for k, v in rows[-1].items()), flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
