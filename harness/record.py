@@ -30,9 +30,11 @@ class RoutingRecord:
     mod_layers  bool [L]: layers on which the method may let tokens skip or leave.
     grid        image geometry: ``{"kind": "base"|"tile", "rows", "cols", "start", "newline",
                 "crops"}``; ``start`` is an index into the n tokens; with ``newline`` each row has
-                one more; ``crops`` is what the tower saw of it.
+                one more; ``crops`` is what the tower saw of it. Where the original image is known
+                also ``number``, ``image``, ``fit`` and ``box`` (see ``harness.model.framing``).
     method      canonical ``name:key=value`` string.
     sample      the caller's name for the sample.
+    evidence    boxes that bear the answer: left, top, right, bottom in pixels of the only image.
     """
 
     kinds: NDArray[np.uint8]
@@ -42,6 +44,7 @@ class RoutingRecord:
     grid: list[dict[str, Any]] = field(default_factory=list)
     method: str = ""
     sample: str = ""
+    evidence: list[list[float]] = field(default_factory=list)
 
     # --- sizes ------------------------------------------------------------------------------
     @property
@@ -132,7 +135,7 @@ class RoutingRecord:
     def to_npz(self, path: str | Path) -> None:
         """Write atomically enough for a picture file: bit-packed keep masks and small tables."""
         meta = {"n": self.n, "n_out": self.n_out, "grid": self.grid}
-        meta |= {"method": self.method, "sample": self.sample}
+        meta |= {"method": self.method, "sample": self.sample, "evidence": self.evidence}
         np.savez_compressed(
             Path(path),
             kinds=self.kinds,
@@ -157,6 +160,7 @@ class RoutingRecord:
                 grid=meta["grid"],
                 method=meta["method"],
                 sample=meta["sample"],
+                evidence=meta.get("evidence", []),
             )
 
 
