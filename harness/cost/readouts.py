@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.cost.ledger import Counts, sample_cost
 from harness.cost.shapes import ModelShape
+from harness.evidence import EVIDENCE, recall
 from harness.record import ANSWER, KINDS, RoutingRecord
 
 ROUTING = "routing"
@@ -24,7 +25,7 @@ def read_out(
     """Token and cost columns of `samples/<cell_id>.csv`, and counts by token kind.
 
     The entry `routing` maps a kind to {"tokens": prompt tokens (for answers: tokens fed back),
-    "kept": [L] processed tokens a layer}.
+    "kept": [L] processed tokens a layer}; `evidence` is that of `harness.evidence.recall`.
     """
     by_kind = record.processed_by_kind()
     cost = sample_cost(record, shape, itemsize, vision_runs, by_kind)
@@ -45,6 +46,7 @@ def read_out(
         "tflops_prefill_paper_fastv": cost.prefill["paper-fastv"],
         "tflops_decode": cost.decode,
         ROUTING: _kept_by_kind(record, by_kind),
+        EVIDENCE: recall(record),
     }
 
 

@@ -1,4 +1,4 @@
-"""accuracy.csv, cost.csv and routing.csv, rebuilt from the finished cells' files. Torch-free.
+"""The derived CSVs (accuracy, cost, routing, evidence) from the finished cells' files. Torch-free.
 
 Rows come in the order of the run's settings, whatever order the cells were computed in, so an
 interrupted and resumed run writes the same bytes as one that ran through.
@@ -30,6 +30,7 @@ class CellData:
     metrics: list[dict[str, Any]]
     routing: list[dict[str, Any]]
     cost: list[dict[str, Any]]
+    evidence: list[dict[str, Any]]
 
     @property
     def about(self) -> dict[str, str]:
@@ -59,7 +60,7 @@ class Derived:
         self._accuracy: dict[tuple[str, str], list[MetricRow]] = {}
 
     def write(self) -> None:
-        """Write all three files, each atomically."""
+        """Write all files, each atomically; evidence.csv only where some bench has boxes."""
         cells = self._finished()
         dense = {cell.row["bench"]: cell for cell in cells if cell.row["method"] == DENSE}
         rows = [
@@ -69,7 +70,10 @@ class Derived:
         cost = [row for cell in cells for row in cell.cost]
         write_csv(path / "accuracy.csv", columns.ACCURACY, adjusted(rows), durable=False)
         write_csv(path / "cost.csv", columns.COST, cost, durable=False)
-        write_csv(path / "routing.csv", columns.ROUTING, routing_rows(cells), durable=False)
+        write_csv(path / "routing.csv", columns.ROUTING, rows_of(cells, "routing"), durable=False)
+        evidence = list(rows_of(cells, "evidence"))
+        if evidence or (path / "evidence.csv").exists():
+            write_csv(path / "evidence.csv", columns.EVIDENCE, evidence, durable=False)
 
     def _finished(self) -> list[CellData]:
         done = self.store.done()
@@ -100,6 +104,7 @@ def read_cell(store: Store, row: dict[str, str], seed: int) -> CellData:
         metrics=store.read_metrics(cell_id),
         routing=store.read_routing(cell_id),
         cost=cost_rows(about, samples, seed),
+        evidence=store.read_evidence(cell_id),
     )
 
 
@@ -198,8 +203,8 @@ def _same_metric(dense: CellData | None, metric: Mapping[str, Any]) -> Mapping[s
     return None
 
 
-def routing_rows(cells: Sequence[CellData]) -> Iterator[dict[str, Any]]:
-    """Rows of routing.csv of all cells."""
+def rows_of(cells: Sequence[CellData], table: str) -> Iterator[dict[str, Any]]:
+    """Rows of routing.csv or evidence.csv of all cells."""
     for cell in cells:
-        for row in cell.routing:
+        for row in getattr(cell, table):
             yield {"cell_id": cell.row["cell_id"], "bench": cell.row["bench"], **row}
