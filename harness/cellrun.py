@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cost.readouts import ROUTING, read_out, routing_table
 from harness.errors import CellError, HarnessError, StoreError, one_line
-from harness.evidence import EVIDENCE, evidence_table
+from harness.evidence import EVIDENCE, counts
 from harness.plan import DENSE
 from harness.runinfo import now
 from harness.store.cells import params_json
@@ -93,11 +93,11 @@ def _commit(cell: Cell, result: Any, store: Store) -> None:
     samples = [sample_row(sample) for sample in result.samples]
     readouts = [s.readout for s in result.samples if s.readout]
     metrics = [metric_entry(m, headline=m is result.headline) for m in result.metrics]
-    evidence = evidence_table(result.samples, key.seed, result.headline.higher_is_better)
     shown = {str(sample.doc_id): sample for sample in result.samples}
     folder = store.routing_dir(key.cell_id)
     write_pictures(folder, result.records, shown, result.attention, PICTURED)
-    store.write_cell_files(key.cell_id, samples, metrics, routing_table(readouts), evidence)
+    tables = routing_table(readouts), counts(result.samples)
+    store.write_cell_files(key.cell_id, samples, metrics, *tables)
     store.record(
         {
             **identity(cell),

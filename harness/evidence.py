@@ -7,7 +7,7 @@ that was merged into another slot is counted apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,28 +33,44 @@ def recall(record: RoutingRecord) -> dict[str, Any] | None:
     return {"patches": len(patches), "kept": kept.tolist(), "merged": merged.tolist()}
 
 
-def evidence_table(samples: Iterable[Any], seed: int, split: bool = True) -> list[dict[str, Any]]:
-    """Rows of ``evidence.csv`` without the cell, from the samples of one cell.
+def counts(samples: Iterable[Any]) -> list[dict[str, Any]]:
+    """What is stored of the samples of a cell that have evidence."""
+    found = [(sample, (sample.readout or {}).get(EVIDENCE)) for sample in samples]
+    return [{"doc_id": sample.doc_id, **count} for sample, count in found if count]
+
+
+def evidence_table(
+    counts: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, float | None],
+    images: Mapping[str, str],
+    seed: int,
+    split: bool = True,
+) -> list[dict[str, Any]]:
+    """Rows of ``evidence.csv`` without the cell; ``scores`` and ``images`` are by document.
 
     Recall is the mean over samples, each counting the same, with an interval that draws images.
     ``split``: also by right and wrong answers; left out where a score is not on a scale of 0 to 1.
     """
-    found = [s for s in samples if s.readout and s.readout.get(EVIDENCE)]
-    scored = [s for s in found if s.score is not None]
-    parts = {ALL: found}
-    if split and all(0 <= s.score <= 1 for s in scored):
-        parts["right"] = [s for s in scored if s.score >= RIGHT]
-        parts["wrong"] = [s for s in scored if s.score < RIGHT]
-    return [row for answered, part in parts.items() if part for row in _rows(part, answered, seed)]
+    parts = {ALL: list(counts)}
+    scored = [(c, score) for c in counts if (score := scores.get(c["doc_id"])) is not None]
+    if split and all(0 <= score <= 1 for _, score in scored):
+        parts["right"] = [c for c, score in scored if score >= RIGHT]
+        parts["wrong"] = [c for c, score in scored if score < RIGHT]
+    return [
+        row
+        for answered, part in parts.items()
+        if part
+        for row in _rows(part, answered, [images.get(c["doc_id"], "") for c in part], seed)
+    ]
 
 
-def _rows(samples: list[Any], answered: str, seed: int) -> list[dict[str, Any]]:
-    counts = [s.readout[EVIDENCE] for s in samples]
+def _rows(
+    counts: list[Mapping[str, Any]], answered: str, images: list[str], seed: int
+) -> list[dict[str, Any]]:
     patches = np.array([c["patches"] for c in counts], np.float64)[:, None]
     shares = np.array([c["kept"] for c in counts], np.float64) / patches
     merged = np.array([c["merged"] for c in counts], np.float64) / patches
-    columns = np.column_stack([shares, shares.mean(1)])
-    intervals = mean_intervals(columns, [s.image_id for s in samples], seed)
+    intervals = mean_intervals(np.column_stack([shares, shares.mean(1)]), images, seed)
     away = [*merged.mean(0), merged.mean()]
     depth = shares.shape[1]
     return [
@@ -62,7 +78,7 @@ def _rows(samples: list[Any], answered: str, seed: int) -> list[dict[str, Any]]:
             "scope": LAYER if column < depth else MEAN,
             "layer": column if column < depth else None,
             "answered": answered,
-            "n": len(samples),
+            "n": len(counts),
             "recall": interval.value,
             "ci_low": interval.low,
             "ci_high": interval.high,

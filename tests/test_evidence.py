@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.bench.pictures import Boxes, words
-from harness.evidence import evidence_table, recall
+from harness.evidence import counts, evidence_table, recall
 from harness.record import DROPPED, IMAGE, SKIPPED, RoutingRecord, dense_record
 from harness.stats import mean_intervals
 from harness.store.response_log import pack, unpack
@@ -52,14 +52,14 @@ def test_boxes_and_places_survive_both_file_forms(tmp_path: Any) -> None:
         assert recall(again) == recall(made)
 
 
-def sample(score: float | None, kept: list[int], image: str) -> Any:
-    evidence = {"patches": 4, "kept": kept, "merged": [0] * len(kept)}
-    return SimpleNamespace(score=score, image_id=image, readout={"evidence": evidence})
+def count(doc: str, kept: list[int]) -> dict[str, Any]:
+    return {"doc_id": doc, "patches": 4, "kept": kept, "merged": [0] * len(kept)}
 
 
 def test_rows_split_by_answer_with_layers_and_their_mean() -> None:
-    samples = [sample(1.0, [4, 2], "a"), sample(0.3, [4, 0], "b"), sample(1.0, [4, 4], "c")]
-    rows = evidence_table([*samples, SimpleNamespace(readout={}, score=1.0)], seed=0)
+    counted = [count("a", [4, 2]), count("b", [4, 0]), count("c", [4, 4])]
+    scores, images = {"a": 1.0, "b": 0.3, "c": 1.0, "d": 0.0}, {"a": "x", "b": "y", "c": "z"}
+    rows = evidence_table(counted, scores, images, seed=0)
     found = {(r["answered"], r["scope"], r["layer"]): r for r in rows}
     assert found["all", "layer", 1]["recall"] == pytest.approx(0.5)
     assert found["right", "layer", 1]["recall"] == pytest.approx(0.75)
@@ -70,9 +70,17 @@ def test_rows_split_by_answer_with_layers_and_their_mean() -> None:
 
 
 def test_scores_on_another_scale_are_not_split() -> None:
-    rows = evidence_table([sample(57.0, [4], "a"), sample(0.0, [2], "b")], seed=0)
+    rows = evidence_table([count("a", [4]), count("b", [2])], {"a": 57.0, "b": 0.0}, {}, seed=0)
     assert {r["answered"] for r in rows} == {"all"}
-    assert evidence_table([], seed=0) == []
+    assert evidence_table([], {}, {}, seed=0) == []
+
+
+def test_only_samples_with_evidence_are_stored() -> None:
+    known = SimpleNamespace(doc_id="1", readout={"evidence": recall(record())})
+    samples = [known, SimpleNamespace(doc_id="2", readout={"evidence": None})]
+    assert counts(samples) == [
+        {"doc_id": "1", "patches": 2, "kept": [2, 1, 0], "merged": [0, 0, 1]}
+    ]
 
 
 def test_intervals_of_columns_hold_their_means_and_repeat() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from harness import stats
 from harness.cost.rows import cost_rows
+from harness.evidence import evidence_table
 from harness.store import columns
 from harness.store.csvfile import read_rows, write_csv
 from harness.store.rundir import Store
@@ -97,15 +98,29 @@ def read_cell(store: Store, row: dict[str, str], seed: int) -> CellData:
     cell_id = row["cell_id"]
     samples = read_rows(store.samples_csv(cell_id))
     about = {name: row.get(name, "") for name in columns.CELL}
+    images = {sample["doc_id"]: sample.get("image_id", "") for sample in samples}
+    metrics = store.read_metrics(cell_id)
     return CellData(
         row=row,
         n=len(samples),
-        images={sample["doc_id"]: sample.get("image_id", "") for sample in samples},
-        metrics=store.read_metrics(cell_id),
+        images=images,
+        metrics=metrics,
         routing=store.read_routing(cell_id),
         cost=cost_rows(about, samples, seed),
-        evidence=store.read_evidence(cell_id),
+        evidence=evidence_rows(store.read_evidence(cell_id), metrics, images, seed),
     )
+
+
+def evidence_rows(
+    counts: Sequence[Mapping[str, Any]],
+    metrics: Sequence[Mapping[str, Any]],
+    images: Mapping[str, str],
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Rows of evidence.csv of one cell, by the scores of its headline metric."""
+    headline = next((m for m in metrics if m["headline"]), {})
+    scores = headline.get("scores") or {}
+    return evidence_table(counts, scores, images, seed, bool(headline.get("higher_is_better")))
 
 
 def metric_rows(
