@@ -27,7 +27,7 @@ KINDS = {
 
 def draw_all(summary: Summary, folder: Path) -> list[Drawn]:
     """A heat map of the image tokens, and one for every other kind that some method leaves out."""
-    frame = _frame(summary)
+    frame = frame_of(summary)
     drawn = []
     for kind in KINDS:
         part = frame[frame["kind"] == kind]
@@ -36,7 +36,7 @@ def draw_all(summary: Summary, folder: Path) -> list[Drawn]:
     return drawn
 
 
-def _frame(summary: Summary) -> pd.DataFrame:
+def frame_of(summary: Summary) -> pd.DataFrame:
     """routing.csv of the finished cells, with the series each row belongs to."""
     place = {
         cell.cell_id: summary.series.index(series)

@@ -46,6 +46,13 @@ ROUTING = Spec(
     ("cell_id", "bench", "layer", "kind"),
     ("cell_id", "layer", "kind", "kept_fraction"),
 )
+EVIDENCE = Spec(
+    "evidence.csv",
+    ("cell_id", "bench", "answered", "scope"),
+    ("layer", "n", "recall", "ci_low", "ci_high", "merged"),
+    ("cell_id", "scope", "layer", "answered"),
+    ("cell_id", "layer", "answered", "recall", "scope"),
+)
 THROUGHPUT = Spec(
     "throughput.csv",
     (*CELL_TEXT, "workload", "device", "attn", "dtype", "phase", "notes"),
@@ -78,6 +85,7 @@ class Run:
     routing: pd.DataFrame
     throughput: pd.DataFrame
     published: pd.DataFrame
+    evidence: pd.DataFrame
     notices: list[str] = field(default_factory=list)
 
     @property
@@ -110,13 +118,13 @@ def load_run(path: Path) -> Run:
         raise ReportError(f"{path} is not a directory; give the directory of a run.")
     notices: list[str] = []
     meta = _meta(path / "run.json", notices)
-    cells, accuracy, cost, routing, speed, published = (
+    cells, accuracy, cost, routing, speed, published, evidence = (
         read_table(path / spec.name, spec, notices)
-        for spec in (CELLS, ACCURACY, COST, ROUTING, THROUGHPUT, PUBLISHED)
+        for spec in (CELLS, ACCURACY, COST, ROUTING, THROUGHPUT, PUBLISHED, EVIDENCE)
     )
     if not meta and not any((path / name).exists() for name in ("cells.csv", "study.csv")):
         raise ReportError(f"{path} holds no run: neither run.json nor cells.csv is there.")
-    run = Run(path, meta, cells, accuracy, cost, routing, speed, published, notices)
+    run = Run(path, meta, cells, accuracy, cost, routing, speed, published, evidence, notices)
     needed: tuple[Spec, ...] = (CELLS, ACCURACY, COST, ROUTING)
     if run.is_study:
         needed = ()  # it has files of its own
@@ -173,7 +181,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _drop_impossible(run: Run) -> None:
     """Blank values that cannot be right (a hand-edited file), and say so."""
-    acc, cost, routing = run.accuracy, run.cost, run.routing
+    acc, cost, routing, evidence = run.accuracy, run.cost, run.routing, run.evidence
     slack = 1e-9
     outside = (acc["value"] < acc["ci_low"] - slack) | (acc["value"] > acc["ci_high"] + slack)
     blank(run, acc, outside, ["ci_low", "ci_high"], "accuracy.csv", "intervals off their value")
@@ -190,6 +198,11 @@ def _drop_impossible(run: Run) -> None:
     wrong = (kept < -slack) | (kept > 1 + 1e-6)
     wrong |= (routing["kept"] / routing["tokens"] - kept).abs() > 0.01
     blank(run, routing, wrong, ["kept_fraction"], "routing.csv", "contradictory kept fractions")
+    recall = evidence["recall"]
+    wrong = (recall < -slack) | (recall > 1 + 1e-6)
+    wrong |= (recall < evidence["ci_low"] - slack) | (recall > evidence["ci_high"] + slack)
+    columns = ["recall", "ci_low", "ci_high"]
+    blank(run, evidence, wrong, columns, "evidence.csv", "values outside 0 to 1 or their interval")
 
 
 def blank(

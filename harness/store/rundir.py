@@ -249,7 +249,7 @@ class Store:
         return _read_json_list(self.routing_json(cell_id))
 
     def read_evidence(self, cell_id: str) -> list[dict[str, Any]]:
-        """Answer-bearing patches by sample, empty where the bench has no boxes; StoreError when damaged."""
+        """Answer-bearing patches by sample, empty without boxes; StoreError when damaged."""
         path = self.evidence_json(cell_id)
         return _read_json_list(path) if path.exists() else []
 
