@@ -46,7 +46,7 @@ def draw(summary: Summary, folder: Path, shown: Sequence[Shown]) -> list[Drawn]:
     }
     if not chosen:
         return []
-    drawn = [_layers(summary, folder, chosen)]
+    drawn: list[Drawn | None] = [_layers(summary, folder, chosen)]
     if len(chosen) > 1:
         drawn.append(_methods(summary, folder, chosen))
     return [one for one in drawn if one is not None]
@@ -96,7 +96,7 @@ def _methods(summary: Summary, folder: Path, chosen: dict[Series, list[Shown]]) 
     values = np.full((len(names), len(names)), np.nan)
     chances, counts = values.copy(), []
     for a, first in enumerate(names):
-        for b, second in enumerate(names[: a + 1]):
+        for b, second in enumerate(names[:a]):
             pairs = _pairs(chosen[first], chosen[second])
             if pairs:
                 values[a, b] = float(np.mean([p[0] for p in pairs]))
@@ -114,8 +114,8 @@ def _methods(summary: Summary, folder: Path, chosen: dict[Series, list[Shown]]) 
     axes = sheet.panel("Between methods" + (" (mini)" if mini else ""), False)
     _map(axes, values)
     for a in range(len(names)):
-        for b in range(a + 1):
-            if a != b and np.isfinite(values[a, b]):
+        for b in range(a):
+            if np.isfinite(values[a, b]):
                 colour = ON_ACCENT if values[a, b] > 0.55 else INK
                 words = f"{values[a, b]:.2f}\n({chances[a, b]:.2f})"
                 axes.text(b, a, words, ha="center", va="center", color=colour, fontsize=7)

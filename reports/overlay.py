@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reports import geometry, text
+from reports.record import GONE, IMAGE, LEFT_OUT, MERGED, PROCESSED, QUESTION
 from reports.sheet import Drawn, Sheet
-from reports.shown import GONE, LEFT_OUT, MERGED, PROCESSED, Shown
+from reports.shown import Shown
 from reports.style import HUES, INK, MUTED
 from reports.summary import Summary
 
@@ -84,7 +85,7 @@ def _draw(
     tokens = geometry.tokens(grid).ravel()
     for row, sample in enumerate(group):
         for column, layer in enumerate(layers):
-            states = sample.states[layer, tokens]
+            states = sample.record.states[layer, tokens]
             x, y = column * (wide + 8), row * (high + 8)
             axes.imshow(_faded(picture, where, states), extent=(x, x + wide, y + high, y),
                         interpolation="none")  # fmt: skip
@@ -108,10 +109,9 @@ def _draw(
         "Patches fade to pale where skipped, to dark where dropped, half where merged into another "
         f"token; frames hold the answer. {_asked(group)} {text.conditions(summary)}; n = 1."
     )
-    alt = f"{title}: " + "; ".join(
-        f"{s.series.label} keeps {text.percent(float((s.states[:, tokens] == PROCESSED).mean()))}"
-        for s in group
-    )
+    kept = [float((s.record.states[:, tokens] == PROCESSED).mean()) for s in group]
+    said = zip(group, kept, strict=True)
+    alt = f"{title}: " + "; ".join(f"{s.series.label} keeps {text.percent(k)}" for s, k in said)
     drawn = sheet.save(folder, title, caption, [alt], table)
     drawn.photo = True
     return drawn
@@ -127,8 +127,8 @@ def question(sample: Shown) -> str:
     """The words of the prompt that stand for the question, on one line."""
     words = [str(w) for w in sample.about.get("words") or []]
     kinds = sample.record.kinds
-    kinds = kinds[kinds != 2].tolist()
-    own = [w for w, kind in zip(words, kinds, strict=False) if kind == 1]
+    kinds = kinds[kinds != IMAGE].tolist()
+    own = [w for w, kind in zip(words, kinds, strict=False) if kind == QUESTION]
     joined = "".join(own).strip()
     return " ".join(joined.partition("\n")[0].split())
 

@@ -16,13 +16,17 @@ PICTURES = (
     "sample. Words that a layer leaves out are struck through."
 )
 STILL = "The page (report.html) has all layers and more samples with a slider."
-AGREEMENT = "Methods that choose afresh at every layer agree less between layers than those that choose once."
+AGREEMENT = (
+    "Methods that choose afresh at every layer agree less between layers than those that choose "
+    "once."
+)
 EVIDENCE = (
-    "The mini data know which patches an answer needs. A method that keeps more of them than of all "
-    "patches has found something; one that keeps as many has not."
+    "Which patches an answer needs is known here. A method that keeps a larger share of them than "
+    "of all patches has found something; one that keeps the same share has not."
 )
 ATTENTION = (
-    "Where the dense model's tokens look: redundant layers are the ones that γ-MoD makes sparse."
+    "Where the tokens of the dense model look. A layer whose rows are alike adds little: that is "
+    "the redundancy γ-MoD looks for."
 )
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import to_rgba
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from harness.record import IMAGE
 from reports import shown as routing
 from reports import text
+from reports.record import IMAGE, PROCESSED
 from reports.sheet import Drawn, Sheet
 from reports.shown import Shown
 from reports.style import ACCENT, HUES, MUTED
@@ -23,24 +24,25 @@ INKS = (to_rgba(ACCENT), to_rgba(MUTED, 0.10), to_rgba(MUTED, 0.32), to_rgba(HUE
 
 def draw(summary: Summary, folder: Path, samples: Sequence[Shown]) -> Drawn | None:
     """Token by layer, one panel a method, for the first sample that most methods recorded."""
-    chosen = [s for s in _most_common(samples) if (s.record.kinds == IMAGE).any()]
+    chosen = [s for s in _most_common(samples) if s.kept_images.size and not s.kept_images.all()]
     if not chosen:
         return None
     first = chosen[0]
     depth = max(s.record.layers for s in chosen)
-    sheet = Sheet("selection", len(chosen), columns=2, width=5.4, left=0.5, right=0.15,
-                  height=1.0 + max(0.9, 0.1 * depth))  # fmt: skip
+    sheet = Sheet("selection", len(chosen), columns=2, width=4.2, left=0.5, right=0.15,
+                  height=0.95 + max(1.0, 0.055 * depth))  # fmt: skip
     mini = summary.is_mini_model or summary.is_mini_bench(first.bench)
     table: list[list[object]] = [["label", "bench", "doc_id", "layer", "tokens", "kept", "mask"]]
     alts = []
     for sample in chosen:
-        states = sample.states[:, sample.record.kinds == IMAGE]
+        states = sample.record.states[:, sample.record.kinds == IMAGE]
         axes = sheet.panel(sample.series.short + (" (mini)" if mini else ""), False)
         axes.imshow(np.array(INKS)[states], aspect="auto", interpolation="none")
         axes.grid(visible=False)
         axes.set_xlabel("image token")
-        axes.set_ylabel("layer")
-        kept = states == routing.PROCESSED
+        axes.set_ylabel("decoder layer")
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        kept = states == PROCESSED
         share = text.percent(float(kept.mean()))
         alts.append(f"{sample.series.label}: {share} of the image tokens, mean over layers.")
         table += [
@@ -51,8 +53,7 @@ def draw(summary: Summary, folder: Path, samples: Sequence[Shown]) -> Drawn | No
     caption = (
         f"Image tokens in reading order against decoder layers, {first.bench} document "
         f"{first.doc_id}: blue processed, pale skipped, grey dropped, orange merged into another "
-        f"token. A vertical line is a token that every layer takes. {text.conditions(summary)}; "
-        "n = 1."
+        f"token. Methods that choose once show columns. {text.conditions(summary)}; n = 1."
     )
     return sheet.save(folder, "Selection map", caption, alts, table)
 
@@ -101,4 +102,4 @@ def _ink(values: NDArray[np.float64]) -> NDArray[np.float64]:
     colours = np.zeros((*values.shape, 4))
     colours[..., :3] = to_rgba(ACCENT)[:3]
     colours[..., 3] = np.clip(1 + np.log10(np.maximum(values, 1e-4)) / 4, 0, 1)
-    return np.round(colours, 2)
+    return np.asarray(np.round(colours, 2), np.float64)

@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.record import IMAGE, SKIPPED, RoutingRecord
+from reports.record import IMAGE, PROCESSED, Record, read
 from reports.summary import Series, Summary
 
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
-PROCESSED, LEFT_OUT, GONE, MERGED = range(4)
-STATES = ("processed", "skipped", "dropped", "merged")
 ATTENTION = "attention.npz"
 
 
@@ -30,23 +28,13 @@ class Shown:
     bench: str
     cell_id: str
     doc_id: str
-    record: RoutingRecord
+    record: Record
     about: dict[str, Any]
-
-    @property
-    def states(self) -> NDArray[np.uint8]:
-        """[L, n] index into ``STATES``."""
-        route = self.record.route
-        states = np.full(route.shape, MERGED, np.uint8)
-        states[self.record.keep] = PROCESSED
-        states[route == SKIPPED] = LEFT_OUT
-        states[route < SKIPPED] = GONE
-        return states
 
     @property
     def kept_images(self) -> NDArray[np.bool_]:
         """[L, image tokens] processed in their own slot."""
-        return self.record.keep[:, self.record.kinds == IMAGE]
+        return np.asarray(self.record.states[:, self.record.kinds == IMAGE] == PROCESSED)
 
 
 def load(summary: Summary) -> list[Shown]:
@@ -58,7 +46,7 @@ def load(summary: Summary) -> list[Shown]:
             if path.name == ATTENTION:
                 continue
             try:
-                record = _checked(RoutingRecord.from_npz(path))
+                record = read(path)
                 about = _about(path.with_suffix(".json"))
             except DAMAGED:
                 broken += 1
@@ -99,23 +87,6 @@ def _folders(summary: Summary) -> Iterator[tuple[Series, str, str, Path]]:
             cell = summary.cell(series, bench)
             if cell.status == "done" and cell.cell_id.isalnum():
                 yield series, bench, cell.cell_id, summary.run.path / "routing" / cell.cell_id
-
-
-def _checked(record: RoutingRecord) -> RoutingRecord:
-    """A record whose parts fit together; ValueError otherwise."""
-    layers, n = record.route.shape
-    if record.kinds.shape != (n,) or not layers or not isinstance(record.grid, list):
-        raise ValueError("shapes")
-    if (record.route >= n).any() or (record.kinds > 3).any():
-        raise ValueError("routes outside the prompt")
-    for grid in record.grid:
-        rows, cols, start = (int(grid[name]) for name in ("rows", "cols", "start"))
-        if rows < 1 or cols < 1 or not 0 <= start <= n - rows * (cols + bool(grid["newline"])):
-            raise ValueError("a grid outside the prompt")
-        box = grid.get("box", [0, 0, 1, 1])
-        if len(box) != 4 or not np.isfinite(np.asarray(box, float)).all():
-            raise ValueError("a grid without a place")
-    return record
 
 
 def _about(path: Path) -> dict[str, Any]:

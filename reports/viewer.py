@@ -101,11 +101,12 @@ def _method(sample: Shown) -> dict[str, Any]:
     score = sample.about.get("score")
     number = isinstance(score, (int, float)) and not isinstance(score, bool)
     return {
+        "name": sample.series.short,
         "label": sample.series.label,
         "answer": str(sample.about.get("prediction", "")),
         "score": score if number else None,
         "layers": sample.record.layers,
-        "states": _packed(sample.states),
+        "states": _packed(sample.record.states),
     }
 
 

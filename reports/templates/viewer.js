@@ -62,7 +62,7 @@
   const card = function (sample, method, parent, picture) {
     const kinds = sample.kinds, n = kinds.length, states = unpack(method.states, n * method.layers);
     const box = make("article", parent), head = make("p", box, "", "who");
-    make("strong", head, method.label);
+    make("strong", head, method.name).title = method.label;
     const canvases = sample.grids.map(function (grid) {
       const canvas = make("canvas", box);
       canvas.setAttribute("role", "img");
@@ -105,7 +105,7 @@
     const start = function (picture) {
       const updates = sample.methods.map(m => card(sample, m, cards, picture));
       const show = function () {
-        value.textContent = slider.value + " of 0 to " + (depth - 1);
+        value.textContent = slider.value + " (0 to " + (depth - 1) + ")";
         updates.forEach(update => update(Number(slider.value)));
       };
       slider.addEventListener("input", show);
