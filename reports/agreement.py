@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reports import text
 from reports.sheet import Drawn, Sheet
 from reports.shown import Shown
-from reports.style import ACCENT, INK, ON_ACCENT
+from reports.style import INK, MAP, ON_ACCENT
 from reports.summary import Series, Summary
 
 Floats = NDArray[np.float64]
@@ -156,7 +156,7 @@ def _pairs(first: list[Shown], second: list[Shown]) -> list[tuple[float, float]]
 def _map(axes: Axes, values: Floats) -> None:
     """Cells whose ink is the value, so that they suit light and dark pages."""
     colours = np.zeros((*values.shape, 4))
-    colours[..., :3] = to_rgba(ACCENT)[:3]
+    colours[..., :3] = to_rgba(MAP)[:3]
     colours[..., 3] = np.where(np.isfinite(values), 0.04 + 0.96 * np.nan_to_num(values), 0)
     axes.imshow(colours, interpolation="none", aspect="auto")
     axes.grid(visible=False)

@@ -15,7 +15,7 @@ from reports import geometry, text
 from reports.record import GONE, IMAGE, LEFT_OUT, MERGED, PROCESSED, QUESTION
 from reports.sheet import Drawn, Sheet
 from reports.shown import Shown
-from reports.style import HUES, INK, MUTED
+from reports.style import INK
 from reports.summary import Summary
 
 COLUMNS, BENCHES, TILE = 5, 4, 132
@@ -100,14 +100,11 @@ def _draw(
                     [f"layer {layer}" for layer in layers])  # fmt: skip
     axes.set_yticks([r * (high + 8) + high / 2 for r in range(len(group))],
                     [s.series.short for s in group], color=INK)  # fmt: skip
-    kind = "tile grid; " if grid["kind"] == "tile" else ""
+    part = ", its tile grid" if grid["kind"] == "tile" else ""
     caption = (
-        f"What {len(layers)} of {depth} decoder layers process of the image ({kind}mini numbers). "
-        if mini
-        else f"What {len(layers)} of {depth} decoder layers process of the image. "
-    ) + (
-        "Patches fade to pale where skipped, to dark where dropped, half where merged into another "
-        f"token; frames hold the answer. {_asked(group)} {text.conditions(summary)}; n = 1."
+        f"What {len(layers)} of {depth} decoder layers process of the image{part}. Patches fade to "
+        "pale where skipped, to dark where dropped, half where merged into another token; dashed "
+        f"frames hold the answer. {_asked(group)} {text.conditions(summary)}; n = 1."
     )
     kept = [float((s.record.states[:, tokens] == PROCESSED).mean()) for s in group]
     said = zip(group, kept, strict=True)
@@ -170,5 +167,6 @@ def _boxes(
         size = (box[2] - box[0]) * wide / full_wide, (box[3] - box[1]) * high / full_high
         for column in range(columns):
             place = (column * (wide + 8) + x, top + y)
-            axes.add_patch(Rectangle(place, *size, fill=False, edgecolor=HUES[1], linewidth=1))
-            axes.add_patch(Rectangle(place, *size, fill=False, edgecolor=MUTED, linewidth=0.3))
+            for colour, width, dash in (("#ffffff", 2.4, "-"), (INK, 1.2, (0, (3, 2)))):
+                axes.add_patch(Rectangle(place, *size, fill=False, edgecolor=colour,
+                                         linewidth=width, linestyle=dash))  # fmt: skip

@@ -15,10 +15,10 @@ from reports import text
 from reports.record import IMAGE, PROCESSED
 from reports.sheet import Drawn, Sheet
 from reports.shown import Shown
-from reports.style import ACCENT, HUES, MUTED
+from reports.style import HUES, MAP, MUTED
 from reports.summary import Summary
 
-INKS = (to_rgba(ACCENT), to_rgba(MUTED, 0.10), to_rgba(MUTED, 0.32), to_rgba(HUES[1]))
+INKS = (to_rgba(MAP), to_rgba(MUTED, 0.10), to_rgba(MUTED, 0.32), to_rgba(HUES[1]))
 """Of processed, skipped, dropped and merged tokens, on a light and on a dark page."""
 
 
@@ -100,6 +100,6 @@ def attention(summary: Summary, folder: Path) -> Drawn | None:
 
 def _ink(values: NDArray[np.float64]) -> NDArray[np.float64]:
     colours = np.zeros((*values.shape, 4))
-    colours[..., :3] = to_rgba(ACCENT)[:3]
+    colours[..., :3] = to_rgba(MAP)[:3]
     colours[..., 3] = np.clip(1 + np.log10(np.maximum(values, 1e-4)) / 4, 0, 1)
     return np.asarray(np.round(colours, 2), np.float64)

@@ -24,11 +24,18 @@ BUDGET = 6_000_000
 
 
 def groups(samples: Sequence[Shown]) -> list[list[Shown]]:
-    """Records of one document under all its methods; each bench's first document comes first."""
+    """Records of one document under all its methods; each bench's first document comes first.
+
+    Records whose prompt is another than the first one's cannot stand beside it.
+    """
     found: dict[tuple[str, str], list[Shown]] = {}
     for sample in samples:
-        if sample.about.get("words") is not None:
-            found.setdefault((sample.bench, sample.doc_id), []).append(sample)
+        if sample.about.get("words") is None:
+            continue
+        group = found.setdefault((sample.bench, sample.doc_id), [])
+        first, this = (group or [sample])[0].record, sample.record
+        if np.array_equal(this.kinds, first.kinds) and this.grid == first.grid:
+            group.append(sample)
     place: dict[str, int] = {}
     order = {}
     for key in found:
@@ -80,9 +87,7 @@ def markup(
 
 
 def _entry(group: Sequence[Shown]) -> dict[str, Any]:
-    """One document; records whose prompt differs from the first one's are not comparable."""
     first = group[0]
-    same = [s for s in group if np.array_equal(s.record.kinds, first.record.kinds)]
     return {
         "bench": first.bench,
         "doc": first.doc_id,
@@ -93,7 +98,7 @@ def _entry(group: Sequence[Shown]) -> dict[str, Any]:
         "words": [str(w) for w in first.about.get("words") or []],
         "evidence": first.record.evidence,
         "grids": [g for g in first.record.grid if g.get("number", 0) == 0],
-        "methods": [_method(s) for s in same],
+        "methods": [_method(s) for s in group],
     }
 
 
