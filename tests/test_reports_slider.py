@@ -34,7 +34,8 @@ COUNTS = (
 STRUCK = """[...document.querySelectorAll("#viewer details[open] article")]
   .map(a => [...a.querySelectorAll(".off")].map(e => e.textContent.trim()))"""
 WIDE = """[...document.querySelectorAll("body *")].filter(e =>
-  !e.closest(".scroll, .panels, noscript") && !e.matches(".skip-link") && e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+  !e.closest(".scroll, .panels, noscript") && !e.matches(".skip-link") &&
+  e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
   .map(e => e.outerHTML.slice(0, 80))"""
 
 

@@ -40,7 +40,7 @@ def place(grids: list[dict[str, Any]], sizes: Sequence[Size], processor: Any) ->
             fit, box = _whole(size, processor)
         else:
             fit, box = TILES, _tiles(grid, size, processor, side)
-        if box is not None:
+        if box is not None and (grid["rows"] > 1 or grid["cols"] == 1):  # else no known shape
             grid |= {"number": number, "image": list(size), "fit": fit}
             grid["box"] = [round(edge, 3) for edge in box]
 
