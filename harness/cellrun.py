@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import shutil
 import traceback
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cost.readouts import ROUTING, read_out, routing_table
 from harness.errors import CellError, HarnessError, StoreError, one_line
+from harness.evidence import EVIDENCE, counts
 from harness.plan import DENSE
 from harness.runinfo import now
 from harness.store.cells import params_json
-from harness.store.csvfile import TEMPORARY, cannot_write
+from harness.store.pictures import save_image, write_pictures
 from harness.store.rundir import DONE, FAILED, Store
 
 if TYPE_CHECKING:
@@ -67,6 +65,8 @@ def run_cell(
             on_batch=on_batch,
             on_sample=count,
             keep_record=lambda position: position < PICTURED,
+            on_image=functools.partial(save_image, store.path / "routing"),
+            attention=cell.method.name == DENSE,
             verbose=verbose,
         )
         if not result.samples:
@@ -97,8 +97,11 @@ def _commit(cell: Cell, result: Any, store: Store) -> None:
     samples = [sample_row(sample) for sample in result.samples]
     readouts = [s.readout for s in result.samples if s.readout]
     metrics = [metric_entry(m, headline=m is result.headline) for m in result.metrics]
-    _write_pictures(result.records, store.routing_dir(key.cell_id))
-    store.write_cell_files(key.cell_id, samples, metrics, routing_table(readouts))
+    shown = {str(sample.doc_id): sample for sample in result.samples}
+    folder = store.routing_dir(key.cell_id)
+    write_pictures(folder, result.records, shown, result.attention, PICTURED)
+    tables = routing_table(readouts), counts(result.samples)
+    store.write_cell_files(key.cell_id, samples, metrics, *tables)
     store.record(
         {
             **identity(cell),
@@ -154,7 +157,7 @@ def identity(cell: Cell) -> dict[str, Any]:
 
 def sample_row(sample: Any) -> dict[str, Any]:
     """One row of `samples/<cell_id>.csv`; cost columns stay empty without a routing record."""
-    numbers = {k: v for k, v in (sample.readout or {}).items() if k != ROUTING}
+    numbers = {k: v for k, v in (sample.readout or {}).items() if k not in (ROUTING, EVIDENCE)}
     return {
         "doc_id": sample.doc_id,
         "score": sample.score,
@@ -185,21 +188,3 @@ def log_fault(store: Store, cell_id: str) -> None:
     with contextlib.suppress(OSError):  # the error itself is still reported
         folder.mkdir(exist_ok=True)
         (folder / f"{cell_id}.txt").write_text(traceback.format_exc(), encoding="utf-8")
-
-
-def _write_pictures(records: Mapping[str, Any], folder: Path) -> None:
-    """`routing/<cell_id>/NN-<doc_id>.npz`, the whole folder at once."""
-    chosen = list(records.items())[:PICTURED]
-    if not chosen:
-        return
-    building = folder.with_name(folder.name + TEMPORARY.rstrip("-"))
-    try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        for number, (doc_id, record) in enumerate(chosen):
-            name = "".join(c if c.isalnum() or c in "-_" else "_" for c in str(doc_id))[:80]
-            record.to_npz(building / f"{number:02d}-{name}.npz")
-        shutil.rmtree(folder, ignore_errors=True)
-        building.rename(folder)
-    except OSError as error:
-        raise cannot_write(folder, error) from error

@@ -30,13 +30,15 @@ class RoutingRecord:
     mod_layers  bool [L]: layers on which the method may let tokens skip or leave.
     grid        image geometry: ``{"kind": "base"|"tile", "rows", "cols", "start", "newline",
                 "crops"}``; ``start`` is an index into the n tokens; with ``newline`` each row has
-                one more; ``crops`` is what the tower saw of it.
+                one more; ``crops`` is what the tower saw of it. Where the original image is known
+                also ``number``, ``image``, ``fit`` and ``box`` (see ``harness.model.framing``).
     method      canonical ``name:key=value`` string.
     sample      the caller's name for the sample.
     scoring     what was computed to decide, equal calls together: ``phase`` prompt or decode,
                 ``kind`` linear (a layer of the method's own; ``out`` features, and ``in`` where it
                 is not the model's width), last_row or mean_row (attention rows), ``tokens`` of
                 one call, ``calls``. Files of older versions have none.
+    evidence    boxes that bear the answer: left, top, right, bottom in pixels of the only image.
     """
 
     kinds: NDArray[np.uint8]
@@ -47,6 +49,7 @@ class RoutingRecord:
     method: str = ""
     sample: str = ""
     scoring: list[dict[str, Any]] = field(default_factory=list)
+    evidence: list[list[float]] = field(default_factory=list)
 
     # --- sizes ------------------------------------------------------------------------------
     @property
@@ -137,7 +140,8 @@ class RoutingRecord:
     def to_npz(self, path: str | Path) -> None:
         """Write atomically enough for a picture file: bit-packed keep masks and small tables."""
         meta = {"n": self.n, "n_out": self.n_out, "grid": self.grid}
-        meta |= {"method": self.method, "sample": self.sample, "scoring": self.scoring}
+        meta |= {"method": self.method, "sample": self.sample}
+        meta |= {"scoring": self.scoring, "evidence": self.evidence}
         np.savez_compressed(
             Path(path),
             kinds=self.kinds,
@@ -163,6 +167,7 @@ class RoutingRecord:
                 method=meta["method"],
                 sample=meta["sample"],
                 scoring=meta.get("scoring", []),
+                evidence=meta.get("evidence", []),
             )
 
 

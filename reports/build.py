@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from reports import (
     dots,
     pareto,
     published,
-    retention,
+    routing,
     study,
     studyfigures,
     studytables,
@@ -30,24 +30,12 @@ from reports import (
 from reports import timing as times
 from reports.errors import ReportError
 from reports.rundata import load_run
+from reports.section import Section
 from reports.sheet import Drawn
 from reports.summary import Summary, summarise, timed_part
 from reports.tables import Table
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True)
-class Section:
-    """One heading of the report with what stands under it."""
-
-    anchor: str
-    title: str
-    intro: str = ""
-    figures: tuple[Drawn, ...] = ()
-    tables: tuple[Table, ...] = ()
-    folded: bool = False
-    """Whether the tables start closed: for reference, not for the first reading."""
 
 
 def build_report(run_dir: Path) -> Path:
@@ -79,12 +67,12 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
     with style.context():
         front = pareto.draw(summary, folder, palette)
         dot = dots.draw(summary, folder, palette)
-        kept = retention.draw_all(summary, folder)
+        layers = routing.sections(summary, folder, palette)
     sections = [
         Section("overview", "Overview", tables=(tables.overview(summary, beside),)),
         Section("pareto", "Accuracy against cost", _none(front), _known(front)),
         Section("accuracy", "Accuracy by bench", _none(dot), _known(dot)),
-        Section("routing", "What each layer keeps", _none(*kept), tuple(kept)),
+        *layers,
     ]
     printed = [t for t in (published.comparison(summary.run), published.measured(summary.run)) if t]
     if printed:  # such a run has no benchmarks: this table is what it is for

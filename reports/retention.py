@@ -24,19 +24,24 @@ KINDS = {
     "answer": "Answer tokens processed by layer",
 }
 
+FULL = 0.9995
+"""A share from here on reads as all tokens."""
+
 
 def draw_all(summary: Summary, folder: Path) -> list[Drawn]:
     """A heat map of the image tokens, and one for every other kind that some method leaves out."""
-    frame = _frame(summary)
+    frame = frame_of(summary)
     drawn = []
+    lowest = frame.groupby("kind")["kept_fraction"].min()
+    whole = [k for k in KINDS if k != "image" and lowest.get(k, 0.0) >= FULL]
     for kind in KINDS:
         part = frame[frame["kind"] == kind]
-        if len(part) and (kind == "image" or part["kept_fraction"].min() < 0.9995):
-            drawn.append(_draw(summary, folder, kind, part))
+        if len(part) and (kind == "image" or part["kept_fraction"].min() < FULL):
+            drawn.append(_draw(summary, folder, kind, part, whole if kind == "image" else []))
     return drawn
 
 
-def _frame(summary: Summary) -> pd.DataFrame:
+def frame_of(summary: Summary) -> pd.DataFrame:
     """routing.csv of the finished cells, with the series each row belongs to."""
     place = {
         cell.cell_id: summary.series.index(series)
@@ -50,7 +55,9 @@ def _frame(summary: Summary) -> pd.DataFrame:
     return frame[usable].astype({"series": int, "layer": int})
 
 
-def _draw(summary: Summary, folder: Path, kind: str, frame: pd.DataFrame) -> Drawn:
+def _draw(
+    summary: Summary, folder: Path, kind: str, frame: pd.DataFrame, whole: list[str]
+) -> Drawn:
     means = frame.groupby(["series", "layer"])["kept_fraction"].agg(["mean", "min", "max", "size"])
     first, last = int(frame["layer"].min()), int(frame["layer"].max())
     layers = list(range(first, last + 1))
@@ -69,7 +76,7 @@ def _draw(summary: Summary, folder: Path, kind: str, frame: pd.DataFrame) -> Dra
     _cells(axes, summary.series, layers, values, with_numbers=numbered)
     spread = float((means["max"] - means["min"]).max())
     absent = [s for i, s in enumerate(summary.series) if i not in set(frame["series"])]
-    caption = _caption(summary, benches, spread, absent)
+    caption = _caption(summary, benches, spread, absent, whole)
     alt = f"{KINDS[kind]}: " + "; ".join(
         f"{s.label} {text.percent(sum(row) / len(row))} on average"
         for i, s in enumerate(summary.series)
@@ -143,7 +150,9 @@ def _key(axes: Axes, columns: int) -> None:
     axes.text(left + 5.3 * size, top + height / 2, "100 %", ha="left", **words)
 
 
-def _caption(summary: Summary, benches: list[str], spread: float, absent: list[Series]) -> str:
+def _caption(
+    summary: Summary, benches: list[str], spread: float, absent: list[Series], whole: list[str]
+) -> str:
     many = len(benches) > 1
     parts = [
         "Share of the tokens that each decoder layer processes in prefill, in per cent"
@@ -152,6 +161,8 @@ def _caption(summary: Summary, benches: list[str], spread: float, absent: list[S
     ]
     if many and not math.isnan(spread):
         parts.append(f"Benches differ by at most {text.number(100 * spread)} points in a layer.")
+    if whole:
+        parts.append(f"Every layer of every method keeps all {text.listing(whole)} tokens.")
     if absent:
         parts.append(f"Hatched: no routing recorded for {text.series_names(absent)}.")
     return " ".join([*parts, f"{text.conditions(summary)}; {text.sample_count(summary)}."])

@@ -46,6 +46,13 @@ ROUTING = Spec(
     ("cell_id", "bench", "layer", "kind"),
     ("cell_id", "layer", "kind", "kept_fraction"),
 )
+EVIDENCE = Spec(
+    "evidence.csv",
+    ("cell_id", "bench", "answered", "scope"),
+    ("layer", "n", "recall", "ci_low", "ci_high", "merged"),
+    ("cell_id", "scope", "layer", "answered"),
+    ("cell_id", "layer", "answered", "recall", "scope"),
+)
 THROUGHPUT = Spec(
     "throughput.csv",
     (*CELL_TEXT, "workload", "device", "attn", "dtype", "phase", "notes"),
@@ -82,6 +89,7 @@ class Run:
     routing: pd.DataFrame
     throughput: pd.DataFrame
     published: pd.DataFrame
+    evidence: pd.DataFrame
     notices: list[str] = field(default_factory=list)
     timed: Run | None = None
     """The times of a run on benchmarks, as a run of their own: no accuracy, the timed cells."""
@@ -116,13 +124,13 @@ def load_run(path: Path) -> Run:
         raise ReportError(f"{path} is not a directory; give the directory of a run.")
     notices: list[str] = []
     meta = _meta(path / "run.json", notices)
-    cells, accuracy, cost, routing, speed, published = (
+    cells, accuracy, cost, routing, speed, published, evidence = (
         read_table(path / spec.name, spec, notices)
-        for spec in (CELLS, ACCURACY, COST, ROUTING, THROUGHPUT, PUBLISHED)
+        for spec in (CELLS, ACCURACY, COST, ROUTING, THROUGHPUT, PUBLISHED, EVIDENCE)
     )
     if not meta and not any((path / name).exists() for name in ("cells.csv", "study.csv")):
         raise ReportError(f"{path} holds no run: neither run.json nor cells.csv is there.")
-    run = Run(path, meta, cells, accuracy, cost, routing, speed, published, notices)
+    run = Run(path, meta, cells, accuracy, cost, routing, speed, published, evidence, notices)
     _set_times_apart(run)
     needed: tuple[Spec, ...] = (CELLS, ACCURACY, COST, ROUTING)
     if run.is_study:
@@ -161,7 +169,16 @@ def _set_times_apart(run: Run) -> None:
     meta = {**run.meta, **own, "settings.throughput": True}
     none = (run.accuracy[:0], run.cost[:0], run.routing[:0])
     cells = run.cells[works].copy()
-    run.timed = Run(run.path, meta, cells, *none, run.throughput, run.published, run.notices)
+    run.timed = Run(
+        run.path,
+        meta,
+        cells,
+        *none,
+        run.throughput,
+        run.published,
+        run.evidence.iloc[:0],
+        run.notices,
+    )
     run.cells = run.cells[~works].copy()
 
 
@@ -199,7 +216,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _drop_impossible(run: Run) -> None:
     """Blank values that cannot be right (a hand-edited file), and say so."""
-    acc, cost, routing = run.accuracy, run.cost, run.routing
+    acc, cost, routing, evidence = run.accuracy, run.cost, run.routing, run.evidence
     slack = 1e-9
     outside = (acc["value"] < acc["ci_low"] - slack) | (acc["value"] > acc["ci_high"] + slack)
     blank(run, acc, outside, ["ci_low", "ci_high"], "accuracy.csv", "intervals off their value")
@@ -216,6 +233,11 @@ def _drop_impossible(run: Run) -> None:
     wrong = (kept < -slack) | (kept > 1 + 1e-6)
     wrong |= (routing["kept"] / routing["tokens"] - kept).abs() > 0.01
     blank(run, routing, wrong, ["kept_fraction"], "routing.csv", "contradictory kept fractions")
+    recall = evidence["recall"]
+    wrong = (recall < -slack) | (recall > 1 + 1e-6)
+    wrong |= (recall < evidence["ci_low"] - slack) | (recall > evidence["ci_high"] + slack)
+    columns = ["recall", "ci_low", "ci_high"]
+    blank(run, evidence, wrong, columns, "evidence.csv", "values outside 0 to 1 or their interval")
 
 
 def blank(

@@ -30,6 +30,8 @@ class Drawn:
     csv_text: str
     wide: bool = False
     """One broad panel instead of several that may stand beside each other."""
+    photo: bool = False
+    """Made of photographs: the Markdown report shows the PNG, the page only if nothing moves."""
 
 
 @dataclass

@@ -21,6 +21,8 @@ GRID = "#e1e5ea"
 WATERMARK = "#f0f2f4"
 ACCENT = "#0b5fa5"
 ON_ACCENT = "#fdfdfc"
+MAP = "#2b7fc4"
+"""Of maps drawn as pixels, which cannot follow the page: clear on light and on dark paper."""
 HUES = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7a5195", "#a33b3b",
 )  # fmt: skip

@@ -20,6 +20,7 @@ from transformers import (
 from harness.errors import CellError
 from harness.model.catalog import LoadedModel
 from harness.model.features import Sharing, image_key
+from harness.model.framing import place
 
 # For tasks that set no limit (textvqa, vizwiz, seedbench, ...). Their answers are a few words; a
 # model that has not ended by then is not going to match one.
@@ -73,6 +74,7 @@ class Request:
     text: str
     how: GenerationKwargs
     load_images: Any = field(repr=False)
+    load_boxes: Any = field(repr=False, default=list)
 
     @property
     def name(self) -> str:
@@ -82,12 +84,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Output:
-    """What one request got back; ``n_out`` counts generated tokens with the end token."""
+    """What one request got back; ``n_out`` counts generated tokens with the end token.
+
+    ``record`` says where in its image each grid of tokens lies.
+    """
 
     text: str
     n_out: int
     image_id: str
     record: Any
+    prompt_ids: Any = ()  # without padding
+    images: Sequence[Any] = ()
 
 
 class Generator:
@@ -129,10 +136,19 @@ class Generator:
         lengths = [self._length(row, stop.ended.get(i)) for i, row in enumerate(rows)]
         self._check(batch, watch.first_bad(), lengths)
         records = self.run.records(lengths)
+        for record, row in zip(records, images, strict=True):
+            place(record.grid, [(i.height, i.width) for i in row], self.processor.image_processor)
+        prompts = zip(inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), strict=True)
+        real = [[i for i, own in zip(*prompt, strict=True) if own] for prompt in prompts]
+        found = zip(rows, lengths, keys, records, real, images, strict=True)
         return [
-            Output(self._text(row[:n], how.stops), n, "+".join(key), record)
-            for row, n, key, record in zip(rows, lengths, keys, records, strict=True)
+            Output(self._text(row[:n], how.stops), n, "+".join(key), record, ids, pictures)
+            for row, n, key, record, ids, pictures in found
         ]
+
+    def inputs_of(self, request: Request) -> dict[str, Any]:
+        """The tensors of one request alone, without padding."""
+        return self._inputs([request], [self._images(request)])
 
     def forget_features(self) -> None:
         """Give back the memory that shared vision features hold."""

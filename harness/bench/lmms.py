@@ -15,11 +15,13 @@ import torch
 from lmms_eval.api.model import lmms
 
 from harness.bench.generation import MAX_NEW_TOKENS, GenerationKwargs, Generator, Request
+from harness.bench.pictures import Boxes, words
 from harness.errors import CellError, UsageError
 from harness.store.response_log import Answer, Batch, ResponseLog, pack
 
 OnBatch = Callable[[int, int], None]  # answered requests, all requests
 OnSample = Callable[[str, Any], dict[str, Any]]  # doc_id, record -> numbers to keep of it
+OnImage = Callable[[str, Any], None]  # image id, PIL image of a sample whose record is kept
 
 
 class RoutedModel(lmms):
@@ -44,6 +46,7 @@ class RoutedModel(lmms):
         on_batch: OnBatch | None = None,
         on_sample: OnSample | None = None,
         keep_record: Callable[[int], bool] | None = None,
+        on_image: OnImage | None = None,
     ) -> None:
         super().__init__()
         self.accelerator = None  # lmms-eval would make one; a single process needs none
@@ -53,6 +56,9 @@ class RoutedModel(lmms):
         self.open_log = open_log or (lambda fingerprint: ResponseLog(None, fingerprint))
         self.on_batch, self.on_sample = on_batch, on_sample
         self.keep_record = keep_record or (lambda position: True)
+        self.on_image = on_image
+        self.boxes = Boxes()
+        self.first: Request | None = None  # of those whose record is kept
         self.notes: list[str] = []
         if not generator.has_template:
             self.notes.append("the model has no chat template: prompts in the form of LLaVA-1.5")
@@ -71,6 +77,7 @@ class RoutedModel(lmms):
     def generate_until(self, requests: list[Any]) -> list[str]:
         """The answers, in the order of the requests."""
         wanted = [self._request(position, one) for position, one in enumerate(requests)]
+        self.first = self.first or next((r for r in wanted if self.keep_record(r.position)), None)
         order = self._order(wanted)
         log = self.open_log(self._fingerprint(order))
         answers: dict[int, Answer] = {}
@@ -111,6 +118,7 @@ class RoutedModel(lmms):
             text=str(text),
             how=how,
             load_images=lambda: doc_to_visual(documents[doc_id]),
+            load_boxes=lambda: self.boxes.of(str(task), documents, doc_id),
         )
 
     def _order(self, requests: list[Request]) -> list[Request]:
@@ -183,6 +191,8 @@ class RoutedModel(lmms):
 
     def _keep(self, request: Request, output: Any) -> Answer:
         kept = self.keep_record(request.position)
+        if len(output.images) == 1:
+            output.record.evidence = request.load_boxes()
         readout = self.on_sample(request.doc_id, output.record) if self.on_sample else None
         return Answer(
             text=output.text,
@@ -190,7 +200,18 @@ class RoutedModel(lmms):
             image_id=output.image_id,
             readout=readout,
             packed=pack(output.record) if kept else None,
+            picture=self._picture(output) if kept else None,
         )
+
+    def _picture(self, output: Any) -> dict[str, Any]:
+        """What a picture of a sample shows besides its routing; the images go to ``on_image``."""
+        names = [name for name in output.image_id.split("+") if name]
+        if self.on_image is not None:
+            for name, image in zip(names, output.images, strict=True):
+                self.on_image(name, image)
+        kinds = output.record.kinds
+        return {"images": names, "words": words(self.generator.processor.tokenizer,
+                                                output.prompt_ids, kinds)}  # fmt: skip
 
     def _take(self, batch: Batch, answers: dict[int, Answer]) -> None:
         answers.update(zip(batch.positions, batch.answers, strict=True))

@@ -18,7 +18,7 @@ from harness.bench.scores import Metric, doc_key, extract, target_text
 from harness.plan import AUTO_BATCH
 
 if TYPE_CHECKING:
-    from harness.bench.lmms import OnBatch, OnSample
+    from harness.bench.lmms import OnBatch, OnImage, OnSample
     from harness.model.catalog import LoadedModel
     from harness.record import RoutingRecord
 
@@ -31,7 +31,8 @@ class Sample:
     """One document's row: ``score`` under the headline metric, None if that leaves it out.
 
     ``image_id`` is a content hash of the document's images ("" without any). ``readout`` is what
-    ``on_sample`` made of the routing record.
+    ``on_sample`` made of the routing record. ``picture``: what a picture of it needs, where the
+    record was kept.
     """
 
     doc_id: str
@@ -41,6 +42,7 @@ class Sample:
     n_out: int
     image_id: str = ""
     readout: dict[str, Any] | None = None
+    picture: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class CellResult:
 
     ``metrics[0]`` is the headline. ``seconds`` is the time spent answering, over all attempts of
     a resumed cell. ``batch_size`` is the one that ran last: smaller than asked for after memory
-    ran out. ``notes`` are lines for the report's conditions.
+    ran out. ``notes`` are lines for the report's conditions. ``attention``: see ``evaluate``.
     """
 
     bench: str
@@ -64,6 +66,7 @@ class CellResult:
     batch_size: int = 1
     max_new_tokens: int = 0
     notes: tuple[str, ...] = ()
+    attention: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def headline(self) -> Metric:
@@ -85,6 +88,8 @@ def evaluate(
     on_batch: OnBatch | None = None,
     on_sample: OnSample | None = None,
     keep_record: Callable[[int], bool] | None = None,
+    on_image: OnImage | None = None,
+    attention: bool = False,
     sample: bool = False,
     share_features: bool = True,
     max_new_tokens: int | None = None,
@@ -96,8 +101,10 @@ def evaluate(
     documents. ``batch_size``: a number, or ``auto``. ``response_log``: file that lets a killed
     cell go on. ``on_batch(answered, all)`` and ``on_sample(doc_id, record) -> numbers`` are called
     while it runs; ``keep_record(position)`` chooses the documents whose full record is returned
-    (all). ``progress`` shows a bar of our own. ``sample`` allows sampling where a task asks for
-    it. ``max_new_tokens``: for tasks that set none.
+    (all), and ``on_image(image_id, image)`` gets their images. ``attention``: also the attention
+    maps of the first of them, of the model without any method. ``progress`` shows a bar of our
+    own. ``sample`` allows sampling where a task asks for it. ``max_new_tokens``: for tasks that
+    set none.
 
     Raises UsageError and CellError, one line each; other exceptions are faults.
     """
@@ -131,9 +138,11 @@ def evaluate(
             on_batch=shown,
             on_sample=on_sample,
             keep_record=keep_record,
+            on_image=on_image,
         )
         results, tasks = run_lmms_eval(lm, bench, limit, seed)
         metrics = extract(results, tasks, bench.metric, bench.task)
+    maps = _attention(loaded, method, checkpoint, lm) if attention else None
     records = PackedRecords()
     samples = tuple(_samples(results, tasks, metrics[0], lm.answers, records))
     return CellResult(
@@ -149,6 +158,7 @@ def evaluate(
         batch_size=lm.batch_size,
         max_new_tokens=lm.max_new_tokens,
         notes=(*loaded.notes, *lm.notes),
+        attention=maps,
     )
 
 
@@ -179,6 +189,23 @@ def _ready(
         yield stack.enter_context(routed(loaded.model, method, modules)), sharing
 
 
+def _attention(
+    loaded: LoadedModel, method: Any, checkpoint: Path | str | None, lm: Any
+) -> dict[str, Any] | None:
+    """Maps of the first shown sample, with the cell's weights; None where there is no sample."""
+    from harness.attention import head_mean_maps
+    from harness.model.checkpoints import load_checkpoint
+
+    if lm.first is None:
+        return None
+    with ExitStack() as stack:
+        if checkpoint is not None:
+            weights = load_checkpoint(checkpoint, loaded.model, method, None)
+            stack.enter_context(weights.applied(loaded.model))
+        maps = head_mean_maps(loaded.model, lm.generator.inputs_of(lm.first))
+    return None if maps is None else {"doc_id": lm.first.doc_id, **maps}
+
+
 def _samples(
     results: Mapping[str, Any],
     tasks: Mapping[str, Any],
@@ -206,6 +233,7 @@ def _samples(
                 n_out=answer.n_out,
                 image_id=answer.image_id,
                 readout=answer.readout,
+                picture=answer.picture,
             )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from harness.cost.findings import TOLERANCE, RefereeError
 from harness.cost.ledger import Counts, sample_cost
 from harness.cost.shapes import ModelShape
+from harness.evidence import EVIDENCE, recall
 from harness.record import ANSWER, KINDS, RoutingRecord
 from harness.store.columns import COUNTED
 
@@ -29,7 +30,7 @@ def read_out(
     RefereeError where one disagrees with the closed form.
 
     The entry `routing` maps a kind to {"tokens": prompt tokens (for answers: tokens fed back),
-    "kept": [L] processed tokens a layer}.
+    "kept": [L] processed tokens a layer}; `evidence` is that of `harness.evidence.recall`.
     """
     by_kind = record.processed_by_kind()
     cost = sample_cost(record, shape, itemsize, vision_runs, by_kind)
@@ -52,6 +53,7 @@ def read_out(
         "tflops_router": cost.router,
         "tflops_lm_head": cost.lm_head,
         ROUTING: _kept_by_kind(record, by_kind),
+        EVIDENCE: recall(record),
     }
     if referees is not None:
         columns |= _counted(columns, referees.sample(record, vision_runs, by_kind.sum(1)))

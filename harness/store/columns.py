@@ -73,6 +73,11 @@ COST = (*CELL, "scope", "unit", "tflops_mean", "tflops_ci_low", "tflops_ci_high"
     "skip_all_layers",
 )
 ROUTING = ("cell_id", "bench", "layer", "kind", "tokens", "kept", "kept_fraction")
+# Answer-bearing patches still processed; `scope` is `layer`, or `mean` over all layers.
+EVIDENCE = ("cell_id", "bench", "layer", "answered", "n", "recall", "ci_low", "ci_high") + (
+    "merged",  # mean share of them that stands in another token's slot
+    "scope",
+)
 # What a paper prints beside what the ledger counts; differences are ours to the paper's.
 PUBLISHED = ("paper", "table", "row", "model", "method", "quantity", "unit", "paper_value") + (
     "paper_rule",

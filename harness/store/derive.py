@@ -1,4 +1,4 @@
-"""accuracy.csv, cost.csv and routing.csv, rebuilt from the finished cells' files. Torch-free.
+"""The derived CSVs (accuracy, cost, routing, evidence) from the finished cells' files. Torch-free.
 
 Rows come in the order of the run's settings, whatever order the cells were computed in, so an
 interrupted and resumed run writes the same bytes as one that ran through.
@@ -12,6 +12,7 @@ from typing import Any
 
 from harness import stats
 from harness.cost.rows import cost_rows
+from harness.evidence import evidence_table
 from harness.store import columns
 from harness.store.csvfile import read_rows, write_csv
 from harness.store.rundir import Store
@@ -30,6 +31,7 @@ class CellData:
     metrics: list[dict[str, Any]]
     routing: list[dict[str, Any]]
     cost: list[dict[str, Any]]
+    evidence: list[dict[str, Any]]
 
     @property
     def about(self) -> dict[str, str]:
@@ -59,7 +61,7 @@ class Derived:
         self._accuracy: dict[tuple[str, str], list[MetricRow]] = {}
 
     def write(self) -> None:
-        """Write all three files, each atomically."""
+        """Write all files, each atomically; evidence.csv only where some bench has boxes."""
         cells = self._finished()
         dense = {cell.row["bench"]: cell for cell in cells if cell.row["method"] == DENSE}
         rows = [
@@ -69,7 +71,10 @@ class Derived:
         cost = [row for cell in cells for row in cell.cost]
         write_csv(path / "accuracy.csv", columns.ACCURACY, adjusted(rows), durable=False)
         write_csv(path / "cost.csv", columns.COST, cost, durable=False)
-        write_csv(path / "routing.csv", columns.ROUTING, routing_rows(cells), durable=False)
+        write_csv(path / "routing.csv", columns.ROUTING, rows_of(cells, "routing"), durable=False)
+        evidence = list(rows_of(cells, "evidence"))
+        if evidence or (path / "evidence.csv").exists():
+            write_csv(path / "evidence.csv", columns.EVIDENCE, evidence, durable=False)
 
     def _finished(self) -> list[CellData]:
         done = self.store.done()
@@ -93,14 +98,29 @@ def read_cell(store: Store, row: dict[str, str], seed: int) -> CellData:
     cell_id = row["cell_id"]
     samples = read_rows(store.samples_csv(cell_id))
     about = {name: row.get(name, "") for name in columns.CELL}
+    images = {sample["doc_id"]: sample.get("image_id", "") for sample in samples}
+    metrics = store.read_metrics(cell_id)
     return CellData(
         row=row,
         n=len(samples),
-        images={sample["doc_id"]: sample.get("image_id", "") for sample in samples},
-        metrics=store.read_metrics(cell_id),
+        images=images,
+        metrics=metrics,
         routing=store.read_routing(cell_id),
         cost=cost_rows(about, samples, seed),
+        evidence=evidence_rows(store.read_evidence(cell_id), metrics, images, seed),
     )
+
+
+def evidence_rows(
+    counts: Sequence[Mapping[str, Any]],
+    metrics: Sequence[Mapping[str, Any]],
+    images: Mapping[str, str],
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Rows of evidence.csv of one cell, by the scores of its headline metric."""
+    headline = next((m for m in metrics if m["headline"]), {})
+    scores = headline.get("scores") or {}
+    return evidence_table(counts, scores, images, seed, bool(headline.get("higher_is_better")))
 
 
 def metric_rows(
@@ -198,8 +218,8 @@ def _same_metric(dense: CellData | None, metric: Mapping[str, Any]) -> Mapping[s
     return None
 
 
-def routing_rows(cells: Sequence[CellData]) -> Iterator[dict[str, Any]]:
-    """Rows of routing.csv of all cells."""
+def rows_of(cells: Sequence[CellData], table: str) -> Iterator[dict[str, Any]]:
+    """Rows of routing.csv or evidence.csv of all cells."""
     for cell in cells:
-        for row in cell.routing:
+        for row in getattr(cell, table):
             yield {"cell_id": cell.row["cell_id"], "bench": cell.row["bench"], **row}

@@ -21,7 +21,7 @@ import numpy as np
 from harness.errors import StoreError, one_line
 from harness.record import RoutingRecord
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Answer:
     """What one request got: its text, generated tokens (with the end token), image, routing.
 
     ``readout`` is whatever the caller computed from the record (JSON-able); ``packed`` the record
-    itself in compressed form, None where it was not to be kept.
+    itself in compressed form, None where it was not to be kept; ``picture`` (JSON-able) what a
+    picture of it needs besides.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Answer:
     image_id: str = ""
     readout: dict[str, Any] | None = None
     packed: bytes | None = None
+    picture: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def _as_json(batch: Batch) -> dict[str, Any]:
                 "image_id": a.image_id,
                 "readout": a.readout,
                 "record": base64.b85encode(a.packed).decode() if a.packed is not None else None,
+                "picture": a.picture,
             }
             for a in batch.answers
         ],
@@ -136,6 +139,7 @@ def _batch(data: Mapping[str, Any]) -> Batch:
             image_id=str(a["image_id"]),
             readout=a["readout"],
             packed=base64.b85decode(a["record"]) if a["record"] is not None else None,
+            picture=a["picture"],
         )
         for a in data["answers"]
     )
@@ -160,6 +164,7 @@ def pack(record: RoutingRecord) -> bytes:
         "method": record.method,
         "sample": record.sample,
         "scoring": record.scoring,
+        "evidence": record.evidence,
     }
     parts: Sequence[bytes] = (
         json.dumps(meta).encode(),
@@ -193,7 +198,8 @@ def unpack(data: bytes) -> RoutingRecord:
         grid=meta["grid"],
         method=meta["method"],
         sample=meta["sample"],
-        scoring=meta.get("scoring", []),
+        scoring=meta["scoring"],
+        evidence=meta["evidence"],
     )
 
 

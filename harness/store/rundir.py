@@ -172,6 +172,9 @@ class Store:
     def routing_json(self, cell_id: str) -> Path:
         return self.path / "samples" / f"{cell_id}.routing.json"
 
+    def evidence_json(self, cell_id: str) -> Path:
+        return self.path / "samples" / f"{cell_id}.evidence.json"
+
     def partial_dir(self, cell_id: str) -> Path:
         """Where an unfinished cell keeps what it has; removed when the cell is done."""
         return self.path / "partial" / cell_id
@@ -208,8 +211,11 @@ class Store:
         samples: Iterable[Mapping[str, Any]],
         metrics: Sequence[Mapping[str, Any]],
         routing: Sequence[Mapping[str, Any]],
+        evidence: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Everything a finished cell consists of, each file whole or absent."""
+        if evidence:
+            write_json(self.evidence_json(cell_id), list(evidence))
         write_json(self.metrics_json(cell_id), list(metrics))
         write_json(self.routing_json(cell_id), list(routing))
         write_csv(self.samples_csv(cell_id), columns.SAMPLES, samples)
@@ -241,6 +247,11 @@ class Store:
     def read_routing(self, cell_id: str) -> list[dict[str, Any]]:
         """What `write_cell_files` stored as routing table; StoreError when damaged."""
         return _read_json_list(self.routing_json(cell_id))
+
+    def read_evidence(self, cell_id: str) -> list[dict[str, Any]]:
+        """Answer-bearing patches by sample, empty without boxes; StoreError when damaged."""
+        path = self.evidence_json(cell_id)
+        return _read_json_list(path) if path.exists() else []
 
 
 def _known(row: Mapping[str, str]) -> dict[str, str]:

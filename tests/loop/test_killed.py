@@ -52,11 +52,13 @@ def test_killed_cell_ends_with_the_same_numbers(
 
 
 def test_log_of_other_requests_is_not_used(llava: LoadedModel, gqa: Bench, tmp_path: Path) -> None:
+    from harness.store.response_log import VERSION
+
     log = tmp_path / "log.jsonl"
     dense = run(llava, gqa, response_log=log)
     for options in ({"limit": 2}, {"seed": 1}, {"method": methods.parse("uniform")}):
         other = run(llava, gqa, **{"response_log": log, **options})  # type: ignore[arg-type]
-        assert json.loads(log.read_text().splitlines()[0])["version"] == 1
+        assert json.loads(log.read_text().splitlines()[0])["version"] == VERSION
         assert comparable(other) == comparable(run(llava, gqa, **options))  # type: ignore[arg-type]
     assert predictions(dense) != predictions(other)
 

@@ -1,0 +1,115 @@
+"""Which part of an image a grid of tokens covers: what the image processors really do.
+
+Checked against the processors of transformers, pixel by pixel, by the tests:
+
+CLIP (LLaVA-1.5 as published for transformers)   shortest edge resized, then a centre crop: the
+                                                  ends of a long image are never seen.
+LLaVA with ``do_pad``                             padded to a square, then resized: the outer tokens
+                                                  of a long image carry padding.
+LLaVA-NeXT                                        the base crop is the whole image stretched to a
+                                                  square; the tiles are one picture of the image in
+                                                  its own shape, padded, and cut back to tokens that
+                                                  carry some of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Size = tuple[int, int]  # height, width
+CROP, PAD, STRETCH, TILES = "crop", "pad", "stretch", "tiles"
+
+
+def place(grids: list[dict[str, Any]], sizes: Sequence[Size], processor: Any) -> None:
+    """Add to every grid of one sample where in its image it lies.
+
+    ``number``: which of the sample's images; ``image``: its height and width in pixels; ``fit``:
+    how the processor made it fit; ``box``: left, top, right and bottom of the whole grid in pixels
+    of the image, outside it where the grid covers padding. Grids stay as they are where the
+    images cannot be told apart or the processor does something unknown.
+    """
+    if sum(grid["kind"] == "base" for grid in grids) != len(sizes):
+        return
+    number, side = -1, 0
+    for grid in grids:
+        if grid["kind"] == "base":
+            number, side = number + 1, grid["rows"]
+        size = sizes[number]
+        if grid["kind"] == "base":
+            fit, box = _whole(size, processor)
+        else:
+            fit, box = TILES, _tiles(grid, size, processor, side)
+        if box is not None and (grid["rows"] > 1 or grid["cols"] == 1):  # else no known shape
+            grid |= {"number": number, "image": list(size), "fit": fit}
+            grid["box"] = [round(edge, 3) for edge in box]
+
+
+def _whole(size: Size, processor: Any) -> tuple[str, tuple[float, ...] | None]:
+    """The one square that the tower sees of an image, or the base crop of an any-resolution one."""
+    high, wide = size
+    if getattr(processor, "image_grid_pinpoints", None):
+        return STRETCH, (0, 0, wide, high)
+    fit, left, top = CROP, 0, 0
+    if getattr(processor, "do_pad", None):
+        side = max(size)
+        left, top = (side - wide) // 2, (side - high) // 2
+        high = wide = side
+        fit = PAD
+    new_high, new_wide = _resized((high, wide), processor)
+    x, y, right, bottom = 0, 0, new_wide, new_high
+    crop = getattr(processor, "crop_size", None)
+    if getattr(processor, "do_center_crop", None) and crop is not None:
+        crop_high, crop_wide = _side(crop, "height"), _side(crop, "width")
+        if not crop_high or not crop_wide:
+            return fit, None
+        x, y = round((new_wide - crop_wide) / 2), round((new_high - crop_high) / 2)
+        right, bottom = x + crop_wide, y + crop_high
+    across, down = wide / new_wide, high / new_high
+    return fit, (x * across - left, y * down - top, right * across - left, bottom * down - top)
+
+
+def _resized(size: Size, processor: Any) -> Size:
+    if not getattr(processor, "do_resize", None):
+        return size
+    wanted = processor.size
+    short = _side(wanted, "shortest_edge")
+    if short:
+        high, wide = size
+        long = int(short * max(size) / min(size))
+        return (short, long) if high <= wide else (long, short)
+    return _side(wanted, "height") or size[0], _side(wanted, "width") or size[1]
+
+
+def _tiles(grid: dict[str, Any], size: Size, processor: Any, side: int) -> tuple[float, ...] | None:
+    """The joined tile grid after the rows or columns that carry padding alone were cut off."""
+    from transformers.image_processing_utils import select_best_resolution
+
+    canvas = select_best_resolution(size, processor.image_grid_pinpoints)
+    tile = _side(processor.crop_size, "height") or _side(processor.size, "shortest_edge")
+    if not tile or canvas[0] % tile or canvas[1] % tile:
+        return None
+    token = tile / side
+    scale = min(canvas[0] / size[0], canvas[1] / size[1])
+    shown = [_ceil(length * scale, limit) for length, limit in zip(size, canvas, strict=True)]
+    cut = [canvas[0] // tile * side - grid["rows"], canvas[1] // tile * side - grid["cols"]]
+    if min(cut) < 0:
+        return None
+    edges = []  # top and bottom, then left and right
+    for axis, count in enumerate((grid["rows"], grid["cols"])):
+        pasted = (canvas[axis] - shown[axis]) // 2
+        first = cut[axis] // 2 * token - pasted
+        share = size[axis] / shown[axis]
+        edges.append((first * share, (first + count * token) * share))
+    (top, bottom), (left, right) = edges
+    return left, top, right, bottom
+
+
+def _ceil(value: float, limit: int) -> int:
+    return min(-int(-value // 1), limit)
+
+
+def _side(size: Any, name: str) -> int:
+    """An entry of a processor's size, which is a mapping or an object; 0 where it has none."""
+    value = size.get(name) if hasattr(size, "get") else getattr(size, name, None)
+    return int(value or 0)
