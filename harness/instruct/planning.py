@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import methods
-from harness.arank import arank, dense_layers
+from harness.layers.states import arank, dense_layers
 from harness.errors import UsageError
 from harness.instruct.recipe import InstructRecipe
 from harness.instruct.samples import BrokenImage, Samples
