@@ -103,7 +103,7 @@ def _load(plan: Plan, out: Path, parts: Parts, show: Progressing) -> tuple[Any, 
     """
     done = Store(out).done() if out.is_dir() else {}
     todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
-    if not todo:
+    if not todo and not parts.analyses_left(plan, out):
         return None, {}
     loaded = parts.load(plan.settings, plan.source, show.say)
     for method, checkpoint in {cell.method: cell.checkpoint for cell in todo}.items():
@@ -141,7 +141,20 @@ def _run(
     show.table(lambda: summary_table(store.path))
     show.say(LEGEND)
     code = EXIT_CELLS_FAILED if failed else EXIT_OK
+    code = _analyse(plan, store, loaded, parts, show) or code
     return draw_report(store.path, parts, show) or code
+
+
+def _analyse(plan: Plan, store: Store, loaded: Any, parts: Parts, show: Progressing) -> int:
+    """What --analyse asks for, with the model at hand; the cells are safe whatever happens."""
+    if loaded is None or not plan.settings.analyse:
+        return EXIT_OK
+    try:
+        parts.analyse(plan, store.path, loaded, show.say)
+    except CellError as error:
+        show.warn(f"{PROGRAM}: {one_line(error)}")
+        return EXIT_CELLS_FAILED
+    return EXIT_OK
 
 
 def _one(

@@ -41,7 +41,9 @@ def head_ranks(
     batched = states.unsqueeze(0)
     turn = rotary[0].unsqueeze(0), rotary[1].unsqueeze(0)
     if "logits" in variants:
-        found["logits"] = _product_ranks(_split(attention, "q", states), _split(attention, "k", states))
+        found["logits"] = _product_ranks(
+            _split(attention, "q", states), _split(attention, "k", states)
+        )
     if "probs" in variants:
         q = query_key(attention, batched, turn, "q", attention.head_dim)[0].float()
         k = query_key(attention, batched, turn, "k", attention.head_dim)[0].float()

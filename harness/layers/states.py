@@ -73,9 +73,7 @@ def measure(
     return found
 
 
-def arank(
-    model: Any, samples: Iterable[dict[str, Any]], variant: Variant = "probs"
-) -> Tensor:
+def arank(model: Any, samples: Iterable[dict[str, Any]], variant: Variant = "probs") -> Tensor:
     """float64 [samples, layers]: ARank of every decoder layer, mean over heads.
 
     Raises ValueError for an unknown variant.
