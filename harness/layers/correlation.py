@@ -79,6 +79,8 @@ def correlate(x: Table, y: Table, paired: bool, seed: int = 0) -> Correlation:
     if min(map(len, data)) < 2:
         return plain
 
+    rng = np.random.default_rng([seed, len(x.values)])
+
     def statistic(*drawn: NDArray[np.intp], axis: int = -1) -> Floats:
         first, last = drawn[0], drawn[-1]
         return _rho(groups_x.means(first), groups_y.means(last))
@@ -86,7 +88,7 @@ def correlate(x: Table, y: Table, paired: bool, seed: int = 0) -> Correlation:
     with np.errstate(invalid="ignore"):
         interval = stats.bootstrap(
             data, statistic, n_resamples=RESAMPLES, vectorized=True, method="percentile",
-            confidence_level=CONFIDENCE, batch=200, rng=np.random.default_rng([seed, len(x.values)]),
+            confidence_level=CONFIDENCE, batch=200, rng=rng,
         ).confidence_interval  # fmt: skip
     low, high = float(interval.low), float(interval.high)
     if np.isnan(low) or np.isnan(high):

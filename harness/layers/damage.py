@@ -49,7 +49,7 @@ PROBES: dict[str, Callable[[int, int], Method]] = {
 
 
 def run_damage(job: Job) -> None:
-    """Probe every layer on every bench and write `FILES`; finished probes of a stopped run count."""
+    """Probe every layer on every bench and write `FILES`; a stopped run's probes count."""
     samples: list[dict[str, Any]] = []
     facts: dict[tuple[str, str, int], dict[str, Any]] = {}
     for bench in job.benches:
@@ -81,8 +81,8 @@ def _documents(job: Job, bench: Any, result: CellResult) -> list[Document]:
             if sample is None or not sample.target:
                 continue
             answer = asker.answer_ids(document.request, sample.target)
-            facts = {"image_id": sample.image_id, "target": sample.target, "answer": answer}
-            found.append(replace(document, **facts))
+            named = replace(document, image_id=sample.image_id, target=sample.target)
+            found.append(replace(named, answer=answer))
     return found
 
 

@@ -10,7 +10,9 @@ follows the sequence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -41,13 +43,14 @@ def head_ranks(
     batched = states.unsqueeze(0)
     turn = rotary[0].unsqueeze(0), rotary[1].unsqueeze(0)
     if "logits" in variants:
-        found["logits"] = _product_ranks(
-            _split(attention, "q", states), _split(attention, "k", states)
-        )
+        q, k = (_split(attention, which, states) for which in "qk")
+        found["logits"] = _by_heads(_product_ranks, q, k)
     if "probs" in variants:
-        q = query_key(attention, batched, turn, "q", attention.head_dim)[0].float()
-        k = query_key(attention, batched, turn, "k", attention.head_dim)[0].float()
-        found["probs"] = _map_ranks(attention, q, _repeated(k, q))
+        q, k = (
+            query_key(attention, batched, turn, which, attention.head_dim)[0].float()
+            for which in "qk"
+        )
+        found["probs"] = _by_heads(partial(_map_ranks, attention), q, k)
     return found
 
 
@@ -57,35 +60,50 @@ def _split(attention: Any, which: str, states: Tensor) -> Tensor:
     return projected.view(states.shape[0], -1, attention.head_dim).transpose(0, 1).float()
 
 
-def _repeated(keys: Tensor, queries: Tensor) -> Tensor:
-    return keys.repeat_interleave(queries.shape[0] // keys.shape[0], dim=0)
+def _by_heads(rank: Callable[[Tensor, Tensor], Tensor], q: Tensor, k: Tensor) -> list[int]:
+    """`rank` of queries and keys [heads, n, head_dim], some heads at a time.
+
+    On a CPU every core takes some heads in one thread: decompositions of this size share a
+    matrix badly, and on busy cores their threads wait for each other (25 times as long, measured).
+    """
+    heads, n = q.shape[:2]
+    k = k.repeat_interleave(heads // k.shape[0], dim=0)
+    workers = torch.get_num_threads() if q.device.type == "cpu" else 1
+    group = max(1, min(MAP_BYTES // (4 * n * n * workers), -(-heads // workers)))
+    parts = list(zip(q.split(group), k.split(group), strict=True))
+    if workers == 1:
+        return torch.cat([rank(*part) for part in parts]).tolist()
+
+    def alone(part: tuple[Tensor, Tensor]) -> Tensor:
+        with torch.inference_mode():  # a state of each thread
+            return rank(*part)
+
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            return torch.cat(list(pool.map(alone, parts))).tolist()
+    finally:
+        torch.set_num_threads(workers)
 
 
-def _product_ranks(q: Tensor, k: Tensor) -> list[int]:
+def _product_ranks(q: Tensor, k: Tensor) -> Tensor:
     """Ranks of q k^T [heads, n, n], from the triangular factors where these are smaller.
 
     With q = Q1 R1 and k = Q2 R2 the map is Q1 (R1 R2^T) Q2^T: the same singular values, in a
     matrix of head_dim rows. The tolerance stays that of the n x n map.
     """
     n, width = q.shape[1:]
-    if n <= width:
-        values = torch.linalg.svdvals(q @ _repeated(k, q).mT)
-    else:
-        upper, lower = torch.linalg.qr(q, mode="r").R, torch.linalg.qr(k, mode="r").R
-        values = torch.linalg.svdvals(upper @ _repeated(lower, upper).mT)
+    if n > width:
+        q, k = (torch.linalg.qr(x, mode="r").R for x in (q, k))
+    values = torch.linalg.svdvals(q @ k.mT)
     tolerance = n * torch.finfo(values.dtype).eps * values.amax(dim=1, keepdim=True)
-    return (values > tolerance).sum(dim=1).tolist()
+    return (values > tolerance).sum(dim=1)
 
 
-def _map_ranks(attention: Any, q: Tensor, k: Tensor) -> list[int]:
-    """Ranks of the causal softmax maps without their diagonal; `q`, `k` [heads, n, head_dim]."""
-    heads, n = q.shape[:2]
-    group = max(1, MAP_BYTES // (4 * n * n))
+def _map_ranks(attention: Any, q: Tensor, k: Tensor) -> Tensor:
+    """Ranks of the causal softmax maps [heads, n, n] without their diagonal."""
+    n = q.shape[1]
     causal = torch.ones(n, n, dtype=torch.bool, device=q.device).tril()
-    ranks: list[int] = []
-    for start in range(0, heads, group):
-        part = slice(start, start + group)
-        maps = attention_rows(attention, q[None, part], k[None, part], causal[None, None])[0]
-        maps.diagonal(dim1=1, dim2=2).zero_()
-        ranks += torch.linalg.matrix_rank(maps).tolist()
-    return ranks
+    maps = attention_rows(attention, q[None], k[None], causal[None, None])[0]
+    maps.diagonal(dim1=1, dim2=2).zero_()
+    return torch.linalg.matrix_rank(maps)

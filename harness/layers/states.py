@@ -118,8 +118,10 @@ class _Watch:
         images = [r.nonzero().flatten() for r in (ids == self.image_token) & mask.bool()]
         self.image = [i if len(i) else r for i, r in zip(images, self.real, strict=True)]
         self.first = len(self.found.cosine)
-        for table in (*self.found.ranks.values(), self.found.block_influence, self.found.cosine):
-            table += [[] for _ in self.real]  # type: ignore[misc]
+        for ranks in self.found.ranks.values():
+            ranks += [[] for _ in self.real]
+        for cosines in (self.found.block_influence, self.found.cosine):
+            cosines += [[] for _ in self.real]
 
     def enter(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.before = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
