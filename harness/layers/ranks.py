@@ -80,7 +80,8 @@ def _by_heads(rank: Callable[[Tensor, Tensor], Tensor], q: Tensor, k: Tensor) ->
 
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(workers) as pool:
+        # The setting is one of each thread: a new one would start with all cores again.
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return torch.cat(list(pool.map(alone, parts))).tolist()
     finally:
         torch.set_num_threads(workers)
