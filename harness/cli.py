@@ -19,6 +19,7 @@ from harness.errors import (
 from harness.flags import PROGRAM, build_parser
 from harness.nearest import unknown
 from harness.settings import (
+    ANALYSIS,
     LIST_KINDS,
     SWITCHES,
     VALIDATORS,
@@ -133,7 +134,7 @@ def _refuse_idle_flags(raw: dict[str, Any], settings: Settings, jobs: list[str])
         jobs = ["study" if settings.study else "published"]
     else:
         idle = settings.idle | ({"bench"} if settings.costs_only else {"published"})
-        idle |= {"margin"} if settings.costs_only or settings.throughput else set()
+        idle |= {"margin", *ANALYSIS} if settings.costs_only or settings.throughput else set()
         idle = {name for name in idle if getattr(settings, name) != getattr(Settings(), name)}
     for name in sorted(idle):
         with_what = flag(jobs[0]) if jobs else "a run on benchmarks"

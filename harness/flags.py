@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_jobs(parser.add_argument_group("what to do"))
     _add_settings(parser.add_argument_group("settings (all recorded)"))
+    _add_analysis(parser.add_argument_group("layer redundancy, beside benchmarks"))
     _add_timing(parser.add_argument_group("settings of --throughput and --with-throughput"))
     return parser
 
@@ -129,6 +130,21 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--quiet", action="store_true", help="no progress, errors only")
     group.add_argument("--verbose", action="store_true", help="more detail, library messages")
+
+
+def _add_analysis(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--analyse",
+        metavar="LIST",
+        help="of dense, after the cells: arank (rank of every layer's attention), damage (each "
+        "layer skipped, whole and for half of the image tokens), plan (retention plans from them)",
+    )
+    group.add_argument(
+        "--analyse-samples", metavar="N", help="the first N documents of each bench (default 50)"
+    )
+    group.add_argument(
+        "--analyse-kv", metavar="SHARE", help="image-token cache of the plans (default 0.5375)"
+    )
 
 
 def _add_timing(group: argparse._ArgumentGroup) -> None:

@@ -129,6 +129,18 @@ class Parts:
 
         return evaluate(loaded, method, bench, **options)
 
+    def analyses_left(self, plan: Any, run_dir: Path) -> bool:
+        """Whether `--analyse` asks for something that the run directory does not have yet."""
+        from harness.layers.run import missing
+
+        return bool(plan.settings.analyse) and bool(missing(plan, run_dir))
+
+    def analyse(self, plan: Any, run_dir: Path, loaded: Any, say: Callable[[str], None]) -> None:
+        """The missing analyses: see `harness.layers.run`. Raises CellError."""
+        from harness.layers.run import analyse
+
+        analyse(plan, run_dir, loaded, self.evaluate, say)
+
     def report(self, run_dir: Path) -> Path:
         """Tables, figures and report of a run directory."""
         from reports.build import build_report

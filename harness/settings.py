@@ -28,6 +28,9 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 # Settings that only a run with measured times has a use for; the last three only --throughput.
 MEASURED = ("workload", "repeats", "warmup", "min_seconds", "max_seconds")
 TIMING_ONLY = (*MEASURED, "random_weights", "layers", "width")
+# What --analyse can do, in the order in which it is done.
+ANALYSES = ("arank", "damage", "plan")
+ANALYSIS = ("analyse", "analyse_samples", "analyse_kv")
 LIST_KINDS = ("methods", "benches", "models", "suites")
 
 
@@ -53,6 +56,9 @@ class Settings:
     costs_only: bool = False
     published: str | None = None
     study: str | None = None  # the suite file that holds it
+    analyse: tuple[str, ...] = ()
+    analyse_samples: int = 50
+    analyse_kv: float = 0.5375  # the mean of p-MoD's released schedule
     throughput: bool = False
     with_throughput: bool = False
     workload: tuple[str, ...] = ()
@@ -84,8 +90,9 @@ class Settings:
         skip |= set() if self.published else {"published"}
         skip |= set() if self.study else {"study"}
         skip |= self.idle
+        skip |= set() if self.analyse else set(ANALYSIS)
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
-        for name in ("methods", "bench", "workload"):
+        for name in ("methods", "bench", "workload", "analyse"):
             if name in values:
                 values[name] = list(values[name])
         values["checkpoint"] = dict(sorted(self.checkpoint.items()))
@@ -166,6 +173,26 @@ def workloads(text: str) -> tuple[str, ...]:
     return parse_workloads(text)
 
 
+def analyses(text: str) -> tuple[str, ...]:
+    """A comma list of analyses, in the order of work. A plan is made from one of the others."""
+    known = one_of("analysis", ANALYSES)
+    asked = [known(item) for item in comma_list(text)]
+    if set(asked) == {"plan"}:
+        raise UsageError("a plan is made from arank or damage: name one of them too")
+    return tuple(name for name in ANALYSES if name in asked)
+
+
+def share(text: str) -> float:
+    """A number above 0, at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise UsageError(f"expected a share above 0, at most 1, got '{text}'")
+    return value
+
+
 def batch_size(text: str) -> int | str:
     """A positive integer, or `auto`."""
     return "auto" if text == "auto" else positive(text)
@@ -229,6 +256,9 @@ VALIDATORS: dict[str, Callable[[str], Any]] = {
     "n_text": positive,
     "n_out": positive,
     "published": non_empty,
+    "analyse": analyses,
+    "analyse_samples": positive,
+    "analyse_kv": share,
     "workload": workloads,
     "layers": positive,
     "width": positive,
@@ -270,4 +300,9 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
                 f"--with-throughput and {flag(name)} exclude each other: it adds times to a run "
                 "on benchmarks"
             )
+    if "plan" in settings.analyse and (settings.limit or math.inf) <= settings.analyse_samples:
+        raise UsageError(
+            f"--analyse: plans are checked on documents behind the first "
+            f"{settings.analyse_samples}: give a larger --limit or a smaller --analyse-samples"
+        )
     return settings

@@ -122,7 +122,7 @@ def _load(
     todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
     used = {cell.method: cell.checkpoint for cell in todo}
     used |= times.methods() if times else {}
-    if not used:
+    if not used and not parts.analyses_left(plan, out):
         return None, None, {}
     loaded = parts.load(plan.settings, plan.source, show.say)
     for method, checkpoint in used.items():
@@ -165,9 +165,22 @@ def _run(
     show.table(lambda: summary_table(store.path))
     show.say(LEGEND)
     code = EXIT_CELLS_FAILED if failed else EXIT_OK
+    code = _analyse(plan, store, loaded, parts, show) or code
     if times and times.run(loaded, store, show):
         code = EXIT_CELLS_FAILED
     return draw_report(store.path, parts, show) or code
+
+
+def _analyse(plan: Plan, store: Store, loaded: Any, parts: Parts, show: Progressing) -> int:
+    """What --analyse asks for, with the model at hand; the cells are safe whatever happens."""
+    if loaded is None or not plan.settings.analyse:
+        return EXIT_OK
+    try:
+        parts.analyse(plan, store.path, loaded, show.say)
+    except CellError as error:
+        show.warn(f"{PROGRAM}: {one_line(error)}")
+        return EXIT_CELLS_FAILED
+    return EXIT_OK
 
 
 def _one(

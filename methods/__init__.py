@@ -38,6 +38,7 @@ REGISTRY: dict[str, Entry] = {
     "uniform": Entry("methods.uniform:Uniform", "control: keep every so-manieth image token"),
     "pool": Entry("methods.pool:Pool", "control: 2-D average pooling before the language model"),
     "blind": Entry("methods.blind:Blind", "control: no image token at all"),
+    "plan": Entry("methods.plan:Planned", "one retention a layer, training-free (--analyse plan)"),
 }
 
 

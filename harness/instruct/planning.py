@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 import methods
-from harness.arank import arank, dense_layers
 from harness.errors import UsageError
 from harness.instruct.recipe import InstructRecipe
 from harness.instruct.samples import BrokenImage, Samples
 from harness.instruct.templates import encode, prompt_of
+from harness.layers.states import arank, dense_layers
 from methods.base import Method
 
 PLAN = "plan.json"

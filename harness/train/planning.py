@@ -9,7 +9,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from harness.arank import arank, dense_layers
+from harness.layers.states import arank, dense_layers
 from harness.train.packing import PackedScenes
 from methods.base import Method
 

@@ -1,0 +1,202 @@
+"""`--analyse damage`: what a layer is worth, measured by taking it away.
+
+Two probes a layer, run through the engine as ordinary decisions: `skip-layer` (no token is
+processed there, generated ones included) and `half-image` (half of the image tokens, drawn anew
+for every sample, skip it; text is processed). Damage is the drop of the bench's own score and
+the rise of the target's negative log-likelihood, both paired with dense on the same documents.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from harness.bench.loop import CellResult
+from harness.layers import columns
+from harness.layers.job import Job
+from harness.layers.subject import Document, in_batches
+from harness.stats import paired, quantity_interval
+from harness.store.csvfile import read_rows, write_csv
+from methods.base import Method
+from methods.dense import Dense
+from methods.plan import Planned
+from methods.probe import SkipLayer
+
+FILES = ("damage.csv", "damage_samples.csv")
+PARTS = "partial/damage"  # one finished probe a file, until all are done
+HALF = 0.5
+UNIT = "nats per answer"
+
+
+def skip_layer(layer: int, depth: int) -> Method:
+    """The model without one layer."""
+    return SkipLayer(at=layer)
+
+
+def half_image(layer: int, depth: int) -> Method:
+    """Half of the image tokens skip one layer."""
+    steps = tuple(HALF if i == layer else 1.0 for i in range(depth))
+    return Planned(steps=steps, rank="random")
+
+
+PROBES: dict[str, Callable[[int, int], Method]] = {
+    "skip-layer": skip_layer,
+    "half-image": half_image,
+}
+
+
+def run_damage(job: Job) -> None:
+    """Probe every layer on every bench and write `FILES`; a stopped run's probes count."""
+    samples: list[dict[str, Any]] = []
+    facts: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for bench in job.benches:
+        started = time.perf_counter()
+        result = job.answer(bench, Dense(), job.planned)
+        documents = _documents(job, bench, result)
+        scores, nll = _scores(result, documents), _likelihoods(job, Dense(), documents)
+        for probe, make in PROBES.items():
+            for layer in range(job.subject.layers):
+                rows, spent = _probe(job, bench, probe, layer, make, documents, scores, nll)
+                samples += rows
+                facts[bench.name, probe, layer] = {
+                    "metric": result.headline.metric, "data": bench.data, "seconds": spent,
+                }  # fmt: skip
+        spent = time.perf_counter() - started
+        job.say(f"damage on {bench.name}: {len(documents)} samples, {spent:.1f} s")
+    job.write("damage_samples.csv", columns.PROBED, samples)
+    job.write("damage.csv", columns.DAMAGE, summarise(job, samples, facts))
+    shutil.rmtree(job.folder / PARTS, ignore_errors=True)
+
+
+def _documents(job: Job, bench: Any, result: CellResult) -> list[Document]:
+    """The documents that were answered, with their targets as token ids."""
+    found = []
+    samples = {sample.doc_id: sample for sample in result.samples}
+    with job.subject.plain() as asker:
+        for document in job.documents(bench):
+            sample = samples.get(document.doc_id)
+            if sample is None or not sample.target:
+                continue
+            answer = asker.answer_ids(document.request, sample.target)
+            named = replace(document, image_id=sample.image_id, target=sample.target)
+            found.append(replace(named, answer=answer))
+    return found
+
+
+def _probe(
+    job: Job,
+    bench: Any,
+    probe: str,
+    layer: int,
+    make: Callable[[int, int], Method],
+    documents: Sequence[Document],
+    dense_scores: Sequence[float | None],
+    dense_nll: Sequence[float],
+) -> tuple[list[dict[str, Any]], float]:
+    """One row a document, from the part file of a stopped run or measured now; and the seconds."""
+    part = job.folder / PARTS / f"{bench.name}-{probe}-{layer}.csv".replace("/", "_")
+    before = read_rows(part)
+    if len(before) == len(documents) and before:
+        return [_typed(row) for row in before], float(before[0]["seconds"])
+    started = time.perf_counter()
+    method = make(layer, job.subject.layers)
+    scores = _scores(job.answer(bench, method, job.planned), documents)
+    nll = _likelihoods(job, method, documents)
+    spent = round(time.perf_counter() - started, 3)
+    rows = [
+        {
+            "model": job.model, "bench": bench.name, "probe": probe, "layer": layer,
+            "doc_id": document.doc_id, "image_id": document.image_id, "score": score,
+            "dense_score": dense_score, "nll": new, "dense_nll": old, "target": document.target,
+            "n_answer": len(document.answer),
+        }
+        for document, score, dense_score, new, old in zip(
+            documents, scores, dense_scores, nll, dense_nll, strict=True
+        )
+    ]  # fmt: skip
+    write_csv(part, (*columns.PROBED, "seconds"), [row | {"seconds": spent} for row in rows])
+    return rows, spent
+
+
+def _typed(row: Mapping[str, str]) -> dict[str, Any]:
+    numbers = ("score", "dense_score", "nll", "dense_nll")
+    typed: dict[str, Any] = {name: row[name] for name in columns.PROBED}
+    typed |= {name: float(row[name]) if row[name] else None for name in numbers}
+    return typed | {"layer": int(row["layer"]), "n_answer": int(row["n_answer"])}
+
+
+def _scores(result: CellResult, documents: Sequence[Document]) -> list[float | None]:
+    found = {sample.doc_id: sample.score for sample in result.samples}
+    return [found.get(document.doc_id) for document in documents]
+
+
+def _likelihoods(job: Job, method: Method, documents: Sequence[Document]) -> list[float]:
+    with job.subject.asked(method) as asker:
+        parts = in_batches(documents, job.batch_size)
+        return [value for part in parts for value in asker.nll(part)]
+
+
+# --- summary ------------------------------------------------------------------------------------
+def summarise(
+    job: Job,
+    samples: Sequence[Mapping[str, Any]],
+    facts: Mapping[tuple[str, str, int], Mapping[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    """Rows of damage.csv: every bench, and all of them together where their scales agree."""
+    names = list(dict.fromkeys(str(row["bench"]) for row in samples))
+    groups: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for row in samples:
+        groups.setdefault((row["bench"], row["probe"], row["layer"]), []).append(row)
+    for name in names:
+        for probe in PROBES:
+            for layer in range(job.subject.layers):
+                rows = groups.get((name, probe, layer), [])
+                yield _line(job, name, probe, layer, rows, facts[name, probe, layer])
+    if len(names) < 2:
+        return
+    for probe in PROBES:
+        for layer in range(job.subject.layers):
+            rows = [row for name in names for row in groups.get((name, probe, layer), [])]
+            said = [facts[name, probe, layer] for name in names]
+            whole = {
+                "metric": "mean of the benches' scores",
+                "data": "+".join(sorted({str(f["data"]) for f in said})),
+                "seconds": round(sum(f["seconds"] for f in said), 3),
+            }
+            yield _line(job, columns.ALL, probe, layer, rows, whole)
+
+
+def _line(
+    job: Job,
+    bench: str,
+    probe: str,
+    layer: int,
+    rows: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    scored = [r for r in rows if r["score"] is not None and r["dense_score"] is not None]
+    images = [r["image_id"] for r in scored]
+    ours, theirs = [r["score"] for r in scored], [r["dense_score"] for r in scored]
+    compared = paired(ours, theirs, images, job.seed)
+    rise = [r["nll"] - r["dense_nll"] for r in rows]
+    nll = quantity_interval(rise, [r["image_id"] for r in rows], job.seed)
+    line: dict[str, Any] = {
+        "model": job.model, "bench": bench, "probe": probe, "layer": layer,
+        "n_samples": len(rows), **facts, **job.conditions, "nll_unit": UNIT,
+    }  # fmt: skip
+    if compared is not None:
+        drop = -compared.delta
+        line |= {
+            "dense_accuracy": compared.dense, "accuracy": compared.dense - drop.value,
+            "drop": drop.value, "drop_ci_low": drop.low, "drop_ci_high": drop.high,
+            "p_value": compared.p_value,
+        }  # fmt: skip
+    if nll is not None:
+        line |= {
+            "nll_dense": sum(r["dense_nll"] for r in rows) / len(rows),
+            "nll_increase": nll.value, "nll_ci_low": nll.low, "nll_ci_high": nll.high,
+        }  # fmt: skip
+    return line

@@ -1,0 +1,147 @@
+"""`--analyse plan`: retention plans at one KV budget, checked on documents nobody planned on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import methods
+from harness.bench.loop import Sample
+from harness.cost.readouts import read_out
+from harness.layers import columns
+from harness.layers.job import Job
+from harness.layers.plans import RetentionPlan, measured, papers, top_dense
+from harness.layers.tables import damage_tables, layer_tables
+from harness.stats import Paired, holm, mean_interval, paired
+
+FILE = "plans.csv"
+REFERENCE = "prd"  # the paper's schedule that every other plan is compared with
+KV = "kv_ratio_vision"
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+PREDICTOR = "probs"  # the released code's ARank plans, as it does there
+
+Samples = list[tuple[str, Sample]]  # bench and sample, held out
+
+
+def make_plans(job: Job) -> list[RetentionPlan]:
+    """All plans at `job.kv`: the papers', and those the files of this run allow."""
+    depth = job.subject.layers
+    found = papers(depth, job.kv)
+    layers = layer_tables(job.read("layer_samples.csv"))
+    damage = damage_tables(job.read("damage_samples.csv"))
+    whole = columns.ALL if len(job.benches) > 1 else job.benches[0].name
+    if (whole, PREDICTOR) in layers:
+        scores = layers[whole, PREDICTOR].mean().tolist()
+        top = top_dense(scores, job.kv)
+        found += [] if top is None else [top]
+        found.append(measured("arank", f"ARank ({PREDICTOR})", scores, job.kv))
+    for probe in ("skip-layer", "half-image"):
+        if (whole, f"{probe} nll_increase") in damage:
+            scores = damage[whole, f"{probe} nll_increase"].mean().tolist()
+            found.append(measured(probe, f"damage of {probe}, nll", scores, job.kv))
+    return found
+
+
+def run_plan(job: Job) -> None:
+    """Make the plans, answer the held-out documents with each, write `FILE`."""
+    plans = make_plans(job)
+    used = _used(job)
+    started = time.perf_counter()
+    dense = _answers(job, methods.build("dense"), used)[0]
+    answers: dict[str, Samples] = {}
+    kept: dict[str, float | None] = {}
+    spent: dict[str, float] = {}
+    for plan in plans:
+        begun = time.perf_counter()
+        answers[plan.name], kept[plan.name] = _answers(job, methods.parse(plan.spec), used)
+        spent[plan.name] = round(time.perf_counter() - begun, 3)
+    rows = []
+    for bench in [*(b.name for b in job.benches), *([columns.ALL] if len(job.benches) > 1 else [])]:
+        for plan in plans:
+            row = _row(job, bench, plan, dense, answers[plan.name], answers[REFERENCE])
+            extra = {"kv_measured": kept[plan.name], "seconds": spent[plan.name]}
+            rows.append(row | (extra if row else {}))
+    rows = [row for row in rows if row]
+    _adjust(rows)
+    job.write(FILE, columns.PLANS, rows)
+    took = time.perf_counter() - started
+    job.say(f"plan: {len(plans)} plans on {len(dense)} held-out samples, {took:.1f} s")
+
+
+def _used(job: Job) -> set[tuple[str, str]]:
+    """(bench, document) and ("", image) of everything a plan was made on."""
+    rows = [*job.read("analysis_documents.csv"), *job.read("damage_samples.csv")]
+    found = {(row["bench"], row["doc_id"]) for row in rows}
+    return found | {("", row["image_id"]) for row in rows if row["image_id"]}
+
+
+def _answers(job: Job, method: Any, used: set[tuple[str, str]]) -> tuple[Samples, float | None]:
+    """Held-out samples of every bench, and the mean share of the image-token cache."""
+
+    def count(doc_id: str, record: Any) -> dict[str, Any]:
+        info, dtype = job.subject.loaded.info, job.subject.loaded.dtype
+        return {KV: read_out(record, info, ITEMSIZE[dtype], method.needs_images)[KV]}
+
+    found: Samples = []
+    for bench in job.benches:
+        result = job.answer(bench, method, job.checked, on_sample=count)
+        found += [
+            (bench.name, sample)
+            for sample in result.samples
+            if used.isdisjoint([(bench.name, sample.doc_id), ("", sample.image_id)])
+        ]
+    ratios = [s.readout[KV] for _, s in found if s.readout and s.readout.get(KV) is not None]
+    return found, sum(ratios) / len(ratios) if ratios else None
+
+
+def _row(
+    job: Job, bench: str, plan: RetentionPlan, dense: Samples, ours: Samples, reference: Samples
+) -> dict[str, Any]:
+    """One line of plans.csv, the rest of which :func:`_adjust` fills; {} without samples."""
+    mine, images = _scores(ours, bench)
+    base, _ = _scores(dense, bench)
+    other, _ = _scores(reference, bench)
+    docs = [d for d in mine if d in base and d in other]
+    values = [mine[d] for d in docs]
+    clusters = [images[d] for d in docs]
+    interval = mean_interval(values, clusters, job.seed)
+    if interval is None:
+        return {}
+    to_dense = paired(values, [base[d] for d in docs], clusters, job.seed)
+    to_reference = paired(values, [other[d] for d in docs], clusters, job.seed)
+    assert to_dense is not None and to_reference is not None
+    row: dict[str, Any] = {
+        "model": job.model, "bench": bench, "plan": plan.name, "source": plan.source,
+        "spec": plan.spec, "kv_budget": job.kv, "kv_planned": plan.kv, "n": len(docs),
+        "accuracy": interval.value, "ci_low": interval.low, "ci_high": interval.high,
+        "dense_accuracy": to_dense.dense, **_delta(to_dense, "delta_dense"),
+        "retention": "+".join(map(str, plan.retention)), "made_on": job.planned,
+        "data": "+".join(sorted({b.data for b in job.benches if bench in (b.name, columns.ALL)})),
+        **job.conditions,
+    }  # fmt: skip
+    if plan.name != REFERENCE:
+        row |= {
+            "reference": REFERENCE, **_delta(to_reference, "delta"),
+            "p_value": to_reference.p_value,
+        }  # fmt: skip
+    return row
+
+
+def _scores(samples: Samples, bench: str) -> tuple[dict[tuple[str, str], float], dict[Any, str]]:
+    chosen = [(b, s) for b, s in samples if bench in (b, columns.ALL) and s.score is not None]
+    scores = {(b, s.doc_id): float(s.score) for b, s in chosen if s.score is not None}
+    return scores, {(b, s.doc_id): s.image_id for b, s in chosen}
+
+
+def _delta(found: Paired, name: str) -> dict[str, Any]:
+    delta = found.delta
+    return {name: delta.value, f"{name}_ci_low": delta.low, f"{name}_ci_high": delta.high}
+
+
+def _adjust(rows: Sequence[dict[str, Any]]) -> None:
+    """Holm over every comparison with the reference in the file."""
+    tested: list[Mapping[str, Any]] = [row for row in rows if "p_value" in row]
+    adjusted = holm([float(row["p_value"]) for row in tested])
+    for row, value in zip(tested, adjusted, strict=True):
+        row["p_adjusted"] = value  # type: ignore[index]

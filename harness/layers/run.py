@@ -1,0 +1,118 @@
+"""The analyses of an ordinary run, after its cells and with the same loaded model.
+
+Each finished analysis is stamped in `analysis.json` with a hash over everything that can change
+its numbers; one with the same stamp and all its files is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.errors import CellError, HarnessError, StoreError, one_line
+from harness.plan import DENSE, Cell, Plan
+from harness.settings import ANALYSES
+from harness.store.csvfile import write_json
+
+STAMPS = "analysis.json"
+FILES = {
+    "arank": ("arank.csv", "arank_heads.csv", "layer_samples.csv", "analysis_documents.csv"),
+    "damage": ("damage.csv", "damage_samples.csv"),
+    "plan": ("plans.csv",),
+}
+
+
+def missing(plan: Plan, folder: Path) -> list[str]:
+    """The analyses that were asked for and are not there yet, in the order of work."""
+    asked = [name for name in ANALYSES if name in plan.settings.analyse]
+    done = _stamps(folder)
+    left: list[str] = []
+    for name in asked:
+        files = all((folder / file).is_file() for file in FILES[name])
+        stale = name == "plan" and left  # what it is made from is measured again
+        if stale or not files or done.get(name, {}).get("stamp") != stamp(plan, name):
+            left.append(name)
+    return left
+
+
+def stamp(plan: Plan, name: str) -> str:
+    """Hash over the code, the dense cells' identities and the settings of one analysis."""
+    from harness.store.cells import source_digest
+
+    settings = plan.settings
+    facts = {
+        "analysis": name,
+        "source": source_digest([Path(__file__).parent]),
+        "cells": [cell.key.cell_id for cell in _dense(plan)],
+        "samples": settings.analyse_samples,
+        "plan": [settings.analyse_kv, sorted(settings.analyse)] if name == "plan" else None,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def analyse(
+    plan: Plan,
+    folder: Path,
+    loaded: Any,
+    evaluate: Callable[..., Any],
+    say: Callable[[str], None],
+) -> None:
+    """Do what is missing, then the correlations. Raises CellError and StoreError, one line."""
+    left = missing(plan, folder)
+    if not left:
+        return
+    from harness.layers.aranks import run_arank
+    from harness.layers.damage import run_damage
+    from harness.layers.heldout import run_plan
+    from harness.layers.job import Job
+    from harness.layers.subject import Subject
+    from harness.layers.tables import write_correlations
+
+    cells, settings = _dense(plan), plan.settings
+    job = Job(
+        subject=Subject(loaded, cells[0].checkpoint),
+        benches=tuple(cell.bench for cell in cells),
+        evaluate=evaluate,
+        say=say,
+        folder=folder,
+        samples=settings.analyse_samples,
+        limit=settings.limit,
+        batch_size=cells[0].key.batch_size,
+        seed=settings.seed,
+        data=settings.data,
+        kv=settings.analyse_kv,
+    )
+    work: dict[str, Callable[[Any], None]] = {
+        "arank": run_arank, "damage": run_damage, "plan": run_plan,
+    }  # fmt: skip
+    for name in left:
+        started = time.perf_counter()
+        try:
+            work[name](job)
+            if name != "plan":
+                write_correlations(job)
+        except StoreError:
+            raise
+        except (HarnessError, RuntimeError, ValueError, MemoryError) as error:
+            raise CellError(f"analysis {name} failed: {one_line(error)}") from error
+        seconds = round(time.perf_counter() - started, 3)
+        done = _stamps(folder) | {name: {"stamp": stamp(plan, name), "seconds": seconds}}
+        write_json(folder / STAMPS, done)
+
+
+def _dense(plan: Plan) -> list[Cell]:
+    """The cells of the first dense row, one a bench."""
+    cells = [cell for cell in plan.cells if cell.method.name == DENSE]
+    return [cell for cell in cells if cell.method == cells[0].method]
+
+
+def _stamps(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / STAMPS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,163 @@
+"""The model under analysis: dense with its weights, and documents as prompts with answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.bench.generation import Generator, Request
+from harness.bench.loop import VISION
+from harness.engine import routed
+from harness.engine.samples import kinds_from_ids
+from harness.model.checkpoints import load_checkpoint
+from harness.model.features import image_key, shared_features
+from methods.dense import Dense
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document as the evaluation loop asks it; `answer` are the target's token ids."""
+
+    bench: str
+    doc_id: str
+    image_id: str
+    request: Request
+    target: str = ""
+    answer: tuple[int, ...] = ()
+
+
+class Subject:
+    """One loaded model with dense's weights."""
+
+    def __init__(self, loaded: Any, checkpoint: Path | None) -> None:
+        self.loaded, self.checkpoint = loaded, checkpoint
+        self.model = loaded.model
+        self.layers = int(loaded.info.layers)
+        self.device = self.model.device.type
+
+    @contextmanager
+    def weights(self) -> Iterator[bool]:
+        """Dense's tuned weights in place while open; says whether vision features may be shared."""
+        if self.checkpoint is None:
+            yield True
+            return
+        files = list(self.loaded.weight_hashes.values())
+        base = files[0] if len(files) == 1 else None
+        tuned = load_checkpoint(self.checkpoint, self.model, Dense(), base)
+        with tuned.applied(self.model):
+            yield not any(name.startswith(VISION) for name in (*tuned.deltas, *tuned.full))
+
+    @contextmanager
+    def asked(self, method: Any) -> Iterator[Asker]:
+        """The model under a training-free method, ready for teacher-forced passes."""
+        with ExitStack() as stack:
+            share = stack.enter_context(self.weights())
+            cache = self.loaded.features if share else None
+            sharing = stack.enter_context(shared_features(self.model, cache))
+            run = stack.enter_context(routed(self.model, method, record=False))
+            yield Asker(Generator(self.loaded, run, sharing, method.label))
+
+    @contextmanager
+    def plain(self) -> Iterator[Asker]:
+        """The model as it stands in transformers, to be watched."""
+        with ExitStack() as stack:
+            share = stack.enter_context(self.weights())
+            cache = self.loaded.features if share else None
+            sharing = stack.enter_context(shared_features(self.model, cache))
+            yield Asker(Generator(self.loaded, None, sharing, "dense"))
+
+
+class Asker:
+    """Turns documents into the tensors of a forward call."""
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+        self.model, self.processor = generator.model, generator.processor
+
+    def images(self, request: Request) -> list[Any]:
+        """The document's images as the evaluation loop sees them."""
+        return self.generator._images(request)
+
+    def inputs(self, documents: Sequence[Document]) -> dict[str, Any]:
+        """Left-padded prompts [B, n] with mask and pixels, on the device."""
+        images = [self.images(d.request) for d in documents]
+        self.generator.sharing.expect([image_key(image) for row in images for image in row])
+        return self.generator._inputs([d.request for d in documents], images)
+
+    def answer_ids(self, request: Request, target: str) -> tuple[int, ...]:
+        """Ids of the target behind its prompt, and the end token.
+
+        The target is tokenized together with the prompt's text, so that the join is the one a
+        generated answer has.
+        """
+        tokenizer = self.processor.tokenizer
+        prompt = self.generator.prompt(request.text, len(self.images(request)))
+        gap = "" if prompt[-1:].isspace() else " "
+        head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(prompt + gap + target, add_special_tokens=False)["input_ids"]
+        if whole[: len(head)] == head:
+            ids = whole[len(head) :]
+        else:  # the tokenizer merges across the join
+            ids = tokenizer(target, add_special_tokens=False)["input_ids"]
+        return (*ids, *self.generator.ends[:1])
+
+    @torch.inference_mode()
+    def nll(self, documents: Sequence[Document]) -> list[float]:
+        """Negative log-likelihood of each target given its prompt, summed over tokens, in nats.
+
+        Teacher-forced, one forward call for all documents given; softmax in float32.
+        """
+        inputs = self.inputs(documents)
+        device = inputs["input_ids"].device
+        heads = [
+            ids[mask.bool()]
+            for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        ]
+        tails = [torch.tensor(d.answer, dtype=torch.long, device=device) for d in documents]
+        pad = self.generator.pad
+        ids = _left([torch.cat(pair) for pair in zip(heads, tails, strict=True)], pad)
+        labels = _left(
+            [
+                torch.cat([torch.full_like(h, IGNORED), t])
+                for h, t in zip(heads, tails, strict=True)
+            ],
+            IGNORED,
+        )
+        mask = _left([torch.ones(len(h) + len(t), device=device).long()
+                      for h, t in zip(heads, tails, strict=True)], 0)  # fmt: skip
+        run = self.generator.run
+        run.set_samples([d.request.name for d in documents])
+        token = run.parts.image_token
+        run.set_kinds(kinds_from_ids(ids, token, mask.bool(), labels != IGNORED))
+        keep = max(map(len, tails)) + 1
+        logits = self.model(
+            **inputs | {"input_ids": ids, "attention_mask": mask},
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            use_cache=False,
+            logits_to_keep=keep,
+        ).logits
+        losses = torch.nn.functional.cross_entropy(
+            logits[:, :-1].float().transpose(1, 2), labels[:, 1 - keep :], reduction="none",
+            ignore_index=IGNORED,
+        )  # fmt: skip
+        return losses.double().sum(dim=1).tolist()
+
+
+def _left(rows: list[torch.Tensor], fill: int) -> torch.Tensor:
+    """[B, n] of rows of unequal length, filled on the left."""
+    return torch.nn.utils.rnn.pad_sequence(
+        rows, batch_first=True, padding_value=fill, padding_side="left"
+    )
+
+
+def in_batches(documents: Sequence[Document], size: int) -> Iterator[Sequence[Document]]:
+    """Slices of `size` documents in order."""
+    for start in range(0, len(documents), size):
+        yield documents[start : start + size]
