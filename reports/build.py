@@ -15,8 +15,11 @@ from reports import (
     conditions,
     costtables,
     dots,
+    layerdata,
     pareto,
     published,
+    redundancy,
+    redundancytables,
     retention,
     study,
     studyfigures,
@@ -89,6 +92,7 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
         title, intro = published.title(summary.run), published.intro(summary.run)
         sections.insert(0, Section("published", title, intro, tables=tuple(beside)))
         sections = [s for s in sections if s.figures or s.tables]
+    sections += _redundancy(summary, folder)
     optional = [
         ("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary), False),
         ("failures", "Failed and missing cells", FAILURES, tables.failures(summary), False),
@@ -101,6 +105,17 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
         if table is not None:
             sections.append(Section(anchor, title, intro, tables=(table,), folded=folded))
     return sections
+
+
+def _redundancy(summary: Summary, folder: Path) -> list[Section]:
+    """What --analyse found; nothing without its files."""
+    layers = layerdata.load(summary.run)
+    if layers is None:
+        return []
+    with style.context():
+        drawn = tuple(redundancy.draw_all(summary, layers, folder))
+    found = tuple(redundancytables.tables(layers))
+    return [Section("layers", redundancy.TITLE, redundancy.INTRO, drawn, found)]
 
 
 def _time_sections(summary: Summary, folder: Path) -> list[Section]:
