@@ -19,9 +19,12 @@ from reports import (
     fronts,
     heatmap,
     latex,
+    layerdata,
     pareto,
     published,
     radar,
+    redundancy,
+    redundancytables,
     routing,
     speedfront,
     study,
@@ -99,6 +102,7 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
         title, intro = published.title(summary.run), published.intro(summary.run)
         sections.insert(0, Section("published", title, intro, tables=tuple(printed)))
         sections = [s for s in sections if s.figures or s.tables]
+    sections += _redundancy(summary, folder)
     if clock:
         sections += [replace(s, anchor=f"times-{s.anchor}") for s in _time_sections(clock, folder)]
     plain = None if clock else times.speed_table(times.timed(summary))
@@ -115,6 +119,17 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
         if table is not None:
             sections.append(Section(anchor, title, intro, tables=(table,), folded=folded))
     return sections
+
+
+def _redundancy(summary: Summary, folder: Path) -> list[Section]:
+    """What --analyse found; nothing without its files."""
+    layers = layerdata.load(summary.run)
+    if layers is None:
+        return []
+    with style.context():
+        drawn = tuple(redundancy.draw_all(summary, layers, folder))
+    found = tuple(redundancytables.tables(layers))
+    return [Section("layers", redundancy.TITLE, redundancy.INTRO, drawn, found)]
 
 
 def _time_sections(summary: Summary, folder: Path) -> list[Section]:
