@@ -135,6 +135,12 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--dtype", metavar="|".join(DTYPES), help="default auto")
     group.add_argument("--attn", metavar="|".join(ATTENTION), help="default auto")
     group.add_argument("--seed", metavar="N", help="default 0")
+    group.add_argument(
+        "--margin",
+        metavar="POINTS",
+        help="loss up to which a method is non-inferior to dense (default 1); another one on a "
+        "finished run derives its tables again",
+    )
     group.add_argument("--n-text", metavar="N", help="text tokens of a cost or time (default 58)")
     group.add_argument("--n-out", metavar="N", help="new tokens of a cost or time (default 32)")
     group.add_argument(
@@ -262,6 +268,7 @@ def _refuse_idle_flags(raw: dict[str, Any], settings: Settings, jobs: list[str])
         jobs = ["study" if settings.study else "published"]
     else:
         idle = settings.idle | ({"bench"} if settings.costs_only else {"published"})
+        idle |= {"margin"} if settings.costs_only or settings.throughput else set()
         idle = {name for name in idle if getattr(settings, name) != getattr(Settings(), name)}
     for name in sorted(idle):
         with_what = flag(jobs[0]) if jobs else "a run on benchmarks"

@@ -34,7 +34,7 @@ LIST_KINDS = ("methods", "benches", "models", "suites")
 @dataclass(frozen=True)
 class Settings:
     """Everything a run depends on; `out`, `quiet` and `verbose` are the only ones that cannot
-    change a number."""
+    change a number, and `margin` changes verdicts only."""
 
     methods: tuple[str, ...] = ()
     bench: tuple[str, ...] = ()
@@ -47,6 +47,7 @@ class Settings:
     dtype: str = "auto"
     attn: str = "auto"
     seed: int = 0
+    margin: float | None = None  # None: the run directory's, else 1 point
     n_text: int = 58
     n_out: int = 32
     costs_only: bool = False
@@ -79,7 +80,7 @@ class Settings:
 
     def recorded(self) -> dict[str, Any]:
         """The settings that must agree when a run directory is resumed (JSON-able)."""
-        skip = {"out", "quiet", "verbose"}
+        skip = {"out", "quiet", "verbose", "margin"}  # another margin only derives tables again
         skip |= set() if self.published else {"published"}
         skip |= set() if self.study else {"study"}
         skip |= self.idle
@@ -144,6 +145,17 @@ def seconds(text: str) -> float:
         value = math.nan
     if not 0 <= value < math.inf:
         raise UsageError(f"expected a number of seconds, got '{text}'")
+    return value
+
+
+def points(text: str) -> float:
+    """A positive number of points, below 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 100:
+        raise UsageError(f"expected a number of points above 0 and below 100, got '{text}'")
     return value
 
 
@@ -213,6 +225,7 @@ VALIDATORS: dict[str, Callable[[str], Any]] = {
     "dtype": one_of("dtype", DTYPES, DTYPE_ALIASES),
     "attn": one_of("attention backend", ATTENTION, ATTENTION_ALIASES),
     "seed": natural,
+    "margin": points,
     "n_text": positive,
     "n_out": positive,
     "published": non_empty,

@@ -13,7 +13,8 @@ p-value           exact McNemar for 0/1 scores with one question an image; other
                   sign-flip permutation test on the images' summed differences.
 Verdict           on the Holm-adjusted p-value: ``better`` or ``worse`` when it is below 0.05;
                   else ``non-inferior`` when the interval of the difference stays above -margin
-                  (1 point); else ``inconclusive``. A small but significant loss is ``worse``.
+                  (1 point unless the run asks otherwise); else ``inconclusive``. A small but
+                  significant loss is ``worse``.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def mean_interval(
     if is_binary(values) and groups.max() + 1 == values.size:
         low, high = _wilson(int(values.sum()), values.size)
         return Interval(mean, min(low, mean), max(high, mean))
-    return Interval(mean, *_bootstrap(values, groups, seed, extra=(0.0, _top(values))))
+    return Interval(mean, *_bootstrap(values, groups, seed, extra=(0.0, top_score(values))))
 
 
 def quantity_interval(
@@ -126,14 +127,14 @@ def paired(
         return None
     groups = cluster_ids(clusters, ours.size)
     difference = ours - theirs
-    top = max(_top(ours), _top(theirs))
+    top = max(top_score(ours), top_score(theirs))
     bounds = _bootstrap(difference, groups, seed, extra=(-top, top))
     delta = Interval(float(difference.mean()), *bounds)
     alone = groups.max() + 1 == ours.size
     if alone and is_binary(ours) and is_binary(theirs):
         p_value = _mcnemar(ours, theirs)
     else:
-        p_value = _sign_flip(_sums(groups, difference), seed)
+        p_value = _sign_flip(cluster_sums(groups, difference), seed)
     return Paired(ours.size, float(theirs.mean()), delta, p_value)
 
 
@@ -143,21 +144,17 @@ def is_binary(values: Floats) -> bool:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm-adjusted p-values of one family, in the given order.
+    """Holm-adjusted p-values of one family, in the given order."""
+    from statsmodels.stats.multitest import multipletests
 
-    The k-th smallest of m is multiplied by m - k + 1, and never falls below a smaller one's.
-    """
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted
+    if not p_values:
+        return []
+    return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]]
 
 
-def margin_for(scores: Sequence[float]) -> float:
-    """One point on the metric's own scale: 0.01 for scores in 0..1, 1 for scores in 0..100."""
-    return _top(np.asarray(scores, dtype=np.float64)) * MARGIN_POINTS / 100.0
+def margin_for(scores: Sequence[float], points: float = MARGIN_POINTS) -> float:
+    """`points` on the metric's own scale: 1 is 0.01 for scores in 0..1, 1 for scores in 0..100."""
+    return top_score(np.asarray(scores, dtype=np.float64)) * points / 100.0
 
 
 def verdict(delta: Interval, p_adjusted: float, margin: float) -> str:
@@ -176,7 +173,7 @@ def _wilson(hits: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def _top(scores: Floats) -> float:
+def top_score(scores: Floats) -> float:
     """The best score of the scale that these scores come from: 1, 100, or the highest seen."""
     highest = float(np.abs(scores).max(initial=0.0))
     return 1.0 if highest <= 1.0 else max(100.0, highest)
@@ -189,7 +186,7 @@ def _bootstrap(
 
     `extra` are invented values, each a cluster of its own. No bounds from a single real cluster.
     """
-    sums = np.concatenate([_sums(groups, values), extra])
+    sums = np.concatenate([cluster_sums(groups, values), extra])
     sizes = np.concatenate([np.bincount(groups), np.ones(len(extra))])
     count = sums.size
     if count - len(extra) < 2:
@@ -207,8 +204,8 @@ def _bootstrap(
     return min(float(low), mean), max(float(high), mean)
 
 
-def _sums(groups: NDArray[np.intp], values: Floats) -> Floats:
-    """Sum of the values in each cluster."""
+def cluster_sums(groups: NDArray[np.intp], values: Floats) -> Floats:
+    """Sum of the values in each cluster, one number a cluster."""
     return np.bincount(groups, values).astype(np.float64)
 
 

@@ -143,7 +143,8 @@ def _run(
     for line in store.warnings:
         show.warn(f"{PROGRAM}: {line}")
     done = store.done()
-    derived = Derived(store, [c.key.cell_id for c in plan.cells], plan.settings.seed)
+    margin = store.margin(plan.settings.margin)
+    derived = Derived(store, [c.key.cell_id for c in plan.cells], plan.settings.seed, margin)
     todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
     show.say(f"{store.path}: {len(plan.cells)} cells, {len(plan.cells) - len(todo)} done before")
     failed = []

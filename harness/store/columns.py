@@ -34,6 +34,22 @@ ACCURACY = (*CELL, "task", "metric", "value", "n", "ci_low", "ci_high") + (
     "p_adjusted",
     "verdict",
     "headline",  # 1 on the one metric per bench that is tested; 0 elsewhere
+    "n_paired",  # documents that the row and dense's both answered; the next five are about them
+    "right_to_wrong",  # documents whose score fell against dense's
+    "wrong_to_right",  # documents whose score rose
+    "right_to_wrong_share",
+    "wrong_to_right_share",
+    "detectable",  # the true difference the test finds with 80 % power, metric's scale
+    "margin",  # of non-inferiority, on the metric's scale
+    "skill",  # (method - blind) / (dense - blind) on the documents that all three answered
+    "skill_ci_low",
+    "skill_ci_high",
+)
+# Who stands on the accuracy-cost front, and in what share of the bootstrap's draws.
+FRONTS = (*CELL, "metric", "n", "images", "score", "tflops_prefill") + (
+    "on_front",
+    "front_probability",
+    "resamples",
 )
 SAMPLES = (
     "doc_id",

@@ -1,4 +1,6 @@
-"""accuracy.csv, cost.csv and routing.csv, rebuilt from the finished cells' files. Torch-free.
+"""The derived CSVs, rebuilt from the finished cells' files. Torch-free.
+
+accuracy.csv, cost.csv, routing.csv and fronts.csv.
 
 Rows come in the order of the run's settings, whatever order the cells were computed in, so an
 interrupted and resumed run writes the same bytes as one that ran through.
@@ -7,13 +9,15 @@ interrupted and resumed run writes the same bytes as one that ran through.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from harness import stats
+from harness import joint, stats
+from harness.changes import changes, detectable
 from harness.cost.rows import cost_rows
 from harness.store import columns
 from harness.store.csvfile import read_rows, write_csv
+from harness.store.fronts import BLIND, Fronts, Subject, prefill_of
 from harness.store.rundir import Store
 
 DENSE = "dense"
@@ -30,6 +34,7 @@ class CellData:
     metrics: list[dict[str, Any]]
     routing: list[dict[str, Any]]
     cost: list[dict[str, Any]]
+    prefill: dict[str, float] = field(default_factory=dict)  # doc_id -> TFLOP, causal
 
     @property
     def about(self) -> dict[str, str]:
@@ -51,25 +56,42 @@ class MetricRow:
 class Derived:
     """Rebuilds the derived CSVs; keeps what it computed, for the next finished cell."""
 
-    def __init__(self, store: Store, order: Sequence[str], seed: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        order: Sequence[str],
+        seed: int,
+        margin: float = stats.MARGIN_POINTS,
+    ) -> None:
         self.store = store
+        self.margin = margin  # of non-inferiority, in points
+        self._fronts = Fronts(seed)
         self.order = list(order)  # requested ids, in the order of the settings
         self.seed = seed
         self._cells: dict[str, CellData] = {}
-        self._accuracy: dict[tuple[str, str], list[MetricRow]] = {}
+        self._accuracy: dict[tuple[str, ...], list[MetricRow]] = {}
 
     def write(self) -> None:
-        """Write all three files, each atomically."""
+        """Write all the files, each atomically."""
         cells = self._finished()
-        dense = {cell.row["bench"]: cell for cell in cells if cell.row["method"] == DENSE}
+        dense, blind = (
+            {cell.row["bench"]: cell for cell in cells if cell.row["method"] == name}
+            for name in (DENSE, BLIND)
+        )
         rows = [
-            row for cell in cells for row in self._accuracy_rows(cell, dense.get(cell.row["bench"]))
+            row
+            for cell in cells
+            for row in self._accuracy_rows(
+                cell, dense.get(cell.row["bench"]), blind.get(cell.row["bench"])
+            )
         ]
         path = self.store.path
         cost = [row for cell in cells for row in cell.cost]
         write_csv(path / "accuracy.csv", columns.ACCURACY, adjusted(rows), durable=False)
         write_csv(path / "cost.csv", columns.COST, cost, durable=False)
         write_csv(path / "routing.csv", columns.ROUTING, routing_rows(cells), durable=False)
+        fronts = self._fronts.rows([subject(cell) for cell in cells])
+        write_csv(path / "fronts.csv", columns.FRONTS, fronts, durable=False)
 
     def _finished(self) -> list[CellData]:
         done = self.store.done()
@@ -79,11 +101,14 @@ class Derived:
                 self._cells[row["cell_id"]] = read_cell(self.store, row, self.seed)
         return [self._cells[row["cell_id"]] for row in found]
 
-    def _accuracy_rows(self, cell: CellData, dense: CellData | None) -> list[MetricRow]:
-        key = (cell.row["cell_id"], dense.row["cell_id"] if dense else "")
+    def _accuracy_rows(
+        self, cell: CellData, dense: CellData | None, blind: CellData | None
+    ) -> list[MetricRow]:
+        key = tuple(one.row["cell_id"] if one else "" for one in (cell, dense, blind))
         if key not in self._accuracy:
+            against = Against(dense, blind, self.seed, self.margin)
             self._accuracy[key] = [
-                row for m in cell.metrics for row in metric_rows(cell, m, dense, self.seed)
+                row for m in cell.metrics for row in metric_rows(cell, m, against)
             ]
         return self._accuracy[key]
 
@@ -100,19 +125,36 @@ def read_cell(store: Store, row: dict[str, str], seed: int) -> CellData:
         metrics=store.read_metrics(cell_id),
         routing=store.read_routing(cell_id),
         cost=cost_rows(about, samples, seed),
+        prefill=prefill_of(samples),
     )
 
 
-def metric_rows(
-    cell: CellData, metric: Mapping[str, Any], dense: CellData | None, seed: int
-) -> Iterator[MetricRow]:
+def subject(cell: CellData) -> Subject:
+    """What the accuracy-cost front needs of a cell."""
+    main = next((m for m in cell.metrics if m["headline"] and m.get("scores")), None)
+    name = f"{main['metric']}{'' if main['is_mean'] else SAMPLE_MEAN}" if main else ""
+    scores, better = (main["scores"], main["higher_is_better"]) if main else ({}, True)
+    return Subject(cell.about, name, scores, bool(better), cell.prefill, cell.images)
+
+
+@dataclass(frozen=True)
+class Against:
+    """What a cell is compared with, and how."""
+
+    dense: CellData | None
+    blind: CellData | None
+    seed: int
+    margin: float = stats.MARGIN_POINTS
+
+
+def metric_rows(cell: CellData, metric: Mapping[str, Any], against: Against) -> Iterator[MetricRow]:
     """One metric of one cell, with its interval and its difference to dense.
 
     Intervals exist only where the metric is the plain mean of per-sample scores. Where the
     headline metric is something else (F1, MME's pair score), the mean of its samples' plain
     scores follows as a row of its own and is what the tests speak about.
     """
-    other = _same_metric(dense, metric)
+    other = _same_metric(against.dense, metric)
     scores, value = metric.get("scores") or {}, metric["value"]
     row: dict[str, Any] = {
         **cell.about,
@@ -123,7 +165,7 @@ def metric_rows(
         "headline": int(bool(metric["headline"])),
     }
     if metric["is_mean"] and scores:
-        yield _tested(row, metric, other, cell, seed)
+        yield _tested(row, metric, other, cell, against)
         return
     if other is not None:
         row["dense_value"] = other["value"]
@@ -134,7 +176,7 @@ def metric_rows(
         value = sum(scores.values()) / len(scores)
         name = f"{metric['metric']}{SAMPLE_MEAN}"
         mean = {**row, "metric": name, "value": value, "headline": 0}
-        yield _tested(mean, metric, other, cell, seed)
+        yield _tested(mean, metric, other, cell, against)
 
 
 def _tested(
@@ -142,11 +184,11 @@ def _tested(
     metric: Mapping[str, Any],
     other: Mapping[str, Any] | None,
     cell: CellData,
-    seed: int,
+    against: Against,
 ) -> MetricRow:
     """`row`, a mean of scores, with interval, paired difference and p-value where there are any."""
     ours: Mapping[str, float] = metric["scores"]
-    interval = stats.mean_interval(list(ours.values()), _images(cell, ours), seed)
+    interval = stats.mean_interval(list(ours.values()), _images(cell, ours), against.seed)
     assert interval is not None  # there are scores
     row |= {"ci_low": interval.low, "ci_high": interval.high}
     theirs = (other.get("scores") or {}) if other is not None else {}
@@ -157,7 +199,8 @@ def _tested(
     if cell.row["method"] == DENSE or not shared:
         return MetricRow(row)
     scores = [ours[doc] for doc in shared], [theirs[doc] for doc in shared]
-    paired = stats.paired(*scores, _images(cell, shared), seed)
+    images = _images(cell, shared)
+    paired = stats.paired(*scores, images, against.seed)
     assert paired is not None  # there are shared documents
     row |= {
         "delta": paired.delta.value,
@@ -165,13 +208,46 @@ def _tested(
         "delta_ci_high": paired.delta.high,
         "p_value": paired.p_value,
     }
+    better = bool(metric["higher_is_better"])
+    margin = stats.margin_for([*ours.values(), *theirs.values()], against.margin)
+    changed = changes(*scores, better)
+    row |= {
+        "n_paired": changed.n,
+        "right_to_wrong": changed.right_to_wrong,
+        "wrong_to_right": changed.wrong_to_right,
+        "right_to_wrong_share": changed.right_to_wrong / changed.n,
+        "wrong_to_right_share": changed.wrong_to_right / changed.n,
+        "detectable": detectable(*scores, images),
+        "margin": margin,
+        **_skill(metric, other, cell, against),
+    }
     return MetricRow(
         row,
         paired,
-        margin=stats.margin_for([*ours.values(), *theirs.values()]),
-        higher_is_better=bool(metric["higher_is_better"]),
+        margin=margin,
+        higher_is_better=better,
         in_family=bool(metric["headline"]),
     )
+
+
+def _skill(
+    metric: Mapping[str, Any],
+    dense: Mapping[str, Any] | None,
+    cell: CellData,
+    against: Against,
+) -> dict[str, Any]:
+    """The share of dense's lead over blind that a bench's main metric keeps."""
+    floor = _same_metric(against.blind, metric)
+    if dense is None or floor is None or not metric["headline"] or cell.row["method"] == BLIND:
+        return {}
+    rows = [one.get("scores") or {} for one in (metric, dense, floor)]
+    shared = [doc for doc in rows[0] if doc in rows[1] and doc in rows[2]]
+    sign = 1.0 if metric["higher_is_better"] else -1.0
+    values = [[sign * row[doc] for doc in shared] for row in rows]
+    kept = joint.skill(values[0], values[1], values[2], _images(cell, shared), against.seed)
+    if kept is None:
+        return {}
+    return {"skill": kept.value, "skill_ci_low": kept.low, "skill_ci_high": kept.high}
 
 
 def _images(cell: CellData, docs: Iterable[str]) -> list[str | None]:

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from harness.errors import StoreError, UsageError, one_line
 from harness.settings import flag
+from harness.stats import MARGIN_POINTS
 from harness.store import columns
 from harness.store.csvfile import (
     TEMPORARY,
@@ -188,8 +189,19 @@ class Store:
             old = read_run_json(self.path)
             this = {"at": new["created_at"], "argv": new["argv"]}
             new["resumed"] = [*old.get("resumed", []), this]
-            new |= {name: old[name] for name in ("created_at", "argv") if name in old}
+            kept = ("created_at", "argv", "margin")
+            new |= {name: old[name] for name in kept if name in old}
         write_json(self.path / RUN_JSON, new)
+
+    def margin(self, asked: float | None) -> float:
+        """The margin of non-inferiority in points: as asked, else as recorded; kept in run.json."""
+        about = read_run_json(self.path) if (self.path / RUN_JSON).exists() else {}
+        recorded = about.get("margin")
+        known = recorded if isinstance(recorded, (int, float)) and recorded > 0 else MARGIN_POINTS
+        margin = float(known if asked is None else asked)
+        if about and recorded != margin:
+            write_json(self.path / RUN_JSON, {**about, "margin": margin})
+        return margin
 
     # --- cells ------------------------------------------------------------------------------
     def cells(self) -> list[dict[str, str]]:

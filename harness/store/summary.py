@@ -13,7 +13,7 @@ from harness.store.derive import DENSE
 from harness.timing.workload import is_workload
 
 MARKS = {"better": "+", "worse": "−", "non-inferior": "=", "inconclusive": "?"}
-LEGEND = "difference to dense: + better, − worse, = not worse by a point, ? cannot tell"
+LEGEND = "difference to dense: + better, − worse, = not worse by the margin, ? cannot tell"
 
 
 def summary_table(run_dir: Path) -> Table:
