@@ -12,12 +12,17 @@ from markupsafe import Markup
 
 from reports import (
     breakeven,
+    changes,
     conditions,
     costtables,
     dots,
+    fronts,
+    heatmap,
     pareto,
     published,
+    radar,
     retention,
+    speedfront,
     study,
     studyfigures,
     studytables,
@@ -76,14 +81,24 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
     clock = timed_part(summary)
     beside = times.beside(summary, times.timed(clock)) if clock else []
     palette = style.Palette(summary.series)
+    chances = fronts.load(summary)
     with style.context():
-        front = pareto.draw(summary, folder, palette)
+        front = pareto.draw(summary, folder, palette, chances)
+        fast = speedfront.draw(summary, times.timed(clock), folder, palette) if clock else None
         dot = dots.draw(summary, folder, palette)
+        heat = heatmap.draw(summary, folder)
+        web = radar.draw(summary, folder, palette)
         kept = retention.draw_all(summary, folder)
     sections = [
         Section("overview", "Overview", tables=(tables.overview(summary, beside),)),
-        Section("pareto", "Accuracy against cost", _none(front), _known(front)),
-        Section("accuracy", "Accuracy by bench", _none(dot), _known(dot)),
+        Section(
+            "pareto",
+            "Accuracy against cost",
+            _none(front),
+            _known(front, fast),
+            _tables(fronts.table(summary, chances)),
+        ),
+        Section("accuracy", "Accuracy by bench", _none(dot), _known(heat, dot, web)),
         Section("routing", "What each layer keeps", _none(*kept), tuple(kept)),
     ]
     printed = [t for t in (published.comparison(summary.run), published.measured(summary.run)) if t]
@@ -95,6 +110,7 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
         sections += [replace(s, anchor=f"times-{s.anchor}") for s in _time_sections(clock, folder)]
     plain = None if clock else times.speed_table(times.timed(summary))
     optional = [
+        ("changes", "Answers that changed", CHANGED, changes.table(summary), False),
         ("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary), False),
         ("failures", "Failed and missing cells", FAILURES, tables.failures(summary), False),
         ("speed", "Speed", SPEED, plain, False),
@@ -174,8 +190,13 @@ NOTHING = "Nothing has been timed (yet)."
 FAILED_TIMES = "Failed and missing times"
 NORMALISED = (
     "(method − blind) / (dense − blind): 100 % is all of what the image adds for the dense model, "
-    "0 % is the same model without the image. Point values; the uncertainty is that of the "
-    "accuracies above."
+    "0 % is the same model without the image. 95 % intervals from documents drawn jointly for all "
+    "three; none where dense is not clearly above blind, or where the run has not derived one."
+)
+CHANGED = (
+    "Documents that dense has right and the method wrong, and the other way round, on the same "
+    "documents (for graded scores: fell and rose). A method may lose few points and still answer "
+    "many documents differently."
 )
 FAILURES = "These cells have no numbers anywhere in this report; nothing stands in for them."
 CLAIMS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from datetime import datetime
 from typing import Any
@@ -63,6 +64,14 @@ def entries(summary: Summary) -> list[tuple[str, str]]:
     ]
     if not run.is_timing:
         pairs.append(("Samples", text.sample_count(summary)))
+        margins = {
+            f"{text.number(s.margin * text.factor(summary, bench), 2).rstrip('0').rstrip('.')}"
+            for (_, bench), cell in summary.cells.items()
+            for s in cell.scores
+            if not math.isnan(s.margin)
+        }
+        if margins:
+            pairs.append(("Margin", f"{text.listing(sorted(margins))} points"))
     pairs += recorded(run, TIMING if run.is_timing else ENTRIES)
     if run.timed is not None:
         pairs += [pair for pair in recorded(run, BESIDE) if pair[0] != "Versions"]

@@ -42,8 +42,8 @@ def draw(summary: Summary, folder: Path, palette: Palette) -> Drawn | None:
     caption = (
         "Accuracy with 95 % CI. Solid line: dense; dashed line: blind, the same model without the "
         "image. A filled dot differs significantly from dense, a hollow one does not. "
-        f"{text.conditions(summary)}; {text.sample_count(summary)}."
-    )
+        f"{text.detectable(summary)} {text.conditions(summary)}; {text.sample_count(summary)}."
+    ).replace("  ", " ")
     return sheet.save(folder, "Accuracy by bench", caption, alts, table)
 
 

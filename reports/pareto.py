@@ -11,14 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from reports import labels, text
+from reports.fronts import AVERAGE, Fronts, percent
 from reports.sheet import Drawn, Sheet
 from reports.style import ACCENT, INK, MUTED, Palette
 from reports.summary import Cost, Score, Series, Summary
 
 Point = tuple[Series, Score, Cost]
 FONT = 7.5
+SHOWN = 0.05  # smaller probabilities stand in the table only
 HEADER = ("bench", "model", "label", "n", "score", "ci_low", "ci_high", "prefill_tflops") + (
     "tflops_ci_low", "tflops_ci_high", "counter", "convention", "non_dominated",
+    "front_probability",
 )  # fmt: skip
 
 
@@ -31,12 +34,14 @@ def non_dominated(points: Sequence[tuple[float, float]]) -> list[bool]:
     ]
 
 
-def draw(summary: Summary, folder: Path, palette: Palette) -> Drawn | None:
-    """One panel a bench; None when no cell has both a score and a cost."""
+def draw(summary: Summary, folder: Path, palette: Palette, fronts: Fronts) -> Drawn | None:
+    """A panel a bench, and one of their average; None when no cell has both score and cost."""
     scale, unit = text.flops_scale(summary)
     panels = [(b, points) for b in summary.benches if (points := _points(summary, b))]
     if not panels:
         return None
+    if average := _average(summary, fronts):
+        panels.append((AVERAGE, average))
     sheet = Sheet("pareto", len(panels), width=4.3, height=3.5)
     table: list[list[object]] = [[*HEADER]]
     alts, left_out = [], []
@@ -45,13 +50,15 @@ def draw(summary: Summary, folder: Path, palette: Palette) -> Drawn | None:
         ranked = [p for p in points if p[0].method != "blind"]
         front = non_dominated([(c.tflops, s.value) for _, s, c in ranked])
         mini = summary.is_mini_bench(bench) or summary.is_mini_model
-        axes = sheet.panel(bench, mini)
+        names, up = _titles(summary, bench, fronts)
+        axes = sheet.panel(names[0], mini)
         axes.set_xlabel(f"LLM prefill, {unit} a sample")
-        axes.set_ylabel(text.metric_name(summary, bench))
-        _panel(axes, sheet.size, ranked, front, (scale, text.factor(summary, bench)), palette)
+        axes.set_ylabel(names[1])
+        chances = [fronts.probability(s, bench) for s, _, _ in ranked]
+        _panel(axes, sheet.size, ranked, (front, chances), (scale, up), palette)
         _blind(axes, summary, bench, points)
         best = [p[0] for p, on in zip(ranked, front, strict=True) if on]
-        alts.append(f"{bench}: accuracy against prefill cost. Not beaten on both: "
+        alts.append(f"{names[0]}: accuracy against prefill cost. Not beaten on both: "
                     f"{text.series_names(best)}.")  # fmt: skip
         on_front = {p[0] for p, on in zip(ranked, front, strict=True) if on}
         for s, score, cost in points:
@@ -59,11 +66,12 @@ def draw(summary: Summary, folder: Path, palette: Palette) -> Drawn | None:
                 [bench, s.model, s.label, _blank(score.n), score.value, _blank(score.low)]
                 + [_blank(score.high), cost.tflops, _blank(cost.low), _blank(cost.high)]
                 + [cost.counter, cost.convention, int(s in on_front)]
+                + [_blank(fronts.probability(s, bench))]
             )
         drawn = {p[0] for p in points}
         absent = [s for s in summary.series if summary.score(s, bench) and s not in drawn]
         left_out += [f"{s.label} on {bench}" for s in absent]
-    caption = _caption(summary, left_out)
+    caption = _caption(summary, left_out, fronts)
     return sheet.save(folder, "Accuracy against cost", caption, alts, table)
 
 
@@ -76,17 +84,45 @@ def _points(summary: Summary, bench: str) -> list[Point]:
     return found
 
 
+def _titles(summary: Summary, bench: str, fronts: Fronts) -> tuple[tuple[str, str], float]:
+    """Title and y axis of a panel, and the factor of its scores."""
+    if bench != AVERAGE:
+        return (bench, text.metric_name(summary, bench)), text.factor(summary, bench)
+    metric = next(iter(fronts.of(AVERAGE).values())).metric
+    return (f"average, {metric}", "mean accuracy (%)"), 100.0
+
+
+def _average(summary: Summary, fronts: Fronts) -> list[Point]:
+    """The points of the average over benches, which stands in fronts.csv alone."""
+    found = fronts.of(AVERAGE)
+    nan = math.nan
+    points = []
+    for series in summary.series:
+        if series in found:
+            place = found[series]
+            score = Score(
+                "", place.metric, place.score, place.n, nan, nan, nan, nan, nan, nan, "", False
+            )
+            # The samples' prefill, which is counted so.
+            cost = Cost("llm_prefill", "FLOP", "closed_form", "causal", place.tflops, *[nan] * 7)
+            points.append((series, score, cost))
+    return (
+        points if any(summary.counting == (c.counter, c.convention) for _, _, c in points) else []
+    )
+
+
 def _panel(
     axes: Axes,
     size: tuple[float, float],
     points: list[Point],
-    front: list[bool],
+    places: tuple[list[bool], list[float]],
     scales: tuple[float, float],
     palette: Palette,
 ) -> None:
     if not points:
         return
     across, up = scales
+    front, chances = places
     xs = [c.tflops * across for _, _, c in points]
     ys = [s.value * up for _, s, _ in points]
     bars = [_bar(s.value, s.low, s.high, up) for _, s, _ in points]
@@ -107,13 +143,18 @@ def _panel(
     for i, (series, _, _) in enumerate(points):
         colour = colours[i]
         axes.plot(xs[i], ys[i], palette.marker(series), color=colour, markersize=6, zorder=3)
-    _names(axes, size, points, list(zip(xs, ys, strict=True)), bars, front)
+    names = [
+        f"{p[0].short} {percent(share)}" if share >= SHOWN else p[0].short
+        for p, share in zip(points, chances, strict=True)
+    ]
+    _names(axes, size, points, names, list(zip(xs, ys, strict=True)), bars, front)
 
 
 def _names(
     axes: Axes,
     size: tuple[float, float],
     points: list[Point],
+    names: list[str],
     where: list[tuple[float, float]],
     bars: list[tuple[float, float]],
     front: list[bool],
@@ -125,7 +166,6 @@ def _names(
     ahead = sorted(spot for spot, on in zip(spots, front, strict=True) if on)
     ends = [spot[0] for spot in ahead[1:]] + [size[0]]
     boxes += [(s[0], s[1] - 1, end, s[1] + 1) for s, end in zip(ahead, ends, strict=True)]
-    names = [p[0].short for p in points]
     offsets = labels.place(spots, names, size, FONT, boxes)
     leaders = []
     for i, (name, (dx, dy)) in enumerate(zip(names, offsets, strict=True)):
@@ -177,7 +217,7 @@ def _blank(value: float) -> object:
     return "" if math.isnan(value) else value
 
 
-def _caption(summary: Summary, left_out: list[str]) -> str:
+def _caption(summary: Summary, left_out: list[str], fronts: Fronts) -> str:
     counter, convention = summary.counting
     parts = [
         "Accuracy (95 % CI) against LLM prefill cost per sample (95 % CI of the mean); up and to "
@@ -185,7 +225,16 @@ def _caption(summary: Summary, left_out: list[str]) -> str:
         "takes no part in it.",
         f"Counted by {counter or 'an unnamed counter'}, convention {convention or 'not recorded'}.",
     ]
+    if fronts.places:
+        draws = text.number(fronts.resamples, 0)
+        parts.append(
+            "The percentage beside a name is the probability of standing on that line when the "
+            f"documents are drawn again, jointly for all methods ({draws} bootstrap draws; from "
+            f"{percent(SHOWN)} on)."
+        )
     if left_out:
         shown = ", ".join(left_out[:8]) + (" and more" if len(left_out) > 8 else "")
         parts.append(f"Not drawn, no prefill cost: {shown}.")
+    if said := text.detectable(summary):
+        parts.append(said)
     return " ".join([*parts, f"{text.conditions(summary)}; {text.sample_count(summary)}."])

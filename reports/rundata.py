@@ -27,7 +27,8 @@ ACCURACY = Spec(
     "accuracy.csv",
     (*CELL_TEXT, "task", "metric", "verdict"),
     ("value", "n", "ci_low", "ci_high", "dense_value", "delta", "delta_ci_low", "delta_ci_high")
-    + ("p_value", "p_adjusted", "headline"),
+    + ("p_value", "p_adjusted", "headline", "n_paired", "right_to_wrong", "wrong_to_right")
+    + ("detectable", "margin", "skill", "skill_ci_low", "skill_ci_high"),
     ("cell_id", "task", "metric"),
     ("cell_id", "method", "bench", "value"),
 )
@@ -208,6 +209,17 @@ def _drop_impossible(run: Run) -> None:
     )
     columns = ["delta_ci_low", "delta_ci_high"]
     blank(run, acc, outside, columns, "accuracy.csv", "difference intervals off their value")
+    changed = acc["right_to_wrong"] + acc["wrong_to_right"]
+    wrong = (changed > acc["n_paired"]) | (acc[["right_to_wrong", "wrong_to_right"]] < 0).any(
+        axis=1
+    )
+    columns = ["n_paired", "right_to_wrong", "wrong_to_right", "detectable"]
+    blank(run, acc, wrong, columns, "accuracy.csv", "counts of changed answers that cannot be")
+    outside = (acc["skill"] < acc["skill_ci_low"] - slack) | (
+        acc["skill"] > acc["skill_ci_high"] + slack
+    )
+    columns = ["skill_ci_low", "skill_ci_high"]
+    blank(run, acc, outside, columns, "accuracy.csv", "intervals above blind off their value")
     for name in ("kv_ratio_vision", "kv_ratio_all", "skip_mod_layers", "skip_all_layers"):
         wrong = (cost[name] < -slack) | (cost[name] > 1 + 1e-6)
         blank(run, cost, wrong, [name], "cost.csv", f"values of {name} outside 0 to 1")

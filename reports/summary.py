@@ -50,6 +50,15 @@ class Score:
     p_adjusted: float
     verdict: str
     headline: bool
+    n_paired: float = NAN
+    right_to_wrong: float = NAN
+    wrong_to_right: float = NAN
+    detectable: float = NAN
+    """Smallest true difference that the paired test finds with 80 % power."""
+    margin: float = NAN
+    skill: float = NAN
+    skill_low: float = NAN
+    skill_high: float = NAN
 
     @property
     def significant(self) -> bool:
@@ -211,7 +220,8 @@ def _score(row: Any) -> Score:
     return Score(
         str(row.task), str(row.metric), row.value, row.n, row.ci_low, row.ci_high,
         row.delta, row.delta_ci_low, row.delta_ci_high, row.p_adjusted, str(row.verdict),
-        row.headline == 1,
+        row.headline == 1, row.n_paired, row.right_to_wrong, row.wrong_to_right, row.detectable,
+        row.margin, row.skill, row.skill_ci_low, row.skill_ci_high,
     )  # fmt: skip
 
 

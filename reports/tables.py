@@ -82,6 +82,7 @@ def cells(summary: Summary) -> Table:
         Column("Accuracy", "95 % CI"),
         Column("Δ to dense", "95 % CI, points"),
         Column("p", "adjusted"),
+        Column("Detectable", "80 % power, points"),
         Column("Verdict", numeric=False),
         Column("Prefill", f"{unit}, 95 % CI"),
         Column("KV kept", "vision"),
@@ -105,12 +106,13 @@ def _cell_row(summary: Summary, series: Series, bench: str, scale: float) -> lis
     count = "" if math.isnan(cell.n) else str(int(cell.n))
     row.append(Cell(count or text.GAP, sort=cell.n))
     if score is None:
-        row += [_gap(cell), Cell(text.GAP), Cell(text.GAP), Cell(text.GAP)]
+        row += [_gap(cell)] + [Cell(text.GAP)] * 4
     else:
         row.append(_value(score, unit))
         row.append(_delta(score, unit, series))
         p = score.p_adjusted
         row.append(Cell("< 0.001" if p < 0.001 else text.number(p, 3), sort=p))
+        row.append(Cell(text.number(score.detectable * unit), sort=score.detectable))
         words = "reference" if series.method == "dense" else text.verdict(score) or text.GAP
         row.append(Cell(words, tone=_tone(score), strong=score.significant, sort=words))
     cost = summary.prefill(series, bench)
@@ -149,7 +151,13 @@ def _skill(summary: Summary, series: Series, bench: str) -> Cell:
     if dense.value <= blind.value:
         return Cell("undefined", tone="gap", note="dense is not above blind")
     skill = (score.value - blind.value) / (dense.value - blind.value)
-    return Cell(text.percent(skill), sort=skill)
+    # The interval belongs to the documents that all three answered: not to another point value.
+    ci = "" if not abs(skill - score.skill) < 5e-3 else _shares(score.skill_low, score.skill_high)
+    return Cell(text.percent(skill), "" if series.method == "dense" else ci, sort=skill)
+
+
+def _shares(low: float, high: float) -> str:
+    return text.interval(100 * low, 100 * high, 0)
 
 
 def failures(summary: Summary) -> Table | None:

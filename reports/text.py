@@ -26,6 +26,12 @@ READING = (
         "that the samples show neither that nor a significant difference.",
     ),
     (
+        "Detectable",
+        "is the smallest true difference that the paired test (two-sided 5 %, before the "
+        "correction) finds with 80 % power, at this n and this many changed answers. A smaller "
+        "loss goes unnoticed more often.",
+    ),
+    (
         "Prefill",
         "is the language model's compute for reading the prompt once, per sample. The counter and "
         "the convention stand in the conditions: numbers under different conventions do not "
@@ -124,6 +130,32 @@ def sample_count(summary: Summary, bench: str | None = None) -> str:
         return "n not recorded"
     low, high = min(counts), max(counts)
     return f"n = {low}" if low == high else f"n = {low} to {high}"
+
+
+def detectable(summary: Summary, benches: list[str] | None = None) -> str:
+    """For captions: the smallest differences that the tests could find; empty when not known."""
+    found: dict[str, list[float]] = {}
+    for bench in summary.benches if benches is None else benches:
+        for series in summary.series:
+            score = summary.score(series, bench)
+            if score and series.method != "blind" and not math.isnan(score.detectable):
+                value = score.detectable * factor(summary, bench)
+                found.setdefault(bench, []).append(value)
+    if not found:
+        return ""
+    if len(found) > 4:
+        lowest, highest = (pick(found, key=lambda b: pick(found[b])) for pick in (min, max))
+        shown = f"{number(min(found[lowest]))} ({lowest}) to {number(max(found[highest]))} points "
+        shown += f"({highest}), by method and bench"
+    else:
+        parts = [
+            f"{number(min(v))} to {number(max(v))} points on {b}"
+            if number(min(v)) != number(max(v))
+            else f"{number(v[0])} points on {b}"
+            for b, v in found.items()
+        ]
+        shown = ", ".join(parts)
+    return f"Smallest difference the paired test finds with 80 % power (blind left out): {shown}."
 
 
 def conditions(summary: Summary) -> str:

@@ -1,0 +1,115 @@
+"""Accuracy against measured time, where a run has both."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from reports import labels, text
+from reports.sheet import Drawn, Sheet
+from reports.style import INK, MUTED, Palette
+from reports.summary import Score, Series, Summary
+from reports.timing import Phase, Timed, watermark
+
+Point = tuple[Series, Score, Phase]
+FONT = 7.5
+HEADER = ("bench", "model", "label", "workload", "attn", "batch", "n_out", "n", "score") + (
+    "ci_low", "ci_high", "median_ms", "speedup_vs_dense", "speedup_ci_low", "speedup_ci_high",
+)  # fmt: skip
+
+
+def draw(summary: Summary, entries: list[Timed], folder: Path, palette: Palette) -> Drawn | None:
+    """One panel a timed bench; None when no method has both a score and an end-to-end time."""
+    panels: dict[tuple[str, str], list[Timed]] = {}
+    for entry in entries:
+        if entry.bench in summary.benches:
+            panels.setdefault((entry.bench, entry.workload), []).append(entry)
+    drawn = {key: points for key, found in panels.items() if len(points := _points(summary, found))}
+    if not drawn:
+        return None
+    sheet = Sheet("speed_accuracy", len(drawn), width=4.3, height=3.5)
+    table: list[list[object]] = [[*HEADER]]
+    alts = []
+    for (bench, work), points in drawn.items():
+        mark = watermark(entries) or summary.is_mini_bench(bench) or summary.is_mini_model
+        first = panels[bench, work][0]
+        size = f"batch {text.number(first.batch, 0)}, {text.number(first.n_out, 0)} new tokens"
+        axes = sheet.panel(f"{bench}, {size}", mark)
+        _panel(axes, sheet.size, points, text.factor(summary, bench), palette)
+        axes.set_xlabel("End-to-end speed-up over dense (×)")
+        axes.set_ylabel(text.metric_name(summary, bench))
+        said = [f"{s.label} {text.number(p.speedup, 2)}×" for s, _, p in points]
+        alts.append(f"{bench}: accuracy against end-to-end speed-up; {', '.join(said)}.")
+        for series, score, phase in points:
+            entry = next(e for e in panels[bench, work] if e.series == series)
+            place = [bench, series.model, series.label, work, entry.attn, entry.batch, entry.n_out]
+            numbers = [score.n, score.value, score.low, score.high, phase.median]
+            numbers += [phase.speedup, phase.speedup_low, phase.speedup_high]
+            table.append([*place, *("" if math.isnan(v) else v for v in numbers)])
+    caption = (
+        "Accuracy (95 % CI) against the measured end-to-end speed-up over dense (95 % CI over "
+        "rounds, one process); up and to the right is better. Times belong to the named device and "
+        f"workload, whose documents may be fewer than those scored. {_devices(entries)}"
+        f"{text.conditions(summary)}; {text.sample_count(summary)} scored."
+    )
+    return sheet.save(folder, "Accuracy against measured speed", caption, alts, table)
+
+
+def _points(summary: Summary, entries: list[Timed]) -> list[Point]:
+    """Dense stands at 1; under several backends, the rows of dense's first one."""
+    dense = next((e for e in entries if e.series.method == "dense"), None)
+    found = []
+    for entry in entries:
+        score = summary.score(entry.series, entry.bench)
+        whole = entry.phases.get("end_to_end")
+        if score is None or whole is None or (dense and entry.attn != dense.attn):
+            continue
+        if entry is dense and math.isnan(whole.speedup):
+            whole = Phase(whole.median, whole.low, whole.high, 1.0, *[math.nan] * 6)
+        if not math.isnan(whole.speedup):
+            found.append((entry.series, score, whole))
+    return found
+
+
+def _devices(entries: list[Timed]) -> str:
+    names = list(dict.fromkeys(entry.device for entry in entries if entry.device))
+    rounds = [entry.rounds for entry in entries if not math.isnan(entry.rounds)]
+    few = f"; at least {text.number(min(rounds), 0)} rounds" if rounds else ""
+    return f"Timed on {text.listing(names)}{few}. " if names else ""
+
+
+def _panel(
+    axes: Axes, size: tuple[float, float], points: list[Point], unit: float, palette: Palette
+) -> None:
+    xs, ys = [p.speedup for _, _, p in points], [s.value * unit for _, s, _ in points]
+    wide = [_bar(p.speedup, p.speedup_low, p.speedup_high) for _, _, p in points]
+    tall = [_bar(s.value * unit, s.low * unit, s.high * unit) for _, s, _ in points]
+    axes.set_xlim(*_limits([x for pair in wide for x in pair] + [1.0], 0.14))
+    axes.set_ylim(*_limits([y for pair in tall for y in pair], 0.10))
+    axes.axvline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    colours = [palette.colour(series) for series, _, _ in points]
+    axes.vlines(xs, [b[0] for b in tall], [b[1] for b in tall], colors=colours, linewidth=1)
+    axes.hlines(ys, [b[0] for b in wide], [b[1] for b in wide], colors=colours, linewidth=1)
+    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+    spots = [((x - x0) / (x1 - x0) * size[0], (y - y0) / (y1 - y0) * size[1])
+             for x, y in zip(xs, ys, strict=True)]  # fmt: skip
+    names = [series.short for series, _, _ in points]
+    boxes = [(x - 1.5, y - 8, x + 1.5, y + 8) for x, y in spots]
+    offsets = labels.place(spots, names, size, FONT, boxes)
+    for i, (series, _, _) in enumerate(points):
+        axes.plot(xs[i], ys[i], palette.marker(series), color=colours[i], markersize=6, zorder=3)
+        x, y = ((a + b) / n for a, b, n in zip(spots[i], offsets[i], size, strict=True))
+        axes.text(x, y, names[i], transform=axes.transAxes, fontsize=FONT, ha="center",
+                  va="center", color=INK, zorder=4)  # fmt: skip
+
+
+def _bar(value: float, low: float, high: float) -> tuple[float, float]:
+    return (value, value) if math.isnan(low) or math.isnan(high) else (low, high)
+
+
+def _limits(values: list[float], pad: float) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    room = (high - low) * pad or abs(high) * 0.1 or 1.0
+    return low - room, high + room
