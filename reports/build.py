@@ -18,6 +18,7 @@ from reports import (
     dots,
     fronts,
     heatmap,
+    latex,
     pareto,
     published,
     radar,
@@ -69,6 +70,10 @@ def build_report(run_dir: Path) -> Path:
         folder.mkdir(exist_ok=True)
         sections = _study_sections(arms, folder) if arms else _sections(summary, folder)
         page = _page(summary, sections) | (_study_page(arms) if arms else {})
+        shown = [t for s in sections if not s.folded for t in s.tables if t.name not in LISTS]
+        about = f"{text.conditions(summary)}; {text.sample_count(summary)}"
+        below = f"{studytext.captioned(arms) if arms else about}. {page['mini_text']}"
+        latex.write(shown, run_dir / "tables", below.strip())
         _write(run_dir / "report.md", _render("report.md.j2", page))
         return _write(run_dir / "report.html", _render("report.html.j2", page))
     except OSError as error:
@@ -185,6 +190,9 @@ def _study_page(arms: study.Study) -> dict[str, Any]:
 def _tables(*found: Table | None) -> tuple[Table, ...]:
     return tuple(table for table in found if table is not None)
 
+
+LISTS = ("cells", "failures", "runs")
+"""Tables for looking things up: they are no part of a paper."""
 
 NOTHING = "Nothing has been timed (yet)."
 FAILED_TIMES = "Failed and missing times"
