@@ -1,4 +1,6 @@
-"""``python -m reports RUN_DIR``: draw the tables, figures and reports of a run again."""
+"""``python -m reports RUN_DIR`` draws the tables, figures and reports of a run again;
+``python -m reports diff RUN_A RUN_B`` compares two runs cell by cell.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,30 @@ from reports.errors import ReportError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0 when the report was written, 2 when the directory holds no run."""
-    parser = argparse.ArgumentParser(prog="python -m reports", description=__doc__)
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the directory of a run")
+    """Exit code 0 when the work was done, 2 when a directory holds no run or none to compare."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        print(build_report(parser.parse_args(argv).run_dir))
+        if words[:1] == ["diff"]:
+            _diff(words[1:])
+            return 0
+        parser = argparse.ArgumentParser(prog="python -m reports", description=__doc__)
+        parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the directory of a run")
+        print(build_report(parser.parse_args(words).run_dir))
     except ReportError as error:
         print(f"reports: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _diff(words: list[str]) -> None:
+    from reports.diffview import show_diff
+
+    parser = argparse.ArgumentParser(prog="python -m reports diff", description=__doc__)
+    parser.add_argument("a", type=Path, metavar="RUN_A")
+    parser.add_argument("b", type=Path, metavar="RUN_B")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write it as Markdown too")
+    asked = parser.parse_args(words)
+    show_diff(asked.a, asked.b, asked.out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,233 @@
+"""Two runs cell by cell: the same method, parameters and bench under two sets of conditions.
+
+Differences are B minus A. They are paired on the documents that both runs answered, where both
+kept their samples; the p-values are corrected over all compared cells (Holm).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports.csvio import Spec, read_table
+from reports.errors import ReportError
+from reports.rundata import Run, load_run
+
+NAN = math.nan
+ALPHA = 0.05
+SAMPLES = ("doc_id", "target", "image_id")
+CONDITIONS = (
+    ("Model", "model_id"), ("Revision", "revision"), ("Data", "settings.data"),
+    ("Device", "device_name"), ("Precision", "dtype"), ("Attention", "attn"),
+    ("Batch size", "settings.batch_size"), ("Limit", "settings.limit"), ("Seed", "seed"),
+    ("Margin", "margin"), ("Code", "git_commit"), ("Engine", "engine_hash"),
+    ("Processor", "processor_hash"), ("Platform", "platform"),
+)  # fmt: skip
+DEFAULTS = {"margin": 1.0}  # of runs from before it was recorded
+GROUPS = {"versions.": "Version of ", "weight_hashes.": "Weights ", "checkpoints.": "Checkpoint "}
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell of both runs; NaN where nothing can be said, with the reason in `remark`."""
+
+    label: str
+    bench: str
+    metric: str = ""
+    a: float = NAN
+    b: float = NAN
+    n_a: float = NAN
+    n_b: float = NAN
+    shared: int = 0
+    delta: float = NAN
+    low: float = NAN
+    high: float = NAN
+    p_value: float = NAN
+    p_adjusted: float = NAN
+    cost_ratio: float = NAN
+    remark: str = ""
+
+    @property
+    def significant(self) -> bool:
+        return self.p_adjusted < ALPHA
+
+
+@dataclass
+class Diff:
+    """The comparison of run ``a`` with run ``b``."""
+
+    a: Path
+    b: Path
+    conditions: list[tuple[str, str, str]]
+    rows: list[Row]
+    only_a: list[str] = field(default_factory=list)
+    only_b: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+def compare(a: Path, b: Path) -> Diff:
+    """Compare two run directories.
+
+    Raises:
+        ReportError: one is no run on benchmarks, both are the same, or no cell is in both.
+    """
+    if a.resolve() == b.resolve():
+        raise ReportError(f"{a} and {b} are the same directory: nothing to compare.")
+    runs = [_load(path) for path in (a, b)]
+    by_model = any(run.cells["model"].nunique() > 1 for run in runs)
+    cells = [_done(run, by_model) for run in runs]
+    both = [key for key in cells[0] if key in cells[1]]
+    if not both:
+        raise ReportError(
+            f"{a} and {b} have no finished cell in common (same method, parameters and bench)."
+        )
+    rows = [_row(runs, cells[0][key], cells[1][key]) for key in both]
+    only = [[_name(mine[k]) for k in mine if k not in other]
+            for mine, other in (cells, cells[::-1])]  # fmt: skip
+    notices = [f"{name}: {said}" for name, run in zip("AB", runs, strict=True)
+               for said in dict.fromkeys(run.notices)]  # fmt: skip
+    notices += list(_failed(runs))
+    return Diff(a, b, conditions(*runs), _corrected(rows), only[0], only[1], notices)
+
+
+def _load(path: Path) -> Run:
+    run = load_run(path)
+    for setting, what in (("throughput", "measured times only"), ("costs_only", "counted only")):
+        if run.meta.get(f"settings.{setting}") is True:
+            raise ReportError(f"{path} {what}: it has no answers to compare.")
+    if run.is_study:
+        raise ReportError(f"{path} is a study of trained arms: its runs do not compare by cell.")
+    return run
+
+
+def _done(run: Run, by_model: bool) -> dict[Key, Any]:
+    done = run.cells[run.cells["status"] == "done"]
+    return {_key(row, by_model): row for row in done.itertuples()}
+
+
+def _key(row: Any, by_model: bool) -> Key:
+    try:  # the same parameters in another order are the same
+        params = json.dumps(json.loads(row.params or "{}"), sort_keys=True)
+    except ValueError:
+        params = str(row.params)
+    return (*((row.model,) if by_model else ()), row.method, params, row.bench)
+
+
+def _name(row: Any) -> str:
+    return f"{row.label} on {row.bench}"
+
+
+def _failed(runs: list[Run]) -> Iterator[str]:
+    for name, run in zip("AB", runs, strict=True):
+        failed = run.cells[run.cells["status"] == "failed"]
+        if len(failed):
+            shown = ", ".join(_name(row) for row in failed.itertuples())
+            yield f"{name}: failed, not compared: {shown}."
+
+
+def conditions(a: Run, b: Run) -> list[tuple[str, str, str]]:
+    """What is recorded of both and differs, in the order of its weight."""
+    pairs = [(title, key) for title, key in CONDITIONS]
+    for prefix, title in GROUPS.items():
+        keys = dict.fromkeys(k for run in (a, b) for k in run.meta if k.startswith(prefix))
+        pairs += [(title + key.removeprefix(prefix), key) for key in keys]
+    found = []
+    for title, key in pairs:
+        one, other = (run.meta.get(key, DEFAULTS.get(key)) for run in (a, b))
+        if one != other:
+            found.append((title, _shown(one), _shown(other)))
+    return found
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not set"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 48 else text[:47] + "…"
+
+
+def _row(runs: list[Run], a: Any, b: Any) -> Row:
+    """One compared cell; what stands in the way is said in its remark."""
+    row = Row(str(a.label), str(a.bench), cost_ratio=_cost_ratio(runs, a, b))
+    if a.data != b.data:
+        return replace(row, remark=f"other data: {a.data or '?'} and {b.data or '?'}")
+    main = [_headline(run, cell.cell_id) for run, cell in zip(runs, (a, b), strict=True)]
+    if main[0] is None or main[1] is None:
+        return replace(row, remark=f"no score in {'A' if main[0] is None else 'B'}")
+    one, other = main
+    row = replace(row, metric=str(one.metric), a=one.value, b=other.value, n_a=one.n, n_b=other.n)
+    if (one.task, one.metric) != (other.task, other.metric):
+        reason = f"other metric: {one.task} {one.metric} and {other.task} {other.metric}"
+        return replace(row, a=NAN, b=NAN, remark=reason)
+    return _paired(runs, row, str(a.cell_id), str(b.cell_id))
+
+
+def _headline(run: Run, cell_id: str) -> Any:
+    rows = run.accuracy[(run.accuracy["cell_id"] == cell_id) & run.accuracy["value"].notna()]
+    marked = rows[rows["headline"] == 1]
+    chosen = marked if len(marked) else rows
+    return next(chosen.itertuples(), None)
+
+
+def _paired(runs: list[Run], row: Row, a: str, b: str) -> Row:
+    """Interval and p-value on the shared documents; the plain difference where there are none."""
+    plain = replace(row, delta=row.b - row.a)
+    ours, theirs = (_samples(run, cell) for run, cell in zip(runs, (a, b), strict=True))
+    missing = [name for name, frame in (("A", ours), ("B", theirs)) if not len(frame)]
+    if missing:
+        return replace(plain, remark=f"no samples in {' and '.join(missing)}: not paired")
+    joint = ours.merge(theirs, on="doc_id", suffixes=("_a", "_b"))
+    if not len(joint):
+        return replace(row, remark="no document in common")
+    other = int((joint["target_a"] != joint["target_b"]).sum())
+    if other:
+        reason = f"{other} of {len(joint)} documents have another answer key: other data"
+        return replace(row, shared=len(joint), remark=reason)
+    for value, frame in ((row.a, ours), (row.b, theirs)):
+        if abs(value - frame["score"].mean()) > 1e-6 * max(1.0, abs(value)):
+            reason = "the metric is no mean over documents: no interval"
+            return replace(plain, shared=len(joint), remark=reason)
+    from harness import stats
+
+    found = stats.paired(joint["score_b"], joint["score_a"], list(joint["image_id_a"]))
+    assert found is not None  # there are shared documents
+    remark = "" if len(joint) == len(ours) == len(theirs) else "difference on shared documents"
+    low, high = (NAN if v is None else v for v in (found.delta.low, found.delta.high))
+    return replace(row, shared=len(joint), delta=found.delta.value, low=low, high=high,
+                   p_value=found.p_value, remark=remark)  # fmt: skip
+
+
+def _samples(run: Run, cell_id: str) -> pd.DataFrame:
+    name = f"samples/{cell_id}.csv"
+    spec = Spec(name, SAMPLES, ("score",), ("doc_id",), ("doc_id", "score"))
+    frame = read_table(run.path / name, spec, run.notices)
+    return frame[frame["score"].notna()][[*SAMPLES, "score"]]
+
+
+def _cost_ratio(runs: list[Run], a: Any, b: Any) -> float:
+    """Prefill of B over A's, under a counter and convention that both have."""
+    found = []
+    for run, cell in zip(runs, (a, b), strict=True):
+        rows = run.cost[
+            (run.cost["cell_id"] == cell.cell_id) & (run.cost["scope"] == "llm_prefill")
+        ]
+        found.append({(r.counter, r.convention): r.tflops_mean for r in rows.itertuples()})
+    for rule in sorted(found[0], key=lambda rule: rule[1] != "causal"):
+        if found[1].get(rule, NAN) > 0 and found[0][rule] > 0:
+            return float(found[1][rule] / found[0][rule])
+    return NAN
+
+
+def _corrected(rows: list[Row]) -> list[Row]:
+    from harness import stats
+
+    tested = [row for row in rows if not math.isnan(row.p_value)]
+    adjusted = dict(zip(map(id, tested), stats.holm([r.p_value for r in tested]), strict=True))
+    return [replace(row, p_adjusted=adjusted.get(id(row), NAN)) for row in rows]
