@@ -87,13 +87,7 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
         layers = routing.sections(summary, folder, palette)
     sections = [
         Section("overview", "Overview", tables=(tables.overview(summary, beside),)),
-        Section(
-            "pareto",
-            "Accuracy against cost",
-            _none(front),
-            _known(front, fast),
-            _tables(fronts.table(summary, chances)),
-        ),
+        Section("pareto", "Accuracy against cost", _none(front), _known(front, fast)),
         Section("accuracy", "Accuracy by bench", _none(dot), _known(heat, dot, web)),
         *layers,
     ]
@@ -107,6 +101,7 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
         sections += [replace(s, anchor=f"times-{s.anchor}") for s in _time_sections(clock, folder)]
     plain = None if clock else times.speed_table(times.timed(summary))
     optional = [
+        ("fronts", "Who stands on the front", FRONTS, fronts.table(summary, chances), False),
         ("changes", "Answers that changed", CHANGED, changes.table(summary), False),
         ("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary), False),
         ("failures", "Failed and missing cells", FAILURES, tables.failures(summary), False),
@@ -203,6 +198,11 @@ NORMALISED = (
     "(method − blind) / (dense − blind): 100 % is all of what the image adds for the dense model, "
     "0 % is the same model without the image. 95 % intervals from documents drawn jointly for all "
     "three; none where dense is not clearly above blind, or where the run has not derived one."
+)
+FRONTS = (
+    "In what share of bootstrap draws no other method is as cheap and better, or as good and "
+    "cheaper. Documents (whole images) are drawn jointly for all methods of a bench, and bench by "
+    "bench for the average; “on it” marks the front of the sample itself. Blind takes no part."
 )
 CHANGED = (
     "Documents that dense has right and the method wrong, and the other way round, on the same "

@@ -71,7 +71,8 @@ def entries(summary: Summary) -> list[tuple[str, str]]:
             if not math.isnan(s.margin)
         }
         if margins:
-            pairs.append(("Margin", f"{text.listing(sorted(margins))} points"))
+            noun = "point" if margins == {"1"} else "points"
+            pairs.append(("Margin", f"{text.listing(sorted(margins))} {noun}"))
     pairs += recorded(run, TIMING if run.is_timing else ENTRIES)
     if run.timed is not None:
         pairs += [pair for pair in recorded(run, BESIDE) if pair[0] != "Versions"]

@@ -35,7 +35,7 @@ def draw(summary: Summary, folder: Path) -> Drawn | None:
     longest = max(len(s.short) for s in series)
     left = min(2.6, 0.25 + 0.066 * longest)
     sheet = Sheet(
-        "heatmap", 1, width=left + 0.15 + WIDTH * len(benches),
+        "heatmap", 1, width=left + 0.15 + max(3.2, WIDTH * len(benches)),
         height=0.95 + HEIGHT * len(series), left=left, right=0.15, bottom=0.12, top=0.83, columns=1,
     )  # fmt: skip
     mini = summary.is_mini_model or any(summary.is_mini_bench(b) for b in benches)
@@ -70,8 +70,9 @@ def _strength(summary: Summary, series: Series, bench: str) -> float:
 
 def _grid(axes: Axes, summary: Summary, series: list[Series], benches: list[str]) -> None:
     values = np.array([[_strength(summary, s, b) for b in benches] for s in series])
-    # Blind loses tens of points: it would leave no colour for the methods.
-    ranked = values[[s.method != "blind" for s in series]]
+    # Controls lose tens of points: they would leave no colour for the methods.
+    chosen = [not s.is_control for s in series]
+    ranked = values[chosen] if any(chosen) else values
     known = np.abs(ranked[~np.isnan(ranked)])
     limit = max(1.0, float(known.max())) if known.size else 1.0
     axes.set_facecolor(EMPTY)
@@ -134,8 +135,8 @@ def _caption(summary: Summary) -> str:
     parts = (
         "Difference to dense on the same samples, in points. Bold with ▲ or ▼: significant after "
         "Holm's correction over all methods and benches; all others may be chance. Blue gains, "
-        "orange loses, the scale reaches the largest difference except blind's (metrics on a scale "
-        "of their own are coloured by percent of dense).",
+        "orange loses, the scale reaches the methods' largest difference (metrics on a scale of "
+        "their own are coloured by percent of dense; controls may lie beyond).",
         text.detectable(summary),
         f"{text.conditions(summary)}; {text.sample_count(summary)}.",
     )

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from reports import build_report
+from tests.fakes import FakeParts, run
 from tests.fixtures.runs import BENCHES, METHODS, write_run
 from tests.fixtures.studies import write_study
 
@@ -55,6 +56,12 @@ srcdoc="{page}"></iframe><pre id="out"></pre><script>
 document.getElementById("f").onload = function () {{
   const page = this.contentDocument, root = page.documentElement;
   const right = e => e.getBoundingClientRect().right;
+  const folds = () => page.querySelectorAll("details:not([open])").length;
+  const printed = () => {{
+    const view = page.defaultView, before = folds();
+    view.dispatchEvent(new Event("beforeprint")); const during = folds();
+    view.dispatchEvent(new Event("afterprint")); return [before, during, folds()];
+  }};
   const wide = [...page.querySelectorAll("body *")].filter(e => !e.closest(".scroll, .panels")
     && !e.matches(".skip-link") && right(e) > root.clientWidth + 1);
   const texts = [...page.querySelectorAll("figure text")].map(e => e.getBoundingClientRect());
@@ -69,6 +76,7 @@ document.getElementById("f").onload = function () {{
     page: root.scrollWidth, frame: root.clientWidth, wide: wide.map(e => e.outerHTML.slice(0, 80)),
     small: texts.filter(b => b.height > 0 && b.height < 8).length, cut: cut,
     first: page.querySelector("main table").id,
+    folds: printed(),
   }});
 }};
 </script>"""
@@ -108,6 +116,22 @@ def test_a_study_in_a_browser(tmp_path: Path, width: int) -> None:
     assert found["page"] == found["frame"] == width
     assert (found["wide"], found["cut"], found["small"]) == ([], [], 0)
     assert found["first"] == "table-claims"
+    assert console == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium found")
+@pytest.mark.parametrize("width", [380, 1600])
+def test_every_section_in_a_browser(tmp_path: Path, width: int) -> None:
+    """A run whose files have everything the statistics derive."""
+    out = tmp_path / "run"
+    methods = ("fastv", "fastv:k=3:r=0.75", "random", "blind")
+    assert run(out, FakeParts(), methods=methods, bench=("gqa", "textvqa", "pope")) == 0
+    found, console = probe(tmp_path, build_report(out).read_text("utf-8"), width, FITS)
+    assert found["page"] == found["frame"] == width
+    assert (found["wide"], found["cut"], found["small"]) == ([], [], 0)
+    before, during, after = found["folds"]
+    assert before == after > 0 == during  # paper cannot be unfolded
     assert console == []
 
 

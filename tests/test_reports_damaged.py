@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reports import build_report
+from reports import build_report, changes
 from reports.errors import ReportError
 from reports.rundata import load_run
 from reports.summary import Summary, summarise
@@ -145,6 +145,22 @@ def test_hand_edited_numbers_are_left_out(
     assert notice in notices
     if column == "value":
         assert score(summary, "gamma", "gqa") is None
+
+
+def test_impossible_counts_of_changes_are_left_out(tmp_path: Path) -> None:
+    path = small_run(tmp_path)
+    more = "n_paired,right_to_wrong,wrong_to_right,detectable,skill,skill_ci_low,skill_ci_high"
+    values = {"gamma": "10,8,9,0.1,0.9,0.95,0.99", "blind": "10,-1,2,0.1,,,"}
+
+    def change(lines: list[str]) -> list[str]:
+        rest = [values.get(x.split(",")[2], ",,,,,,") for x in lines[1:]]
+        return [f"{lines[0]},{more}", *(f"{x},{y}" for x, y in zip(lines[1:], rest, strict=True))]
+
+    edit(path / "accuracy.csv", change)
+    summary, notices = read(path)
+    assert "accuracy.csv: 2 counts of changed answers that cannot be, left out" in notices
+    assert "accuracy.csv: 1 intervals above blind off their value" in notices
+    assert changes.table(summary) is None
 
 
 def test_ratios_that_cannot_be_are_left_out(tmp_path: Path) -> None:

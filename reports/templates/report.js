@@ -44,3 +44,14 @@ document.querySelectorAll("input[data-filters]").forEach(function (input) {
   system.addEventListener("change", function () { set(system.matches); });
   set(system.matches);
 })();
+/* Paper cannot be unfolded: everything folded is open while it prints. */
+(function () {
+  let opened = [];
+  window.addEventListener("beforeprint", function () {
+    opened = Array.from(document.querySelectorAll("details:not([open])"));
+    opened.forEach(function (details) { details.open = true; });
+  });
+  window.addEventListener("afterprint", function () {
+    opened.forEach(function (details) { details.open = false; });
+  });
+})();
