@@ -272,6 +272,9 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
     settings = Settings(**values)
     if settings.quiet and settings.verbose:
         raise UsageError("--quiet and --verbose exclude each other")
+    for name in ANALYSIS[1:]:
+        if not settings.analyse and getattr(settings, name) != getattr(Settings(), name):
+            raise UsageError(f"{flag(name)} has no meaning without --analyse")
     if "plan" in settings.analyse and (settings.limit or math.inf) <= settings.analyse_samples:
         raise UsageError(
             f"--analyse: plans are checked on documents behind the first "
