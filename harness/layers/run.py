@@ -86,6 +86,7 @@ def analyse(
         seed=settings.seed,
         data=settings.data,
         kv=settings.analyse_kv,
+        parts=folder / "partial" / f"damage-{stamp(plan, 'damage')}",
     )
     work: dict[str, Callable[[Any], None]] = {
         "arank": run_arank, "damage": run_damage, "plan": run_plan,
