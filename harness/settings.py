@@ -300,6 +300,9 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
                 f"--with-throughput and {flag(name)} exclude each other: it adds times to a run "
                 "on benchmarks"
             )
+    for name in ANALYSIS[1:]:
+        if not settings.analyse and getattr(settings, name) != getattr(Settings(), name):
+            raise UsageError(f"{flag(name)} has no meaning without --analyse")
     if "plan" in settings.analyse and (settings.limit or math.inf) <= settings.analyse_samples:
         raise UsageError(
             f"--analyse: plans are checked on documents behind the first "

@@ -30,6 +30,7 @@ MEASURES = {
     "drop": ("drop", "drop_ci_low", "drop_ci_high", "accuracy lost, points", 100.0),
     "nll": ("nll_increase", "nll_ci_low", "nll_ci_high", "answer's NLL rises by, nats", 1.0),
 }
+LINEAR = 0.1  # where an axis with one far outlier goes over to a logarithmic scale
 NUMBERED = 16  # layers up to which every square shows its number
 
 Rows = list[tuple[str, pd.DataFrame]]
@@ -193,6 +194,9 @@ def _bars(
         axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_ylim(float(max(layer)) + 0.6, -0.6)
     axes.set_yticks(range(0, int(max(layer)) + 1, 1 if max(layer) < NUMBERED else 4))
+    if bars and max(abs(value)) > 10 * sorted(abs(value))[len(value) // 2]:
+        axes.set_xscale("symlog", linthresh=LINEAR)  # one layer outweighs all others
+        unit = f"{unit} (log beyond {LINEAR:g})"
     axes.set_xlabel(unit)
     axes.set_ylabel("decoder layer")
 

@@ -26,7 +26,6 @@ from methods.plan import Planned
 from methods.probe import SkipLayer
 
 FILES = ("damage.csv", "damage_samples.csv")
-PARTS = "partial/damage"  # one finished probe a file, until all are done
 HALF = 0.5
 UNIT = "nats per answer"
 
@@ -68,7 +67,7 @@ def run_damage(job: Job) -> None:
         job.say(f"damage on {bench.name}: {len(documents)} samples, {spent:.1f} s")
     job.write("damage_samples.csv", columns.PROBED, samples)
     job.write("damage.csv", columns.DAMAGE, summarise(job, samples, facts))
-    shutil.rmtree(job.folder / PARTS, ignore_errors=True)
+    shutil.rmtree(job.parts, ignore_errors=True)
 
 
 def _documents(job: Job, bench: Any, result: CellResult) -> list[Document]:
@@ -97,7 +96,7 @@ def _probe(
     dense_nll: Sequence[float],
 ) -> tuple[list[dict[str, Any]], float]:
     """One row a document, from the part file of a stopped run or measured now; and the seconds."""
-    part = job.folder / PARTS / f"{bench.name}-{probe}-{layer}.csv".replace("/", "_")
+    part = job.parts / f"{bench.name}-{probe}-{layer}.csv".replace("/", "_")
     before = read_rows(part)
     if len(before) == len(documents) and before:
         return [_typed(row) for row in before], float(before[0]["seconds"])

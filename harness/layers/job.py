@@ -31,6 +31,7 @@ class Job:
     seed: int
     data: str
     kv: float
+    parts: Path  # what a stopped analysis has, until it is done
 
     @property
     def model(self) -> str:

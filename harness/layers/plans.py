@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
+from scipy.stats import rankdata
 
 FLOOR = 0.15  # no planned layer goes below p-MoD's lowest ratio, if the budget allows
 DECIMALS = 4
-LEAST = 0.01  # weight of the least important layer, so that every budget up to 1 can be met
 SLACK = 1e-9
 
 
@@ -42,20 +42,17 @@ class RetentionPlan:
 def allocate(scores: Sequence[float], budget: float, floor: float = FLOOR) -> tuple[float, ...]:
     """Shares [layers] that grow with `scores` and whose mean is `budget` (0..1).
 
-    Shares are proportional to the score's place between the lowest and the highest, kept within
-    `floor` (or the budget, if lower) and 1. A higher score never gets less, and a higher budget
-    gives no layer less. Equal scores give equal shares.
+    Shares are proportional to the score's rank among the layers (one layer that is worth twenty
+    others would leave these alike), kept within `floor` (or the budget, if lower) and 1. A higher
+    score never gets less, and a higher budget gives no layer less. Equal scores give equal shares.
     """
-    values = np.asarray(scores, dtype=np.float64)
+    weights = (rankdata(scores) - 0.5) / len(scores)
     low = min(floor, budget)
-    span = np.ptp(values)
-    weights = np.ones_like(values) if span == 0 else (values - values.min()) / span
-    weights = np.maximum(weights, LEAST)
 
     def shares(scale: float) -> np.ndarray:
         return np.clip(scale * weights, low, 1.0)
 
-    return _rounded(shares(_solve(lambda c: float(shares(c).mean()), budget, 1.0 / LEAST)))
+    return _rounded(shares(_solve(lambda c: float(shares(c).mean()), budget, 1.0 / weights.min())))
 
 
 def prd(depth: int, budget: float, high: float = 0.85, low: float = FLOOR) -> tuple[float, ...]:

@@ -15,10 +15,11 @@ from typing import Any
 
 from harness.errors import CellError, HarnessError, StoreError, one_line
 from harness.plan import DENSE, Cell, Plan
-from harness.settings import ANALYSES
+from harness.settings import ANALYSES, ROOT
 from harness.store.csvfile import write_json
 
 STAMPS = "analysis.json"
+METHODS = ("plan.py", "probe.py")
 FILES = {
     "arank": ("arank.csv", "arank_heads.csv", "layer_samples.csv", "analysis_documents.csv"),
     "damage": ("damage.csv", "damage_samples.csv"),
@@ -46,7 +47,7 @@ def stamp(plan: Plan, name: str) -> str:
     settings = plan.settings
     facts = {
         "analysis": name,
-        "source": source_digest([Path(__file__).parent]),
+        "source": source_digest(_sources(name)),
         "cells": [cell.key.cell_id for cell in _dense(plan)],
         "samples": settings.analyse_samples,
         "plan": [settings.analyse_kv, sorted(settings.analyse)] if name == "plan" else None,
@@ -85,6 +86,7 @@ def analyse(
         seed=settings.seed,
         data=settings.data,
         kv=settings.analyse_kv,
+        parts=folder / "partial" / f"damage-{stamp(plan, 'damage')}",
     )
     work: dict[str, Callable[[Any], None]] = {
         "arank": run_arank, "damage": run_damage, "plan": run_plan,
@@ -108,6 +110,15 @@ def _dense(plan: Plan) -> list[Cell]:
     """The cells of the first dense row, one a bench."""
     cells = [cell for cell in plan.cells if cell.method.name == DENSE]
     return [cell for cell in cells if cell.method == cells[0].method]
+
+
+def _sources(name: str) -> list[Path]:
+    """The files that an analysis' numbers come from, beside the engine's."""
+    room = Path(__file__).parent
+    only = {"arank": (), "damage": METHODS, "plan": METHODS}[name]
+    later = () if name == "plan" else ("plans.py", "heldout.py")
+    files = [path for path in room.glob("*.py") if path.name not in later]
+    return files + [ROOT / "methods" / file for file in only]
 
 
 def _stamps(folder: Path) -> dict[str, Any]:
