@@ -113,6 +113,31 @@ class Merge:
 Decision = Route | Drop | Merge | None
 
 
+@dataclass(frozen=True)
+class Crop:
+    """One square of pixels as it went through the tower: the class token, then P patches.
+
+    states  [1 + P, w] what the projector reads (the class token, which LLaVA leaves out, too).
+    taps    tower layer -> (queries, keys), [1 + P, w] each, of the layers in ``tower_taps``.
+    """
+
+    states: Tensor
+    taps: dict[int, tuple[Tensor, Tensor]]
+    heads: int
+
+    def cls_row(self, layer: int) -> Tensor:
+        """[heads, P] float32 or better: the class token's softmax row over 1 + P, patches only."""
+        import torch
+
+        query, key = self.taps[layer]
+        size = query.shape[-1] // self.heads
+        q = query[0].view(self.heads, 1, size)
+        k = key.view(-1, self.heads, size).permute(1, 2, 0)
+        scores = (torch.matmul(q, k) * size**-0.5)[:, 0]
+        row = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
+        return row[:, 1:]
+
+
 class Tokens(typing.Protocol):
     """What a method sees of the running sequence: B rows, m columns, padded columns invalid."""
 
@@ -143,7 +168,15 @@ class Tokens(typing.Protocol):
     def normed(self, layer: int) -> Tensor: ...  # [B, m, d] after that layer's input norm
     def last_row(self, layer: int) -> Tensor: ...  # [B, m] fp32: attention of the last prompt token
     def mean_row(self, layer: int) -> Tensor: ...  # [B, m] fp32: mean attention of all prompt rows
-    def cls_rows(self) -> list[Tensor]: ...  # one [heads, patches] per tower crop
+    def attention(self, layer: int, rows: Tensor) -> Tensor: ...  # [B, heads, m] fp32, see engine
+    @property
+    def crops(self) -> list[Crop]: ...  # what the tower kept of every crop, in prompt order
+    @property
+    def origins(self) -> Tensor: ...  # [B, m] long: crop * P + patch of a token, -1 = no patch
+    def project(self, states: Tensor) -> Tensor: ...  # [..., w] tower states -> [..., d]
+    @property
+    def questions(self) -> list[str] | None: ...  # the text of each row's question, if known
+    def words(self, texts: list[str]) -> list[Tensor] | None: ...  # input embeddings [t, d] each
     def add_loss(self, loss: Tensor) -> None: ...  # auxiliary training loss, already weighted
 
 
@@ -198,9 +231,14 @@ class Method:
             raise MethodError(f"{self.name}: {message}")
 
     @property
-    def tower_layer(self) -> int | None:
-        """CLIP layer whose CLS attention ``Tokens.cls_rows`` shall return, or None."""
-        return None
+    def tower_taps(self) -> tuple[int, ...]:
+        """CLIP layers whose queries and keys ``Tokens.crops`` shall hold (-2: the last but one)."""
+        return ()
+
+    @property
+    def reads_tower(self) -> bool:
+        """Whether the method reads ``Tokens.crops``: the tower then runs for every prompt."""
+        return bool(self.tower_taps)
 
     # --- behaviour --------------------------------------------------------------------------
     def check(self, info: ModelInfo) -> None:

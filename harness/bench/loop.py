@@ -173,10 +173,11 @@ def _ready(
             changed = (*weights.deltas, *weights.full)
             share = share and not any(name.startswith(VISION) for name in changed)
         # Methods that read the tower, and those that leave it out, must not meet stored features.
-        share = share and method.needs_images and method.tower_layer is None
+        share = share and method.needs_images and not method.reads_tower
         cache = loaded.features if share else None
+        words = loaded.processor.tokenizer
         sharing = stack.enter_context(shared_features(loaded.model, cache))
-        yield stack.enter_context(routed(loaded.model, method, modules)), sharing
+        yield stack.enter_context(routed(loaded.model, method, modules, tokenizer=words)), sharing
 
 
 def _samples(

@@ -19,7 +19,7 @@ from harness.engine.model import EngineError, Parts, backend, find_parts
 from harness.engine.recorder import Recorder
 from harness.engine.samples import Samples, isolated, kinds_from_ids
 from harness.engine.sequence import Sequence
-from harness.engine.vision import captured_cls, no_tower, shadowed
+from harness.engine.vision import captured, no_tower, shadowed
 from harness.record import RoutingRecord
 from methods.base import ANSWER, Method
 
@@ -32,11 +32,13 @@ def routed(
     method: Method,
     modules: nn.Module | None = None,
     record: bool = True,
+    tokenizer: Any = None,
 ) -> Iterator[Run]:
     """Run ``method`` on an unmodified LLaVA-family ``model`` while the context is open.
 
     ``modules``: the method's own parameters, with weights (``load_checkpoint`` gives them).
     ``record``: note decisions, so that :meth:`Run.records` works.
+    ``tokenizer``: the model's own, for methods that read the question's words.
 
     Only attributes of this model object are shadowed, no class is touched, and everything is put
     back on exit, also after an exception.
@@ -48,7 +50,7 @@ def routed(
             f"{method.name} needs trained weights for this model: "
             f"pass --checkpoint {method.name}=PATH"
         )
-    run = Run(parts, method, modules, record)
+    run = Run(parts, method, modules, record, tokenizer)
     with ExitStack() as stack:
         stack.enter_context(shadowed(parts.text, "forward", run._forward))
         stack.enter_context(shadowed(parts.inner, "get_image_features", run._image_features()))
@@ -62,14 +64,20 @@ class Run:
     """What a routed model remembers of its last prompt."""
 
     def __init__(
-        self, parts: Parts, method: Method, modules: nn.Module | None, record: bool
+        self,
+        parts: Parts,
+        method: Method,
+        modules: nn.Module | None,
+        record: bool,
+        tokenizer: Any = None,
     ) -> None:
         self.parts, self.method, self.modules, self.record = parts, method, modules, record
-        self.info = parts.info
+        self.info, self.tokenizer = parts.info, tokenizer
         self._cache: RoutedCache | None = None
         self._recorder: Recorder | None = None
         self._losses: list[Tensor] = []
         self._names: list[str] | None = None
+        self._questions: list[str] | None = None
         self._kinds: Tensor | None = None
         self._ids: Tensor | None = None  # of the call in progress
         self._labels: Tensor | None = None
@@ -78,9 +86,13 @@ class Run:
         self._growing: tuple[Tensor, int] | None = None  # prompt ids and length, without a cache
 
     # --- what callers use -------------------------------------------------------------------
-    def set_samples(self, names: Seq[str] | None) -> None:
-        """Names of the rows of the next batch (seeds of random methods, record labels)."""
+    def set_samples(self, names: Seq[str] | None, questions: Seq[str] | None = None) -> None:
+        """Names of the rows of the next batch (seeds of random methods, record labels).
+
+        ``questions``: each row's question as text, for methods that look for its words.
+        """
         self._names = list(names) if names is not None else None
+        self._questions = list(questions) if questions is not None else None
 
     def set_kinds(self, kinds: Tensor | None) -> None:
         """Token kinds uint8 [B, n] of the next forward call, where input ids cannot tell them."""
@@ -130,10 +142,10 @@ class Run:
                 with no_tower(self.parts):
                     out = plain(inner, *args, **kwargs)
             else:
-                with captured_cls(self.parts, method.tower_layer) as rows:
+                with captured(self.parts, method) as crops:
                     out = original(*args, **kwargs)
-                if method.tower_layer is not None and rows:
-                    out.cls_rows = rows
+                if crops:
+                    out.crops = crops
             self._features = out
             sizes = kwargs.get("image_sizes", args[1] if len(args) > 1 else None)
             self._image_sizes = sizes
@@ -252,6 +264,7 @@ class Run:
         if start < n:
             samples.ids = None if ids is None else ids[:, :start]
         samples.names, samples.features = self._names, self._features
+        samples.questions, samples.tokenizer = self._questions, self.tokenizer
         samples.image_sizes = self._image_sizes
         return samples, start
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from harness.engine.block import Rotary, attention_rows, query_key
 from harness.engine.masks import prefill_mask
 from harness.engine.model import Parts
-from methods.base import ANSWER, IMAGE, Positions
+from methods.base import ANSWER, IMAGE, Crop, Positions, on_device
 
 
 @dataclass
@@ -136,9 +136,52 @@ class Sequence:
         scale = prompt.sum(dim=1, keepdim=True) * query.shape[1]
         return (total / scale).to(torch.promote_types(states.dtype, torch.float32))
 
-    def cls_rows(self) -> list[Tensor]:
-        """Per tower crop, [heads, patches] attention of the CLS token in ``tower_layer``."""
-        return self.samples.cls_rows()
+    def attention(self, layer: int, rows: Tensor) -> Tensor:
+        """[B, heads, m] float32: attention each token receives from ``rows`` [B, m] bool, mean.
+
+        The softmax rows of ``layer`` on the running sequence, formed one head at a time. A row of
+        the batch without a chosen query gives zeros.
+        """
+        rotary, states = self.rotary(), self.normed(layer)
+        query = self._heads(layer, states, rotary, "q")
+        keys = self._heads(layer, states, rotary, "k")
+        allowed, rows = self._allowed(), rows & self.valid
+        group = query.shape[1] // keys.shape[1]
+        scale = rows.sum(dim=1).clamp(min=1).unsqueeze(-1)
+        found = []
+        for head in range(query.shape[1]):  # one head at a time bounds the memory
+            key = keys[:, head // group : head // group + 1]
+            maps = attention_rows(self._attention(layer), query[:, head : head + 1], key, allowed)
+            found.append((maps[:, 0] * rows.unsqueeze(-1)).sum(dim=1) / scale)
+        return torch.stack(found, dim=1)
+
+    @property
+    def crops(self) -> list[Crop]:
+        """What the tower kept of every crop (``Method.tower_taps``), in prompt order."""
+        return self.samples.crops()
+
+    @property
+    def origins(self) -> Tensor:
+        """[B, m] long: crop * P + patch of each running token, -1 where no patch stands behind."""
+        found = self.samples.origins().gather(1, self.index)
+        return found.masked_fill(~self.valid, -1)
+
+    def project(self, states: Tensor) -> Tensor:
+        """[..., w] tower states through the model's own projector, [..., d]."""
+        return self.parts.inner.multi_modal_projector(states)
+
+    @property
+    def questions(self) -> list[str] | None:
+        """The text of each row's question, where the caller gave it."""
+        return self.samples.questions
+
+    def words(self, texts: list[str]) -> list[Tensor] | None:
+        """Input embeddings [t, d] of each text, without special tokens; None without tokenizer."""
+        if self.samples.tokenizer is None:
+            return None
+        ids = self.samples.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        table = self.parts.text.embed_tokens
+        return [table(on_device(row, self.hidden.device)) for row in ids]
 
     def _attention(self, layer: int) -> Any:
         return self.parts.layers[layer].self_attn
