@@ -2,12 +2,14 @@
 
     python benchmarks/counting.py --out benchmarks/counting.csv
 
-1. Read-out: token counts, KV cache and FLOPs under every convention from routing records, at the
-   token counts of LLaVA-NeXT-7B (2,928 image tokens, 32 layers, 31 decode steps).
-2. Rows of `cost.csv` from the samples files: means and bootstrap intervals of every scope.
+1. Examination: both counters, fvcore and torch, on every part of the model, once.
+2. Read-out: token counts, KV cache and FLOPs under every convention, and by both counters, from
+   routing records at the token counts of LLaVA-NeXT-7B (2,928 image tokens, 32 layers, 31 decode
+   steps), with a router in every routed layer.
+3. Rows of `cost.csv` from the samples files: means and bootstrap intervals of every scope.
 
-Wall-clock and CPU seconds of one process; routing varies from sample to sample, as a method's with
-thresholds does. Target: under 5 s together.
+Wall-clock and CPU seconds of one process, without importing; routing varies from sample to sample,
+as a method's with thresholds does. Target: under 5 s together.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from harness.cost.readouts import ROUTING, read_out
+from harness.cost.referees import Referees
 from harness.cost.rows import cost_rows
 from harness.cost.shapes import shape_of
 from harness.record import IMAGE, SKIPPED, RoutingRecord, dense_record
@@ -46,23 +49,29 @@ def records(samples: int, layers: int, keep: float, seed: int) -> list[RoutingRe
         record.route[2:, image] = part
         record.mod_layers[2:] = True
         record.grid = CROPS
+        router = {"phase": "prompt", "kind": "linear", "tokens": record.n, "calls": layers - 2}
+        record.scoring = [{**router, "out": 2}]
         made.append(record)
     return made
 
 
 def measure(samples: int, methods: int) -> Iterator[dict[str, Any]]:
-    """Seconds of both steps, summed over methods; making the records is not timed."""
+    """Seconds of the steps, summed over methods; making the records is not timed."""
     shape = shape_of(MODEL)
-    spent = {"read_out": [0.0, 0.0], "cost_rows": [0.0, 0.0]}
+    spent = {step: [0.0, 0.0] for step in ("examine", "read_out", "cost_rows")}
 
     def timed(step: str, start: tuple[float, float]) -> None:
         spent[step][0] += time.perf_counter() - start[0]
         spent[step][1] += time.process_time() - start[1]
 
+    start = time.perf_counter(), time.process_time()
+    referees = Referees(shape)
+    referees.described()
+    timed("examine", start)
     for method in range(methods):
         cached = records(samples, shape.layers, 0.1 + 0.08 * method, seed=method)
         start = time.perf_counter(), time.process_time()
-        found = [read_out(record, shape, 2, True) for record in cached]
+        found = [read_out(record, shape, 2, True, referees) for record in cached]
         timed("read_out", start)
         texts = [{k: str(v) for k, v in one.items() if k != ROUTING} for one in found]
         for number, one in enumerate(texts):

@@ -34,10 +34,13 @@ def run_cell(
     loaded: Any,
     store: Store,
     parts: Parts,
+    referees: Any,
     on_batch: OnBatch | None = None,
     verbose: bool = False,
 ) -> Any:
     """Compute one cell and commit it; returns its `CellResult`.
+
+    `referees` count every sample's FLOPs again (`harness.cost.referees.Referees`).
 
     Raises CellError with the reason when it cannot be computed (nothing is committed then), and
     StoreError when the disk does not take it. What was answered so far stays for the next try.
@@ -48,6 +51,7 @@ def run_cell(
         shape=loaded.info,
         itemsize=ITEMSIZE[key.dtype],
         vision_runs=cell.method.needs_images,
+        referees=referees,
     )
     try:
         result = parts.evaluate(

@@ -24,7 +24,6 @@ from harness.settings import (
     DTYPES,
     LIST_KINDS,
     SWITCHES,
-    TIMING_ONLY,
     VALIDATORS,
     Settings,
     add_checkpoint,
@@ -45,6 +44,7 @@ examples:
   python run_suite.py --costs-only --model llava-hf/llava-1.5-7b-hf --methods pmod,fastv
   python run_suite.py --suite suites/pmod-table5.yaml
   python run_suite.py --throughput --methods pmod,fastv --workload n_text=58:n_out=32:batch=1
+  python run_suite.py --methods gamma,pmod --bench gqa,textvqa --with-throughput
   python run_suite.py --list methods
 
 exit codes: 0 every cell done; 2 bad usage, nothing written; 3 some cells failed, the others are
@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_jobs(parser.add_argument_group("what to do"))
     _add_settings(parser.add_argument_group("settings (all recorded)"))
-    _add_timing(parser.add_argument_group("settings of --throughput"))
+    _add_timing(parser.add_argument_group("settings of --throughput and --with-throughput"))
     return parser
 
 
@@ -104,6 +104,11 @@ def _add_jobs(group: argparse._ArgumentGroup) -> None:
         "--throughput",
         action="store_true",
         help="measured time by phase, interleaved with dense: of --workload, or of --bench",
+    )
+    group.add_argument(
+        "--with-throughput",
+        action="store_true",
+        help="a run on benchmarks: time its methods as well, when the answers are done",
     )
     group.add_argument("--list", metavar="|".join(LIST_KINDS), help="what there is, a line each")
     group.add_argument(
@@ -256,9 +261,7 @@ def _refuse_idle_flags(raw: dict[str, Any], settings: Settings, jobs: list[str])
         idle = {name for name in idle if getattr(settings, name) != getattr(Settings(), name)}
         jobs = ["study" if settings.study else "published"]
     else:
-        idle = set() if settings.throughput else set(TIMING_ONLY)
-        idle |= {"bench"} if settings.costs_only else {"published"}
-        idle |= set() if settings.costs_only or settings.throughput else {"n_text", "n_out"}
+        idle = settings.idle | ({"bench"} if settings.costs_only else {"published"})
         idle = {name for name in idle if getattr(settings, name) != getattr(Settings(), name)}
     for name in sorted(idle):
         with_what = flag(jobs[0]) if jobs else "a run on benchmarks"

@@ -113,18 +113,15 @@ class Parts:
         except CheckpointError as error:
             raise UsageError(f"--checkpoint: {one_line(error)}") from None
 
-    def referees(self, loaded: Any) -> dict[str, Any]:
-        """FLOPs of the model's parts by the closed form, fvcore and torch, for `run.json`.
-
-        Raises RefereeError, one line, where they disagree or one meets an unknown operator.
-        """
+    def referees(self, loaded: Any) -> Any:
+        """The counters of FLOPs on this model's parts, see `harness.cost.referees.Referees`."""
         from harness.cost.modules import decoder_like
-        from harness.cost.referees import Referees, described
+        from harness.cost.referees import Referees
         from harness.engine.model import find_parts
 
         found = find_parts(loaded.model)
         decoder = decoder_like(found.layers[0], found.config)
-        return described(Referees(loaded.info, decoder).examine())
+        return Referees(loaded.info, decoder)
 
     def evaluate(self, loaded: Any, method: Any, bench: Any, **options: Any) -> Any:
         """One cell: see `harness.bench.loop.evaluate`."""

@@ -33,6 +33,10 @@ class RoutingRecord:
                 one more; ``crops`` is what the tower saw of it.
     method      canonical ``name:key=value`` string.
     sample      the caller's name for the sample.
+    scoring     what was computed to decide, equal calls together: ``phase`` prompt or decode,
+                ``kind`` linear (a layer of the method's own; ``out`` features, and ``in`` where it
+                is not the model's width), last_row or mean_row (attention rows), ``tokens`` of
+                one call, ``calls``. Files of older versions have none.
     """
 
     kinds: NDArray[np.uint8]
@@ -42,6 +46,7 @@ class RoutingRecord:
     grid: list[dict[str, Any]] = field(default_factory=list)
     method: str = ""
     sample: str = ""
+    scoring: list[dict[str, Any]] = field(default_factory=list)
 
     # --- sizes ------------------------------------------------------------------------------
     @property
@@ -132,7 +137,7 @@ class RoutingRecord:
     def to_npz(self, path: str | Path) -> None:
         """Write atomically enough for a picture file: bit-packed keep masks and small tables."""
         meta = {"n": self.n, "n_out": self.n_out, "grid": self.grid}
-        meta |= {"method": self.method, "sample": self.sample}
+        meta |= {"method": self.method, "sample": self.sample, "scoring": self.scoring}
         np.savez_compressed(
             Path(path),
             kinds=self.kinds,
@@ -157,6 +162,7 @@ class RoutingRecord:
                 grid=meta["grid"],
                 method=meta["method"],
                 sample=meta["sample"],
+                scoring=meta.get("scoring", []),
             )
 
 

@@ -25,11 +25,9 @@ DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
 ATTENTION_ALIASES = {"flash": "flash_attention_2", "fa2": "flash_attention_2"}
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-# Settings that only --throughput has a use for.
-TIMING_ONLY = ("workload", "random_weights", "layers", "width", "repeats", "warmup") + (
-    "min_seconds",
-    "max_seconds",
-)
+# Settings that only a run with measured times has a use for; the last three only --throughput.
+MEASURED = ("workload", "repeats", "warmup", "min_seconds", "max_seconds")
+TIMING_ONLY = (*MEASURED, "random_weights", "layers", "width")
 LIST_KINDS = ("methods", "benches", "models", "suites")
 
 
@@ -55,6 +53,7 @@ class Settings:
     published: str | None = None
     study: str | None = None  # the suite file that holds it
     throughput: bool = False
+    with_throughput: bool = False
     workload: tuple[str, ...] = ()
     random_weights: bool = False
     layers: int | None = None
@@ -67,16 +66,27 @@ class Settings:
     quiet: bool = False
     verbose: bool = False
 
+    @property
+    def idle(self) -> set[str]:
+        """Settings of costs and times that this kind of run has no use for."""
+        if self.throughput:
+            return {"with_throughput"}
+        found = {"throughput", *TIMING_ONLY, "with_throughput"}
+        found -= {*MEASURED, "with_throughput"} if self.with_throughput else set()
+        if not self.costs_only:
+            found |= {"n_text"} if self.with_throughput else {"n_text", "n_out"}
+        return found
+
     def recorded(self) -> dict[str, Any]:
         """The settings that must agree when a run directory is resumed (JSON-able)."""
         skip = {"out", "quiet", "verbose"}
-        skip |= set() if self.costs_only or self.throughput else {"n_text", "n_out"}
         skip |= set() if self.published else {"published"}
         skip |= set() if self.study else {"study"}
-        skip |= set() if self.throughput else {"throughput", *TIMING_ONLY}
+        skip |= self.idle
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
-        for name in ("methods", "bench", *(("workload",) if self.throughput else ())):
-            values[name] = list(values[name])
+        for name in ("methods", "bench", "workload"):
+            if name in values:
+                values[name] = list(values[name])
         values["checkpoint"] = dict(sorted(self.checkpoint.items()))
         return values
 
@@ -215,7 +225,7 @@ VALIDATORS: dict[str, Callable[[str], Any]] = {
     "max_seconds": seconds,
     "out": non_empty,
 }
-SWITCHES = ("costs_only", "throughput", "random_weights", "quiet", "verbose")
+SWITCHES = ("costs_only", "throughput", "with_throughput", "random_weights", "quiet", "verbose")
 
 
 def convert(name: str, value: str, shown_as: str | None = None) -> Any:
@@ -241,4 +251,10 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
     settings = Settings(**values)
     if settings.quiet and settings.verbose:
         raise UsageError("--quiet and --verbose exclude each other")
+    for name in ("throughput", "costs_only"):
+        if settings.with_throughput and getattr(settings, name):
+            raise UsageError(
+                f"--with-throughput and {flag(name)} exclude each other: it adds times to a run "
+                "on benchmarks"
+            )
     return settings

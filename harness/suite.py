@@ -43,7 +43,11 @@ def run_suite(settings: Settings, argv: Sequence[str], parts: Parts | None = Non
     show = Progressing(settings.quiet)
     plan = make_plan(settings, parts)
     out = Path(settings.out) if settings.out else default_out()
-    resumed = check_out(out, plan.recorded)
+    times = _times(settings, plan, out)
+    recorded = {**plan.recorded, **(times.recorded if times else {})}
+    resumed = check_out(out, recorded)
+    if resumed and times:
+        times.resume(out)
     if resumed and weights_changed(plan, read_run_json(out)):
         raise UsageError(
             f"--out: the weights of {plan.source.model_id} changed since '{out}' was made: "
@@ -52,14 +56,25 @@ def run_suite(settings: Settings, argv: Sequence[str], parts: Parts | None = Non
     again = resume_command(argv, settings, out)
 
     def work() -> int:
-        loaded, checked = _load(plan, out, parts, show)
+        loaded, referees, checked = _load(plan, out, parts, show, times)
         with Store(out) as store:
             if loaded is not None:
                 about = describe_run(plan, list(argv), loaded.device_name)
-                store.write_run_json({**about, "referees": checked})
-            return _run(plan, store, loaded, parts, show)
+                more = {"referees": checked, "settings": recorded}
+                more |= times.describe() if times else {}
+                store.write_run_json({**about, **more})
+            return _run(plan, store, loaded, referees, parts, show, times)
 
     return resumable(work, show, again)
+
+
+def _times(settings: Settings, plan: Plan, out: Path) -> Any:
+    """The `Within` of a run that shall be timed as well, else None. Raises UsageError."""
+    if not settings.with_throughput:
+        return None
+    from harness.timing.within import Within
+
+    return Within(plan, out)
 
 
 def resumable(work: Callable[[], int], show: Progressing, again: str) -> int:
@@ -95,28 +110,35 @@ def terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _load(plan: Plan, out: Path, parts: Parts, show: Progressing) -> tuple[Any, dict[str, Any]]:
+def _load(
+    plan: Plan, out: Path, parts: Parts, show: Progressing, times: Any
+) -> tuple[Any, Any, dict[str, Any]]:
     """The loaded model, with every method and its weights checked on it; None if nothing is left.
 
-    With it what the counters of FLOPs say to each other about it. Happens before the run
-    directory is touched, so that wrong weights leave no trace.
+    With it the counters of FLOPs, and what they say of the model's parts (RefereeError where they
+    disagree). Happens before the run directory is touched, so that wrong weights leave no trace.
     """
     done = Store(out).done() if out.is_dir() else {}
     todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
-    if not todo:
-        return None, {}
+    used = {cell.method: cell.checkpoint for cell in todo}
+    used |= times.methods() if times else {}
+    if not used:
+        return None, None, {}
     loaded = parts.load(plan.settings, plan.source, show.say)
-    for method, checkpoint in {cell.method: cell.checkpoint for cell in todo}.items():
+    for method, checkpoint in used.items():
         parts.check(loaded, method, checkpoint)
-    return loaded, parts.referees(loaded)
+    referees = parts.referees(loaded)
+    return loaded, referees, referees.described()
 
 
 def _run(
     plan: Plan,
     store: Store,
     loaded: Any,
+    referees: Any,
     parts: Parts,
     show: Progressing,
+    times: Any,
 ) -> int:
     for line in store.warnings:
         show.warn(f"{PROGRAM}: {line}")
@@ -128,7 +150,8 @@ def _run(
     for number, cell in enumerate(todo, start=1):
         assert loaded is not None  # loaded whenever a cell is missing
         try:
-            _one(cell, f"[{number}/{len(todo)}] {cell.name}", store, loaded, parts, show, plan)
+            title = f"[{number}/{len(todo)}] {cell.name}"
+            _one(cell, title, store, loaded, referees, parts, show, plan)
         except CellError as error:
             record_failure(cell, error, store)
             failed.append(cell)
@@ -141,6 +164,8 @@ def _run(
     show.table(lambda: summary_table(store.path))
     show.say(LEGEND)
     code = EXIT_CELLS_FAILED if failed else EXIT_OK
+    if times and times.run(loaded, store, show):
+        code = EXIT_CELLS_FAILED
     return draw_report(store.path, parts, show) or code
 
 
@@ -149,12 +174,14 @@ def _one(
     title: str,
     store: Store,
     loaded: Any,
+    referees: Any,
     parts: Parts,
     show: Progressing,
     plan: Plan,
 ) -> None:
     with show.cell(title) as on_batch:
-        result = run_cell(cell, loaded, store, parts, on_batch, plan.settings.verbose)
+        verbose = plan.settings.verbose
+        result = run_cell(cell, loaded, store, parts, referees, on_batch, verbose)
     headline = result.headline
     show.say(
         f"{title}: {headline.metric} {headline.value:.4g} "

@@ -42,8 +42,8 @@ class Uniform(Method):
         if layer != self.k or not any(seq.image_counts):
             return None
         width = max(seq.image_counts)
-        sets = {n: set(self.chosen(n)) for n in seq.image_counts}
-        rows = [[i in sets[n] for i in range(width)] for n in seq.image_counts]
+        kept = [set(self.chosen(n)) for n in seq.image_counts]
+        rows = [[i in one for i in range(width)] for one in kept]
         counts = [
             c - n + sum(r) for c, n, r in zip(seq.counts, seq.image_counts, rows, strict=True)
         ]

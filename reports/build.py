@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from reports import timing as times
 from reports.errors import ReportError
 from reports.rundata import load_run
 from reports.sheet import Drawn
-from reports.summary import Summary, summarise
+from reports.summary import Summary, summarise, timed_part
 from reports.tables import Table
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -73,26 +73,31 @@ def build_report(run_dir: Path) -> Path:
 def _sections(summary: Summary, folder: Path) -> list[Section]:
     if summary.run.is_timing:
         return _time_sections(summary, folder)
+    clock = timed_part(summary)
+    beside = times.beside(summary, times.timed(clock)) if clock else []
     palette = style.Palette(summary.series)
     with style.context():
         front = pareto.draw(summary, folder, palette)
         dot = dots.draw(summary, folder, palette)
         kept = retention.draw_all(summary, folder)
     sections = [
-        Section("overview", "Overview", tables=(tables.overview(summary),)),
+        Section("overview", "Overview", tables=(tables.overview(summary, beside),)),
         Section("pareto", "Accuracy against cost", _none(front), _known(front)),
         Section("accuracy", "Accuracy by bench", _none(dot), _known(dot)),
         Section("routing", "What each layer keeps", _none(*kept), tuple(kept)),
     ]
-    beside = [t for t in (published.comparison(summary.run), published.measured(summary.run)) if t]
-    if beside:  # such a run has no benchmarks: this table is what it is for
+    printed = [t for t in (published.comparison(summary.run), published.measured(summary.run)) if t]
+    if printed:  # such a run has no benchmarks: this table is what it is for
         title, intro = published.title(summary.run), published.intro(summary.run)
-        sections.insert(0, Section("published", title, intro, tables=tuple(beside)))
+        sections.insert(0, Section("published", title, intro, tables=tuple(printed)))
         sections = [s for s in sections if s.figures or s.tables]
+    if clock:
+        sections += [replace(s, anchor=f"times-{s.anchor}") for s in _time_sections(clock, folder)]
+    plain = None if clock else times.speed_table(times.timed(summary))
     optional = [
         ("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary), False),
         ("failures", "Failed and missing cells", FAILURES, tables.failures(summary), False),
-        ("speed", "Speed", SPEED, times.speed_table(times.timed(summary)), False),
+        ("speed", "Speed", SPEED, plain, False),
         ("cells", "Every cell", "", tables.cells(summary), False),
         ("metrics", "Further metrics", METRICS, tables.other_metrics(summary), True),
         ("ledger", "Cost by part", LEDGER, costtables.ledger(summary), True),
@@ -119,7 +124,7 @@ def _time_sections(summary: Summary, folder: Path) -> list[Section]:
     if map_table is not None:
         sections.append(Section("breakeven", "Break-even", "", _known(maps), (map_table,)))
     if failed is not None:
-        sections.append(Section("failures", "Failed and missing cells", FAILURES, (), (failed,)))
+        sections.append(Section("failures", FAILED_TIMES, FAILURES, (), (failed,)))
     sections.append(Section("phases", "Every phase", SPEED, (), _tables(every), folded=True))
     return sections
 
@@ -166,6 +171,7 @@ def _tables(*found: Table | None) -> tuple[Table, ...]:
 
 
 NOTHING = "Nothing has been timed (yet)."
+FAILED_TIMES = "Failed and missing times"
 NORMALISED = (
     "(method − blind) / (dense − blind): 100 % is all of what the image adds for the dense model, "
     "0 % is the same model without the image. Point values; the uncertainty is that of the "
@@ -194,22 +200,33 @@ def _none(*drawn: Drawn | None) -> str:
 def _page(summary: Summary, sections: list[Section]) -> dict[str, Any]:
     run = summary.run
     notices = list(dict.fromkeys(run.notices))
-    if summary.count("missing"):
-        done, total = summary.count("done"), len(summary.series) * len(summary.benches)
+    clock = timed_part(summary)
+    parts = [summary, *([clock] if clock and clock is not summary else [])]
+    if any(part.count("missing") for part in parts):
+        done = sum(part.count("done") for part in parts)
+        total = sum(len(part.series) * len(part.benches) for part in parts)
         notices.insert(0, f"This run is not complete: {done} of {total} cells are done. "
                           "Run the same command again to go on.")  # fmt: skip
-    entries = times.timed(summary) if run.is_timing else []
+    opening, findings = text.opening(summary), text.findings(summary)
+    reading: tuple[tuple[str, str], ...] = text.READING
+    if clock is not None:
+        entries = times.timed(clock)
+        said = times.opening(clock, entries), times.findings(entries), times.READING
+        only = run.is_timing
+        opening = said[0] if only else f"{opening} {said[0]}"
+        findings = said[1] if only else [*findings, *said[1]]
+        reading = said[2] if only else (*reading, *(r for r in said[2] if r not in reading))
     return {
         "title": run.path.resolve().name,
-        "opening": times.opening(summary, entries) if run.is_timing else text.opening(summary),
-        "findings": times.findings(entries) if run.is_timing else text.findings(summary),
+        "opening": opening,
+        "findings": findings,
         "mini_text": text.mini_note(summary),
         "notices": notices,
         "conditions": conditions.entries(summary),
         "everything": conditions.everything(summary),
         "command": conditions.command(summary),
         "sections": sections,
-        "reading": times.READING if run.is_timing else text.READING,
+        "reading": reading,
         "css": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         "js": Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
     }

@@ -39,6 +39,15 @@ TIMING: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Started", ("created_at",)),
     ("Code", ("git_commit",)),
 )
+BESIDE: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Timed on", ("timing.device_name",)),
+    ("Threads", ("timing.threads",)),
+    ("Clock", ("timing.clock",)),
+    ("Device state", ("timing.device_state",)),
+    ("Rounds asked for", ("settings.repeats",)),
+    ("Warm-up runs", ("settings.warmup",)),
+)
+"""What a run on benchmarks says of its times besides."""
 VERSIONS = ("python", "torch", "transformers", "lmms-eval")
 
 
@@ -55,6 +64,8 @@ def entries(summary: Summary) -> list[tuple[str, str]]:
     if not run.is_timing:
         pairs.append(("Samples", text.sample_count(summary)))
     pairs += recorded(run, TIMING if run.is_timing else ENTRIES)
+    if run.timed is not None:
+        pairs += [pair for pair in recorded(run, BESIDE) if pair[0] != "Versions"]
     counter, convention = summary.counting
     if counter or convention:
         pairs.append(("FLOPs counted by", f"{counter or '?'}, convention {convention or '?'}"))

@@ -8,7 +8,18 @@ from reports import text
 from reports.summary import Summary
 from reports.tables import Cell, Column, Table, digits, name_cell
 
-SCOPES = ("vision", "projector", "llm_prefill", "llm_decode", "total")
+SCOPES = {
+    "vision": ("Vision", ""),
+    "projector": ("Projector", ""),
+    "llm_prefill": ("Prefill", ""),
+    "llm_decode": ("Decode", ""),
+    "router": ("Router", ", of total"),
+    "lm_head": ("LM head", ", in prefill and decode"),
+    "total": ("Total", ""),
+}
+"""Title and what follows the unit, by scope in the order of the columns."""
+LATER = ("router", "lm_head")
+"""Scopes that runs of older versions do not have."""
 
 
 def ledger(summary: Summary) -> Table | None:
@@ -16,7 +27,9 @@ def ledger(summary: Summary) -> Table | None:
     scale, unit = text.flops_scale(summary)
     titles = ("Method", "Bench", "Counter", "Convention")
     columns = [Column(t, numeric=False) for t in titles]
-    columns += [Column(name.replace("llm_", "").capitalize(), unit) for name in SCOPES]
+    there = {c.scope for cell in summary.cells.values() for c in cell.costs}
+    scopes = [name for name in SCOPES if name not in LATER or name in there]
+    columns += [Column(SCOPES[name][0], unit + SCOPES[name][1]) for name in scopes]
     columns.append(Column("KV cache", "MiB"))
     rows = []
     for series in summary.series:
@@ -27,10 +40,17 @@ def ledger(summary: Summary) -> Table | None:
                 row = [name_cell(series), Cell(bench or text.GAP, note=mini, tone="name")]
                 row += [Cell(counter or text.GAP), Cell(convention or text.GAP)]
                 kv = math.nan
-                for scope in SCOPES:
+                for scope in scopes:
                     cost = summary.cost(series, bench, scope, counter, convention)
                     value = cost.tflops * scale if cost else math.nan
-                    row.append(Cell(text.number(value, digits(value)), sort=value))
+                    if scope == "router":
+                        total = summary.cost(series, bench, "total", counter, convention)
+                        whole = total.tflops * scale if total else math.nan
+                        row.append(_small(value, whole))
+                    elif scope == "lm_head":
+                        row.append(_small(value))
+                    else:
+                        row.append(Cell(text.number(value, digits(value)), sort=value))
                     kv = cost.kv_mib if cost and not math.isnan(cost.kv_mib) else kv
                 rows.append([*row, Cell(text.number(kv, 2), sort=kv)])
     return _table("ledger", "Cost by part", columns, rows)
@@ -68,6 +88,13 @@ def speed(summary: Summary) -> Table | None:
             ]
         )
     return _table("phases", "Every phase", columns, rows)
+
+
+def _small(value: float, whole: float = math.nan) -> Cell:
+    """A part too small for the other columns' digits, with its share of the whole if it has one."""
+    places = 1 - math.floor(math.log10(value)) if 0 < value < 1 else digits(value)
+    share = text.percent(value / whole, 3) if whole > 0 and value > 0 else ""
+    return Cell(text.number(value, places), sub=share, sort=value)
 
 
 def _table(name: str, title: str, columns: list[Column], rows: list[list[Cell]]) -> Table | None:

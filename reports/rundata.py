@@ -66,6 +66,10 @@ PUBLISHED = Spec(
 )
 
 
+WORKLOAD = r":n_out=\d+:batch=\d+$"
+"""How the name of a workload ends, which stands in the place of the bench of a timed cell."""
+
+
 @dataclass
 class Run:
     """A run directory. The frames have every column of their ``Spec``; ``meta`` is flat."""
@@ -79,6 +83,8 @@ class Run:
     throughput: pd.DataFrame
     published: pd.DataFrame
     notices: list[str] = field(default_factory=list)
+    timed: Run | None = None
+    """The times of a run on benchmarks, as a run of their own: no accuracy, the timed cells."""
 
     @property
     def is_timing(self) -> bool:
@@ -117,17 +123,21 @@ def load_run(path: Path) -> Run:
     if not meta and not any((path / name).exists() for name in ("cells.csv", "study.csv")):
         raise ReportError(f"{path} holds no run: neither run.json nor cells.csv is there.")
     run = Run(path, meta, cells, accuracy, cost, routing, speed, published, notices)
+    _set_times_apart(run)
     needed: tuple[Spec, ...] = (CELLS, ACCURACY, COST, ROUTING)
     if run.is_study:
         needed = ()  # it has files of its own
     if meta.get("settings.costs_only") is True:
         needed = (COST,)
-    if meta.get("settings.throughput") is True:
+    if run.is_timing:
         needed = (CELLS, THROUGHPUT)
+    if run.timed is not None:
+        needed += (THROUGHPUT,)
     for name in (spec.name for spec in needed):
         if not (path / name).exists():
             notices.append(f"{name} is missing: what it would show is left empty.")
-    for frame in (run.cells, run.accuracy, run.cost, run.throughput):
+    timed = run.timed.cells if run.timed else run.cells
+    for frame in (run.cells, timed, run.accuracy, run.cost, run.throughput):
         unnamed = frame["label"].str.strip() == ""
         frame.loc[unnamed, "label"] = frame.loc[unnamed, "method"]
     _drop_impossible(run)
@@ -136,7 +146,23 @@ def load_run(path: Path) -> Run:
         _gather_notes(run)
     else:
         _pass_on_notes(run)
+    if run.timed is not None:
+        _gather_notes(run.timed)
     return run
+
+
+def _set_times_apart(run: Run) -> None:
+    """Move the timed cells of a run on benchmarks to ``timed``: a workload is no bench."""
+    works = run.cells["bench"].str.contains(WORKLOAD)
+    wanted = run.meta.get("settings.with_throughput") is True
+    if run.is_timing or not (wanted or works.any()):
+        return
+    own = {name.removeprefix("timing."): v for name, v in run.meta.items() if "timing." in name}
+    meta = {**run.meta, **own, "settings.throughput": True}
+    none = (run.accuracy[:0], run.cost[:0], run.routing[:0])
+    cells = run.cells[works].copy()
+    run.timed = Run(run.path, meta, cells, *none, run.throughput, run.published, run.notices)
+    run.cells = run.cells[~works].copy()
 
 
 def _meta(path: Path, notices: list[str]) -> dict[str, Any]:

@@ -162,6 +162,13 @@ class Summary:
         return sum(self.cell(s, b).status == status for s in self.series for b in self.benches)
 
 
+def timed_part(summary: Summary) -> Summary | None:
+    """The grid of methods and workloads: of a run that timed only, or beside its benchmarks."""
+    if summary.run.is_timing:
+        return summary
+    return summarise(summary.run.timed) if summary.run.timed is not None else None
+
+
 def summarise(run: Run) -> Summary:
     """Join the CSV files of a run into one grid."""
     frames = [run.cells, run.accuracy, run.cost]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports import text
@@ -46,8 +47,12 @@ class Table:
     searchable: bool = False
 
 
-def overview(summary: Summary) -> Table:
-    """Methods by benches: accuracy and the difference to dense, then the mean costs."""
+Beside = Sequence[tuple[Column, Sequence[Cell]]]
+"""Further columns, each with a cell for every series."""
+
+
+def overview(summary: Summary, beside: Beside = ()) -> Table:
+    """Methods by benches: accuracy and the difference to dense, then mean costs, then times."""
     columns = [Column("Method", numeric=False)]
     for bench in summary.benches:
         unit = f"{text.metric_name(summary, bench)}, {text.sample_count(summary, bench)}"
@@ -57,11 +62,13 @@ def overview(summary: Summary) -> Table:
         Column("Prefill", f"{unit} a sample, of dense"),
         Column("KV cache", "vision tokens kept"),
         Column("Skipped", "MoD layers / all layers"),
+        *(column for column, _ in beside),
     ]
     rows = []
-    for series in summary.series:
+    for number, series in enumerate(summary.series):
         row = [name_cell(series)] + [_score_cell(summary, series, b) for b in summary.benches]
-        rows.append(row + _mean_costs(summary, series, scale))
+        row += _mean_costs(summary, series, scale)
+        rows.append(row + [found[number] for _, found in beside])
     return Table("overview", "Overview", columns, rows)
 
 

@@ -13,6 +13,7 @@ from reports.tables import Cell, Column, Table, name_cell
 NAN = math.nan
 PHASES = ("end_to_end", "prefill", "decode", "vision")
 TITLES = {"end_to_end": "End to end", "prefill": "Prefill", "decode": "Decode", "vision": "Vision"}
+MOST_BESIDE = 6  # workloads in the overview; all of them stand in a table of their own
 WATERMARKS = ("busy", "throttled")
 
 
@@ -45,6 +46,7 @@ class Timed:
     n_text: float
     n_image: float
     n_out: float
+    bench: str = ""
     rounds: float = NAN
     agreement: float = NAN
     joules: float = NAN
@@ -69,7 +71,8 @@ def timed(summary: Summary) -> list[Timed]:
         if entry is None:
             entry = found[key] = Timed(
                 series, str(key[3]), row.device, row.attn, row.dtype,
-                row.batch, row.n_text, row.n_image, row.n_out, notes=row.notes,
+                row.batch, row.n_text, row.n_image, row.n_out, str(row.bench),
+                notes=row.notes,
             )  # fmt: skip
         entry.phases[str(row.phase)] = Phase(
             row.median_ms, row.p10_ms, row.p90_ms, row.speedup_vs_dense, row.speedup_ci_low,
@@ -128,6 +131,42 @@ def speed_table(entries: list[Timed]) -> Table | None:
     used = [i for i in range(len(columns)) if i < 4 or any(r[i].main != text.GAP for r in rows)]
     kept = [[row[i] for i in used] for row in rows]
     return Table("times", "Time by phase", [columns[i] for i in used], kept, NOTE, len(rows) > 12)
+
+
+def beside(summary: Summary, entries: list[Timed]) -> list[tuple[Column, list[Cell]]]:
+    """For the overview: two columns a workload, each with a cell for every series.
+
+    Joined by model, method and label; dense under another backend has no row there.
+    """
+    found = []
+    for work in workloads(entries)[:MOST_BESIDE]:
+        known = {entry.series: entry for entry in entries if entry.workload == work}
+        first = next(iter(known.values()))
+        name = first.bench or work
+        size = f"batch {text.number(first.batch, 0)}, {text.number(first.n_out, 0)} new tokens"
+        latency = Column(f"Time, {name}", f"ms end to end, speed-up; {size}")
+        realised = Column(f"Realisation, {name}", "speed-up / FLOPs ratio of the prefill")
+        rows = [known.get(series) for series in summary.series]
+        found.append((latency, [_latency(entry) for entry in rows]))
+        found.append((realised, [_realised(entry) for entry in rows]))
+    return found
+
+
+def _latency(entry: Timed | None) -> Cell:
+    whole = entry.phases.get("end_to_end") if entry else None
+    if whole is None or math.isnan(whole.median):
+        return Cell(text.GAP)
+    gain = _gain(whole)
+    sub = gain.main if gain.main != text.GAP else ""
+    return Cell(text.number(whole.median, 1), sub=sub, sub_ci=gain.ci, sort=whole.median)
+
+
+def _realised(entry: Timed | None) -> Cell:
+    prefill = entry.phases.get("prefill") if entry else None
+    if prefill is None or math.isnan(prefill.realisation):
+        return Cell(text.GAP)
+    of = f"{text.number(prefill.speedup, 2)}× of {text.number(prefill.flops_ratio, 2)}×"
+    return Cell(text.number(prefill.realisation, 2), sub=of, sort=prefill.realisation)
 
 
 READING = (

@@ -30,6 +30,16 @@ SHAPE = shape_from_config(
 DOCUMENTS = 24
 
 
+class FakeReferees:
+    """No counters: they take a second to examine a model."""
+
+    def described(self) -> dict[str, Any]:
+        return {}
+
+    def sample(self, *args: Any) -> dict[str, Any]:
+        return {}
+
+
 @dataclass
 class FakeSource:
     model_id: str = "fake-model"
@@ -70,6 +80,7 @@ def fake_record(kept: float, doc: int, n_out: int = 3) -> RoutingRecord:
     """9 text and 16 image tokens, of which a share is kept from layer 1 on."""
     record = dense_record(9 + doc % 3, 16, SHAPE.layers, n_out=n_out, prefix=4)
     image = (record.kinds == IMAGE).nonzero()[0]
+    record.scoring = [{"phase": "prompt", "kind": "last_row", "tokens": record.n, "calls": 1}]
     if kept < 1:
         record.route[1:, image[int(16 * kept) :]] = DROPPED
         record.mod_layers[1:] = True
@@ -115,8 +126,8 @@ class FakeParts(Parts):
     def check(self, loaded: Any, method: Any, checkpoint: Path | None) -> None:
         pass
 
-    def referees(self, loaded: Any) -> dict[str, Any]:
-        return {}
+    def referees(self, loaded: Any) -> Any:
+        return FakeReferees()
 
     def report(self, run_dir: Path) -> Path:
         (run_dir / "report.html").write_text("<p>a report</p>")

@@ -12,9 +12,10 @@ import torch
 import methods
 from harness.cli import main
 from harness.cost import referees
+from harness.cost.findings import TOLERANCE, RefereeError, described
 from harness.cost.ledger import decode_flops, sample_cost
 from harness.cost.modules import decoder_like, llama_layer
-from harness.cost.referees import TOLERANCE, RefereeError, Referees, count, described
+from harness.cost.referees import Referees, count
 from harness.cost.replica import predicted_record
 from harness.cost.shapes import KNOWN, ModelShape, shape_from_config, shape_of
 from tests.fakes import FakeParts, run
@@ -147,8 +148,8 @@ def test_costs_only_says_it_in_one_line_and_writes_nothing(
 
 def test_a_run_whose_counters_disagree_starts_nothing(tmp_path: Path) -> None:
     class Disagreeing(FakeParts):
-        def referees(self, loaded: Any) -> dict[str, Any]:
-            return described(Referees(dataclasses.replace(shape(), ffn=44), small_layer).examine())
+        def referees(self, loaded: Any) -> Any:
+            return Referees(dataclasses.replace(shape(), ffn=44), small_layer)
 
     def small_layer() -> torch.nn.Module:
         return llama_layer(shape())

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reports import build_report, labels, text
+from reports.costtables import ledger
 from reports.pareto import non_dominated
 from reports.rundata import load_run
 from reports.summary import summarise
@@ -295,3 +296,29 @@ def test_costs_only_run_says_so(tmp_path: Path) -> None:
     table = overview(summarise(load_run(path)))
     assert [row[1].main for row in table.rows] == ["costs only"] * 5
     assert table.rows[0][2].main == "1.20"
+
+
+def test_router_and_head_have_columns_where_a_run_has_them(tmp_path: Path) -> None:
+    """The router with its share of the total; runs of older versions look as they did."""
+    write_run(tmp_path / "old")
+    write_run(tmp_path / "new")
+    path = tmp_path / "new" / "cost.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    totals = [row for row in rows if row["scope"] == "total"]
+    for scope, share in (("router", 0.004), ("lm_head", 0.25)):
+        rows += [
+            {**row, "scope": scope, "tflops_mean": str(share * float(row["tflops_mean"]))}
+            for row in totals
+        ]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    old, new = (ledger(summarise(load_run(tmp_path / name))) for name in ("old", "new"))
+    assert old is not None
+    assert new is not None
+    assert [c.title for c in old.columns[-3:]] == ["Decode", "Total", "KV cache"]
+    assert [c.title for c in new.columns[-4:]] == ["Router", "LM head", "Total", "KV cache"]
+    assert {row[-4].sub for row in new.rows} == {"0.400 %"}
+    assert [row[-2] for row in new.rows] == [row[-2] for row in old.rows]

@@ -159,7 +159,7 @@ def test_cost_and_routing_tables(tmp_path: Path) -> None:
     assert list(cost.columns) == list(columns.COST)
     assert set(cost.unit) == {"FLOP"}
     one = cost[(cost.method == "fastv") & (cost.bench == "gqa")].set_index(["convention", "scope"])
-    parts = ("vision", "projector", "llm_prefill", "llm_decode")
+    parts = ("vision", "projector", "llm_prefill", "llm_decode", "router")
     for convention in ("causal", "full"):
         whole = sum(one.tflops_mean[convention, part] for part in parts)
         assert one.tflops_mean[convention, "total"] == pytest.approx(whole)

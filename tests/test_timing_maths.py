@@ -20,7 +20,14 @@ from harness.timing.fit import need, require_fit
 from harness.timing.measure import Times
 from harness.timing.rows import Row, phase_tflops, round_rows, throughput_rows
 from harness.timing.shape import random_config, random_name
-from harness.timing.workload import Workload, parse_workload, parse_workloads, pictures
+from harness.timing.workload import (
+    Workload,
+    fewest,
+    is_workload,
+    parse_workload,
+    parse_workloads,
+    pictures,
+)
 
 LLAVA = "llava-hf/llava-1.5-7b-hf"
 NEXT = "llava-hf/llava-v1.6-vicuna-7b-hf"
@@ -147,6 +154,26 @@ def test_memory_is_predicted_and_the_line_says_what_fits() -> None:
         require_fit(shape, work, pics, 2, "sdpa", 16 * 2**30, "small")
     with pytest.raises(UsageError, match="the weights alone do not fit; try --dtype bfloat16"):
         require_fit(shape, work, pics, 4, "sdpa", 8 * 2**30, "tiny")
+
+
+def test_the_largest_batch_named_is_the_largest_that_fits() -> None:
+    shape, pics = shape_of(NEXT), pictures(shape_of(NEXT), 2928)
+    with pytest.raises(UsageError) as caught:
+        require_fit(shape, Workload(n_out=8, batch=512), pics, 2, "sdpa", 78 * 2**30, "one GPU")
+    batch = int(str(caught.value).rpartition(": batch=")[2].partition(" ")[0])
+    require_fit(shape, Workload(n_out=8, batch=batch), pics, 2, "sdpa", 78 * 2**30, "one GPU")
+    with pytest.raises(UsageError):
+        require_fit(
+            shape, Workload(n_out=8, batch=batch + 1), pics, 2, "sdpa", 78 * 2**30, "one GPU"
+        )
+
+
+def test_documents_are_predicted_by_the_least_they_can_be() -> None:
+    assert fewest(shape_of(LLAVA)).tokens == 576
+    assert fewest(shape_of(NEXT)).tokens == 1752
+    assert is_workload(Workload(bench="gqa").spec)
+    assert is_workload(Workload(n_image=4).spec)
+    assert not is_workload("gqa")
 
 
 # --- rows -----------------------------------------------------------------------------------

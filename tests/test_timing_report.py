@@ -17,7 +17,7 @@ from reports import breakeven, waterfall
 from reports.build import build_report
 from reports.rundata import load_run
 from reports.summary import summarise
-from reports.timing import Timed, timed
+from reports.timing import Timed, timed, watermark
 
 # label -> ms of vision, prefill, decode, and of the selection; the interval is 4 % wide
 METHODS = {"dense": (10.0, 100.0, 40.0, 0.0), "pmod": (10.0, 60.0, 38.0, 4.0)}
@@ -141,6 +141,15 @@ def test_break_even_is_the_first_number_from_which_it_stays_faster(run: Path) ->
     shown = {row[0].main: [cell.main for cell in row[1:]] for row in table.rows}
     assert shown == {"pmod": ["2928", "576"], "fastv": ["not reached", "not reached"]}
     assert breakeven.table(entries[:1]) is None
+
+
+def test_a_throttled_device_is_a_watermark_of_its_own(run: Path) -> None:
+    entries = entries_of(run)
+    assert watermark(entries) == "busy"
+    for entry in entries:
+        entry.notes = "throttled device: heat"
+    assert watermark(entries) == "throttled"
+    assert watermark([]) == ""
 
 
 def test_an_unfinished_run_says_so(run: Path) -> None:

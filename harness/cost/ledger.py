@@ -6,7 +6,7 @@ attention kernel was, so eager and fused kernels are never mixed.
 
 Conventions
     ``causal``       the one rule: linear layers, half of n^2 attention in the language model's
-                     prefill, LM head on the last position.
+                     prefill, LM head on the last position, and what a method spends on deciding.
     ``full``         the same with all of n^2.
     ``paper-pmod``   prefill only: no attention at all, LM head on every position that reaches it
                      (what a profiler that cannot see fused attention prints).
@@ -18,9 +18,16 @@ Conventions
 
 A model whose tower is not known in full has no vision line: None, which tables show as empty.
 
+Scopes: vision, projector, llm_prefill, llm_decode and router add up to the total. `router` is
+what a method has computed in order to decide, from the record's ``scoring``: its own linear layers,
+and the attention rows it asks for, the whole n x n of them where it asks for all (they are formed
+whole, so ``causal`` and ``full`` agree). `lm_head`, the last prompt position and one for each token
+fed back, is part of llm_prefill and llm_decode already, as the papers' anchors have it: a row of
+its own says how much of them it is, and the total does not count it again. The papers' conventions
+know neither.
+
 Left out on purpose, as in every published table: norms, activations, softmax, rotary embedding,
-embedding look-up, and what a method spends on deciding (a router is 2·d or 4·d per candidate,
-0.003 % of p-MoD's prefill at 7B; one attention row is 2·d·n). Selection is timed, not counted.
+embedding look-up, and a method's arithmetic between its layers (sorting, similarities).
 """
 
 from __future__ import annotations
@@ -50,6 +57,8 @@ class SampleCost:
     projector: float
     prefill: Mapping[str, float]  # by convention
     decode: float  # all generated tokens that were fed back, exact under either convention
+    router: float  # what the method computed to decide, at prompt and decode
+    lm_head: float  # part of prefill and decode: the last prompt position, each fed token
     kv_ratio_vision: float | None  # None without image tokens
     kv_ratio_all: float
     kv_mib: float
@@ -83,6 +92,8 @@ def sample_cost(
         projector=crops * projector_flops(shape) / TERA,
         prefill={c: prefill_flops(shape, record, c, counts) / TERA for c in CONVENTIONS},
         decode=decode_flops(shape, counts, record.decode) / TERA,
+        router=sum(call["calls"] * scoring_flops(shape, call) for call in record.scoring) / TERA,
+        lm_head=2.0 * shape.head_weights * (1 + record.n_out) / TERA,
         kv_ratio_vision=float(by_kind[:, IMAGE].mean() / n_image) if n_image else None,
         kv_ratio_all=float(counts.mean() / record.n) if record.n else 1.0,
         kv_mib=int(counts.sum()) * shape.kv_bytes_per_entry(itemsize) / MIB,
@@ -209,3 +220,18 @@ def decode_flops(shape: ModelShape, counts: Counts, decode: NDArray[np.bool_]) -
     linear = 2.0 * shape.layer_weights * int(steps.sum())
     attention = 4.0 * shape.attention_width * int((steps * seen).sum())
     return linear + attention + 2.0 * shape.head_weights * steps.shape[1]
+
+
+def scoring_flops(shape: ModelShape, call: Mapping[str, Any]) -> float:
+    """FLOPs of one call in a record's ``scoring``, at the model's true sizes.
+
+    linear     2·in·out for each token (the bias, like every bias here, is not counted).
+    last_row   one query's projection, all keys' projections and one row of scores.
+    mean_row   all queries' and keys' projections and all n x n scores.
+    """
+    n = int(call["tokens"])
+    if call["kind"] == "linear":
+        return 2.0 * n * int(call.get("in", shape.hidden)) * int(call["out"])
+    queries = {"last_row": 1, "mean_row": n}[call["kind"]]
+    query, key = shape.attention_width, shape.kv_heads * shape.head_dim
+    return 2.0 * (shape.hidden * (queries * query + n * key) + query * queries * n)

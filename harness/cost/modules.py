@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from harness.cost.shapes import ModelShape
+from harness.engine.block import attention_rows, query_key
 
 
 class _Past:
@@ -37,6 +38,23 @@ class Behind(nn.Module):
         return self.layer(
             hidden, position_embeddings=angles, attention_mask=mask, past_key_values=_Past(past)
         )
+
+
+class Rows(nn.Module):
+    """A decoder layer's attention rows as the engine forms them for a method.
+
+    `asked` [1, q, d] are the states whose rows are wanted, `states` [1, n, d] all running ones.
+    """
+
+    def __init__(self, layer: nn.Module, head_dim: int) -> None:
+        super().__init__()
+        self.attention: Any = layer.self_attn
+        self.head_dim = head_dim
+
+    def forward(self, asked: Any, states: Any, turn: Any, turns: Any, allowed: Any) -> Any:
+        query = query_key(self.attention, asked, (turn, turn), "q", self.head_dim)
+        keys = query_key(self.attention, states, (turns, turns), "k", self.head_dim)
+        return attention_rows(self.attention, query, keys, allowed)
 
 
 class Unmasked(nn.Module):

@@ -22,7 +22,8 @@ from harness.cost.published import (
     paper_shape,
 )
 from harness.cost.readouts import read_out
-from harness.cost.run import Costed, all_rows, routing_rows
+from harness.cost.rows import cost_rows
+from harness.cost.run import Costed, routing_rows
 from harness.errors import EXIT_OK
 from harness.parts import Parts
 from harness.progress import print_whole
@@ -33,6 +34,7 @@ from harness.store.cells import ID_LENGTH, params_json
 from harness.store.csvfile import write_csv
 from harness.store.rundir import Store, check_out, default_out
 
+ROUTER = columns.COUNTED["router"]
 ITEMSIZE = 2  # half precision, as the papers ran
 WORKLOAD = f"one picture, {TEXT} text tokens"
 
@@ -43,7 +45,7 @@ def run_published(settings: Settings, argv: Sequence[str], parts: Parts | None =
     Raises UsageError for an unknown table, RefereeError where the counters disagree; nothing is
     written then.
     """
-    from harness.cost.referees import Referees, described
+    from harness.cost.referees import Referees
 
     assert settings.published is not None  # how this was reached
     table = load_table(settings.published)
@@ -51,11 +53,11 @@ def run_published(settings: Settings, argv: Sequence[str], parts: Parts | None =
     recorded = {"costs_only": True, "published": table.name, "seed": settings.seed}
     check_out(out, recorded)
     records = Records()
-    found = [_costed(row, records) for row in table.rows]
     models = dict.fromkeys(row.model for row in table.rows)
     referees = {model: Referees(paper_shape(model)) for model in models}
-    checked = {model: described(one.examine()) for model, one in referees.items()}
-    rows = [r for one in found for r in all_rows(one, referees[one.about["model"]], settings.seed)]
+    checked = {model: one.described() for model, one in referees.items()}
+    found = [_costed(row, records, referees[row.model]) for row in table.rows]
+    rows = [r for one in found for r in cost_rows(one.about, [one.readout], settings.seed)]
     compared = list(lines(table, records))
     with Store(out) as store:
         about = {"paper": table.paper, "table": table.table, "title": table.title}
@@ -69,8 +71,11 @@ def run_published(settings: Settings, argv: Sequence[str], parts: Parts | None =
     return EXIT_OK
 
 
-def _costed(row: Row, records: Records) -> Costed:
-    """The row's routing on the common prompt, read out."""
+def _costed(row: Row, records: Records, referees: Any) -> Costed:
+    """The row's routing on the common prompt, read out.
+
+    Where it is no run of the method but the paper's token counts, nothing is known of a router.
+    """
     import methods
 
     record = records.of(row, TEXT)
@@ -92,7 +97,10 @@ def _costed(row: Row, records: Records) -> Costed:
         "label": row.row,
         "bench": WORKLOAD,
     }
-    return Costed(about, read_out(record, paper_shape(row.model), ITEMSIZE, True), record)
+    readout = read_out(record, paper_shape(row.model), ITEMSIZE, True, referees)
+    if not row.method and name != "dense":
+        readout |= {column: None for column in readout if column.startswith(ROUTER)}
+    return Costed(about, readout)
 
 
 def _print(table: PaperTable, compared: Sequence[Mapping[str, Any]]) -> None:

@@ -11,24 +11,29 @@ from typing import Any
 
 import numpy as np
 
+from harness.cost.findings import TOLERANCE, RefereeError
 from harness.cost.ledger import Counts, sample_cost
 from harness.cost.shapes import ModelShape
 from harness.record import ANSWER, KINDS, RoutingRecord
+from harness.store.columns import COUNTED
 
 ROUTING = "routing"
 
 
 def read_out(
-    record: RoutingRecord, shape: ModelShape, itemsize: int, vision_runs: bool
+    record: RoutingRecord, shape: ModelShape, itemsize: int, vision_runs: bool, referees: Any = None
 ) -> dict[str, Any]:
     """Token and cost columns of `samples/<cell_id>.csv`, and counts by token kind.
+
+    With `referees` (`harness.cost.referees.Referees`) the columns of both counters as well; raises
+    RefereeError where one disagrees with the closed form.
 
     The entry `routing` maps a kind to {"tokens": prompt tokens (for answers: tokens fed back),
     "kept": [L] processed tokens a layer}.
     """
     by_kind = record.processed_by_kind()
     cost = sample_cost(record, shape, itemsize, vision_runs, by_kind)
-    return {
+    columns = {
         "n_text": record.n_text,
         "n_image": record.n_image,
         "skip_mod_layers": cost.skip_mod_layers,
@@ -44,8 +49,30 @@ def read_out(
         "tflops_prefill_paper_gamma": cost.prefill["paper-gamma"],
         "tflops_prefill_paper_fastv": cost.prefill["paper-fastv"],
         "tflops_decode": cost.decode,
+        "tflops_router": cost.router,
+        "tflops_lm_head": cost.lm_head,
         ROUTING: _kept_by_kind(record, by_kind),
     }
+    if referees is not None:
+        columns |= _counted(columns, referees.sample(record, vision_runs, by_kind.sum(1)))
+    return columns
+
+
+def _counted(
+    closed: Mapping[str, Any], counted: Mapping[str, Mapping[str, float | None]]
+) -> dict[str, float | None]:
+    """Columns of `counter -> scope -> TFLOP`, each within the tolerance of the closed form's."""
+    columns = {}
+    for counter, scopes in counted.items():
+        for scope, value in scopes.items():
+            ours = closed[COUNTED[scope]]
+            if None not in (value, ours) and abs(value - ours) > TOLERANCE * ours:
+                raise RefereeError(
+                    f"FLOPs of {scope} disagree by more than {TOLERANCE:.1%}: closed form "
+                    f"{ours:.6g}, {counter} {value:.6g} TFLOP"
+                )
+            columns[f"{COUNTED[scope]}_{counter}"] = value
+    return columns
 
 
 def _kept_by_kind(record: RoutingRecord, by_kind: Counts) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,8 @@
 fvcore traces a module, torch's own counter watches it run; both on the ``meta`` device, where a
 7B layer takes no memory. fvcore counts multiply-accumulates, doubled here; every figure of this
 module is in FLOPs, 2 per multiply-accumulate. Each distinct (layer type, queries, keys) is counted
-once. Attention is counted in full (convention ``full``); ``causal`` is half of that part.
+once, up to some number of them; the others lie on the curve through those (`Curve`). Attention is
+counted in full (convention ``full``); ``causal`` is half of that part.
 
 Both counters give an operator that they do not know a zero. Here such an operator is an error
 unless it is known to be light (element by element, a copy, a norm), and so is a counter that is
@@ -12,9 +13,8 @@ off by more than 0.5 %. LLaVA-HR's second tower has a closed form only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,15 +25,21 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from harness.cost.ledger import TERA, Counts, crop_count, projector_flops, vision_flops
-from harness.cost.modules import Behind, Unmasked, clip_layer, llama_layer
+from harness.cost.findings import Curve, Finding, RefereeError, described
+from harness.cost.ledger import (
+    TERA,
+    Counts,
+    crop_count,
+    projector_flops,
+    scoring_flops,
+    vision_flops,
+)
+from harness.cost.modules import Behind, Rows, Unmasked, clip_layer, llama_layer
 from harness.cost.shapes import ModelShape
-from harness.errors import HarnessError
 from harness.model.torchvision_ops import declare_missing_ops
 from harness.record import RoutingRecord
+from harness.store.columns import COUNTERS
 
-TOLERANCE = 0.005
-COUNTERS = ("fvcore", "torch")
 # (queries, keys) that every model is examined at: a decode step, short and long prompts, and
 # queries behind a longer cache.
 SHAPES = ((1, 635), (58, 58), (634, 634), (100, 634), (2986, 2986))
@@ -43,51 +49,8 @@ LIGHT = {
     *("add", "mul", "div", "sub", "neg", "pow", "rsqrt", "mean", "silu", "gelu", "sigmoid", "tanh"),
     *("cat", "copy", "_to_copy", "clone", "_unsafe_view", "where", "ones", "zeros", "tril"),
     *("scalar_tensor", "softmax", "_softmax", "_safe_softmax", "native_layer_norm", "empty"),
-    *("arange", "repeat_interleave"),
+    *("arange", "repeat_interleave", "promote_types"),
 }
-
-
-class RefereeError(HarnessError):
-    """A counter met an operator it does not know, or the counters disagree."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One scope at one size: FLOPs by the closed form and by both counters."""
-
-    scope: str  # vision, projector, llm_layer, lm_head
-    size: str
-    closed_form: float
-    fvcore: float
-    torch: float
-
-    @property
-    def difference(self) -> float:
-        """The larger of both relative differences to the closed form."""
-        return max(abs(x / self.closed_form - 1) for x in (self.fvcore, self.torch))
-
-    def checked(self) -> Finding:
-        """Itself; RefereeError when a counter is off by more than `TOLERANCE`."""
-        if self.difference > TOLERANCE:
-            raise RefereeError(
-                f"FLOPs of {self.scope} at {self.size} disagree by {self.difference:.1%}: closed "
-                f"form {self.closed_form:.6g}, fvcore {self.fvcore:.6g}, torch {self.torch:.6g}"
-            )
-        return self
-
-
-def described(findings: Sequence[Finding]) -> dict[str, Any]:
-    """What `run.json` keeps of an examination (JSON-able): FLOPs of each part, three times."""
-    return {
-        "unit": "FLOP",
-        "tolerance": TOLERANCE,
-        "largest_difference": max(one.difference for one in findings),
-        "checked": [
-            f"{f.scope}, {f.size}: closed form {f.closed_form:.9g}, fvcore {f.fvcore:.9g}, "
-            f"torch {f.torch:.9g}"
-            for f in findings
-        ],
-    }
 
 
 def count(module: nn.Module, inputs: tuple[Any, ...], scope: str) -> tuple[float, float]:
@@ -155,6 +118,9 @@ class Referees:
         self.shape = shape
         self._decoder = decoder or (lambda: llama_layer(shape))
         self._layers: dict[tuple[int, int], Finding] = {}
+        self._routers: dict[tuple[Any, ...], Curve] = {}
+        self._prefill = Curve(lambda n: self.layer(n, n), nodes=(58, 634, 2986), proof=1217)
+        self._step = Curve(partial(self.layer, 1), nodes=(1, 635), proof=2986)
 
     @cached_property
     def _layer(self) -> nn.Module:
@@ -221,43 +187,78 @@ class Referees:
         layers = [self.layer(queries, keys) for queries, keys in SHAPES]
         return [self.tower, self.projector, *layers, self.head]
 
-    def sample(self, record: RoutingRecord, vision_runs: bool = True) -> dict[str, dict[str, Any]]:
+    def described(self) -> dict[str, Any]:
+        """The examination as `run.json` keeps it. Raises RefereeError."""
+        return described(self.examine())
+
+    def sample(
+        self, record: RoutingRecord, vision_runs: bool = True, counts: Counts | None = None
+    ) -> dict[str, dict[str, float | None]]:
         """counter -> scope -> TFLOP of one recorded sample, under the convention ``full``.
 
-        `vision` is None where a second tower runs, which only the closed form covers.
+        `vision` is None where a second tower runs, which only the closed form covers; `counts` [L]
+        is `record.processed_per_layer()` where it is known already.
         """
         grid, n_image = record.grid, record.n_image
         crops = crop_count(grid, self.shape.vision, n_image) if vision_runs else 0
-        counts = record.processed_per_layer()
-        result = {}
+        counts = record.processed_per_layer() if counts is None else counts
+        layers, steps = self._prefill.total(counts), self._step.total(entries_seen(counts, record))
+        router = self._router(record.scoring)
+        towers = self.shape.second_tower == 0 or not crops
+        result: dict[str, dict[str, float | None]] = {}
         for counter in COUNTERS:
-            tower = crops * getattr(self.tower, counter) / TERA
             head = getattr(self.head, counter)
-            layers = sum(getattr(self.layer(n, n), counter) for n in counts.tolist() if n)
-            decode = self._decode(counts, record, counter) + head * record.n_out
-            result[counter] = {
-                "vision": tower if self.shape.second_tower == 0 or not crops else None,
-                "projector": crops * getattr(self.projector, counter) / TERA,
-                "llm_prefill": (layers + head) / TERA,
-                "llm_decode": decode / TERA,
+            found = {
+                "vision": crops * getattr(self.tower, counter),
+                "projector": crops * getattr(self.projector, counter),
+                "llm_prefill": layers[counter] + head,
+                "llm_decode": steps[counter] + head * record.n_out,
+                "router": router[counter],
+                "lm_head": head * (1 + record.n_out),
             }
+            result[counter] = {scope: flops / TERA for scope, flops in found.items()}
+            if not towers:
+                result[counter]["vision"] = None
         return result
 
-    def _decode(self, counts: Counts, record: RoutingRecord, counter: str) -> float:
-        """All fed tokens: the cost of one query is a straight line in the keys it sees.
+    def _router(self, scoring: list[dict[str, Any]]) -> dict[str, float]:
+        """counter -> FLOPs of everything that was computed to decide."""
+        total = dict.fromkeys(COUNTERS, 0.0)
+        for call in scoring:
+            what = (call["kind"], call.get("in", self.shape.hidden), call.get("out", 0))
+            if what not in self._routers:
+                at = partial(self._count_router, what)
+                nodes = (58, 634, 2986) if call["kind"] == "mean_row" else (58, 634)
+                self._routers[what] = Curve(at, nodes, proof=1217)
+            for counter, flops in self._routers[what].total(np.array([call["tokens"]])).items():
+                total[counter] += flops * call["calls"]
+        return total
 
-        The line goes through the smallest and the largest number of keys; one in the middle is
-        counted too and must lie on it.
-        """
-        steps = record.decode
-        if not steps.any():
-            return 0.0
-        seen = (counts[:, None] + np.cumsum(steps, axis=1))[steps]
-        low, high = int(seen.min()), int(seen.max())
-        at = {keys: getattr(self.layer(1, keys), counter) for keys in (low, high)}
-        slope = (at[high] - at[low]) / (high - low) if high > low else 0.0
-        middle = (low + high) // 2
-        line, found = at[low] + slope * (middle - low), getattr(self.layer(1, middle), counter)
-        if abs(line / found - 1) > TOLERANCE:
-            raise RefereeError(f"llm_layer at 1 query, {middle} keys: {counter} is not linear")
-        return float(seen.size * at[low] + slope * (seen - low).sum())
+    def _count_router(self, what: tuple[str, int, int], tokens: int) -> Finding:
+        """One linear layer, or one or all of a layer's attention rows, over `tokens`."""
+        kind, size, out = what
+        shape = self.shape
+        with torch.device("meta"):
+            if kind == "linear":
+                module: nn.Module = nn.Linear(size, out)
+                inputs: tuple[Any, ...] = (torch.empty(1, tokens, size),)
+            else:
+                asked = tokens if kind == "mean_row" else 1
+                module = self._rows
+                states = [torch.empty(1, n, shape.hidden) for n in (asked, tokens)]
+                turns = [torch.empty(1, n, shape.head_dim) for n in (asked, tokens)]
+                inputs = (*states, *turns, torch.empty(1, 1, asked, tokens, dtype=torch.bool))
+        found = count(module, inputs, "router")
+        call = {"kind": kind, "in": size, "out": out, "tokens": tokens}
+        closed = scoring_flops(shape, call)
+        return Finding("router", f"{kind}, {tokens} tokens", closed, *found).checked()
+
+    @cached_property
+    def _rows(self) -> nn.Module:
+        with torch.device("meta"):
+            return Rows(self._decoder(), self.shape.head_dim)
+
+
+def entries_seen(counts: Counts, record: RoutingRecord) -> Counts:
+    """Cache entries that each processed decode token meets, itself included, over all layers."""
+    return (counts[:, None] + np.cumsum(record.decode, axis=1))[record.decode]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness import stats
+from harness.store.columns import COUNTED, COUNTERS
 
 # convention -> column of the samples file that holds the prefill under it
 PREFILL = {
@@ -16,9 +17,7 @@ PREFILL = {
     "paper-fastv": "tflops_prefill_paper_fastv",
 }
 WHOLE = ("causal", "full")  # conventions that cover every scope; the papers' know prefill only
-# The tower's attention is never causal and a decode step sees all entries: same in both.
-BEFORE = {"vision": "tflops_vision", "projector": "tflops_projector"}
-AFTER = {"llm_decode": "tflops_decode"}
+OF_WHICH = "lm_head"  # stands in llm_prefill and llm_decode already, so no total counts it again
 MEANS = {
     "kv_ratio_vision": "kv_ratio_vision",
     "kv_ratio_all": "kv_ratio",
@@ -38,58 +37,67 @@ def cost_rows(about: Mapping[str, Any], samples: Sequence[Sample], seed: int) ->
     counted = [sample for sample in samples if sample.get("tflops_prefill") not in (None, "")]
     if not counted:
         return []
-    common = {**about, "unit": "FLOP", "counter": "closed_form"}
+    common = {**about, "unit": "FLOP"}
     common |= {name: _mean(counted, column) for name, column in MEANS.items()}
     clusters = [sample.get("image_id") for sample in counted]
+    known: dict[tuple[float, ...], dict[str, Any]] = {}  # counters agree, so series come again
     rows = []
-    for convention, scope, values in _series(counted):
-        figures: dict[str, Any] = {"scope": scope, "convention": convention}
+    for counter, convention, scope, values in _series(counted):
+        figures = {"counter": counter, "convention": convention, "scope": scope}
         if values is not None:
-            interval = stats.quantity_interval(values, clusters, seed)
-            assert interval is not None  # `counted` is not empty
-            figures["tflops_mean"] = interval.value
-            figures |= {"tflops_ci_low": interval.low, "tflops_ci_high": interval.high}
+            key = tuple(values)
+            if key not in known:
+                known[key] = _figures(values, clusters, seed)
+            figures |= known[key]
         rows.append({**common, **figures})
     return rows
 
 
-def counter_rows(
-    about: Mapping[str, Any], sample: Sample, counted: Mapping[str, Mapping[str, float | None]]
-) -> list[dict[str, Any]]:
-    """Cost rows of one sample by other counters: counter -> scope -> TFLOP, None not counted.
-
-    A counter sees all of n^2, so its convention is `full`; the total stays empty where a part is.
-    """
-    common = {**about, "unit": "FLOP", "convention": "full"}
-    common |= {name: _mean([sample], column) for name, column in MEANS.items()}
-    rows = []
-    for counter, scopes in counted.items():
-        parts = list(scopes.values())
-        known = [part for part in parts if part is not None]
-        total = sum(known) if len(known) == len(parts) else None
-        for scope, value in {**scopes, "total": total}.items():
-            rows.append({**common, "counter": counter, "scope": scope, "tflops_mean": value})
-    return rows
+def _figures(values: list[float], clusters: list[Any], seed: int) -> dict[str, Any]:
+    interval = stats.quantity_interval(values, clusters, seed)
+    assert interval is not None  # there are samples
+    return {
+        "tflops_mean": interval.value,
+        "tflops_ci_low": interval.low,
+        "tflops_ci_high": interval.high,
+    }
 
 
-def _series(samples: Sequence[Sample]) -> Iterator[tuple[str, str, list[float] | None]]:
-    """(convention, scope, TFLOP of every sample, None where a part is not counted).
+def _series(samples: Sequence[Sample]) -> Iterator[tuple[str, str, str, list[float] | None]]:
+    """(counter, convention, scope, TFLOP of every sample, None where a part is not counted).
 
-    A convention that the samples were written without, by an older version, is left out.
+    What the samples were written without, by an older version, is left out.
     """
     for convention, prefill in PREFILL.items():
-        if prefill not in samples[0]:
-            continue
-        columns = {"llm_prefill": prefill}
-        if convention in WHOLE:
-            columns = {**BEFORE, **columns, **AFTER}
-        series = {scope: _column(samples, name) for scope, name in columns.items()}
-        if convention in WHOLE:
-            parts = [part for part in series.values() if part is not None]
-            whole = len(parts) == len(series)
-            series["total"] = [sum(p) for p in zip(*parts, strict=True)] if whole else None
-        for scope, values in series.items():
-            yield convention, scope, values
+        # The tower's attention is never causal and a decode step sees all entries, so the other
+        # scopes are the same in both conventions.
+        columns = {**COUNTED, "llm_prefill": prefill}
+        if convention not in WHOLE:
+            columns = {"llm_prefill": prefill}
+        for scope, values in _scopes(samples, columns, convention in WHOLE):
+            yield "closed_form", convention, scope, values
+    for counter in COUNTERS:  # a counter sees all of n^2
+        columns = {scope: f"{column}_{counter}" for scope, column in COUNTED.items()}
+        for scope, values in _scopes(samples, columns, whole=True):
+            yield counter, "full", scope, values
+
+
+def _scopes(
+    samples: Sequence[Sample], columns: Mapping[str, str], whole: bool
+) -> Iterator[tuple[str, list[float] | None]]:
+    """(scope, values) of the scopes there are, with the `whole`'s total behind them.
+
+    The total stays empty where a part is.
+    """
+    if samples[0].get(columns["llm_prefill"]) in (None, ""):
+        return
+    series = {s: _column(samples, name) for s, name in columns.items() if name in samples[0]}
+    if whole:
+        parts = [values for scope, values in series.items() if scope != OF_WHICH]
+        known = [values for values in parts if values is not None]
+        complete = len(known) == len(parts)
+        series["total"] = [sum(p) for p in zip(*known, strict=True)] if complete else None
+    yield from series.items()
 
 
 def _column(samples: Sequence[Sample], name: str) -> list[float] | None:

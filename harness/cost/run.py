@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.cost.readouts import read_out, routing_table
-from harness.cost.rows import cost_rows, counter_rows
+from harness.cost.rows import cost_rows
 from harness.cost.shapes import ModelShape, config_for, shape_from_config
 from harness.errors import EXIT_OK, UsageError, one_line
 from harness.parts import Parts
@@ -41,8 +41,6 @@ class Costed:
 
     about: dict[str, str]  # identifying columns
     readout: dict[str, Any]
-    record: RoutingRecord
-    vision_runs: bool = True
 
 
 def run_costs(settings: Settings, argv: Sequence[str]) -> int:
@@ -51,7 +49,7 @@ def run_costs(settings: Settings, argv: Sequence[str]) -> int:
     Raises UsageError for names that are wrong and sizes that are not known, RefereeError where
     the counters disagree; nothing is written then.
     """
-    from harness.cost.referees import Referees, described
+    from harness.cost.referees import Referees
 
     parts = Parts()
     config = config_for(settings.model)
@@ -60,10 +58,10 @@ def run_costs(settings: Settings, argv: Sequence[str]) -> int:
     out = Path(settings.out) if settings.out else default_out()
     recorded = {**settings.recorded(), "methods": [method.spec for method in methods]}
     check_out(out, recorded)
-    found, left_out = predict(methods, config, shape, settings)
     referees = Referees(shape)
-    checked = described(referees.examine())
-    rows = [row for one in found for row in all_rows(one, referees, settings.seed)]
+    checked = referees.described()
+    found, left_out = predict(methods, config, shape, settings, referees)
+    rows = [row for one in found for row in cost_rows(one.about, [one.readout], settings.seed)]
     with Store(out) as store:
         content = {**environment(list(argv)), "settings": recorded, "referees": checked}
         store.write_run_json(content)
@@ -78,7 +76,11 @@ def run_costs(settings: Settings, argv: Sequence[str]) -> int:
 
 
 def predict(
-    methods: Sequence[Any], config: Mapping[str, Any], shape: ModelShape, settings: Settings
+    methods: Sequence[Any],
+    config: Mapping[str, Any],
+    shape: ModelShape,
+    settings: Settings,
+    referees: Any,
 ) -> tuple[list[Costed], list[str]]:
     """What can be costed without weights, and a line on each method that cannot."""
     from harness.cost.replica import DependsOnWeights, predicted_record
@@ -96,11 +98,13 @@ def predict(
             continue
         except MethodError as error:
             raise UsageError(f"--methods: {one_line(error)}") from None
-        found.append(_cost(method, record, shape, settings))
+        found.append(_cost(method, record, shape, settings, referees))
     return found, left_out
 
 
-def _cost(method: Any, record: RoutingRecord, shape: ModelShape, settings: Settings) -> Costed:
+def _cost(
+    method: Any, record: RoutingRecord, shape: ModelShape, settings: Settings, referees: Any
+) -> Costed:
     workload = f"{record.n_text} text, {record.n_image} image, {settings.n_out} new"
     key = [shape.name, method.spec, method.source_hash(), workload, settings.dtype]
     about = {
@@ -112,15 +116,7 @@ def _cost(method: Any, record: RoutingRecord, shape: ModelShape, settings: Setti
         "bench": workload,
     }
     itemsize = ITEMSIZE[settings.dtype]
-    readout = read_out(record, shape, itemsize, method.needs_images)
-    return Costed(about, readout, record, method.needs_images)
-
-
-def all_rows(one: Costed, referees: Any, seed: int) -> list[dict[str, Any]]:
-    """Rows of `cost.csv`: the closed form's, then those of each counter."""
-    counted = referees.sample(one.record, one.vision_runs)
-    closed = cost_rows(one.about, [one.readout], seed)
-    return [*closed, *counter_rows(one.about, one.readout, counted)]
+    return Costed(about, read_out(record, shape, itemsize, method.needs_images, referees))
 
 
 def routing_rows(found: Sequence[Costed]) -> Iterator[dict[str, Any]]:
@@ -137,7 +133,7 @@ def ledger_table(shape: ModelShape, found: Sequence[Costed]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("method")
     titles = ("prefill", "of dense", "full n²", "paper-pmod", "paper-gamma", "paper-fastv")
-    for title in (*titles, "vision", "decode", "KV image", "KV all", "KV MiB"):
+    for title in (*titles, "vision", "decode", "router", "KV image", "KV all", "KV MiB"):
         table.add_column(title, justify="right")
     for one in found:
         cost = one.readout
@@ -154,6 +150,7 @@ def ledger_table(shape: ModelShape, found: Sequence[Costed]) -> Table:
             f"{cost['tflops_prefill_paper_fastv']:.4g}",
             "" if vision is None else f"{vision + cost['tflops_projector']:.3g}",
             f"{cost['tflops_decode']:.3g}",
+            f"{cost['tflops_router']:.2g}",
             "" if kv_image is None else f"{kv_image:.2%}",
             f"{cost['kv_ratio']:.2%}",
             f"{cost['kv_mib']:.4g}",

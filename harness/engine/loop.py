@@ -47,6 +47,8 @@ def run_prompt(
     states: list[LayerState] = []
     shift: Tensor | None = None
     plain_positions = extra.pop("position_ids", None)
+    if recorder is not None:
+        recorder.scoring.begin(seq, method.routes_text)
     event = method.before(seq)
     if event is not None:
         shift = _leave(seq, event, 0, shift, recorder)
@@ -65,6 +67,8 @@ def run_prompt(
         states.append(state)
     if cache is not None:
         cache.states = states
+    if recorder is not None:
+        recorder.scoring.end()
     return seq.unpacked(seq.parts.text.norm(seq.hidden))
 
 
@@ -180,6 +184,8 @@ def run_step(
     keeps: dict[int, Tensor] = {}
     known: dict[Any, Any] = {}  # columns, masks and tables shared by layers of equal state
     fresh: list[LayerState] = []
+    if recorder is not None:
+        recorder.scoring.begin(seq, method.routes_text)
     for layer in range(seq.info.layers):
         route = method.decode(layer, seq) or Route()
         state = cache.states[layer]
@@ -193,6 +199,7 @@ def run_step(
     cache.states = fresh
     if recorder is not None:
         recorder.steps.append((ids, keeps))
+        recorder.scoring.end()
     return seq.parts.text.norm(seq.hidden)
 
 

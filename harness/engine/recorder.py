@@ -17,6 +17,7 @@ from torch import Tensor
 from harness.engine.cache import RoutedCache
 from harness.engine.model import EngineError, Parts
 from harness.engine.samples import Samples
+from harness.engine.scoring import Scoring
 from harness.record import DROPPED, SKIPPED, RoutingRecord, route_dtype
 
 
@@ -40,6 +41,7 @@ class Recorder:
     keeps: dict[int, Tensor] = field(default_factory=dict)  # layer -> [B, m] processed
     steps: list[tuple[Tensor, dict[int, Tensor]]] = field(default_factory=list)  # fed ids, keeps
     order: list[Tensor] = field(default_factory=list)  # beam reorderings
+    scoring: Scoring = field(default_factory=Scoring)
 
     def records(
         self,
@@ -79,6 +81,7 @@ class Recorder:
                     grid=grids[b],
                     method=method.spec,
                     sample=names[b] if names is not None else "",
+                    scoring=self.scoring.of_row(b, stop, int(late.sum()), parts.info.width),
                 )
             )
         return records

@@ -18,6 +18,7 @@ from harness.engine.masks import allowed_from
 from harness.engine.model import EngineError, Parts, backend, find_parts
 from harness.engine.recorder import Recorder
 from harness.engine.samples import Samples, isolated, kinds_from_ids
+from harness.engine.scoring import Scoring, linears_noted
 from harness.engine.sequence import Sequence
 from harness.engine.vision import captured, no_tower, shadowed
 from harness.record import RoutingRecord
@@ -57,6 +58,8 @@ def routed(
         for module, hook in ((model, run._note_outer), (parts.inner, run._note_inner)):
             handle = module.register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
+        if record and modules is not None:
+            stack.enter_context(linears_noted(modules, run._scoring))
         yield run
 
 
@@ -115,6 +118,9 @@ class Run:
         stop = getattr(self.parts.model.generation_config, "eos_token_id", None)
         ids = set() if stop is None else set(stop if isinstance(stop, (list, tuple)) else [stop])
         return self._recorder.records(self.parts, self.method, lengths, self._cache, ids)
+
+    def _scoring(self) -> Scoring | None:
+        return self._recorder.scoring if self._recorder is not None else None
 
     # --- what the model's own code calls ----------------------------------------------------
     def _note_outer(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ to the device.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from harness.engine.block import Rotary, attention_rows, query_key
 from harness.engine.masks import prefill_mask
 from harness.engine.model import Parts
 from methods.base import ANSWER, IMAGE, Crop, Positions, on_device
+
+if TYPE_CHECKING:
+    from harness.engine.scoring import Scoring
 
 
 @dataclass
@@ -57,6 +60,7 @@ class Sequence:
         self.info = parts.info
         self.memo: dict[str, Any] = {}
         self.losses: list[Tensor] = []
+        self.scoring: Scoring | None = None  # takes notes while decisions are recorded
         self.n = hidden.shape[1]  # original columns
         columns = torch.arange(self.n, device=hidden.device)
         self.index = columns.unsqueeze(0).expand(hidden.shape[0], -1)
@@ -104,6 +108,8 @@ class Sequence:
         Only that row is formed, from the layer's own projections, so the layer itself runs on
         its fast kernel. Answer tokens behind the prompt take no part.
         """
+        if self.scoring is not None:
+            self.scoring.rows("last_row")
         prompt = self.valid & (self.kinds != ANSWER)
         columns = torch.arange(self.hidden.shape[1], device=self.hidden.device)
         last = (columns * prompt).amax(dim=1, keepdim=True)
@@ -121,6 +127,8 @@ class Sequence:
 
     def mean_row(self, layer: int) -> Tensor:
         """[B, m] float32: attention each token receives, mean over heads and prompt queries."""
+        if self.scoring is not None:
+            self.scoring.rows("mean_row")
         rotary, states = self.rotary(), self.normed(layer)
         query = self._heads(layer, states, rotary, "q")
         keys = self._heads(layer, states, rotary, "k")

@@ -21,7 +21,7 @@ WITHOUT_INFLUENCE = (
     *("arank.py", "check.py", "cli.py", "errors.py", "listing.py", "nearest.py", "parts.py"),
     *("plan.py", "progress.py", "runinfo.py", "settings.py", "stats.py", "suite.py", "suites.py"),
     *("bench/quiet.py", "bench/tasks_index.py", "cost/replica.py", "cost/rows.py", "cost/run.py"),
-    *("cost/modules.py", "cost/published.py", "cost/published_run.py", "cost/referees.py"),
+    *("cost/published.py", "cost/published_run.py"),
     *("model/catalog.py", "model/tiny.py", "model/torchvision_ops.py", "model/weights.py"),
     *("instruct", "store", "study", "timing", "train"),
 )

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 SCHEMA_VERSION = 1
 
+COUNTERS = ("fvcore", "torch")
+# scope -> column of the samples file, with the counter's name behind it
+COUNTED = {
+    "vision": "tflops_vision",
+    "projector": "tflops_projector",
+    "llm_prefill": "tflops_prefill_full",
+    "llm_decode": "tflops_decode",
+    "router": "tflops_router",
+    "lm_head": "tflops_lm_head",
+}
+
 CELL = ("cell_id", "model", "method", "params", "label", "bench")
 CELLS = (*CELL, "data", "status", "error", "n", "seconds") + (
     "requested_id",  # the id as planned; differs from cell_id after a batch had to be halved
@@ -47,6 +58,10 @@ SAMPLES = (
     "tflops_prefill_paper_pmod",
     "tflops_prefill_paper_gamma",
     "tflops_prefill_paper_fastv",
+    "tflops_router",  # what the method computed to decide
+    "tflops_lm_head",  # of which, in prefill and decode already
+    # The same sample by two counters, attention in full (`harness.cost.referees`).
+    *(f"{column}_{counter}" for counter in COUNTERS for column in COUNTED.values()),
 )
 COST = (*CELL, "scope", "unit", "tflops_mean", "tflops_ci_low", "tflops_ci_high") + (
     "counter",

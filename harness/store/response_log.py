@@ -159,6 +159,7 @@ def pack(record: RoutingRecord) -> bytes:
         "grid": record.grid,
         "method": record.method,
         "sample": record.sample,
+        "scoring": record.scoring,
     }
     parts: Sequence[bytes] = (
         json.dumps(meta).encode(),
@@ -192,6 +193,7 @@ def unpack(data: bytes) -> RoutingRecord:
         grid=meta["grid"],
         method=meta["method"],
         sample=meta["sample"],
+        scoring=meta.get("scoring", []),
     )
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from harness.store.csvfile import read_rows
 from harness.store.derive import DENSE
+from harness.timing.workload import is_workload
 
 MARKS = {"better": "+", "worse": "−", "non-inferior": "=", "inconclusive": "?"}
 LEGEND = "difference to dense: + better, − worse, = not worse by a point, ? cannot tell"
@@ -19,7 +20,7 @@ def summary_table(run_dir: Path) -> Table:
     """Methods by benches, from accuracy.csv and cells.csv. Shares are in percent."""
     rows = [row for row in read_rows(run_dir / "accuracy.csv") if row["headline"] == "1"]
     scores = {(row["label"], row["bench"]): row for row in rows}
-    cells = read_rows(run_dir / "cells.csv")
+    cells = [r for r in read_rows(run_dir / "cells.csv") if not is_workload(r["bench"])]
     failed = {(r["label"], r["bench"]) for r in cells if r["status"] == "failed"}
     labels = dict.fromkeys([r["label"] for r in rows] + [label for label, _ in failed])
     benches = dict.fromkeys([r["bench"] for r in rows] + [bench for _, bench in failed])

@@ -117,11 +117,16 @@ class Cells:
             "dtype": self.plan.runtime.dtype,
         }
 
+    def _data(self, bench: str) -> str:
+        if not bench:
+            return "synthetic"
+        return self.plan.data.get(bench, self.plan.settings.data)
+
     def _identity(self, cell: TimedCell) -> dict[str, Any]:
         return {
             **self._named(cell),
             "bench": cell.work.spec,
-            "data": self.plan.settings.data if cell.work.bench else "synthetic",
+            "data": self._data(cell.work.bench),
             "requested_id": cell.cell_id,
             "batch_size": cell.work.batch,
             "device": self.plan.runtime.device,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,36 @@ def busy_host() -> str:
     if load < BUSY_LOAD * cores():
         return ""
     return f"busy machine: load {load:.1f} on {cores()} cores before the start"
+
+
+def busy_now(seconds: float = 0.5) -> str:
+    """A line when others use the host's cores while we wait; for moments when our own work has
+    filled the load average."""
+    before = _core_seconds()
+    time.sleep(seconds)
+    after = _core_seconds()
+    if before is None or after is None or after[1] <= before[1]:
+        return ""
+    used = (after[0] - before[0]) / (after[1] - before[1]) * cores()
+    if used < BUSY_LOAD * cores():
+        return ""
+    return f"busy machine: {used:.1f} of {cores()} cores in use before the start"
+
+
+def _core_seconds() -> tuple[float, float] | None:
+    """Clock ticks that our cores have worked, and all their ticks; None where nobody counts."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    try:
+        lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    wanted = {f"cpu{n}" for n in affinity(0)} if affinity is not None else set()
+    ticks = [list(map(int, line.split()[1:9])) for line in lines if line.split()[0] in wanted]
+    if not ticks:
+        return None
+    idle = sum(one[3] + one[4] for one in ticks)  # idle, and waiting for a disk
+    every = sum(map(sum, ticks))
+    return float(every - idle), float(every)
 
 
 def free_host_bytes() -> int | None:

@@ -20,9 +20,10 @@ from harness.timing.device import cores, cpu_name, free_host_bytes
 from harness.timing.fit import require_fit
 from harness.timing.ratios import FEWEST
 from harness.timing.shape import random_config, random_name
-from harness.timing.workload import Workload, parse_workload, pictures
+from harness.timing.workload import Pictures, Workload, fewest, parse_workload, pictures
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+QUESTION = 16  # text tokens that a document's prompt has at least
 BEST_ATTN = "sdpa"  # what `auto` takes everywhere
 
 
@@ -43,6 +44,8 @@ class TimingPlan:
     runtime: Runtime
     device_name: str
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    trained: Mapping[str, Any] = field(default_factory=dict)  # method -> hashes of its weights
+    data: Mapping[str, str] = field(default_factory=dict)  # bench -> mini or hub, where known
     notes: tuple[str, ...] = ()
 
     @property
@@ -82,7 +85,7 @@ class TimingPlan:
                 "method": [method.name, method.params(), method.source_hash()],
                 "engine": engine,
                 "versions": package_versions(),
-                "model": [self.model, self.weights],
+                "model": [self.model, self.weights, self.trained.get(method.name)],
                 "workload": [work.spec, asked.data, asked.limit if work.bench else None],
                 "device": [self.device_name, self.runtime.dtype, attn, asked.seed],
                 "rounds": [asked.repeats, asked.warmup, asked.min_seconds, asked.max_seconds],
@@ -97,7 +100,7 @@ def _digest(value: Any) -> str:
 
 def make_timing_plan(settings: Settings, parts: Parts) -> TimingPlan:
     """Resolve names, sizes and the device. Raises UsageError with one line; builds nothing."""
-    _check_rounds(settings)
+    check_rounds(settings)
     methods = with_dense(parts.methods(settings.methods), parts)
     work = _workloads(settings)
     plan = (
@@ -109,7 +112,8 @@ def make_timing_plan(settings: Settings, parts: Parts) -> TimingPlan:
     return plan
 
 
-def _check_rounds(settings: Settings) -> None:
+def check_rounds(settings: Settings) -> None:
+    """Refuse rounds and settings that no time can be had with. Raises UsageError, one line."""
     if settings.repeats < FEWEST:
         raise UsageError(
             f"--repeats: {settings.repeats} rounds are too few for a 95 % interval of a median "
@@ -126,10 +130,14 @@ def _check_rounds(settings: Settings) -> None:
         raise UsageError("--checkpoint has no meaning with --random-weights")
 
 
+def of_benches(settings: Settings) -> list[Workload]:
+    """One workload a bench, at the run's answer length and batch size."""
+    batch = int(settings.batch_size)
+    return [Workload(bench=name, n_out=settings.n_out, batch=batch) for name in settings.bench]
+
+
 def _workloads(settings: Settings) -> list[Workload]:
-    found = [parse_workload(text) for text in settings.workload]
-    for bench in settings.bench:
-        found.append(Workload(bench=bench, n_out=settings.n_out, batch=int(settings.batch_size)))
+    found = [parse_workload(text) for text in settings.workload] + of_benches(settings)
     if found and (settings.n_text != Settings().n_text):
         raise UsageError("--n-text has no meaning beside --workload or --bench")
     return found or [Workload(settings.n_text, None, settings.n_out, int(settings.batch_size))]
@@ -172,6 +180,7 @@ def _real(settings: Settings, methods: list[Any], parts: Parts) -> TimingPlan:
         runtime=runtime,
         device_name=device_name,
         checkpoints=checkpoints,
+        trained={name: parts.checkpoint_hashes(path) for name, path in checkpoints.items()},
     )
 
 
@@ -182,12 +191,20 @@ def _runtime(settings: Settings, mini: bool) -> tuple[Runtime, str]:
     dtype = pick_dtype(settings.dtype, device, mini=mini)
     attn = pick_attention(settings.attn, device, dtype)
     runtime = Runtime(device.type, str(dtype).removeprefix("torch."), attn)
+    return runtime, device_name(settings.device)
+
+
+def device_name(wish: str) -> str:
+    """The real name of the device behind a wish, with what makes its times another's."""
     import torch
 
+    from harness.model.loading import pick_device
+
+    device = pick_device(wish)
     if device.type == "cuda":
-        return runtime, torch.cuda.get_device_name(device)
+        return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return runtime, cpu_name() + ("" if threads == cores() else f", {threads} in use")
+    return cpu_name() + ("" if threads == cores() else f", {threads} in use")
 
 
 def _check_method(method: Any, shape: ModelShape) -> None:
@@ -205,14 +222,19 @@ def _check_method(method: Any, shape: ModelShape) -> None:
 
 def check_fit(plan: TimingPlan, workloads: Sequence[Workload]) -> None:
     """Refuse workloads that cannot fit the free memory. Raises UsageError, one line."""
+    free = free_bytes(plan.settings.device, plan.runtime.device)
     for work in workloads:
-        if work.bench:  # the documents decide; shorter than any prompt worth predicting
-            continue
-        pics = pictures(plan.shape, work.n_image)
-        free = free_bytes(plan.settings.device, plan.runtime.device)
+        sized, pics = _sized(plan.shape, work)
         require_fit(
-            plan.shape, work, pics, plan.itemsize, plan.runtime.attn, free, plan.device_name
+            plan.shape, sized, pics, plan.itemsize, plan.runtime.attn, free, plan.device_name
         )
+
+
+def _sized(shape: ModelShape, work: Workload) -> tuple[Workload, Pictures]:
+    """The prompt to predict for. Documents are not read yet: a short question on one image."""
+    if work.bench:
+        return replace(work, n_text=QUESTION), fewest(shape)
+    return work, pictures(shape, work.n_image)
 
 
 def free_bytes(wish: str, kind: str) -> int | None:

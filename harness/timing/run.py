@@ -20,6 +20,7 @@ from harness.suite import PROGRAM, draw_report, resumable, resume_command
 from harness.timing.cells import Cells, TimedCell
 from harness.timing.device import Watch, busy_host, cores
 from harness.timing.plan import TimingPlan, check_fit, make_timing_plan
+from harness.timing.workload import Workload
 
 
 def run_throughput(settings: Settings, argv: Sequence[str], parts: Parts | None = None) -> int:
@@ -37,9 +38,13 @@ def run_throughput(settings: Settings, argv: Sequence[str], parts: Parts | None 
     return resumable(lambda: _open(plan, argv, out, parts, show), show, again)
 
 
-def same_device(out: Path, name: str) -> None:
-    """Refuse to add times of one device to a run of another. Raises UsageError."""
-    before = read_run_json(out).get("device_name")
+def same_device(out: Path, name: str, part: str = "") -> None:
+    """Refuse to add times of one device to a run of another. Raises UsageError.
+
+    ``part``: where run.json describes the times, when it describes more than them.
+    """
+    about = read_run_json(out)
+    before = (about.get(part) or {} if part else about).get("device_name")
     if before and before != name:
         raise UsageError(
             f"--out: '{out}' was timed on {before}, this is {name}: times of two devices do not "
@@ -60,20 +65,35 @@ def _open(plan: TimingPlan, argv: Sequence[str], out: Path, parts: Parts, show: 
             show.warn(f"{PROGRAM}: {line}")
         count = len(plan.workloads)
         show.say(f"{out}: {count} workloads, {count - len(todo)} done before")
-        watch = Watch(_bus_id(bench))
+        watch = Watch(bus_id(plan) if bench is not None else None)
         if bench is not None:
             store.write_run_json(describe(plan, argv, watch))
-        failed = False
-        for number, work in enumerate(todo, start=1):
-            from harness.timing.workrun import run_workload
-
-            title = f"[{number}/{len(todo)}] {work.spec}"
-            with show.cell(title) as on_round:
-                notes = notes_before(plan, watch, busy)
-                results = run_workload(plan, bench, work, cells, store, watch, notes, on_round)
-            failed = _say(results, title, show) or failed
+        failed = time_all(plan, bench, todo, cells, store, watch, busy, show)
     code = EXIT_CELLS_FAILED if failed else EXIT_OK
     return draw_report(out, parts, show) or code
+
+
+def time_all(
+    plan: TimingPlan,
+    bench: Any,
+    todo: Sequence[Workload],
+    cells: Cells,
+    store: Store,
+    watch: Watch,
+    busy: str,
+    show: Progressing,
+) -> bool:
+    """Time what is missing of some workloads, one after the other; True when a cell failed."""
+    failed = False
+    for number, work in enumerate(todo, start=1):
+        from harness.timing.workrun import run_workload
+
+        title = f"[{number}/{len(todo)}] {work.spec}"
+        with show.cell(title) as on_round:
+            notes = notes_before(plan, watch, busy)
+            results = run_workload(plan, bench, work, cells, store, watch, notes, on_round)
+        failed = _say(results, title, show) or failed
+    return failed
 
 
 def _say(results: Sequence[tuple[TimedCell, str]], title: str, show: Progressing) -> bool:
@@ -124,13 +144,15 @@ def notes_before(plan: TimingPlan, watch: Watch, busy: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _bus_id(bench: Any) -> str | None:
+def bus_id(plan: TimingPlan) -> str | None:
     """PCI address of the CUDA device, by which NVML knows it; None elsewhere."""
-    if bench is None or bench.device.type != "cuda":
+    if plan.runtime.device != "cuda":
         return None
     import torch
 
-    at = torch.cuda.get_device_properties(bench.device)
+    from harness.model.loading import pick_device
+
+    at = torch.cuda.get_device_properties(pick_device(plan.settings.device))
     if not hasattr(at, "pci_bus_id"):
         return None
     return f"{at.pci_domain_id:08X}:{at.pci_bus_id:02X}:{at.pci_device_id:02X}.0"
@@ -138,14 +160,9 @@ def _bus_id(bench: Any) -> str | None:
 
 def describe(plan: TimingPlan, argv: Sequence[str], watch: Watch) -> dict[str, Any]:
     """The content of run.json, except its schema_version."""
-    import torch
-
-    clocks = {"cuda": "CUDA events; host clock end to end", "mps": "host clock, device waited for"}
     return {
         **environment(list(argv)),
-        "device_name": plan.device_name,
-        "threads": torch.get_num_threads(),
-        "cores": cores(),
+        **conditions(plan, watch),
         "dtype": plan.runtime.dtype,
         "attn": plan.runtime.attn,
         "seed": plan.settings.seed,
@@ -155,9 +172,21 @@ def describe(plan: TimingPlan, argv: Sequence[str], watch: Watch) -> dict[str, A
         "revision": None if plan.source is None else plan.source.revision,
         "weight_hashes": {} if plan.source is None else plan.source.weight_hashes,
         "config": dict(plan.config) if plan.source is None else None,
+        "settings": plan.recorded,
+    }
+
+
+def conditions(plan: TimingPlan, watch: Watch) -> dict[str, Any]:
+    """What run.json says about the clock and the device."""
+    import torch
+
+    clocks = {"cuda": "CUDA events; host clock end to end", "mps": "host clock, device waited for"}
+    return {
+        "device_name": plan.device_name,
+        "threads": torch.get_num_threads(),
+        "cores": cores(),
         "clock": clocks.get(plan.runtime.device, "host clock (CPU)"),
         "device_state": "recorded by NVML" if watch.there else "clocks not recorded",
         "processes": 1,
         "notes": list(plan.notes),
-        "settings": plan.recorded,
     }

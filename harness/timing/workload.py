@@ -9,6 +9,7 @@ Torch-free. Written as ``key=value`` pairs joined by colons, like a method's par
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from harness.errors import UsageError
 from harness.nearest import unknown
 
 KEYS = ("n_text", "n_image", "n_out", "batch", "bench")
+SPEC = re.compile(r":n_out=\d+:batch=\d+$")  # how every canonical text ends
 LOWEST = {"n_text": 2, "n_image": 0, "n_out": 1, "batch": 1}
 
 
@@ -69,6 +71,11 @@ def parse_workloads(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def is_workload(text: str) -> bool:
+    """Whether a name in a table is a workload's canonical text, and not a bench's."""
+    return bool(SPEC.search(text))
+
+
 def _number(key: str, text: str) -> int:
     if not text.isdecimal() or int(text) < LOWEST[key]:
         raise UsageError(f"{key} is a whole number of at least {LOWEST[key]}, not '{text}'")
@@ -101,7 +108,7 @@ def pictures(shape: ModelShape, n_image: int | None) -> Pictures:
     side = shape.vision.image_size
     if n_image == 0:
         return Pictures(0, (side, side), 1, 0)
-    single = _tiled(shape) if shape.tiles else [Pictures(1, (side, side), 1, shape.vision.patches)]
+    single = _single(shape)
     if n_image is None:
         return _default(single)
     for one in sorted(single, key=lambda p: -p.tokens):
@@ -113,6 +120,18 @@ def pictures(shape: ModelShape, n_image: int | None) -> Pictures:
         pixels = root * shape.vision.patch
         return Pictures(1, (pixels, pixels), 1, n_image, native=False)
     raise UsageError(f"--workload: n_image={n_image}: {_nearest(shape, single, n_image)}")
+
+
+def fewest(shape: ModelShape) -> Pictures:
+    """The image that makes the fewest tokens."""
+    return min(_single(shape), key=lambda one: one.tokens)
+
+
+def _single(shape: ModelShape) -> list[Pictures]:
+    side = shape.vision.image_size
+    if shape.tiles:
+        return _tiled(shape)
+    return [Pictures(1, (side, side), 1, shape.vision.patches)]
 
 
 def _default(single: Sequence[Pictures]) -> Pictures:

@@ -1,0 +1,116 @@
+"""Notes what a method had computed in order to decide: attention rows and its own linear layers.
+
+Host-side only: shapes and the running sequence's own token counts, no question to the device.
+Real tokens are noted per row, never padding, so a sample has the same notes alone and in a ragged
+batch. Seen are ``Tokens.last_row``, ``Tokens.mean_row`` and forward calls of ``nn.Linear`` inside
+the method's modules; arithmetic on tensors in between (softmax, sorting, similarities) is light
+and not noted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from harness.engine.sequence import Sequence
+
+Call = tuple[str, int, int, tuple[int, ...]]  # kind, in and out features, tokens of each row
+
+
+class Scoring:
+    """The notes of one prompt and its decode steps."""
+
+    def __init__(self) -> None:
+        self.passes: list[tuple[int, Counter[Call]]] = []  # columns fed, calls; the prompt first
+        self._seq: Sequence | None = None
+        self._routes_text = False
+
+    def begin(self, seq: Sequence, routes_text: bool) -> None:
+        """A new pass. ``routes_text``: the method may act on samples without image tokens."""
+        self.passes.append((seq.hidden.shape[1], Counter()))
+        self._seq, self._routes_text = seq, routes_text
+        seq.scoring = self
+
+    def end(self) -> None:
+        """The pass is over: let go of its tensors, and note nothing before the next one."""
+        if self._seq is not None:
+            self._seq.scoring = None
+        self._seq = None
+
+    def rows(self, kind: str) -> None:
+        """One call of ``last_row`` or ``mean_row`` over the running tokens."""
+        self._note(kind, 0, 0, self._tokens())
+
+    def linear(self, layer: nn.Linear, states: Any) -> None:
+        """One forward call of a method's linear layer on ``states`` [..., in_features]."""
+        if self._seq is None:
+            return
+        tokens, shape = self._tokens(), states.shape[:-1]
+        if len(shape) > 1 and shape[0] == len(tokens):  # [B, k, d]: padding fills up a row
+            positions = shape[1:].numel()
+            tokens = [min(count, positions) for count in tokens]
+        elif sum(tokens):  # rows taken together: each by its share of the tokens
+            tokens = [count * shape.numel() // sum(tokens) for count in tokens]
+        self._note("linear", layer.in_features, layer.out_features, tokens)
+
+    def _tokens(self) -> list[int]:
+        """Running tokens of each row.
+
+        Where text is never routed, a row without image tokens is scored only because it stands in
+        a batch with others; alone it is not, so nothing is noted for it.
+        """
+        seq = self._seq
+        assert seq is not None
+        if seq.generated or self._routes_text:
+            return list(seq.counts)
+        return [c if images else 0 for c, images in zip(seq.counts, seq.image_counts, strict=True)]
+
+    def _note(self, kind: str, size: int, out: int, tokens: list[int]) -> None:
+        self.passes[-1][1][kind, size, out, tuple(tokens)] += 1
+
+    def of_row(self, row: int, steps: int, late: int, width: int) -> list[dict[str, Any]]:
+        """What ``RoutingRecord.scoring`` holds of a row, equal calls together.
+
+        ``steps`` are the decode steps that belong to the row, ``late`` its generated tokens that
+        stand in the prompt (a pass without cache; they are left out), ``width`` the model's.
+        """
+        total: Counter[tuple[str, str, int, int, int]] = Counter()
+        left = steps
+        for number, (columns, calls) in enumerate(self.passes):
+            for (kind, size, out, tokens), times in calls.items():
+                count = min(tokens[row], left) if number else tokens[row] - late
+                if count > 0:
+                    total["decode" if number else "prompt", kind, size, out, count] += times
+            left -= min(left, columns) if number else 0
+        return [_entry(*key, calls, width) for key, calls in total.items()]
+
+
+def _entry(
+    phase: str, kind: str, size: int, out: int, tokens: int, calls: int, width: int
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {"phase": phase, "kind": kind, "tokens": tokens, "calls": calls}
+    if kind == "linear":
+        # The model's width is left out, so that the entry holds at every width.
+        entry |= {"out": out} if size == width else {"out": out, "in": size}
+    return entry
+
+
+@contextmanager
+def linears_noted(modules: nn.Module, current: Callable[[], Scoring | None]) -> Iterator[None]:
+    """While open, every call of a linear layer in ``modules`` is noted in ``current()``."""
+
+    def note(layer: nn.Module, args: tuple[Any, ...], _out: Any) -> None:
+        scoring = current()
+        if scoring is not None and isinstance(layer, nn.Linear):
+            scoring.linear(layer, args[0])
+
+    with ExitStack() as stack:
+        for module in modules.modules():
+            if isinstance(module, nn.Linear):
+                stack.callback(module.register_forward_hook(note).remove)
+        yield
