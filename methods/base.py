@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 # (the question), image tokens, answer tokens (teacher-forced or generated).
 SYSTEM, QUESTION, IMAGE, ANSWER = 0, 1, 2, 3
 
+# Files here that several methods are made of: a change to one may change any method.
+SHARED = ("base.py", "placement.py", "budget.py", "picking.py")
+
 Scope = Literal["mlp_branch", "layer_output", "residual_update"]
 Positions = Literal["original", "compact"]
 
@@ -221,7 +224,7 @@ class Method:
         """sha256 over the files that define this method: its own and the shared ones here."""
         own = Path(inspect.getfile(cls))
         digest = hashlib.sha256()
-        for path in (own, *(Path(__file__).with_name(n) for n in ("base.py", "placement.py"))):
+        for path in (own, *(Path(__file__).with_name(name) for name in SHARED)):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
