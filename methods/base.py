@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SYSTEM, QUESTION, IMAGE, ANSWER = 0, 1, 2, 3
 
 # Files here that several methods are made of: a change to one may change any method.
-SHARED = ("base.py", "placement.py", "budget.py", "picking.py")
+SHARED = ("base.py", "placement.py", "budget.py", "picking.py", "dpc.py")
 
 Scope = Literal["mlp_branch", "layer_output", "residual_update"]
 Positions = Literal["original", "compact"]
@@ -171,7 +171,8 @@ class Tokens(typing.Protocol):
     def normed(self, layer: int) -> Tensor: ...  # [B, m, d] after that layer's input norm
     def last_row(self, layer: int) -> Tensor: ...  # [B, m] fp32: attention of the last prompt token
     def mean_row(self, layer: int) -> Tensor: ...  # [B, m] fp32: mean attention of all prompt rows
-    def attention(self, layer: int, rows: Tensor) -> Tensor: ...  # [B, heads, m] fp32, see engine
+    def attention(self, layer: int, rows: Tensor, factor: Tensor | None = None) -> Tensor: ...
+    def rotary(self) -> tuple[Tensor, Tensor]: ...  # cos and sin of the positions, [B or 1, m, h]
     @property
     def crops(self) -> list[Crop]: ...  # what the tower kept of every crop, in prompt order
     @property

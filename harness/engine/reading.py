@@ -116,11 +116,12 @@ class Reading:
         scale = prompt.sum(dim=1, keepdim=True) * query.shape[1]
         return (total / scale).to(torch.promote_types(states.dtype, torch.float32))
 
-    def attention(self, layer: int, rows: Tensor) -> Tensor:
+    def attention(self, layer: int, rows: Tensor, factor: Tensor | None = None) -> Tensor:
         """[B, heads, m] float32: attention each token receives from ``rows`` [B, m] bool, mean.
 
-        The softmax rows of ``layer`` on the running sequence, formed one head at a time. A row of
-        the batch without a chosen query gives zeros.
+        The softmax rows of ``layer`` on the running sequence, formed one head at a time, times
+        ``factor`` [B or 1, m, m] where it is given. A row of the batch without a chosen query
+        gives zeros.
         """
         if self.scoring is not None:
             self.scoring.rows("mean_row")  # all rows are formed, whichever are chosen
@@ -134,7 +135,8 @@ class Reading:
         for head in range(query.shape[1]):  # one head at a time bounds the memory
             key = keys[:, head // group : head // group + 1]
             maps = attention_rows(self._attention(layer), query[:, head : head + 1], key, allowed)
-            found.append((maps[:, 0] * rows.unsqueeze(-1)).sum(dim=1) / scale)
+            maps = maps[:, 0] if factor is None else maps[:, 0] * factor
+            found.append((maps * rows.unsqueeze(-1)).sum(dim=1) / scale)
         return torch.stack(found, dim=1)
 
     @property
