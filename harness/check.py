@@ -69,7 +69,10 @@ class Subject:
         """Greedy tokens and logits under the method, and the records of the samples."""
         options = {"do_sample": False, "suppress_tokens": [tiny.IMAGE], "max_new_tokens": STEPS}
         options |= {"return_dict_in_generate": True, "output_logits": True}
-        with torch.no_grad(), routed(self.model, self.method, self.modules) as run:
+        with (
+            torch.no_grad(),
+            routed(self.model, self.method, self.modules, clip=tiny.Clip(self.model)) as run,
+        ):
             out = self.model.generate(**inputs, **options, **extra)
             return out, run.records([STEPS] * len(inputs["input_ids"]))
 
@@ -105,7 +108,7 @@ def nothing_dropped(s: Subject) -> None:
         modules = neutral.build_modules(model_info(model))
         with torch.no_grad():
             plain = model(**inputs).logits
-            with routed(model, neutral, modules):
+            with routed(model, neutral, modules, clip=tiny.Clip(model)):
                 mine = model(**inputs).logits
         require(torch.equal(plain, mine), f"logits differ under {attn}")
 
@@ -153,7 +156,7 @@ def text_untouched(s: Subject) -> None:
     text = tiny.inputs_of(s.model, [(3, [], 4), (2, [], 1)])
     with torch.no_grad():
         plain = s.model(**text).logits
-        with routed(s.model, s.method, s.modules):
+        with routed(s.model, s.method, s.modules, clip=tiny.Clip(s.model)):
             require(torch.equal(plain, s.model(**text).logits), "text-only logits differ")
 
 
@@ -182,7 +185,7 @@ def no_trace(s: Subject) -> None:
     s.generate(s.inputs)
     require(left() == before, "attributes or hooks stayed behind")
     try:
-        with routed(s.model, s.method, s.modules):
+        with routed(s.model, s.method, s.modules, clip=tiny.Clip(s.model)):
             raise KeyError
     except KeyError:
         require(left() == before, "attributes or hooks stayed behind after an exception")

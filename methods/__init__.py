@@ -38,6 +38,8 @@ REGISTRY: dict[str, Entry] = {
     "sparsevlm": Entry(
         "methods.sparsevlm:SparseVLM", "drop by attention of the text that matters, in stages"
     ),
+    "cdpruner": Entry("methods.cdpruner:CDPruner", "keep a diverse set of relevant image tokens"),
+    "mmtok": Entry("methods.mmtok:MMTok", "keep the image tokens that cover question and image"),
     "random": Entry("methods.random:RandomDrop", "control: keep random image tokens"),
     "uniform": Entry("methods.uniform:Uniform", "control: keep every so-manieth image token"),
     "pool": Entry("methods.pool:Pool", "control: 2-D average pooling before the language model"),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SYSTEM, QUESTION, IMAGE, ANSWER = 0, 1, 2, 3
 
 # Files here that several methods are made of: a change to one may change any method.
-SHARED = ("base.py", "placement.py", "budget.py", "picking.py", "dpc.py")
+SHARED = ("base.py", "placement.py", "budget.py", "picking.py", "question.py", "dpc.py")
 
 Scope = Literal["mlp_branch", "layer_output", "residual_update"]
 Positions = Literal["original", "compact"]
@@ -141,6 +141,14 @@ class Crop:
         return row[:, 1:]
 
 
+class Clip(typing.Protocol):
+    """The rest of the CLIP model that a vision tower comes from."""
+
+    def patches(self, states: Tensor) -> Tensor: ...  # [..., w] tower states -> [..., p] joint
+    def frame(self, states: Tensor) -> Tensor: ...  # [1 + P, w] a crop's -> [p], as CLIP pools it
+    def text(self, texts: list[str]) -> list[Tensor]: ...  # [chunks of 77 tokens, p] each
+
+
 class Tokens(typing.Protocol):
     """What a method sees of the running sequence: B rows, m columns, padded columns invalid."""
 
@@ -181,6 +189,8 @@ class Tokens(typing.Protocol):
     @property
     def questions(self) -> list[str] | None: ...  # the text of each row's question, if known
     def words(self, texts: list[str]) -> list[Tensor] | None: ...  # input embeddings [t, d] each
+    @property
+    def clip(self) -> Clip: ...  # for methods with ``reads_clip``
     def add_loss(self, loss: Tensor) -> None: ...  # auxiliary training loss, already weighted
 
 
@@ -243,6 +253,11 @@ class Method:
     def reads_tower(self) -> bool:
         """Whether the method reads ``Tokens.crops``: the tower then runs for every prompt."""
         return bool(self.tower_taps)
+
+    @property
+    def reads_clip(self) -> bool:
+        """Whether the method reads ``Tokens.clip``: it then runs with a CLIP checkpoint only."""
+        return False
 
     # --- behaviour --------------------------------------------------------------------------
     def check(self, info: ModelInfo) -> None:

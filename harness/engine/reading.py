@@ -167,6 +167,11 @@ class Reading:
         table = self.parts.text.embed_tokens
         return [table(on_device(row, self.hidden.device)) for row in ids]
 
+    @property
+    def clip(self) -> Any:
+        """The text side of the tower's CLIP model, as the caller gave it to ``routed``."""
+        return self.samples.clip
+
     def _attention(self, layer: int) -> Any:
         return self.parts.layers[layer].self_attn
 

@@ -34,12 +34,14 @@ def routed(
     modules: nn.Module | None = None,
     record: bool = True,
     tokenizer: Any = None,
+    clip: Any = None,
 ) -> Iterator[Run]:
     """Run ``method`` on an unmodified LLaVA-family ``model`` while the context is open.
 
     ``modules``: the method's own parameters, with weights (``load_checkpoint`` gives them).
     ``record``: note decisions, so that :meth:`Run.records` works.
     ``tokenizer``: the model's own, for methods that read the question's words.
+    ``clip``: a ``methods.base.Clip``, for methods that compare image and question in its space.
 
     Only attributes of this model object are shadowed, no class is touched, and everything is put
     back on exit, also after an exception.
@@ -51,7 +53,12 @@ def routed(
             f"{method.name} needs trained weights for this model: "
             f"pass --checkpoint {method.name}=PATH"
         )
-    run = Run(parts, method, modules, record, tokenizer)
+    if method.reads_clip and clip is None:
+        raise EngineError(
+            f"{method.spec} needs the CLIP model of the vision tower: "
+            f"pass --checkpoint {method.name}=PATH_OR_ID, or use relevance=words"
+        )
+    run = Run(parts, method, modules, record, tokenizer, clip)
     with ExitStack() as stack:
         stack.enter_context(shadowed(parts.text, "forward", run._forward))
         stack.enter_context(shadowed(parts.inner, "get_image_features", run._image_features()))
@@ -73,9 +80,10 @@ class Run:
         modules: nn.Module | None,
         record: bool,
         tokenizer: Any = None,
+        clip: Any = None,
     ) -> None:
         self.parts, self.method, self.modules, self.record = parts, method, modules, record
-        self.info, self.tokenizer = parts.info, tokenizer
+        self.info, self.tokenizer, self.clip = parts.info, tokenizer, clip
         self._cache: RoutedCache | None = None
         self._recorder: Recorder | None = None
         self._losses: list[Tensor] = []
@@ -271,7 +279,7 @@ class Run:
             samples.ids = None if ids is None else ids[:, :start]
         samples.names, samples.features = self._names, self._features
         samples.questions, samples.tokenizer = self._questions, self.tokenizer
-        samples.image_sizes = self._image_sizes
+        samples.image_sizes, samples.clip = self._image_sizes, self.clip
         return samples, start
 
     def _continued(self, ids: Tensor, growing: bool) -> int:

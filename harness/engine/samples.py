@@ -53,6 +53,7 @@ class Samples:
         self._origins: Tensor | None = None
         self.questions: list[str] | None = None  # set_samples
         self.tokenizer: Any = None
+        self.clip: Any = None
 
     def identities(self) -> list[str]:
         """One stable name per row: the caller's, or a hash of the row's unpadded prompt ids."""
