@@ -20,7 +20,6 @@ from harness.record import IMAGE, RoutingRecord
 from methods.base import Method, MethodError
 
 STEPS = 4
-IMAGES = [[0], [], [1, 2], [3]]  # images of each row of tiny.ROWS
 
 
 @dataclass(frozen=True)
@@ -53,16 +52,22 @@ class Subject:
         modules = self.method.build_modules(model_info(self.model))
         return None if modules is None else tiny.randomise(modules).to(self.model.dtype)
 
+    @property
+    def rows(self) -> list[tuple[int, list[int], int]]:
+        """The prompts of the test batch: frames for a method that needs several images."""
+        return tiny.ROWS if self.method.least_images == 1 else tiny.FRAMES
+
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        return tiny.inputs_of(self.model, tiny.ROWS)
+        return tiny.inputs_of(self.model, self.rows)
 
     def row(self, i: int) -> dict[str, Any]:
         """Row i alone, without padding."""
         real = self.inputs["attention_mask"][i].bool()
         single = {k: self.inputs[k][i][real][None] for k in ("input_ids", "attention_mask")}
-        if IMAGES[i]:
-            single["pixel_values"] = self.inputs["pixel_values"][IMAGES[i]]
+        first, count = sum(len(images) for _, images, _ in self.rows[:i]), len(self.rows[i][1])
+        if count:
+            single["pixel_values"] = self.inputs["pixel_values"][first : first + count]
         return single
 
     def generate(self, inputs: dict[str, Any], **extra: Any) -> tuple[Any, list[RoutingRecord]]:
@@ -104,7 +109,7 @@ def nothing_dropped(s: Subject) -> None:
     neutral = methods.build(s.method.name, s.method.neutral)
     for attn in ("sdpa", "eager"):
         model = tiny.build(attn=attn, dtype=torch.float32)
-        inputs = tiny.inputs_of(model, tiny.ROWS)
+        inputs = tiny.inputs_of(model, s.rows)
         modules = neutral.build_modules(model_info(model))
         with torch.no_grad():
             plain = model(**inputs).logits
@@ -127,7 +132,7 @@ def cache_is_recorded(s: Subject) -> None:
 def batch_is_single(s: Subject) -> None:
     """a padded batch with unequal image counts gives the answers of single prompts"""
     together, records = s.generate(s.inputs)
-    for i in range(len(tiny.ROWS)):
+    for i in range(len(s.rows)):
         alone, record = s.generate(s.row(i))
         worst = max(
             float((a[i] - b[0]).abs().max())
@@ -225,7 +230,7 @@ def gradients(s: Subject) -> None:
         raise NotApplicable("it has no weights")
     model = tiny.build(dtype=torch.float32).train()
     modules = tiny.randomise(s.method.build_modules(model_info(model)))  # type: ignore[arg-type]
-    inputs = tiny.inputs_of(model, tiny.ROWS[:1])
+    inputs = tiny.inputs_of(model, s.rows[:1])
     with routed(model, s.method, modules) as run:
         loss = model(**inputs, labels=inputs["input_ids"]).loss
         extra = run.aux_loss()

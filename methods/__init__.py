@@ -40,6 +40,9 @@ REGISTRY: dict[str, Entry] = {
     ),
     "cdpruner": Entry("methods.cdpruner:CDPruner", "keep a diverse set of relevant image tokens"),
     "mmtok": Entry("methods.mmtok:MMTok", "keep the image tokens that cover question and image"),
+    "freevideollm": Entry(
+        "methods.freevideollm:FreeVideoLLM", "video frames in three pooled and cropped streams"
+    ),
     "random": Entry("methods.random:RandomDrop", "control: keep random image tokens"),
     "uniform": Entry("methods.uniform:Uniform", "control: keep every so-manieth image token"),
     "pool": Entry("methods.pool:Pool", "control: 2-D average pooling before the language model"),

@@ -201,6 +201,7 @@ class Method:
     name: ClassVar[str] = ""
     trained: ClassVar[bool] = False  # brings weights that must be loaded or trained
     needs_images: ClassVar[bool] = True  # False: the vision tower is never run
+    least_images: ClassVar[int] = 1  # more: the method is for videos, images being frames
     routes_text: ClassVar[bool] = False  # text tokens may be skipped too
     # Parameters under which nothing is dropped and fresh modules scale nothing: logits then
     # equal the plain model's bit for bit. None where a method has no such setting.

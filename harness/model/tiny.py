@@ -94,6 +94,13 @@ ROWS: list[tuple[int, list[int], int]] = [
     (2, [16, 16], 2),
     (5, [16], 7),
 ]
+# The same for methods that take images as the frames of a video.
+FRAMES: list[tuple[int, list[int], int]] = [
+    (3, [16] * 5, 4),
+    (2, [], 5),
+    (2, [16] * 6, 2),
+    (5, [16] * 5, 7),
+]
 
 
 def inputs_of(model: Any, rows: list[tuple[int, list[int], int]], seed: int = 0) -> dict[str, Any]:
