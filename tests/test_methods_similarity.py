@@ -24,6 +24,7 @@ from methods.dpc import cluster
 from methods.picking import split, unit
 from tests.naive import Naive
 from tests.routing_tools import ROWS, exact_norms, naive_sample
+from tests.test_engine_questions import questions
 from tests.tiny import batch, tiny_llava, tiny_llava_next, vision_config
 
 # The worked example of all these methods: features of eight tokens.
@@ -539,9 +540,21 @@ def test_everything_kept_is_dense_with_tiles_too(spec: str) -> None:
     assert torch.equal(plain, logits)
 
 
+@pytest.mark.parametrize("spec", ["divprune", "cdpruner:relevance=words", "mmtok", "sparsevlm"])
+def test_nothing_is_asked_of_the_device_but_where_the_images_stand(spec: str) -> None:
+    drawn = 3 * 3 if spec == "sparsevlm" else 0  # on the host, at 3 stages for 3 rows with images
+    assert questions(spec, ROWS, 8)[0] == questions("dense", ROWS, 8)[0] + 1 + drawn
+    frames = [(3, [16] * 5, 4), (2, [], 3)]
+    asked = questions("freevideollm:relevance=words", frames, 4)[0]
+    assert asked == questions("dense", frames, 4)[0] + 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("mmtok:tau_v=0", "mmtok: tau_t and tau_v must be above 0"),
+        ("cdpruner:keep=-1", "cdpruner: keep=-1 is below 0"),
+        ("freevideollm:alpha=0", "freevideollm: alpha=0.0 is outside 0..1"),
         ("divprune:keep=2", "divprune: keep=2.0 is outside 0..1"),
         ("sparsevlm:budget=100", "sparsevlm: budget=100 is not one of 192, 128, 96, 64"),
         ("sparsevlm:layers=2+3+9", "sparsevlm: layers must rise by 2 or more"),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import UsageError, one_line
+from methods.base import on_device
 
 CHUNK = 77  # tokens CLIP's text tower takes at once
 OLD_WEIGHTS = "pytorch_model.bin"  # what the 336-pixel CLIP is published as
@@ -77,7 +78,7 @@ class Clip:
             gap = -len(ids) % CHUNK
             mask = [1] * len(ids) + [0] * gap
             chunks, seen = (
-                torch.tensor(row, device=self.projection.weight.device).view(-1, CHUNK)
+                on_device(row, self.projection.weight.device).view(-1, CHUNK)
                 for row in (ids + [0] * gap, mask)
             )
             pooled = self.text_model(input_ids=chunks, attention_mask=seen).pooler_output
