@@ -20,7 +20,6 @@ from harness.record import IMAGE, RoutingRecord
 from methods.base import Method, MethodError
 
 STEPS = 4
-IMAGES = [[0], [], [1, 2], [3]]  # images of each row of tiny.ROWS
 
 
 @dataclass(frozen=True)
@@ -53,23 +52,32 @@ class Subject:
         modules = self.method.build_modules(model_info(self.model))
         return None if modules is None else tiny.randomise(modules).to(self.model.dtype)
 
+    @property
+    def rows(self) -> list[tuple[int, list[int], int]]:
+        """The prompts of the test batch: frames for a method that needs several images."""
+        return tiny.ROWS if self.method.least_images == 1 else tiny.FRAMES
+
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        return tiny.inputs_of(self.model, tiny.ROWS)
+        return tiny.inputs_of(self.model, self.rows)
 
     def row(self, i: int) -> dict[str, Any]:
         """Row i alone, without padding."""
         real = self.inputs["attention_mask"][i].bool()
         single = {k: self.inputs[k][i][real][None] for k in ("input_ids", "attention_mask")}
-        if IMAGES[i]:
-            single["pixel_values"] = self.inputs["pixel_values"][IMAGES[i]]
+        first, count = sum(len(images) for _, images, _ in self.rows[:i]), len(self.rows[i][1])
+        if count:
+            single["pixel_values"] = self.inputs["pixel_values"][first : first + count]
         return single
 
     def generate(self, inputs: dict[str, Any], **extra: Any) -> tuple[Any, list[RoutingRecord]]:
         """Greedy tokens and logits under the method, and the records of the samples."""
         options = {"do_sample": False, "suppress_tokens": [tiny.IMAGE], "max_new_tokens": STEPS}
         options |= {"return_dict_in_generate": True, "output_logits": True}
-        with torch.no_grad(), routed(self.model, self.method, self.modules) as run:
+        with (
+            torch.no_grad(),
+            routed(self.model, self.method, self.modules, clip=tiny.Clip(self.model)) as run,
+        ):
             out = self.model.generate(**inputs, **options, **extra)
             return out, run.records([STEPS] * len(inputs["input_ids"]))
 
@@ -101,11 +109,11 @@ def nothing_dropped(s: Subject) -> None:
     neutral = methods.build(s.method.name, s.method.neutral)
     for attn in ("sdpa", "eager"):
         model = tiny.build(attn=attn, dtype=torch.float32)
-        inputs = tiny.inputs_of(model, tiny.ROWS)
+        inputs = tiny.inputs_of(model, s.rows)
         modules = neutral.build_modules(model_info(model))
         with torch.no_grad():
             plain = model(**inputs).logits
-            with routed(model, neutral, modules):
+            with routed(model, neutral, modules, clip=tiny.Clip(model)):
                 mine = model(**inputs).logits
         require(torch.equal(plain, mine), f"logits differ under {attn}")
 
@@ -124,7 +132,7 @@ def cache_is_recorded(s: Subject) -> None:
 def batch_is_single(s: Subject) -> None:
     """a padded batch with unequal image counts gives the answers of single prompts"""
     together, records = s.generate(s.inputs)
-    for i in range(len(tiny.ROWS)):
+    for i in range(len(s.rows)):
         alone, record = s.generate(s.row(i))
         worst = max(
             float((a[i] - b[0]).abs().max())
@@ -153,7 +161,7 @@ def text_untouched(s: Subject) -> None:
     text = tiny.inputs_of(s.model, [(3, [], 4), (2, [], 1)])
     with torch.no_grad():
         plain = s.model(**text).logits
-        with routed(s.model, s.method, s.modules):
+        with routed(s.model, s.method, s.modules, clip=tiny.Clip(s.model)):
             require(torch.equal(plain, s.model(**text).logits), "text-only logits differ")
 
 
@@ -182,7 +190,7 @@ def no_trace(s: Subject) -> None:
     s.generate(s.inputs)
     require(left() == before, "attributes or hooks stayed behind")
     try:
-        with routed(s.model, s.method, s.modules):
+        with routed(s.model, s.method, s.modules, clip=tiny.Clip(s.model)):
             raise KeyError
     except KeyError:
         require(left() == before, "attributes or hooks stayed behind after an exception")
@@ -222,7 +230,7 @@ def gradients(s: Subject) -> None:
         raise NotApplicable("it has no weights")
     model = tiny.build(dtype=torch.float32).train()
     modules = tiny.randomise(s.method.build_modules(model_info(model)))  # type: ignore[arg-type]
-    inputs = tiny.inputs_of(model, tiny.ROWS[:1])
+    inputs = tiny.inputs_of(model, s.rows[:1])
     with routed(model, s.method, modules) as run:
         loss = model(**inputs, labels=inputs["input_ids"]).loss
         extra = run.aux_loss()

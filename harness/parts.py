@@ -85,8 +85,11 @@ class Parts:
 
     def checkpoint_hashes(self, path: Path) -> dict[str, str]:
         """File name -> sha256 of a checkpoint's weights and description. Raises UsageError."""
+        from harness.model.clip import clip_files, is_clip
         from harness.model.weights import check_weights, file_hash
 
+        if is_clip(path) and not (path / "method.json").exists():
+            return {file.name: file_hash(file) for file in clip_files(path)}
         files = check_weights(path)
         return {file.name: file_hash(file) for file in [*files, *path.glob("method.json")]}
 
@@ -164,7 +167,8 @@ def _from_hub(name: str) -> Path:
         pass
     try:
         HfApi().model_info(name, timeout=10)  # fails at once where a download would keep trying
-        return Path(str(snapshot_download(name)))
+        others = ["*.h5", "*.msgpack"]  # other frameworks' copies of the same weights
+        return Path(str(snapshot_download(name, ignore_patterns=others)))
     except Exception as error:  # whatever the hub's HTTP library raises
         why = one_line(error, 120)
         raise UsageError(f"{missing}, nor could it be fetched from the hub ({why})") from None

@@ -155,6 +155,11 @@ def find_checkpoints(
                 f"{name} is a trained method and there are no weights of it for "
                 f"{source.model_id}: pass --checkpoint {name}=PATH_OR_ID"
             )
+        if path is None and method.reads_clip:
+            raise UsageError(
+                f"--methods: {method.spec} needs the CLIP model of the vision tower: "
+                f"pass --checkpoint {name}=PATH_OR_ID, or use relevance=words"
+            )
         path = path or found.get(DENSE)
         if path is not None:
             found[name] = path

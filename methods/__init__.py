@@ -34,6 +34,15 @@ REGISTRY: dict[str, Entry] = {
     ),
     "fastv": Entry("methods.fastv:FastV", "drop image tokens by attention after layer k"),
     "llavolta": Entry("methods.llavolta:LLaVolta", "average-pool image tokens before layer k"),
+    "divprune": Entry("methods.divprune:DivPrune", "keep image tokens that lie farthest apart"),
+    "sparsevlm": Entry(
+        "methods.sparsevlm:SparseVLM", "drop by attention of the text that matters, in stages"
+    ),
+    "cdpruner": Entry("methods.cdpruner:CDPruner", "keep a diverse set of relevant image tokens"),
+    "mmtok": Entry("methods.mmtok:MMTok", "keep the image tokens that cover question and image"),
+    "freevideollm": Entry(
+        "methods.freevideollm:FreeVideoLLM", "video frames in three pooled and cropped streams"
+    ),
     "random": Entry("methods.random:RandomDrop", "control: keep random image tokens"),
     "uniform": Entry("methods.uniform:Uniform", "control: keep every so-manieth image token"),
     "pool": Entry("methods.pool:Pool", "control: 2-D average pooling before the language model"),

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 # (the question), image tokens, answer tokens (teacher-forced or generated).
 SYSTEM, QUESTION, IMAGE, ANSWER = 0, 1, 2, 3
 
+# Files here that several methods are made of: a change to one may change any method.
+SHARED = ("base.py", "placement.py", "budget.py", "picking.py", "question.py", "dpc.py")
+
 Scope = Literal["mlp_branch", "layer_output", "residual_update"]
 Positions = Literal["original", "compact"]
 
@@ -113,6 +116,39 @@ class Merge:
 Decision = Route | Drop | Merge | None
 
 
+@dataclass(frozen=True)
+class Crop:
+    """One square of pixels as it went through the tower: the class token, then P patches.
+
+    states  [1 + P, w] what the projector reads (the class token, which LLaVA leaves out, too).
+    taps    tower layer -> (queries, keys), [1 + P, w] each, of the layers in ``tower_taps``.
+    """
+
+    states: Tensor
+    taps: dict[int, tuple[Tensor, Tensor]]
+    heads: int
+
+    def cls_row(self, layer: int) -> Tensor:
+        """[heads, P] float32 or better: the class token's softmax row over 1 + P, patches only."""
+        import torch
+
+        query, key = self.taps[layer]
+        size = query.shape[-1] // self.heads
+        q = query[0].view(self.heads, 1, size)
+        k = key.view(-1, self.heads, size).permute(1, 2, 0)
+        scores = (torch.matmul(q, k) * size**-0.5)[:, 0]
+        row = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
+        return row[:, 1:]
+
+
+class Clip(typing.Protocol):
+    """The rest of the CLIP model that a vision tower comes from."""
+
+    def patches(self, states: Tensor) -> Tensor: ...  # [..., w] tower states -> [..., p] joint
+    def frame(self, states: Tensor) -> Tensor: ...  # [1 + P, w] a crop's -> [p], as CLIP pools it
+    def text(self, texts: list[str]) -> list[Tensor]: ...  # [chunks of 77 tokens, p] each
+
+
 class Tokens(typing.Protocol):
     """What a method sees of the running sequence: B rows, m columns, padded columns invalid."""
 
@@ -143,7 +179,18 @@ class Tokens(typing.Protocol):
     def normed(self, layer: int) -> Tensor: ...  # [B, m, d] after that layer's input norm
     def last_row(self, layer: int) -> Tensor: ...  # [B, m] fp32: attention of the last prompt token
     def mean_row(self, layer: int) -> Tensor: ...  # [B, m] fp32: mean attention of all prompt rows
-    def cls_rows(self) -> list[Tensor]: ...  # one [heads, patches] per tower crop
+    def attention(self, layer: int, rows: Tensor, factor: Tensor | None = None) -> Tensor: ...
+    def rotary(self) -> tuple[Tensor, Tensor]: ...  # cos and sin of the positions, [B or 1, m, h]
+    @property
+    def crops(self) -> list[Crop]: ...  # what the tower kept of every crop, in prompt order
+    @property
+    def origins(self) -> Tensor: ...  # [B, m] long: crop * P + patch of a token, -1 = no patch
+    def project(self, states: Tensor) -> Tensor: ...  # [..., w] tower states -> [..., d]
+    @property
+    def questions(self) -> list[str] | None: ...  # the text of each row's question, if known
+    def words(self, texts: list[str]) -> list[Tensor] | None: ...  # input embeddings [t, d] each
+    @property
+    def clip(self) -> Clip: ...  # for methods with ``reads_clip``
     def add_loss(self, loss: Tensor) -> None: ...  # auxiliary training loss, already weighted
 
 
@@ -154,6 +201,7 @@ class Method:
     name: ClassVar[str] = ""
     trained: ClassVar[bool] = False  # brings weights that must be loaded or trained
     needs_images: ClassVar[bool] = True  # False: the vision tower is never run
+    least_images: ClassVar[int] = 1  # more: the method is for videos, images being frames
     routes_text: ClassVar[bool] = False  # text tokens may be skipped too
     # Parameters under which nothing is dropped and fresh modules scale nothing: logits then
     # equal the plain model's bit for bit. None where a method has no such setting.
@@ -188,7 +236,7 @@ class Method:
         """sha256 over the files that define this method: its own and the shared ones here."""
         own = Path(inspect.getfile(cls))
         digest = hashlib.sha256()
-        for path in (own, *(Path(__file__).with_name(n) for n in ("base.py", "placement.py"))):
+        for path in (own, *(Path(__file__).with_name(name) for name in SHARED)):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
@@ -198,9 +246,19 @@ class Method:
             raise MethodError(f"{self.name}: {message}")
 
     @property
-    def tower_layer(self) -> int | None:
-        """CLIP layer whose CLS attention ``Tokens.cls_rows`` shall return, or None."""
-        return None
+    def tower_taps(self) -> tuple[int, ...]:
+        """CLIP layers whose queries and keys ``Tokens.crops`` shall hold (-2: the last but one)."""
+        return ()
+
+    @property
+    def reads_tower(self) -> bool:
+        """Whether the method reads ``Tokens.crops``: the tower then runs for every prompt."""
+        return bool(self.tower_taps)
+
+    @property
+    def reads_clip(self) -> bool:
+        """Whether the method reads ``Tokens.clip``: it then runs with a CLIP checkpoint only."""
+        return False
 
     # --- behaviour --------------------------------------------------------------------------
     def check(self, info: ModelInfo) -> None:

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 import methods
 from harness.engine import EngineError, encode_images, model_info, routed
+from methods.base import Method
 from tests.routing_tools import (
     ALL,
     ROWS,
@@ -222,14 +223,18 @@ def test_shared_features_give_the_same_answers():
         assert [r.grid for r in run.records()] == [r.grid for r in first]
 
 
+class Reads(Method):
+    tower_taps = (-2,)
+
+
 def test_cls_rows_equal_eager_attention():
     model = tiny_llava(attn="eager")
     pixels = batch(model, ROWS)["pixel_values"]
     tower = model.model.vision_tower
     with torch.no_grad():
         eager = tower(pixels, output_attentions=True).attentions[-2][:, :, 0, 1:]
-        rows = encode_images(model, pixels, tower_layer=-2).cls_rows
-    torch.testing.assert_close(torch.stack(rows), eager)
+        crops = encode_images(model, pixels, method=Reads()).crops
+    torch.testing.assert_close(torch.stack([crop.cls_row(-2) for crop in crops]), eager)
 
 
 def test_last_row_equals_eager_attention():

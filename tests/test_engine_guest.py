@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 import methods
 from harness.engine import EngineError, model_info, routed
+from harness.model.tiny import Clip
 from methods.base import MethodError
 from tests.routing_tools import (
     ALL,
@@ -43,7 +44,7 @@ def test_neutral_setting_is_bit_equal(name, attn):
     for inputs in (batch(model, ROWS), batch(model, ROWS[:1]), batch(model, ROWS, padding="right")):
         with torch.no_grad():
             plain = model(**inputs).logits
-            with routed(model, method, modules) as run:
+            with routed(model, method, modules, clip=Clip(model)) as run:
                 mine = model(**inputs).logits
                 assert run.records()[0].skip_all_layers == 0
         assert torch.equal(plain, mine)

@@ -118,7 +118,8 @@ class Generator:
         keys = [[image_key(image) for image in row] for row in images]
         inputs = self._inputs(batch, images)
         self.sharing.expect([key for row in keys for key in row])
-        self.run.set_samples([request.name for request in batch])
+        questions = [request.text for request in batch]
+        self.run.set_samples([request.name for request in batch], questions)
         how, start = batch[0].how, int(inputs["input_ids"].shape[1])
         watch, stop = NanWatch(), StopOnText(self.processor.tokenizer, how.stops, start)
         with torch.no_grad():

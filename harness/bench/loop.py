@@ -171,7 +171,7 @@ def _ready(
     from harness.model.features import shared_features
 
     with ExitStack() as stack:
-        modules = None
+        modules = clip = None
         if checkpoint is not None:
             from harness.model.checkpoints import load_checkpoint
 
@@ -179,14 +179,16 @@ def _ready(
             base = files[0] if len(files) == 1 else None
             weights = load_checkpoint(checkpoint, loaded.model, method, base)
             stack.enter_context(weights.applied(loaded.model))
-            method, modules = weights.method, weights.modules
+            method, modules, clip = weights.method, weights.modules, weights.clip
             changed = (*weights.deltas, *weights.full)
             share = share and not any(name.startswith(VISION) for name in changed)
         # Methods that read the tower, and those that leave it out, must not meet stored features.
-        share = share and method.needs_images and method.tower_layer is None
+        share = share and method.needs_images and not method.reads_tower
         cache = loaded.features if share else None
+        words = loaded.processor.tokenizer
         sharing = stack.enter_context(shared_features(loaded.model, cache))
-        yield stack.enter_context(routed(loaded.model, method, modules)), sharing
+        context = routed(loaded.model, method, modules, tokenizer=words, clip=clip)
+        yield stack.enter_context(context), sharing
 
 
 def _attention(

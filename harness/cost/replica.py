@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from harness.engine import routed
+from harness.model.tiny import Clip
 from harness.model.torchvision_ops import declare_missing_ops
 from harness.record import RoutingRecord
 
@@ -135,7 +136,7 @@ def _record(model: Any, method: Any, inputs: Mapping[str, Any], n_out: int) -> R
     from harness.engine import model_info
 
     modules = method.build_modules(model_info(model))
-    with torch.no_grad(), routed(model, watched, modules) as run:
+    with torch.no_grad(), routed(model, watched, modules, clip=Clip(model)) as run:
         run.set_samples(["replica"])
         model.generate(**inputs, max_new_tokens=n_out, min_new_tokens=n_out, do_sample=False)
         return run.records()[0]

@@ -20,7 +20,7 @@ from harness.engine.recorder import Recorder
 from harness.engine.samples import Samples, isolated, kinds_from_ids
 from harness.engine.scoring import Scoring, linears_noted
 from harness.engine.sequence import Sequence
-from harness.engine.vision import captured_cls, no_tower, shadowed
+from harness.engine.vision import captured, no_tower, shadowed
 from harness.record import RoutingRecord
 from methods.base import ANSWER, Method
 
@@ -33,11 +33,15 @@ def routed(
     method: Method,
     modules: nn.Module | None = None,
     record: bool = True,
+    tokenizer: Any = None,
+    clip: Any = None,
 ) -> Iterator[Run]:
     """Run ``method`` on an unmodified LLaVA-family ``model`` while the context is open.
 
     ``modules``: the method's own parameters, with weights (``load_checkpoint`` gives them).
     ``record``: note decisions, so that :meth:`Run.records` works.
+    ``tokenizer``: the model's own, for methods that read the question's words.
+    ``clip``: a ``methods.base.Clip``, for methods that compare image and question in its space.
 
     Only attributes of this model object are shadowed, no class is touched, and everything is put
     back on exit, also after an exception.
@@ -49,7 +53,12 @@ def routed(
             f"{method.name} needs trained weights for this model: "
             f"pass --checkpoint {method.name}=PATH"
         )
-    run = Run(parts, method, modules, record)
+    if method.reads_clip and clip is None:
+        raise EngineError(
+            f"{method.spec} needs the CLIP model of the vision tower: "
+            f"pass --checkpoint {method.name}=PATH_OR_ID, or use relevance=words"
+        )
+    run = Run(parts, method, modules, record, tokenizer, clip)
     with ExitStack() as stack:
         stack.enter_context(shadowed(parts.text, "forward", run._forward))
         stack.enter_context(shadowed(parts.inner, "get_image_features", run._image_features()))
@@ -65,14 +74,21 @@ class Run:
     """What a routed model remembers of its last prompt."""
 
     def __init__(
-        self, parts: Parts, method: Method, modules: nn.Module | None, record: bool
+        self,
+        parts: Parts,
+        method: Method,
+        modules: nn.Module | None,
+        record: bool,
+        tokenizer: Any = None,
+        clip: Any = None,
     ) -> None:
         self.parts, self.method, self.modules, self.record = parts, method, modules, record
-        self.info = parts.info
+        self.info, self.tokenizer, self.clip = parts.info, tokenizer, clip
         self._cache: RoutedCache | None = None
         self._recorder: Recorder | None = None
         self._losses: list[Tensor] = []
         self._names: list[str] | None = None
+        self._questions: list[str] | None = None
         self._kinds: Tensor | None = None
         self._ids: Tensor | None = None  # of the call in progress
         self._labels: Tensor | None = None
@@ -81,9 +97,13 @@ class Run:
         self._growing: tuple[Tensor, int] | None = None  # prompt ids and length, without a cache
 
     # --- what callers use -------------------------------------------------------------------
-    def set_samples(self, names: Seq[str] | None) -> None:
-        """Names of the rows of the next batch (seeds of random methods, record labels)."""
+    def set_samples(self, names: Seq[str] | None, questions: Seq[str] | None = None) -> None:
+        """Names of the rows of the next batch (seeds of random methods, record labels).
+
+        ``questions``: each row's question as text, for methods that look for its words.
+        """
         self._names = list(names) if names is not None else None
+        self._questions = list(questions) if questions is not None else None
 
     def set_kinds(self, kinds: Tensor | None) -> None:
         """Token kinds uint8 [B, n] of the next forward call, where input ids cannot tell them."""
@@ -136,10 +156,10 @@ class Run:
                 with no_tower(self.parts):
                     out = plain(inner, *args, **kwargs)
             else:
-                with captured_cls(self.parts, method.tower_layer) as rows:
+                with captured(self.parts, method) as crops:
                     out = original(*args, **kwargs)
-                if method.tower_layer is not None and rows:
-                    out.cls_rows = rows
+                if crops:
+                    out.crops = crops
             self._features = out
             sizes = kwargs.get("image_sizes", args[1] if len(args) > 1 else None)
             self._image_sizes = sizes
@@ -258,7 +278,8 @@ class Run:
         if start < n:
             samples.ids = None if ids is None else ids[:, :start]
         samples.names, samples.features = self._names, self._features
-        samples.image_sizes = self._image_sizes
+        samples.questions, samples.tokenizer = self._questions, self.tokenizer
+        samples.image_sizes, samples.clip = self._image_sizes, self.clip
         return samples, start
 
     def _continued(self, ids: Tensor, growing: bool) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.engine.model import EngineError, Parts
-from methods.base import ANSWER, IMAGE, QUESTION, SYSTEM
+from methods.base import ANSWER, IMAGE, QUESTION, SYSTEM, Crop, on_device
 
 
 def kinds_from_ids(ids: Tensor, image_token: int, valid: Tensor, answers: Tensor | None) -> Tensor:
@@ -50,6 +50,10 @@ class Samples:
         self.features: Any = None  # output of get_image_features, if it is known
         self.image_sizes: Any = None
         self._grids: list[list[dict[str, Any]]] | None = None
+        self._origins: Tensor | None = None
+        self.questions: list[str] | None = None  # set_samples
+        self.tokenizer: Any = None
+        self.clip: Any = None
 
     def identities(self) -> list[str]:
         """One stable name per row: the caller's, or a hash of the row's unpadded prompt ids."""
@@ -64,12 +68,12 @@ class Samples:
             raise EngineError(f"{len(self.names)} sample names for {len(self.counts)} rows")
         return self.names
 
-    def cls_rows(self) -> list[Tensor]:
-        """CLS attention rows that were captured while the tower ran."""
-        rows = getattr(self.features, "cls_rows", None)
-        if rows is None:
-            raise EngineError("the vision tower's attention was not captured for these features")
-        return rows
+    def crops(self) -> list[Crop]:
+        """What was captured while the tower ran, one entry a crop, in prompt order."""
+        crops = getattr(self.features, "crops", None)
+        if crops is None:
+            raise EngineError("the vision tower was not read for these features")
+        return crops
 
     # --- geometry ---------------------------------------------------------------------------
     def spans(self) -> list[list[tuple[int, int]]]:
@@ -85,6 +89,18 @@ class Samples:
         if self._grids is None:
             self._grids = self._find_grids()
         return self._grids
+
+    def origins(self) -> Tensor:
+        """[B, n] long: crop * P + patch behind each column, -1 where there is none."""
+        if self._origins is None:
+            table = [[-1] * self.kinds.shape[1] for _ in self.counts]
+            first = 0
+            for line, row in zip(table, self.grids(), strict=True):
+                for grid in row:
+                    grid_origins(self.parts, grid, first, line)
+                    first += grid["crops"]
+            self._origins = on_device(table, self.kinds.device)
+        return self._origins
 
     def _find_grids(self) -> list[list[dict[str, Any]]]:
         places = [[i for i, k in enumerate(row) if k == IMAGE] for row in self.kinds.tolist()]
@@ -129,23 +145,39 @@ def image_grids(parts: Parts, start: int, length: int, size: Any) -> list[dict[s
     many squares the tower saw, tiles that un-padding removed again included.
     """
     common = {"image_start": start, "image_length": length}
-    base = {"kind": "base", "start": start, "newline": False, "crops": 1}
+    base = {"kind": "base", "start": start, "newline": False, "crops": 1, "tiles": (1, 1)}
     vision = parts.model.config.vision_config
     side = vision.image_size // vision.patch_size
     if size is None or length == side * side:
         side = math.isqrt(length)
         rows, cols = (side, side) if side * side == length else (1, length)
         return [base | {"rows": rows, "cols": cols} | common]
-    rows, cols, crops = _unpadded(parts, size, side)
+    rows, cols, tiles = _unpadded(parts, size, side)
     if side * side + rows * (cols + 1) != length:
         raise EngineError(f"image of size {size} does not make {length} tokens")
-    tile = {"kind": "tile", "rows": rows, "cols": cols, "newline": True, "crops": crops}
-    tile["start"] = start + side * side
+    tile = {"kind": "tile", "rows": rows, "cols": cols, "newline": True}
+    tile |= {"start": start + side * side, "crops": tiles[0] * tiles[1], "tiles": tiles}
     return [base | {"rows": side, "cols": side} | common, tile | common]
 
 
-def _unpadded(parts: Parts, size: Any, side: int) -> tuple[int, int, int]:
-    """Rows and columns of the joined tile grid after the padding was cut off, and its tiles."""
+def grid_origins(parts: Parts, grid: dict[str, Any], first: int, line: list[int]) -> None:
+    """Write crop * P + patch of a grid's tokens into ``line``; its first crop is ``first``."""
+    vision = parts.model.config.vision_config
+    side = vision.image_size // vision.patch_size
+    rows, cols = grid["rows"], grid["cols"]
+    high, wide = grid["tiles"]
+    # Un-padding cut the same number of rows (or columns) from both ends of the joined tiles.
+    down, right = (high * side - rows) // 2, (wide * side - cols) // 2
+    for r in range(rows):
+        for c in range(cols):
+            row, col = r + down, c + right
+            crop = first + row // side * wide + col // side
+            patch = row % side * side + col % side
+            line[grid["start"] + r * (cols + grid["newline"]) + c] = crop * side * side + patch
+
+
+def _unpadded(parts: Parts, size: Any, side: int) -> tuple[int, int, tuple[int, int]]:
+    """Rows and columns of the joined tiles after the padding was cut off; tile rows, columns."""
     from transformers.models.llava_next.modeling_llava_next import (
         get_anyres_image_grid_shape,
         unpad_image,
@@ -157,4 +189,4 @@ def _unpadded(parts: Parts, size: Any, side: int) -> tuple[int, int, int]:
     )
     joined = torch.empty(1, high * side, wide * side, device="meta")
     cut = unpad_image(joined, size)
-    return int(cut.shape[1]), int(cut.shape[2]), high * wide
+    return int(cut.shape[1]), int(cut.shape[2]), (high, wide)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from harness.engine.block import Rotary, attention_rows, query_key
+from harness.engine.block import Rotary
 from harness.engine.masks import prefill_mask
 from harness.engine.model import Parts
-from methods.base import ANSWER, IMAGE, Positions
+from harness.engine.reading import Reading, flat, take
+from methods.base import Positions
 
 if TYPE_CHECKING:
     from harness.engine.scoring import Scoring
@@ -31,7 +32,7 @@ class Picked:
     counts: list[int]
 
 
-class Sequence:
+class Sequence(Reading):
     """Implements ``methods.base.Tokens``; see there for the fields a method may read."""
 
     def __init__(
@@ -67,92 +68,6 @@ class Sequence:
         self.moved = False  # True once tokens left, so columns are no longer the original ones
         self._rotary: Rotary | None = None
         self._mask: tuple[Tensor | None] | None = None
-
-    # --- what methods read -----------------------------------------------------------------
-    @property
-    def full(self) -> bool:
-        """No column is padding."""
-        return min(self.counts) == self.hidden.shape[1]
-
-    @property
-    def image(self) -> Tensor:
-        """[B, m] bool: image tokens (never padding)."""
-        return (self.kinds == IMAGE) & self.valid
-
-    @property
-    def identities(self) -> list[str]:
-        """The caller's sample names, or a hash of each row's prompt ids."""
-        return self.samples.identities()
-
-    @property
-    def grids(self) -> list[list[dict[str, Any]]]:
-        """Per row, the geometry of its images; ``start`` is a column of the original sequence."""
-        return self.samples.grids()
-
-    @property
-    def spans(self) -> list[list[tuple[int, int]]]:
-        """Per row, (first original column, length) of each image."""
-        return self.samples.spans()
-
-    def add_loss(self, loss: Tensor) -> None:
-        """Collect an auxiliary loss of this pass."""
-        self.losses.append(loss)
-
-    def normed(self, layer: int) -> Tensor:
-        """[B, m, d] states after that layer's input norm."""
-        return self.parts.layers[layer].input_layernorm(self.hidden)
-
-    def last_row(self, layer: int) -> Tensor:
-        """[B, m] float32: head mean of the last prompt token's attention in ``layer``.
-
-        Only that row is formed, from the layer's own projections, so the layer itself runs on
-        its fast kernel. Answer tokens behind the prompt take no part.
-        """
-        if self.scoring is not None:
-            self.scoring.rows("last_row")
-        prompt = self.valid & (self.kinds != ANSWER)
-        columns = torch.arange(self.hidden.shape[1], device=self.hidden.device)
-        last = (columns * prompt).amax(dim=1, keepdim=True)
-        rotary, states = self.rotary(), self.normed(layer)
-        picked = _take(states, last)
-        turn = tuple(_take(table, last) for table in rotary)
-        query = self._heads(layer, picked, (turn[0], turn[1]), "q")
-        keys = self._heads(layer, states, rotary, "k")
-        allowed = self.valid & (columns <= last)
-        if self.base is not None:
-            seen = self._base(self.index.gather(1, last), self.index)
-            allowed = allowed & seen[:, 0, 0]
-        rows = attention_rows(self._attention(layer), query, keys, allowed[:, None, None])
-        return rows.mean(dim=1)[:, 0]
-
-    def mean_row(self, layer: int) -> Tensor:
-        """[B, m] float32: attention each token receives, mean over heads and prompt queries."""
-        if self.scoring is not None:
-            self.scoring.rows("mean_row")
-        rotary, states = self.rotary(), self.normed(layer)
-        query = self._heads(layer, states, rotary, "q")
-        keys = self._heads(layer, states, rotary, "k")
-        prompt = self.valid & (self.kinds != ANSWER)
-        allowed = self._allowed()
-        total = torch.zeros(prompt.shape, device=states.device, dtype=torch.float64)
-        group = query.shape[1] // keys.shape[1]
-        for head in range(query.shape[1]):  # one head at a time bounds the memory
-            one = slice(head, head + 1)
-            key = keys[:, head // group : head // group + 1]
-            rows = attention_rows(self._attention(layer), query[:, one], key, allowed)
-            total += (rows[:, 0] * prompt.unsqueeze(-1)).sum(dim=1)
-        scale = prompt.sum(dim=1, keepdim=True) * query.shape[1]
-        return (total / scale).to(torch.promote_types(states.dtype, torch.float32))
-
-    def cls_rows(self) -> list[Tensor]:
-        """Per tower crop, [heads, patches] attention of the CLS token in ``tower_layer``."""
-        return self.samples.cls_rows()
-
-    def _attention(self, layer: int) -> Any:
-        return self.parts.layers[layer].self_attn
-
-    def _heads(self, layer: int, states: Tensor, rotary: Rotary, which: str) -> Tensor:
-        return query_key(self._attention(layer), states, rotary, which, self.info.head_dim)
 
     # --- masks and positions ----------------------------------------------------------------
     def rotary(self) -> Rotary:
@@ -251,7 +166,7 @@ class Sequence:
             moved = self.compact_positions(picked)
         else:
             moved = position_ids.gather(1, columns)
-        self.hidden = _take(self.hidden, columns)
+        self.hidden = take(self.hidden, columns)
         self.kinds = self.kinds.gather(1, columns)
         self.index = self.index.gather(1, columns)
         self.position_ids = moved
@@ -268,14 +183,14 @@ class Sequence:
 
     def gather(self, picked: Picked) -> Tensor:
         """[B, k, d] states of the picked tokens."""
-        return _take(self.hidden, picked.columns)
+        return take(self.hidden, picked.columns)
 
     def scatter(self, picked: Picked, states: Tensor, rest: Tensor) -> Tensor:
         """``rest`` [B, m, d] with the picked tokens' new states written over it."""
         states = states.to(rest.dtype)
         if picked.valid is not None:
-            states = torch.where(picked.valid[..., None], states, _take(rest, picked.columns))
-        rows = _flat(picked.columns, rest.shape[1])
+            states = torch.where(picked.valid[..., None], states, take(rest, picked.columns))
+        rows = flat(picked.columns, rest.shape[1])
         return rest.flatten(0, 1).index_copy(0, rows, states.flatten(0, 1)).view(rest.shape)
 
     def unpacked(self, states: Tensor) -> Tensor:
@@ -286,21 +201,4 @@ class Sequence:
         full = states.new_zeros(rows * self.n, width)
         # Padded columns carry the index of a token that left: they must write zeros.
         states = (states * self.valid[..., None]).flatten(0, 1)
-        return full.index_copy_(0, _flat(self.index, self.n), states).view(rows, self.n, width)
-
-
-def _take(states: Tensor, columns: Tensor) -> Tensor:
-    """Rows of [B, m, d] at [B, k]; a table with batch 1 serves every row.
-
-    Whole rows by one flat index: ``gather`` with an expanded index moves number by number, which
-    took 18 times as long for 1,522 of 2,986 tokens of width 4,096 in bfloat16 (CPU).
-    """
-    rows = columns if states.shape[0] == 1 else _flat(columns, states.shape[1])
-    taken = states.flatten(0, 1).index_select(0, rows.flatten())
-    return taken.view(*columns.shape, states.shape[2])
-
-
-def _flat(columns: Tensor, length: int) -> Tensor:
-    """[B * k] rows of a [B * length, d] table that columns [B, k] name."""
-    first = torch.arange(columns.shape[0], device=columns.device).unsqueeze(1) * length
-    return (columns + first).flatten()
+        return full.index_copy_(0, flat(self.index, self.n), states).view(rows, self.n, width)

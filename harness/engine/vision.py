@@ -7,57 +7,66 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from harness.engine.model import EngineError, Parts
-from methods.base import MethodError
+from methods.base import Crop, Method, MethodError
 
 
 @contextmanager
-def captured_cls(parts: Parts, layer: int | None) -> Iterator[list[Tensor]]:
-    """Collect the CLS attention rows of one tower layer, [heads, patches] per crop.
+def captured(parts: Parts, method: Any) -> Iterator[list[Crop]]:
+    """Collect a ``Crop`` for every square of pixels that goes through the tower.
 
-    Only that row is formed, from the layer's own query and key projections, so the tower keeps
-    its fast attention kernel.
+    Queries and keys are read where the layer's own projections make them, so the tower keeps its
+    fast attention kernel.
     """
-    rows: list[Tensor] = []
-    if layer is None:
-        yield rows
+    crops: list[Crop] = []
+    if not method.reads_tower:
+        yield crops
         return
     if parts.tower_layers is None:
         raise EngineError("this vision tower has no CLIP-type layers to read attention from")
     depth = len(parts.tower_layers)
-    if not -depth <= layer < depth:
-        raise MethodError(f"tower layer {layer} does not exist: the tower has {depth}")
-    attention = parts.tower_layers[layer].self_attn
-    seen: dict[str, Tensor] = {}
+    for layer in method.tower_taps:
+        if not -depth <= layer < depth:
+            raise MethodError(f"tower layer {layer} does not exist: the tower has {depth}")
+    seen: dict[Any, Tensor] = {}
 
-    def keep(name: str, _module: Any, _inputs: Any, output: Tensor) -> None:
-        seen[name] = output.detach()
-        if len(seen) == 2:
-            rows.extend(_cls_rows(attention, seen.pop("q"), seen.pop("k")))
+    def keep(key: Any, _module: Any, _inputs: Any, output: Any) -> None:
+        seen[key] = (output[0] if isinstance(output, tuple) else output).detach()
 
-    hooks = [
-        attention.q_proj.register_forward_hook(functools.partial(keep, "q")),
-        attention.k_proj.register_forward_hook(functools.partial(keep, "k")),
-    ]
+    modules: dict[Any, Any] = {"states": parts.tower_layers[_feature_layer(parts, depth)]}
+    for layer in method.tower_taps:
+        attention = parts.tower_layers[layer].self_attn
+        modules |= {(layer, "q"): attention.q_proj, (layer, "k"): attention.k_proj}
+    hooks = [m.register_forward_hook(functools.partial(keep, k)) for k, m in modules.items()]
+    hooks.append(
+        parts.tower.register_forward_hook(
+            lambda *_: crops.extend(_crops(parts, method.tower_taps, seen))
+        )
+    )
     try:
-        yield rows
+        yield crops
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _cls_rows(attention: Any, query: Tensor, key: Tensor) -> list[Tensor]:
-    heads = attention.num_heads
-    crops, length, width = query.shape
-    size = width // heads
-    q = query[:, 0].view(crops, heads, 1, size)
-    k = key.view(crops, length, heads, size).permute(0, 2, 3, 1)
-    scores = (torch.matmul(q, k) * size**-0.5)[:, :, 0]
-    rows = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
-    return list(rows[:, :, 1:])
+def _feature_layer(parts: Parts, depth: int) -> int:
+    """Tower layer whose output the projector reads."""
+    chosen = parts.model.config.vision_feature_layer
+    if not isinstance(chosen, int):
+        raise EngineError("a projector that reads several tower layers cannot be followed")
+    # hidden_states[0] is the embedding, so a positive index counts one more than the layers.
+    return chosen if chosen < 0 else chosen - 1
+
+
+def _crops(parts: Parts, taps: tuple[int, ...], seen: dict[Any, Tensor]) -> list[Crop]:
+    heads = int(parts.model.config.vision_config.num_attention_heads)
+    return [
+        Crop(states, {x: (seen[x, "q"][i], seen[x, "k"][i]) for x in taps}, heads)
+        for i, states in enumerate(seen["states"])
+    ]
 
 
 @contextmanager
@@ -100,19 +109,19 @@ def shadowed(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def encode_images(
-    model: Any, pixel_values: Tensor, image_sizes: Any = None, tower_layer: int | None = None
+    model: Any, pixel_values: Tensor, image_sizes: Any = None, method: Any = None
 ) -> Any:
     """Image features once, for ``generate(..., mm_encoder_outputs={"image": features})``.
 
-    ``tower_layer``: also keep the CLS attention rows of that tower layer as ``.cls_rows``, for
-    methods that select by them. Each image's features are what the model itself would make.
+    ``method``: also keep what this method reads from the tower, as ``.crops``. Each image's
+    features are what the model itself would make.
     """
     from harness.engine.model import find_parts
 
     parts = find_parts(model)
     extra = {} if image_sizes is None else {"image_sizes": image_sizes}
-    with captured_cls(parts, tower_layer) as rows:
+    with captured(parts, method or Method()) as crops:
         out = parts.inner.get_image_features(pixel_values=pixel_values, return_dict=True, **extra)
-    out.cls_rows = rows if tower_layer is not None else None
+    out.crops = crops or None
     out.image_sizes = image_sizes
     return out

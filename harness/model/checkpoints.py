@@ -24,7 +24,7 @@ from methods.base import Method, MethodError, ModelInfo
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-DENSE = "dense"
+DENSE, CLIP = "dense", "clip"
 META, WEIGHTS, INDEX = "method.json", "model.safetensors", "model.safetensors.index.json"
 SHARD = "5GB"  # larger files are split, as the hub's own libraries do
 
@@ -51,6 +51,7 @@ class Loaded:
     deltas: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     full: dict[str, Tensor] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    clip: Any = None  # methods.base.Clip, where the folder is a CLIP model
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -80,10 +81,14 @@ class Loaded:
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """``method.json`` of a checkpoint folder."""
+    """``method.json`` of a checkpoint folder; a CLIP model stands for itself."""
+    from harness.model.clip import is_clip
+
     folder = Path(path)
     if not folder.is_dir():
         raise CheckpointError(f"no checkpoint folder {folder}")
+    if not (folder / META).exists() and is_clip(folder):
+        return {"method": CLIP}
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -100,8 +105,17 @@ def resolve_method(path: str | Path, method: Method) -> Method:
 
     Reads ``method.json`` only. A checkpoint of another method is an error, with one exception:
     weights of `dense` are what a training-free method works on, and leave its parameters alone.
+    A method that reads CLIP takes a CLIP model instead.
     """
     meta = read_meta(path)
+    if method.reads_clip != (meta["method"] == CLIP):
+        raise CheckpointError(
+            f"{method.spec} needs the CLIP model of the vision tower, {path} is none"
+            if method.reads_clip
+            else f"{path} is a CLIP model, which {method.spec} does not read"
+        )
+    if method.reads_clip:
+        return method
     if meta["method"] == DENSE and not method.trained:
         return method
     if meta["method"] != method.name:
@@ -127,6 +141,11 @@ def load_checkpoint(
 
     method = resolve_method(path, method)
     meta, info = read_meta(path), model_info(model)
+    if method.reads_clip:
+        from harness.model.clip import load_clip
+
+        method.check(info)
+        return Loaded(method, None, meta=meta, clip=load_clip(path, model))
     _check_model(path, meta, info, base)
     method.check(info)
     tensors = _read(Path(path))

@@ -67,12 +67,39 @@ def randomise(module: torch.nn.Module, scale: float = 0.3, seed: int = 0) -> tor
     return module
 
 
+class Clip:
+    """Stands in for a CLIP model (``methods.base.Clip``): another direction for every text."""
+
+    def patches(self, states: Tensor) -> Tensor:
+        return states
+
+    def frame(self, states: Tensor) -> Tensor:
+        return states[0]
+
+    def text(self, texts: list[str]) -> list[Tensor]:
+        made = []
+        for text in texts:
+            draw = torch.Generator().manual_seed(len(text))
+            made.append(torch.randn(1, self.width, generator=draw, dtype=self.dtype))
+        return made
+
+    def __init__(self, model: Any) -> None:
+        self.width, self.dtype = int(model.config.vision_config.hidden_size), model.dtype
+
+
 # Rows of the test batch: (text before, image token counts, text after).
 ROWS: list[tuple[int, list[int], int]] = [
     (3, [16], 4),
     (2, [], 5),
     (2, [16, 16], 2),
     (5, [16], 7),
+]
+# The same for methods that take images as the frames of a video.
+FRAMES: list[tuple[int, list[int], int]] = [
+    (3, [16] * 5, 4),
+    (2, [], 5),
+    (2, [16] * 6, 2),
+    (5, [16] * 5, 7),
 ]
 
 

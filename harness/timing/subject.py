@@ -24,13 +24,14 @@ class Subject:
 
     ``tensors``: parameter name -> the values its checkpoint gives a dense weight. They are
     exchanged by pointer, not by copying, so that taking turns costs nothing. ``attn``: another
-    attention backend than the model's own.
+    attention backend than the model's own. ``clip``: the tower's CLIP model, where it is read.
     """
 
     method: Any
     modules: nn.Module | None = None
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
     attn: str = ""
+    clip: Any = None
 
     @property
     def extra_bytes(self) -> int:
@@ -114,7 +115,7 @@ def trained(method: Any, bench: Bench, checkpoint: Path | None) -> Subject:
     with weights.applied(bench.model):
         parameters = dict(bench.model.named_parameters())
         tensors = {name: parameters[name].detach().clone() for name in sorted(names)}
-    return Subject(weights.method, weights.modules, tensors)
+    return Subject(weights.method, weights.modules, tensors, clip=weights.clip)
 
 
 @contextmanager
@@ -131,7 +132,8 @@ def active(
         for name, value in subject.tensors.items():
             parameters[name].data = value
         chosen = subject.method if method is None else method
-        with routed(bench.model, chosen, subject.modules, record=record) as run:
+        context = routed(bench.model, chosen, subject.modules, record, clip=subject.clip)
+        with context as run:
             yield run
     finally:
         for name, value in before.items():

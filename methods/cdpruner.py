@@ -1,0 +1,135 @@
+"""CDPruner: keep a diverse set of relevant image tokens (NeurIPS 2025, arXiv 2506.10967).
+
+Before the language model, every crop on its own: K tokens by greedy MAP inference of the
+determinantal point process with kernel diag(r) S diag(r). S is the cosine between projector
+outputs, r the relevance to the question, scaled to 0..1 over an image with all its crops. No
+training; the sequence order stays, positions are contiguous.
+
+  relevance  ``clip``, as released: minus the cosine of patch and question in CLIP's joint space
+             (the sign is the code's: CLIP's patches answer inversely), meaned over chunks of 77
+             tokens. Needs the tower's CLIP checkpoint: --checkpoint cdpruner=PATH_OR_ID.
+             ``words`` (ours, for models without one): the mean cosine of projector output and the
+             embeddings of the question's words.
+  question   ``stripped`` of LLaVA's instruction sentences, as released, or ``full``.
+``keep`` counts tokens per 576 patches and scales with an image's patches (five whole crops of 64
+are the paper's 320). Newline tokens leave, as released, unless the budget covers the image.
+Different from the released code: r never depends on the other images of a batch; LLaVA-NeXT keeps
+its own grid and un-padding, the budget split over its crops; exactly K tokens stay, as once the
+kernel's rank is used up (remaining weight below 1e-6 of the first) the most relevant fill up;
+float32 or better; batches. Without a known question ``clip`` asks what is in the image, and
+``words`` takes the prompt's own text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from methods.base import Drop, ModelInfo, Positions, Tokens
+from methods.budget import Budgeted
+from methods.picking import PATCHES, Board, unit, wide
+from methods.question import DEFAULT, question_words, stripped
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EPS, SPENT = 1e-6, 1e-6
+
+
+@dataclass(frozen=True)
+class CDPruner(Budgeted):
+    """See the module docstring."""
+
+    name: ClassVar[str] = "cdpruner"
+    neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
+
+    keep: int = 64
+    relevance: Literal["clip", "words"] = "clip"
+    question: Literal["stripped", "full"] = "stripped"
+    positions: Positions = "compact"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.keep >= 0, f"keep={self.keep} is below 0")
+
+    @property
+    def reads_clip(self) -> bool:
+        return self.relevance == "clip"
+
+    @property
+    def reads_tower(self) -> bool:
+        return self.reads_clip
+
+    def mod_layers(self, info: ModelInfo) -> list[bool]:
+        return [True] * info.layers
+
+    def kept(self, n: int, patches: int) -> int:
+        """Tokens kept of an image's ``n``."""
+        wanted = self.target(n)
+        return round(self.keep * patches / PATCHES if wanted is None else wanted)
+
+    def before(self, seq: Tokens) -> Drop | None:
+        if not any(seq.image_counts):
+            return None
+        board = Board(seq, self.kept)
+        if board.untouched:
+            return None
+        board.place()
+        states = board.states()
+        found = self._clip(seq, board) if self.reads_clip else self._words(seq, board, states)
+        relevance = scaled(found, board.there, board.images)
+        return board.drop(pick(states, relevance, board.there, board.steps), self.positions)
+
+    def _read(self, text: str) -> str:
+        return stripped(text) if self.question == "stripped" else text.strip() or DEFAULT
+
+    def _words(self, seq: Tokens, board: Board, states: Tensor) -> Tensor:
+        words, real = question_words(seq, self._read)
+        mean = (unit(wide(words)) * real.unsqueeze(2)).sum(dim=1)[board.rows]
+        return (unit(states) @ mean.unsqueeze(2))[..., 0]
+
+    def _clip(self, seq: Tokens, board: Board) -> Tensor:
+        import torch
+
+        texts = [self._read(text) for text in seq.questions or [DEFAULT] * len(seq.counts)]
+        chunks = torch.stack([unit(wide(t)).mean(dim=0) for t in seq.clip.text(texts)])
+        patches = torch.cat([unit(wide(seq.clip.patches(c.states[1:]))) for c in seq.crops])
+        return -(board.behind(patches) @ chunks[board.rows].unsqueeze(2))[..., 0]
+
+
+def scaled(found: Tensor, there: Tensor, images: Tensor) -> Tensor:
+    """``found`` [G, n] from 0 to 1 over all groups of an image; 1 where it is the same all over."""
+    inf, count = float("inf"), len(images)
+    low = found.masked_fill(~there, inf).amin(dim=1)
+    high = found.masked_fill(~there, -inf).amax(dim=1)
+    low = low.new_full((count,), inf).scatter_reduce(0, images, low, "amin")[images]
+    high = high.new_full((count,), -inf).scatter_reduce(0, images, high, "amax")[images]
+    span = (high - low).unsqueeze(1)
+    relevance = (found - low.unsqueeze(1) + EPS) / span.clamp(min=EPS)
+    return relevance.masked_fill(span < EPS, 1.0) * there
+
+
+def pick(states: Tensor, relevance: Tensor, there: Tensor, steps: int) -> Tensor:
+    """[G, steps] picks in order, of ``states`` [G, n, d] where ``there`` [G, n]."""
+    import torch
+
+    out, states = float("-inf"), unit(states)
+    kernel = relevance.unsqueeze(2) * (states @ states.transpose(1, 2)) * relevance.unsqueeze(1)
+    left = kernel.diagonal(dim1=1, dim2=2).clone()
+    first = left.amax(dim=1, keepdim=True)
+    bases = kernel.new_zeros(len(kernel), steps, kernel.shape[2])
+    free, order = there, [there.new_zeros(len(there), 0, dtype=torch.long)]
+    for step in range(steps):
+        best, chosen = left.masked_fill(~free, out).max(dim=1, keepdim=True)
+        alive = best > SPENT * first
+        filler = relevance.masked_fill(~free, out).argmax(dim=1, keepdim=True)
+        chosen = torch.where(alive, chosen, filler)
+        row = kernel.gather(1, chosen.unsqueeze(2).expand(-1, 1, kernel.shape[2]))
+        known = bases[:, :step].gather(2, chosen.unsqueeze(1).expand(-1, step, 1))
+        row = row[:, 0] - (known.transpose(1, 2) @ bases[:, :step])[:, 0]
+        basis = torch.where(alive, row / best.clamp(min=1e-30).sqrt(), 0)
+        bases[:, step] = basis
+        left = (left - basis.square()).clamp(min=0)
+        free = free.scatter(1, chosen, False)
+        order.append(chosen)
+    return torch.cat(order, dim=1)

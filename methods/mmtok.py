@@ -1,0 +1,125 @@
+"""MMTok: keep the image tokens that cover question and image (ICLR 2026, arXiv 2508.18264).
+
+Before the language model, every crop on its own: P = softmax over image tokens of cos(word, token)
+/ tau_t, divided by the number of words; Q = softmax of cos(patch, patch) / tau_v, divided by the
+number of patches. K tokens are chosen one by one for the largest growth of how much of the rows of
+[P; alpha * Q] their best chosen column covers. Words are the question's key words (without a stop
+list and LLaVA's instructions) by the language model's input embeddings; patches are the tower's
+states. No training; the sequence order stays, positions are contiguous.
+
+``keep`` counts tokens per 576 patches and scales with an image's patches (five whole crops of 64
+are the paper's 320). Newline tokens leave, as released, unless the budget covers the image.
+Different from the released code: LLaVA-NeXT keeps its own grid and un-padding, the budget split
+over its crops; float32 or better; padding is not excluded, since these processors crop and do not
+pad to a square; the lowest index wins a tie; batches with a question a row; without a known
+question the prompt's own text stands in.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from methods.base import Drop, ModelInfo, Positions, Tokens
+from methods.budget import Budgeted
+from methods.picking import PATCHES, Board, unit, wide
+from methods.question import question_words, stripped
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Articles and verbs; pronouns; question words; joints; words of the task; prepositions.
+STOP = "a an the is are was were be been being have has had do does did it they he she we you i"
+STOP += " what where when why how who which and or but so if then question answer"
+STOP += " to for with by from at into onto upon"
+
+
+@dataclass(frozen=True)
+class MMTok(Budgeted):
+    """See the module docstring."""
+
+    name: ClassVar[str] = "mmtok"
+    neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
+
+    keep: int = 64
+    alpha: float = 0.5
+    tau_t: float = 0.02
+    tau_v: float = 0.2
+    positions: Positions = "compact"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.keep >= 0, f"keep={self.keep} is below 0")
+        self.require(self.alpha >= 0, f"alpha={self.alpha} is below 0")
+        self.require(min(self.tau_t, self.tau_v) > 0, "tau_t and tau_v must be above 0")
+
+    @property
+    def reads_tower(self) -> bool:
+        return True
+
+    def mod_layers(self, info: ModelInfo) -> list[bool]:
+        return [True] * info.layers
+
+    def kept(self, n: int, patches: int) -> int:
+        """Tokens kept of an image's ``n``."""
+        wanted = self.target(n)
+        return round(self.keep * patches / PATCHES if wanted is None else wanted)
+
+    def before(self, seq: Tokens) -> Drop | None:
+        if not any(seq.image_counts):
+            return None
+        board = Board(seq, self.kept)
+        if board.untouched:
+            return None
+        import torch
+
+        board.place()
+        words, real = question_words(seq, keywords)
+        patches = board.behind(torch.cat([crop.states[1:] for crop in seq.crops]))
+        worth = self.worth(
+            board.states(), patches, board.there, wide(words)[board.rows], real[board.rows]
+        )
+        return board.drop(cover(worth, board.there, board.steps)[0], self.positions)
+
+    def worth(
+        self, states: Tensor, patches: Tensor, there: Tensor, words: Tensor, real: Tensor
+    ) -> Tensor:
+        """[G, t + n, n]: the rows [P; alpha * Q] to cover."""
+        import torch
+
+        out, columns = float("-inf"), ~there.unsqueeze(1)
+        states, patches = unit(states), unit(patches)
+        text = (unit(words) @ states.transpose(1, 2) / self.tau_t).masked_fill(columns, out)
+        mine = (patches @ patches.transpose(1, 2) / self.tau_v).masked_fill(columns, out)
+        found = []
+        for scores, rows in ((text, real), (mine, there)):
+            share = scores.softmax(dim=2) * rows.unsqueeze(2)
+            found.append(share / rows.sum(dim=1).clamp(min=1).view(-1, 1, 1))
+        return torch.cat([found[0], self.alpha * found[1]], dim=1)
+
+
+def cover(worth: Tensor, there: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Picks [G, steps] and their gains, greedy, of the columns of ``worth`` that are ``there``."""
+    import torch
+
+    free, covered = there, worth.new_zeros(*worth.shape[:2], 1)
+    order = [there.new_zeros(len(there), 0, dtype=torch.long)]
+    gains = [worth.new_zeros(len(there), 0)]
+    for _ in range(steps):
+        gain = (worth - covered).clamp(min=0).sum(dim=1).masked_fill(~free, float("-inf"))
+        best, chosen = gain.max(dim=1, keepdim=True)
+        column = worth.gather(2, chosen.unsqueeze(1).expand(-1, worth.shape[1], 1))
+        covered = torch.maximum(covered, column)
+        free = free.scatter(1, chosen, False)
+        order.append(chosen)
+        gains.append(best)
+    return torch.cat(order, dim=1), torch.cat(gains, dim=1)
+
+
+def keywords(text: str) -> str:
+    """The words of a question that say what to look for; all of it where nothing is left."""
+    text = stripped(text)
+    return (
+        " ".join(w for w in re.findall(r"\b\w+\b", text) if w.lower() not in STOP.split()) or text
+    )
