@@ -35,6 +35,7 @@ REGISTRY: dict[str, Entry] = {
     "fastv": Entry("methods.fastv:FastV", "drop image tokens by attention after layer k"),
     "llavolta": Entry("methods.llavolta:LLaVolta", "average-pool image tokens before layer k"),
     "fastervlm": Entry("methods.fastervlm:FasterVLM", "keep patches the class token looks at"),
+    "visionzip": Entry("methods.visionzip:VisionZip", "keep patches by attention, merge others"),
     "random": Entry("methods.random:RandomDrop", "control: keep random image tokens"),
     "uniform": Entry("methods.uniform:Uniform", "control: keep every so-manieth image token"),
     "pool": Entry("methods.pool:Pool", "control: 2-D average pooling before the language model"),
