@@ -108,6 +108,18 @@ class Patches:
             first += table[-1].shape[0]
         return torch.cat(table).index_select(0, source.flatten()).view(hidden.shape)
 
+    def order(self, key: Tensor, limit: int, stay: Tensor) -> Tensor:
+        """[B, m] sort key: all in its place, an image's tokens by ``key`` [B, m] in 0..limit-1."""
+        import torch
+
+        seq = self.seq
+        first = [list(range(seq.kinds.shape[1])) for _ in seq.counts]
+        for b, start, n, _ in self.images:
+            first[b][start : start + n] = [start] * n
+        columns = torch.arange(seq.kinds.shape[1], device=stay.device)
+        place = on_device(first, stay.device)
+        return torch.where(stay, columns * limit, place * limit + key)
+
     def on_device(self, values: list[Any]) -> Tensor:
         """[C, 1] of one host value a crop."""
         return on_device([[v] for v in values], self.seq.hidden.device)
@@ -182,3 +194,8 @@ def _sizes(grid: dict[str, Any], side: int) -> list[int]:
         ]
 
     return [r * c for r in left(grid["rows"], high) for c in left(grid["cols"], wide)]
+
+
+def rows(table: Tensor, wanted: Tensor) -> Tensor:
+    """[C, k, w]: rows ``wanted`` [C, k] of a [C, P, w] table."""
+    return table.gather(1, wanted[..., None].expand(-1, -1, table.shape[2]))

@@ -23,8 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods.base import Merge, Positions, Tokens, on_device, top_k_mask
-from methods.tower import CROP, Patches, Shares, Tower
+from methods.base import Merge, Positions, Tokens, top_k_mask
+from methods.tower import CROP, Patches, Shares, Tower, rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,14 +90,14 @@ class VisionZip(Tower):
         keys = patches.keys(self.tower)
         keys = keys.unflatten(2, (patches.crops[0].heads, -1)).mean(dim=2)
         keys = torch.nn.functional.normalize(keys, dim=-1)
-        near = keys @ _rows(keys, slots).transpose(1, 2)
+        near = keys @ rows(keys, slots).transpose(1, 2)
         joined = near.masked_fill(~real[:, None], float("-inf")).argmax(dim=2)
         joins = torch.nn.functional.one_hot(joined, width) * free[..., None]
         states = patches.states
         wide = states.to(keys.dtype)[:, 1:]
         total = joins.to(keys.dtype).transpose(1, 2) @ wide
         mean = total / joins.sum(dim=1).clamp(min=1)[..., None]
-        fused = (_rows(wide, slots) + mean).to(states.dtype)
+        fused = (rows(wide, slots) + mean).to(states.dtype)
         # Where every patch goes, and which new states the slots take.
         crop = torch.arange(len(split), device=slots.device)[:, None]
         context = torch.where(target, crop * width + number, -1)
@@ -120,22 +120,12 @@ class VisionZip(Tower):
         """[B, m] sort key: image by image, within an image group by group."""
         import torch
 
-        seq, crops = patches.seq, len(patches.crops)
-        first = [list(range(seq.kinds.shape[1])) for _ in seq.counts]
-        for b, start, n, _ in patches.images:
-            first[b][start : start + n] = [start] * n
-        columns = torch.arange(seq.kinds.shape[1], device=stay.device).expand_as(seq.kinds)
-        anchor = torch.where(stay, columns, on_device(first, stay.device))
         tile = patches.on_device(patches.tiles)
         # class, dominant, contextual of the base crop; dominant, class, contextual of the tiles
         group = torch.where(target, 2, torch.where(dominant, 1, 0))
         group = torch.where(tile, torch.where(target, 5, torch.where(dominant, 3, 4)), group)
-        size = max(crops * patches.per_crop, seq.kinds.shape[1]) + 1
-        within = torch.where(patches.spread(group, 3) == 3, columns, patches.origins)
-        key = patches.spread(group, 0) * size + within
-        return anchor * (8 * size) + torch.where(stay, 0, key)
-
-
-def _rows(table: Tensor, rows: Tensor) -> Tensor:
-    """[C, k, w] of a [C, P, w] table."""
-    return table.gather(1, rows[..., None].expand(-1, -1, table.shape[2]))
+        group, length = patches.spread(group, 0), stay.shape[1]
+        columns = torch.arange(length, device=stay.device)
+        size = max(len(patches.crops) * patches.per_crop, length)
+        within = torch.where(group == 3, columns, patches.origins.clamp(min=0))
+        return patches.order(group * size + within, 6 * size, stay)
