@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -15,8 +16,16 @@ from harness.engine import routed
 from harness.model.tiny import any_resolution_inputs as any_resolution
 from methods.base import Crop
 from methods.tower import split
-from tests.routing_tools import ROWS
-from tests.tiny import batch, tiny_llava, tiny_llava_next
+from tests import naive
+from tests.routing_tools import (
+    IMAGES,
+    ROWS,
+    exact_norms,
+    forced,
+    naive_sample,
+    with_positions,
+)
+from tests.tiny import batch, row, tiny_llava, tiny_llava_next
 
 SIZES = [(20, 30), (32, 14)]
 
@@ -320,8 +329,8 @@ def test_prumerge_equals_loops_over_patches(spec, make, feed):
     lines: dict[int, list[Any]] = {}
     for crop, places in zip(seq.crops, tokens_of(seq), strict=True):
         query, keys = (t.numpy().astype(float) for t in crop.taps[-1])
-        row = np.exp(query[0] @ keys.T / np.sqrt(keys.shape[1]))
-        attention = (row / row.sum())[1:]
+        line = np.exp(query[0] @ keys.T / np.sqrt(keys.shape[1]))
+        attention = (line / line.sum())[1:]
         x, keys = crop.states.numpy().astype(float)[1:], keys[1:]
         keys = keys / np.linalg.norm(keys, axis=1, keepdims=True)
         b = next(iter(places.values()))[0]
@@ -383,3 +392,57 @@ def test_more_than_a_quarter_cannot_stand_out():
     for _ in range(50):
         values = rng.choice([0.0, 1.0, 5.0], 576) * rng.random(576)
         assert (values > np.percentile(values, 75)).sum() <= 144
+
+
+# --- PyramidDrop
+def test_pyramiddrop_published_counts():
+    method = methods.parse("pyramiddrop")
+    assert method.stages(32) == (8, 16, 24)
+    assert method.stages(40) == (10, 20, 30)
+    assert method.kept(576, 1, 32) == [288, 144, 72]
+    assert (576 + 288 + 144 + 72) / 4 == 270
+    assert method.kept(2880, 1, 32) == [1440, 720, 360]
+
+
+@pytest.mark.parametrize("tokens", [150, 192, 270, 288, 400, 500, 576])
+@pytest.mark.parametrize("layers", ["", ":layers=2+6+15", ":layers=8+16+31"])
+def test_pyramiddrop_meets_a_budget_in_the_layer_mean(tokens, layers):
+    method = methods.parse(f"pyramiddrop:tokens={tokens}{layers}")
+    counts = method.kept(576, 1, 32)
+    bounds = (*method.stages(32), 32)
+    total = 576 * bounds[0] + sum(
+        k * (b - a) for k, (a, b) in zip(counts, pairwise(bounds), strict=True)
+    )
+    assert abs(total / 32 - tokens) <= 0.5
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_pyramiddrop_keeps_the_published_ratios_at_their_own_mean():
+    assert methods.parse("pyramiddrop:tokens=270").kept(576, 1, 32) == [288, 144, 72]
+    assert methods.parse("pyramiddrop:tokens=64").kept(576, 1, 32) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("spec", ["pyramiddrop", "pyramiddrop:positions=original:tokens=20"])
+@pytest.mark.parametrize("i", range(4))
+def test_pyramiddrop_equals_the_reference(spec, i):
+    model = exact_norms(tiny_llava(side=6, layers=6, dtype=torch.float64))
+    inputs = batch(model, big(ROWS))
+    answer = torch.randint(3, 50, (4, 3), generator=torch.Generator().manual_seed(5))
+    method = methods.parse(spec)
+    with torch.no_grad(), routed(model, method) as run:
+        mine = forced(model, with_positions(inputs), answer)[i]
+        record = run.records()[i]
+        sample = naive_sample(model, row(inputs, i, IMAGES[i]), answer[i], "")
+        reference = naive.Naive(model, sample)
+        counts = method.kept(len(sample.image), len(IMAGES[i]), 6)
+        left = sample.image
+        for layer in range(6):
+            if layer in method.stages(6):
+                scores = reference.probabilities(layer, reference.alive, reference.position)
+                k = counts[method.stages(6).index(layer)]
+                left = reference.best(scores.mean(0)[sample.prompt - 1], left, k)
+                naive._leave(reference, left, method.positions)
+            reference.run_layer(layer)
+        torch.testing.assert_close(mine, reference.logits(), rtol=0, atol=1e-9)
+    active = torch.stack(reference.active).numpy()
+    np.testing.assert_array_equal(record.keep, active[:, : record.n])
