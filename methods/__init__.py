@@ -43,6 +43,10 @@ REGISTRY: dict[str, Entry] = {
     "freevideollm": Entry(
         "methods.freevideollm:FreeVideoLLM", "video frames in three pooled and cropped streams"
     ),
+    "fastervlm": Entry("methods.fastervlm:FasterVLM", "keep patches the class token looks at"),
+    "visionzip": Entry("methods.visionzip:VisionZip", "keep patches by attention, merge others"),
+    "prumerge": Entry("methods.prumerge:PruMerge", "keep outliers of attention, merge neighbours"),
+    "pyramiddrop": Entry("methods.pyramiddrop:PyramidDrop", "drop image tokens in three stages"),
     "random": Entry("methods.random:RandomDrop", "control: keep random image tokens"),
     "uniform": Entry("methods.uniform:Uniform", "control: keep every so-manieth image token"),
     "pool": Entry("methods.pool:Pool", "control: 2-D average pooling before the language model"),

@@ -233,10 +233,10 @@ class Method:
 
     @classmethod
     def source_hash(cls) -> str:
-        """sha256 over the files that define this method: its own and the shared ones here."""
-        own = Path(inspect.getfile(cls))
+        """sha256 over the files that define this method: its classes' own, and shared ones."""
+        own = [Path(inspect.getfile(c)) for c in cls.__mro__ if issubclass(c, Method)]
         digest = hashlib.sha256()
-        for path in (own, *(Path(__file__).with_name(name) for name in SHARED)):
+        for path in (*own, *(Path(__file__).with_name(name) for name in SHARED)):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 

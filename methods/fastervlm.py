@@ -1,0 +1,52 @@
+"""FasterVLM: keep the patches the class token looks at (Zhang et al. 2024, arXiv 2412.01818 v1).
+
+Before the language model, every crop keeps the ``keep`` patches with the highest attention from
+the class token of tower layer ``tower`` (head mean), in raster order, numbered as if the image had
+fewer tokens. Text plays no part; nothing is merged; the class token itself stays out.
+
+Follows the released code: the last layer but one, the amount per crop (144 of 576, 25 %), no
+newline tokens on any-resolution images. ``tokens``, ``ratio`` and ``kv`` take the place of
+``keep`` (``methods/budget.py``), split over an image's crops as ``methods/tower.py`` says.
+Different here: the attention row is formed beside the tower's own kernel in float32; LLaVA-NeXT
+keeps its own grid rule and its un-padding (the code chooses the grid by filled area and does not
+un-pad), so patches of the padding are no candidates; ties go to the lowest index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from methods.base import Drop, Positions, Tokens, top_k_mask
+from methods.tower import Patches, Tower
+
+
+@dataclass(frozen=True)
+class FasterVLM(Tower):
+    """See the module docstring."""
+
+    name: ClassVar[str] = "fastervlm"
+    neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
+
+    keep: int = 144
+    tower: int = -2
+    positions: Positions = "compact"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.keep >= 0, f"keep={self.keep} is below 0")
+
+    @property
+    def tower_taps(self) -> tuple[int, ...]:
+        return (self.tower,)
+
+    def before(self, seq: Tokens) -> Drop | None:
+        if not any(seq.image_counts):
+            return None
+        patches = Patches(seq)
+        shares = self.shares(patches, self.keep)
+        if shares is None:
+            return None
+        scores = patches.attention(self.tower)
+        picked = patches.spread(top_k_mask(scores, patches.exists, shares.keep), False)
+        return Drop(shares.stay | picked, shares.counts, self.positions)
