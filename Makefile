@@ -42,7 +42,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)
-	$(PY) run_suite.py --methods gamma,pmod --bench gqa,textvqa --out runs/demo
+	$(PY) run_suite.py --methods gamma,pmod --bench gqa,textvqa --out runs/demo \
+		--analyse arank,damage --analyse-samples 20 --with-throughput --n-out 8 --max-seconds 10
 	@echo "Report: `pwd`/runs/demo/report.html"
 
 test: $(STAMP)

@@ -25,12 +25,18 @@ INTRO = (
     "length, so shades are scaled within each row."
 )
 VARIANTS = {"probs": "ARank of the softmax maps (released code)", "logits": "ARank of Q·Kᵀ (Eq. 5)"}
+SHORT = {"probs": "softmax maps", "logits": "Eq. 5"}
 PROBES = {"skip-layer": "layer skipped", "half-image": "half of the image tokens skip it"}
 MEASURES = {
     "drop": ("drop", "drop_ci_low", "drop_ci_high", "accuracy lost, points", 100.0),
     "nll": ("nll_increase", "nll_ci_low", "nll_ci_high", "answer's NLL rises by, nats", 1.0),
 }
-LINEAR = 0.1  # where an axis with one far outlier goes over to a logarithmic scale
+BOUND = (
+    " This rank cannot exceed a head's width; layers at that bound tie, and the lowest of them "
+    "count as the highest."
+)
+FAR = 50  # one layer that outweighs the median this much puts the axis on a logarithmic scale
+LINEAR = 0.1  # up to here such an axis stays linear
 NUMBERED = 16  # layers up to which every square shows its number
 
 Rows = list[tuple[str, pd.DataFrame]]
@@ -63,11 +69,11 @@ def _maps(summary: Summary, layers: Layers, folder: Path, variant: str) -> Drawn
     most = max(len(rows) for _, rows in panels)
     sheet = Sheet(
         f"arank_{variant}", len(panels), columns=1, left=1.0, right=0.2, bottom=0.5, top=0.4,
-        width=1.2 + step * depth, height=0.95 + 0.26 * most,
+        width=1.2 + max(4.4, step * depth), height=0.95 + 0.26 * most,
     )  # fmt: skip
     for title, rows in panels:
         mark = " (mini)" if layers.mini or summary.is_mini_model else ""
-        _squares(sheet.panel(f"{VARIANTS[variant]}, {title}{mark}", mark=False), rows, depth)
+        _squares(sheet.panel(f"ARank, {SHORT[variant]}: {title}{mark}", mark=False), rows, depth)
     counts = sorted({int(n) for n in full.loc[full["bench"] != ALL, "n_samples"]})
     spent = full.loc[full["bench"] != ALL].groupby("bench")["seconds"].first().sum()
     caption = (
@@ -77,6 +83,7 @@ def _maps(summary: Summary, layers: Layers, folder: Path, variant: str) -> Drawn
         f"are the first documents of the largest. Measured in {text.number(float(spent), 0)} s, "
         f"forward passes included; {text.conditions(summary)}."
     )
+    caption += BOUND if variant == "logits" else ""
     alts = [f"{title}: {_said(rows)}" for title, rows in panels]
     header = ["bench", "variant", "n_samples", "layer", "arank", "arank_std", "ci_low", "ci_high"]
     table: list[list[object]] = [[*header, "dense"]]
@@ -146,8 +153,8 @@ def _damage(summary: Summary, layers: Layers, folder: Path) -> Drawn | None:
         axes = sheet.panel(f"{PROBES[probe]}", mark)
         colour = HUES[probes.index(probe)]
         _bars(axes, part["layer"], part[value] * scale, part[low] * scale, part[high] * scale,
-              unit, colour)  # fmt: skip
-        worst = part.loc[part[value].idxmax(), "layer"] if part[value].notna().any() else None
+              unit, colour, log=measure == "nll")  # fmt: skip
+        worst = int(part.loc[part[value].idxmax(), "layer"]) if part[value].notna().any() else "?"
         alts.append(f"{PROBES[probe]}, {unit}: highest in layer {worst}.")
         if index == 1 and extra:
             axes = sheet.panel("ARank (softmax maps)", mark)
@@ -184,6 +191,7 @@ def _together(frame: pd.DataFrame) -> pd.DataFrame:
 def _bars(
     axes: Axes, layer: Any, value: Any, low: Any, high: Any, unit: str, colour: str,
     bars: bool = True,
+    log: bool = False,
 ) -> None:  # fmt: skip
     if bars:
         axes.barh(layer, value, height=0.62, color=colour, alpha=0.55, zorder=2)
@@ -194,8 +202,10 @@ def _bars(
         axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_ylim(float(max(layer)) + 0.6, -0.6)
     axes.set_yticks(range(0, int(max(layer)) + 1, 1 if max(layer) < NUMBERED else 4))
-    if bars and max(abs(value)) > 10 * sorted(abs(value))[len(value) // 2]:
-        axes.set_xscale("symlog", linthresh=LINEAR)  # one layer outweighs all others
+    if log and max(abs(value)) > FAR * sorted(abs(value))[len(value) // 2]:
+        axes.set_xscale("symlog", linthresh=LINEAR)
+        axes.set_xticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
+        axes.minorticks_off()
         unit = f"{unit} (log beyond {LINEAR:g})"
     axes.set_xlabel(unit)
     axes.set_ylabel("decoder layer")

@@ -17,7 +17,7 @@ from harness.layers import damage
 from harness.layers.run import FILES
 from harness.parts import Parts
 from harness.suite import run_suite
-from tests.fakes import run
+from tests.fakes import FakeReferees, run
 
 ARGV = ["--methods", "dense", "--bench", "gqa", "--limit", "5", "--batch-size", "5"]
 ANALYSE = ["--analyse", "plan,damage,arank", "--analyse-samples", "2"]
@@ -30,8 +30,8 @@ class Counting(Parts):
         self.answered: list[str] = []
         self.stop_after = stop_after
 
-    def referees(self, loaded: Any) -> dict[str, Any]:
-        return {}
+    def referees(self, loaded: Any) -> FakeReferees:
+        return FakeReferees()
 
     def evaluate(self, loaded: Any, method: Any, bench: Any, **options: Any) -> Any:
         if self.stop_after is not None and len(self.answered) >= self.stop_after:
