@@ -86,13 +86,14 @@ class VisionZip(Tower):
         # Targets of each crop side by side; columns behind a crop's own number are empty.
         width = max(1, *(m for _, m in split))
         slots = (~target).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
-        real = torch.arange(width, device=slots.device) < merged
+        numbers = torch.arange(width, device=slots.device)
+        real = numbers < merged
         keys = patches.keys(self.tower)
         keys = keys.unflatten(2, (patches.crops[0].heads, -1)).mean(dim=2)
         keys = torch.nn.functional.normalize(keys, dim=-1)
         near = keys @ rows(keys, slots).transpose(1, 2)
         joined = near.masked_fill(~real[:, None], float("-inf")).argmax(dim=2)
-        joins = torch.nn.functional.one_hot(joined, width) * free[..., None]
+        joins = (joined[..., None] == numbers) & free[..., None]
         states = patches.states
         wide = states.to(keys.dtype)[:, 1:]
         total = joins.to(keys.dtype).transpose(1, 2) @ wide

@@ -15,7 +15,9 @@ from harness.engine import routed
 from tests.routing_tools import ROWS, random_modules
 from tests.tiny import batch, tiny_llava
 
-FIXED = ("dense", "mod", "pmod", "fastv", "llavolta", "random", "uniform")
+FIXED = ("dense", "mod", "pmod", "fastv", "llavolta", "random", "uniform", "pyramiddrop", "illava")
+# These ask where the images stand, once, and PruMerge how many patches stand out.
+TOWER = {"fastervlm": 1, "visionzip": 1, "scope": 1, "prumerge:tokens=4": 1, "prumerge": 2}
 ASKING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"}
 
 
@@ -65,12 +67,12 @@ def questions(spec: str, rows: Any, depth: int) -> tuple[int, int]:
     return prefill.asked.total(), step.asked.total()
 
 
-@pytest.mark.parametrize("spec", FIXED)
+@pytest.mark.parametrize("spec", [*FIXED, *TOWER])
 def test_known_counts_ask_nothing_more_at_any_depth(spec):
     few, many = questions(spec, ROWS, 5), questions(spec, ROWS, 9)
     assert few == many
     # llavolta asks once where the images stand; random draws on the host, a list a row.
-    own = {"llavolta": 1, "random": len(ROWS)}.get(spec, 0)
+    own = (TOWER | {"llavolta": 1, "random": len(ROWS)}).get(spec, 0)
     assert few[0] == questions("dense", ROWS, 5)[0] + own
 
 

@@ -131,7 +131,7 @@ def test_a_budget_is_split_evenly_as_far_as_crops_last():
         assert not full or max(full) - min(full) <= 1
 
 
-TOWER = ["fastervlm", "visionzip", "prumerge", "prumerge:plus=1"]
+TOWER = ["fastervlm", "visionzip", "prumerge", "prumerge:plus=1", "scope"]
 
 
 @pytest.mark.parametrize("name", TOWER)
@@ -442,6 +442,111 @@ def test_pyramiddrop_equals_the_reference(spec, i):
                 k = counts[method.stages(6).index(layer)]
                 left = reference.best(scores.mean(0)[sample.prompt - 1], left, k)
                 naive._leave(reference, left, method.positions)
+            reference.run_layer(layer)
+        torch.testing.assert_close(mine, reference.logits(), rtol=0, atol=1e-9)
+    active = torch.stack(reference.active).numpy()
+    np.testing.assert_array_equal(record.keep, active[:, : record.n])
+
+
+# --- SCOPE
+X = [[4, 0, 0, 1], [4, 1, 0, 1], [3, 0, 1, 0], [0, 4, 0, 1]]
+X += [[0, 4, 1, 1], [0, 0, 4, 0], [1, 0, 4, 1], [1, 1, 1, 4]]
+LOOKS = [0.05, 0.1, 0.3, 0.1, 0.05, 0.2, 0.1, 0.1]
+
+
+def test_scope_picks_on_the_worked_example():
+    for k in range(1, 5):
+        seq = one_crop([[0] * 4, *X], [[0] * 4] * 9, LOOKS)
+        event = methods.parse(f"scope:tokens={k}").before(seq)
+        assert torch.nonzero(event.keep[0]).flatten().tolist() == sorted([2, 5, 3, 7][:k])
+
+
+def test_scope_picks_distinct_patches_of_a_blank_image():
+    for k in range(9):
+        seq = one_crop([[1.0] * 4] * 9, [[0] * 4] * 9, [0.125] * 8)
+        event = methods.parse(f"scope:tokens={k}").before(seq)
+        assert event is None if k == 8 else int(event.keep.sum()) == k
+
+
+@pytest.mark.parametrize(("make", "feed"), CASES)
+@pytest.mark.parametrize("spec", ["scope:keep=200", "scope:tokens=12:alpha=0.5"])
+def test_scope_equals_loops(spec, make, feed):
+    model = make()
+    method = methods.parse(spec)
+    seq, event, _ = events(spec, model, feed(model))
+    expected = (seq.valid & ~seq.image).numpy().copy()
+    for crop, places in zip(seq.crops, tokens_of(seq), strict=True):
+        x = crop.states.numpy().astype(float)[1:]
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        weight = crop.cls_row(-2).sum(0).numpy().astype(float) ** method.alpha
+        covered, chosen = dict.fromkeys(places, 0.0), []
+        for _ in range(int(sum(event.keep[place] for place in places.values()))):
+            gains = {
+                j: weight[j] * sum(max(0.0, x[i] @ x[j] - covered[i]) for i in places)
+                for j in places
+                if j not in chosen
+            }
+            chosen.append(max(gains, key=lambda j: gains[j]))
+            covered = {i: max(covered[i], x[i] @ x[chosen[-1]]) for i in places}
+        for p in chosen:
+            expected[places[p]] = True
+    np.testing.assert_array_equal(event.keep.numpy(), expected)
+
+
+# --- iLLaVA, language half
+def test_illava_weights_on_the_worked_example():
+    seq = one_crop(np.eye(11, 10, k=-1), np.zeros((11, 10)), [0.1] * 10)
+    seq.image, seq.info = seq.valid, SimpleNamespace(layers=2)
+    ranking = [3, 0, 9, 5, 1, 7, 8, 2, 6, 4]  # token of rank 1, 2, ...
+    scores = torch.zeros(1, 10)
+    scores[0, ranking] = torch.arange(10, 0, -1).float()
+    for name, weights in (("as_released", [1, 2, 3, 4]), ("descending", [4, 3, 2, 1])):
+        seq.memo = {"illava": scores}
+        event = methods.parse(f"illava:k=1:weights={name}").layer(1, seq)
+        assert event.counts == [7]
+        assert (event.assign[0, ranking[6:]] == ranking[6]).all()
+        assert event.assign[0, ranking[:6]].tolist() == ranking[:6]
+        torch.testing.assert_close(
+            event.weight[0, ranking[6:]], torch.tensor(weights).double() / 10
+        )
+        assert (event.weight[0, ranking[:6]] == 1).all()
+
+
+def test_illava_layers_and_refusal():
+    method = methods.parse("illava")
+    assert [method.at(depth) for depth in (28, 32, 40, 12, 5)] == [8, 8, 8, 3, 1]
+    assert method.removed(10, 1, 32) == 3
+    with pytest.raises(methods.MethodError, match=r"^illava: merging inside the tower is not here"):
+        methods.parse("illava:vit_remove=92")
+
+
+@pytest.mark.parametrize("spec", ["illava", "illava:k=2:tokens=20:weights=descending"])
+@pytest.mark.parametrize("i", range(4))
+def test_illava_equals_the_reference(spec, i):
+    model = exact_norms(tiny_llava(side=6, layers=6, dtype=torch.float64))
+    inputs = batch(model, big(ROWS))
+    answer = torch.randint(3, 50, (4, 3), generator=torch.Generator().manual_seed(5))
+    method = methods.parse(spec)
+    with torch.no_grad(), routed(model, method) as run:
+        mine = forced(model, with_positions(inputs), answer)[i]
+        record = run.records()[i]
+        sample = naive_sample(model, row(inputs, i, IMAGES[i]), answer[i], "")
+        reference = naive.Naive(model, sample)
+        image, k = sample.image, method.at(6)
+        r = round(len(image) * 0.3)
+        if method.tokens is not None:
+            r = len(image) - round((20 * len(IMAGES[i]) * 6 - len(image) * k) / (6 - k))
+        for layer in range(6):
+            if layer == k - 1:
+                rows = reference.probabilities(layer, reference.alive, reference.position)
+                scores = rows.mean(0)[sample.prompt - 1]
+            if layer == k and image:
+                low = reference.best(scores, image, len(image))[-(r + 1) :]
+                weights = torch.arange(1, r + 2).double() / ((r + 1) * (r + 2) / 2)
+                if method.weights == "descending":
+                    weights = weights.flip(0)
+                reference.x[low[0]] = (weights[:, None] * reference.x[low]).sum(0)
+                reference.alive[low[1:]] = False
             reference.run_layer(layer)
         torch.testing.assert_close(mine, reference.logits(), rtol=0, atol=1e-9)
     active = torch.stack(reference.active).numpy()
