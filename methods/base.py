@@ -47,6 +47,8 @@ class ModelInfo:
     kv_heads: int
     head_dim: int
     tower_layers: int = 0
+    tower_width: int = 0
+    tower_side: int = 0  # patches along each edge of a crop
 
 
 @dataclass
@@ -188,6 +190,7 @@ class Method:
     trained: ClassVar[bool] = False  # brings weights that must be loaded or trained
     needs_images: ClassVar[bool] = True  # False: the vision tower is never run
     routes_text: ClassVar[bool] = False  # text tokens may be skipped too
+    reorders: ClassVar[bool] = False  # survivors need not stand in the order of the prompt
     # Parameters under which nothing is dropped and fresh modules scale nothing: logits then
     # equal the plain model's bit for bit. None where a method has no such setting.
     neutral: ClassVar[dict[str, Any] | None] = None
@@ -221,8 +224,9 @@ class Method:
         """sha256 over the files that define this method: its own and the shared ones here."""
         own = Path(inspect.getfile(cls))
         digest = hashlib.sha256()
-        for path in (own, *(Path(__file__).with_name(n) for n in ("base.py", "placement.py"))):
-            digest.update(path.read_bytes())
+        for name in ("base.py", "budget.py", "placement.py"):
+            digest.update(Path(__file__).with_name(name).read_bytes())
+        digest.update(own.read_bytes())
         return digest.hexdigest()
 
     def require(self, ok: bool, message: str) -> None:
