@@ -50,6 +50,8 @@ class ModelInfo:
     kv_heads: int
     head_dim: int
     tower_layers: int = 0
+    tower_width: int = 0
+    tower_side: int = 0  # patches along each edge of a crop
 
 
 @dataclass
@@ -203,6 +205,7 @@ class Method:
     needs_images: ClassVar[bool] = True  # False: the vision tower is never run
     least_images: ClassVar[int] = 1  # more: the method is for videos, images being frames
     routes_text: ClassVar[bool] = False  # text tokens may be skipped too
+    reorders: ClassVar[bool] = False  # survivors need not stand in the order of the prompt
     # Parameters under which nothing is dropped and fresh modules scale nothing: logits then
     # equal the plain model's bit for bit. None where a method has no such setting.
     neutral: ClassVar[dict[str, Any] | None] = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from methods.base import Method
+from methods.base import Method, Tokens
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,12 @@ class Budgeted(Method):
         self.require(self.tokens is None or self.tokens >= 0, "tokens must be 0 or more")
         for name, value in (("ratio", self.ratio), ("kv", self.kv)):
             self.require(value is None or 0 <= value <= 1, f"{name}={value} is outside 0..1")
+
+    def images(self, seq: Tokens) -> list[int]:
+        """Images in each row; their places are asked for only where a budget needs them."""
+        if self.tokens is None:
+            return [1] * len(seq.counts)
+        return [len(spans) for spans in seq.spans]
 
     def target(self, n: int, images: int = 1) -> float | None:
         """Image tokens wanted of ``n`` (of ``images`` images) as a mean over layers, or None."""

@@ -10,6 +10,8 @@ names differently: there ``ratio`` is the fraction kept (0.5 is the only value w
   score      ``last``: the row of the last prompt token (the code); ``all``: the mean over all
              prompt rows (the paper's wording).
   rounding   ``round`` half to even (the code's), ``int`` truncates (its other variant).
+  budget     ``tokens``, ``ratio`` or ``kv`` replaces ``r``: what is left behind layer k is solved
+             so that the mean over all layers, those before k at full length, meets it.
 Different here: that one row is computed beside the fast kernel in float32 (the code runs layer
 k-1 in eager mode and takes the mean in half precision); image tokens are found from the prompt
 and not by the constants 35 or 36 and 576, so any-resolution images, newline tokens included, and
@@ -22,11 +24,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from methods.base import Drop, Method, ModelInfo, Positions, Tokens, top_k_mask
+from methods.base import Drop, ModelInfo, Positions, Tokens, top_k_mask
+from methods.budget import Budgeted
 
 
 @dataclass(frozen=True)
-class FastV(Method):
+class FastV(Budgeted):
     """See the module docstring."""
 
     name: ClassVar[str] = "fastv"
@@ -39,6 +42,7 @@ class FastV(Method):
     positions: Positions = "original"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require(self.k >= 1, f"k={self.k} is below 1: some layer must score the tokens")
         self.require(0 <= self.r <= 1, f"r={self.r} is outside 0..1 (the fraction pruned)")
 
@@ -48,8 +52,11 @@ class FastV(Method):
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.k for i in range(info.layers)]
 
-    def kept(self, n: int) -> int:
+    def kept(self, n: int, images: int = 1, layers: int = 32) -> int:
         """Image tokens left of ``n``."""
+        budget = self.behind(n, images, self.k, layers)
+        if budget is not None:
+            return budget
         share = n * (1 - self.r)
         return round(share) if self.rounding == "round" else int(share)
 
@@ -58,7 +65,8 @@ class FastV(Method):
             seq.memo["fastv"] = (seq.last_row if self.score == "last" else seq.mean_row)(layer)
         if layer != self.k or "fastv" not in seq.memo:
             return None
-        counts = [self.kept(n) for n in seq.image_counts]
+        pairs = zip(seq.image_counts, self.images(seq), strict=True)
+        counts = [self.kept(n, images, seq.info.layers) for n, images in pairs]
         image = seq.image
         keep = top_k_mask(seq.memo.pop("fastv"), image, counts) | (seq.valid & ~image)
         left = [c - n + k for c, n, k in zip(seq.counts, seq.image_counts, counts, strict=True)]

@@ -11,19 +11,23 @@ the same below 1024 and drifts above. Text keeps its positions, so the axis has 
 continues from the full length.
 Different here: windows never cross images, any number of tokens works (the code has 576 in it),
 newline tokens are pooled along (flat pooling fits the published costs), rows without image pass
-unchanged in mixed batches, and k=0 decodes from the right position.
+unchanged in mixed batches, and k=0 decodes from the right position. A budget (``tokens``,
+``ratio``, ``kv``) replaces ``stride``: each image then has as many windows as meet it in the mean
+over all layers, of lengths that differ by one at most.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
-from methods.base import Merge, Method, ModelInfo, Tokens, on_device
+from methods.base import Merge, ModelInfo, Tokens, on_device
+from methods.budget import Budgeted
 
 
 @dataclass(frozen=True)
-class LLaVolta(Method):
+class LLaVolta(Budgeted):
     """See the module docstring."""
 
     name: ClassVar[str] = "llavolta"
@@ -34,6 +38,7 @@ class LLaVolta(Method):
     remainder: Literal["drop", "average"] = "drop"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require(self.k >= -1, f"k={self.k} is below -1")
         self.require(self.stride >= 1, f"stride={self.stride} is below 1")
 
@@ -49,27 +54,35 @@ class LLaVolta(Method):
     def layer(self, layer: int, seq: Tokens) -> Merge | None:
         return self._merge(seq) if layer == self.k and layer > 0 else None
 
+    def windows(self, n: int, layers: int) -> list[tuple[int, int]]:
+        """(first token, length) of each window over the ``n`` tokens of one image."""
+        count = self.behind(n, 1, max(self.k, 0), layers)
+        if count is not None:
+            edges = [i * n // count for i in range(count + 1)] if count else []
+            return [(a, b - a) for a, b in pairwise(edges)]
+        end = n if self.remainder == "average" else n - n % self.stride
+        return [(i, min(self.stride, n - i)) for i in range(0, end, self.stride)]
+
     def _merge(self, seq: Tokens) -> Merge | None:
-        if self.stride == 1 or not any(seq.image_counts):
-            return None
-        rows, length = seq.kinds.shape
-        assign = [list(range(length)) for _ in range(rows)]
-        size = [[1] * length for _ in range(rows)]
+        length = seq.kinds.shape[1]
+        assign = [list(range(length)) for _ in seq.counts]
+        size = [[1] * length for _ in seq.counts]
         counts = list(seq.counts)
         for b, spans in enumerate(seq.spans):
             for start, n in spans:
-                whole = n - n % self.stride
-                for i in range(n):
-                    slot = start + i - i % self.stride
-                    gone = i >= whole and self.remainder == "drop"
-                    assign[b][start + i] = -1 if gone else slot
-                    size[b][slot] = min(self.stride, start + n - slot)
-                windows = -(-n // self.stride) if self.remainder == "average" else n // self.stride
-                counts[b] += windows - n
+                windows = self.windows(n, seq.info.layers)
+                assign[b][start : start + n] = [-1] * n
+                for first, width in windows:
+                    slot = start + first
+                    assign[b][slot : slot + width] = [slot] * width
+                    size[b][slot] = width
+                counts[b] += len(windows) - n
+        if counts == seq.counts:
+            return None
         device = seq.hidden.device
         sizes = on_device(size, device)
         states = seq.hidden.clone()
-        for step in range(1, self.stride):
+        for step in range(1, max(map(max, size))):
             states = states + seq.hidden.roll(-step, dims=1) * (sizes > step).unsqueeze(-1)
         states = (states / sizes.unsqueeze(-1)).to(seq.hidden.dtype)
         middle = (sizes - 1) // 2

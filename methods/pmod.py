@@ -20,6 +20,9 @@ Normalisers (paper Table 6), w = scale * f(r) + bias: ``tanh`` 0.2, 1; ``sigmoid
   adds its bias there too; ``bias=0`` is the paper's plain MoD).
 Schedules without published numbers: ``stepped`` uses ``steps`` on equal parts of the depth;
   ``constant`` and ``interleaved`` default to the ratio that gives the cosine schedule's mean.
+Budget: ``kv`` is the wanted mean over layers of the kept share of image tokens. It replaces
+  ``beta`` (cosine, linear) or ``ratio`` (constant, interleaved); the weights must have been trained
+  at that budget, since other layers may route.
 """
 
 from __future__ import annotations
@@ -67,6 +70,7 @@ class PMoD(Method):
     string: bool = True
     weight_on: Scope = "mlp_branch"
     rank: Literal["weight", "raw"] = "weight"
+    kv: float | None = None
 
     def __post_init__(self) -> None:
         self.require(0 <= self.min <= self.max <= 1, "need 0 <= min <= max <= 1")
@@ -75,6 +79,10 @@ class PMoD(Method):
         good = self.denominator is None or self.denominator >= 1
         self.require(good, "denominator must be a positive whole number")
         self.require(all(0 <= s <= 1 for s in self.steps), "every step must lie in 0..1")
+        if self.kv is not None:
+            self.require(0 <= self.kv <= 1, f"kv={self.kv} is outside 0..1")
+            self.require(self.ratio is None, "ratio and kv exclude each other: give one")
+            self.require(self.schedule != "stepped", "steps make a budget: kv has no meaning")
 
     # --- schedule ---------------------------------------------------------------------------
     def ratios(self, depth: int) -> tuple[float, ...]:
@@ -83,7 +91,7 @@ class PMoD(Method):
 
     def _ratios(self, depth: int) -> list[float]:
         if self.schedule in ("cosine", "linear"):
-            return self._decay(depth, self.schedule == "cosine")
+            return self._decay(depth, self.schedule == "cosine", self.beta, self.kv)
         if self.schedule == "stepped":
             parts = len(self.steps)
             return [self.steps[i * parts // depth] for i in range(depth)]
@@ -97,20 +105,43 @@ class PMoD(Method):
         ratio = self._same_mean(routed, depth) if self.ratio is None else self.ratio
         return [ratio if r else 1.0 for r in routed]
 
-    def _decay(self, depth: int, cosine: bool) -> list[float]:
+    def _decay(self, depth: int, cosine: bool, beta: float, kv: float | None = None) -> list[float]:
         span = self.denominator or max(depth - 1, 1)
+        if kv is not None:
+            return self._solved(depth, cosine, kv)
         result = []
         for i in range(depth):
             raw = 0.5 * math.cos(math.pi * i / span) if cosine else 0.5 - i / span
-            raw += self.beta
+            raw += beta
             result.append(1.0 if raw > self.max else max(raw, self.min))
         return result
 
+    def _solved(self, depth: int, cosine: bool, kv: float) -> list[float]:
+        """The schedule whose mean is ``kv``: beta by bisection.
+
+        The mean jumps where a layer's ratio passes ``max`` and becomes 1; a budget inside the jump
+        gives that layer what is left over.
+        """
+        self.require(kv >= self.min, f"kv={kv} is below min={self.min}, what every layer keeps")
+        low, high = -1.0, 2.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            fits = sum(self._decay(depth, cosine, middle)) <= kv * depth
+            low, high = (middle, high) if fits else (low, middle)
+        result = self._decay(depth, cosine, low)
+        routed = [i for i, ratio in enumerate(result) if ratio < 1]
+        if routed:
+            best = max(routed, key=lambda i: result[i])
+            result[best] = min(1.0, result[best] + kv * depth - sum(result))
+        return result
+
     def _same_mean(self, routed: list[bool], depth: int) -> float:
-        want = sum(self._decay(depth, cosine=True)) - (depth - sum(routed))
+        mean = sum(self._decay(depth, True, self.beta)) if self.kv is None else self.kv * depth
+        want = mean - (depth - sum(routed))
         self.require(any(routed), f"the {self.schedule} schedule routes none of {depth} layers")
         ratio = want / sum(routed)
-        self.require(0 <= ratio <= 1, f"schedule={self.schedule} needs ratio=... at {depth} layers")
+        what = "ratio=..." if self.kv is None else f"another budget than kv={self.kv}"
+        self.require(0 <= ratio <= 1, f"schedule={self.schedule} needs {what} at {depth} layers")
         return ratio
 
     def check(self, info: ModelInfo) -> None:

@@ -1,10 +1,11 @@
 """Control: 2-D average pooling of the image features before the language model.
 
-Every patch grid (for any-resolution images the base crop and the joined tiles, each on its own)
-is pooled adaptively to about ``keep`` of its tokens, rows and columns shrinking alike, or to
-``side`` x ``side``. Newline tokens behind a row stay, one per pooled row. A pooled token stands
-where the middle token of its window stood. ``positions=compact`` (default) renumbers the shorter
-sequence, as if the image had fewer tokens; ``original`` leaves the gaps.
+Every patch grid (for any-resolution images the base crop and the joined tiles, each on its own) is
+pooled adaptively to about ``keep`` of its tokens, rows and columns shrinking alike, or to ``side``
+x ``side``, or as near to a budget (``tokens``, ``ratio``, ``kv``) as a grid of about the same
+proportions comes, newlines counted. Newline tokens behind a row stay, one per pooled row. A pooled
+token stands where the middle token of its window stood. ``positions=compact`` (default) renumbers
+the shorter sequence, as if the image had fewer tokens; ``original`` leaves the gaps.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import Merge, Method, ModelInfo, Positions, Tokens, on_device
+from methods.base import Merge, ModelInfo, Positions, Tokens, on_device
+from methods.budget import Budgeted
 
 
 @dataclass(frozen=True)
-class Pool(Method):
+class Pool(Budgeted):
     """See the module docstring."""
 
     name: ClassVar[str] = "pool"
@@ -28,18 +30,45 @@ class Pool(Method):
     positions: Positions = "compact"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require(0 < self.keep <= 1, f"keep={self.keep} is outside 0..1")
         self.require(self.side is None or self.side >= 1, f"side={self.side} is below 1")
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [True] * info.layers
 
-    def shape(self, rows: int, cols: int) -> tuple[int, int]:
-        """Pooled (rows, columns) of a grid; never more than it had, never less than one."""
+    def shape(self, rows: int, cols: int, newline: int = 0, image: int = 0) -> tuple[int, int]:
+        """Pooled (rows, columns) of a grid; never more than it had, never less than one.
+
+        ``image``: tokens of its whole image, where that has more grids than this one.
+        """
+        whole = image or rows * (cols + newline)
+        wanted = self.target(whole)
+        if wanted is not None:
+            return self._nearest(rows, cols, newline, wanted / whole)
         if self.side is not None:
             return min(self.side, rows), min(self.side, cols)
         scale = math.sqrt(self.keep)
         return max(1, round(rows * scale)), max(1, round(cols * scale))
+
+    def _shape(self, grid: dict[str, Any]) -> tuple[int, int]:
+        image = grid["image_length"]
+        return self.shape(grid["rows"], grid["cols"], int(grid["newline"]), image)
+
+    @staticmethod
+    def _nearest(rows: int, cols: int, newline: int, share: float) -> tuple[int, int]:
+        """The grid nearest to the share; at equal distance the one least distorted."""
+        scale, wanted = math.sqrt(share), rows * (cols + newline) * share
+        ends = [(max(1, int(n * scale) - 1), min(n, int(n * scale) + 2)) for n in (rows, cols)]
+        (top, bottom), (left, right) = ends
+        shapes = [(h, w) for h in range(top, bottom + 1) for w in range(left, right + 1)]
+
+        def distance(shape: tuple[int, int]) -> tuple[float, float]:
+            high, wide = shape
+            off = abs(high * (wide + newline) - wanted)
+            return round(off, 6), round(abs(math.log(high * cols / (wide * rows))), 6)
+
+        return min(shapes, key=distance)
 
     def before(self, seq: Tokens) -> Merge | None:
         if not any(self._removed(grid) for grids in seq.grids for grid in grids):
@@ -56,7 +85,7 @@ class Pool(Method):
                 rows, cols, step = grid["rows"], grid["cols"], grid["cols"] + grid["newline"]
                 cells = seq.hidden[b, grid["start"] : grid["start"] + rows * step]
                 cells = cells.view(rows, step, -1)[:, :cols].permute(2, 0, 1)
-                pooled = F.adaptive_avg_pool2d(cells, self.shape(rows, cols))
+                pooled = F.adaptive_avg_pool2d(cells, self._shape(grid))
                 where = on_device(slots, states.device)
                 states[b] = states[b].index_copy(0, where, pooled.flatten(1).transpose(0, 1))
         table = on_device(assign, states.device)
@@ -65,7 +94,7 @@ class Pool(Method):
     def _assign(self, grid: dict[str, Any], assign: list[int]) -> list[int]:
         """Write where each token of a grid goes (the nearest slot); returns the slots in order."""
         rows, cols, step = grid["rows"], grid["cols"], grid["cols"] + grid["newline"]
-        high, wide = self.shape(rows, cols)
+        high, wide = self._shape(grid)
         down, right = _windows(rows, high), _windows(cols, wide)
         to_cols = [min(right, key=lambda slot: abs(slot - c)) for c in range(cols)]
         for r in range(rows):
@@ -77,7 +106,7 @@ class Pool(Method):
         return [grid["start"] + r * step + c for r in down for c in right]
 
     def _removed(self, grid: dict[str, Any]) -> int:
-        high, wide = self.shape(grid["rows"], grid["cols"])
+        high, wide = self._shape(grid)
         newlines = grid["rows"] - high if grid["newline"] else 0
         return grid["rows"] * grid["cols"] - high * wide + newlines
 

@@ -1,8 +1,9 @@
 """Control: keep a random share of the image tokens.
 
-round(keep * N) image tokens of the sample stay from layer ``k`` on (``k=0``: before the language
-model), drawn without replacement by a generator seeded from ``seed`` and the sample's name, so
-that batching, order and resuming change nothing. One seed is not a baseline: run several.
+round(keep * N) image tokens of the sample, or what a budget (``tokens``, ``ratio``, ``kv``) leaves
+there, stay from layer ``k`` on (``k=0``: before the language model), drawn without replacement by a
+generator seeded from ``seed`` and the sample's name, so that batching, order and resuming change
+nothing. One seed is not a baseline: run several.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import Drop, Method, ModelInfo, Positions, Tokens, on_device
+from methods.base import Drop, ModelInfo, Positions, Tokens, on_device
+from methods.budget import Budgeted
 
 
 @dataclass(frozen=True)
-class RandomDrop(Method):
+class RandomDrop(Budgeted):
     """See the module docstring; ``positions`` as in ``methods.base.Drop``."""
 
     name: ClassVar[str] = "random"
@@ -27,6 +29,7 @@ class RandomDrop(Method):
     positions: Positions = "original"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require(0 <= self.keep <= 1, f"keep={self.keep} is outside 0..1")
         self.require(self.k >= 0, f"k={self.k} is below 0")
 
@@ -36,21 +39,27 @@ class RandomDrop(Method):
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.k for i in range(info.layers)]
 
-    def chosen(self, n: int, identity: str) -> list[int]:
-        """Indices kept of ``n`` image tokens, ascending."""
+    def kept(self, n: int, images: int, layers: int) -> int:
+        """How many of ``n`` image tokens stay behind layer ``k``."""
+        budget = self.behind(n, images, self.k, layers)
+        return round(self.keep * n) if budget is None else budget
+
+    def chosen(self, n: int, identity: str, kept: int | None = None) -> list[int]:
+        """Indices kept of ``n`` image tokens, ascending; ``keep`` of them by default."""
         import torch
 
         digest = hashlib.sha256(f"{self.seed}:{identity}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         order = torch.randperm(n, generator=generator)
-        return sorted(order[: round(self.keep * n)].tolist())
+        return sorted(order[: round(self.keep * n) if kept is None else kept].tolist())
 
     def layer(self, layer: int, seq: Tokens) -> Drop | None:
         if layer != self.k or not any(seq.image_counts):
             return None
         rows, width = [], max(seq.image_counts)
-        for n, identity in zip(seq.image_counts, seq.identities, strict=True):
-            chosen = set(self.chosen(n, identity))
+        each = zip(seq.image_counts, self.images(seq), seq.identities, strict=True)
+        for n, images, identity in each:
+            chosen = set(self.chosen(n, identity, self.kept(n, images, seq.info.layers)))
             rows.append([i in chosen for i in range(width)])
         counts = [
             c - n + sum(r) for c, n, r in zip(seq.counts, seq.image_counts, rows, strict=True)

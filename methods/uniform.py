@@ -1,7 +1,8 @@
 """Control: keep evenly spaced image tokens.
 
 Of the sample's N image tokens in raster order, K = round(keep * N) stay: floor((i + 0.5) * N / K)
-for i = 0..K-1, from layer ``k`` on. A stride that divides the row length keeps vertical stripes.
+for i = 0..K-1, from layer ``k`` on; a budget (``tokens``, ``ratio``, ``kv``) sets K so that the
+mean over all layers meets it. A stride that divides the row length keeps vertical stripes.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import Drop, Method, ModelInfo, Positions, Tokens, on_device
+from methods.base import Drop, ModelInfo, Positions, Tokens, on_device
+from methods.budget import Budgeted
 
 
 @dataclass(frozen=True)
-class Uniform(Method):
+class Uniform(Budgeted):
     """See the module docstring; ``positions`` as in ``methods.base.Drop``."""
 
     name: ClassVar[str] = "uniform"
@@ -24,6 +26,7 @@ class Uniform(Method):
     positions: Positions = "original"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require(0 <= self.keep <= 1, f"keep={self.keep} is outside 0..1")
         self.require(self.k >= 0, f"k={self.k} is below 0")
 
@@ -33,16 +36,22 @@ class Uniform(Method):
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.k for i in range(info.layers)]
 
-    def chosen(self, n: int) -> list[int]:
-        """Indices kept of ``n`` image tokens, ascending."""
-        kept = round(self.keep * n)
+    def kept(self, n: int, images: int, layers: int) -> int:
+        """How many of ``n`` image tokens stay behind layer ``k``."""
+        budget = self.behind(n, images, self.k, layers)
+        return round(self.keep * n) if budget is None else budget
+
+    def chosen(self, n: int, kept: int | None = None) -> list[int]:
+        """Indices kept of ``n`` image tokens, ascending; ``keep`` of them by default."""
+        kept = round(self.keep * n) if kept is None else kept
         return [(2 * i + 1) * n // (2 * kept) for i in range(kept)]
 
     def layer(self, layer: int, seq: Tokens) -> Drop | None:
         if layer != self.k or not any(seq.image_counts):
             return None
         width = max(seq.image_counts)
-        kept = [set(self.chosen(n)) for n in seq.image_counts]
+        pairs = list(zip(seq.image_counts, self.images(seq), strict=True))
+        kept = [set(self.chosen(n, self.kept(n, i, seq.info.layers))) for n, i in pairs]
         rows = [[i in one for i in range(width)] for one in kept]
         counts = [
             c - n + sum(r) for c, n, r in zip(seq.counts, seq.image_counts, rows, strict=True)

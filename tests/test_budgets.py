@@ -1,0 +1,106 @@
+"""Budgets: `tokens`, `ratio` and `kv` give the layer mean they name, by closed forms."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from methods import MethodError, parse
+from methods.base import ModelInfo
+
+
+# FastV at LLaVA-1.5 for a true mean of 192, 128 and 64 of 576 tokens at 32 layers, and one half.
+@pytest.mark.parametrize(
+    ("spec", "kept"),
+    [
+        ("fastv:tokens=192", 166), ("fastv:tokens=128", 98), ("fastv:tokens=64", 30),
+        ("fastv:k=3:tokens=192", 152), ("fastv:k=3:tokens=128", 82), ("fastv:k=3:tokens=64", 11),
+        ("fastv:kv=0.5", 269), ("fastv:ratio=0.5", 269), ("fastv:kv=1", 576), ("fastv:kv=0.01", 0),
+    ],
+)  # fmt: skip
+def test_fastv_solves_what_stays_behind_layer_k(spec: str, kept: int) -> None:
+    assert parse(spec).kept(576, 1, 32) == kept
+
+
+@given(
+    st.sampled_from(["fastv", "random", "uniform"]),
+    st.integers(1, 3000),
+    st.floats(0, 1),
+    st.integers(1, 3),
+    st.integers(5, 40),
+)
+def test_the_layer_mean_is_the_budget(name: str, n: int, share: float, k: int, layers: int) -> None:
+    method = parse(f"{name}:k={k}:kv={share}")
+    mean = (n * k + method.kept(n, 1, layers) * (layers - k)) / layers
+    least = n * k / layers
+    assert abs(mean - max(n * share, least)) <= 0.5 + 1e-9
+
+
+def test_tokens_count_for_every_image() -> None:
+    assert parse("random:tokens=64").kept(1152, 2, 32) == 128
+    assert parse("random:tokens=64").kept(40, 1, 32) == 40
+    assert parse("uniform:tokens=64:k=16").kept(96, 1, 32) == 32
+
+
+@given(st.integers(1, 700), st.floats(0, 1), st.integers(-1, 4))
+def test_llavolta_windows_cover_an_image_once(n: int, share: float, k: int) -> None:
+    windows = parse(f"llavolta:kv={share}:k={k}").windows(n, 32)
+    widths = [width for _, width in windows]
+    assert sum(widths) == (n if windows else 0)
+    assert not widths or max(widths) - min(widths) <= 1
+    mean = (n * max(k, 0) + len(windows) * (32 - max(k, 0))) / 32
+    assert abs(mean - max(n * share, n * max(k, 0) / 32)) <= 0.5 + 1e-9
+
+
+def test_llavolta_halves_as_its_stride_does() -> None:
+    assert parse("llavolta:kv=0.53125").windows(576, 32) == parse("llavolta").windows(576, 32)
+
+
+@pytest.mark.parametrize(("share", "shape"), [(0.25, (12, 12)), (1, (24, 24)), (1 / 3, (13, 15))])
+def test_pool_finds_the_nearest_grid(share: float, shape: tuple[int, int]) -> None:
+    assert parse(f"pool:kv={share}").shape(24, 24) == shape
+    assert parse(f"pool:tokens={round(share * 576)}").shape(24, 24) == shape
+
+
+@given(
+    st.sampled_from(["cosine", "linear"]),
+    st.floats(0.15, 1),
+    st.integers(2, 60),
+)
+def test_pmod_schedules_have_the_budget_as_their_mean(kind: str, kv: float, depth: int) -> None:
+    ratios = parse(f"pmod:kv={kv}:schedule={kind}").ratios(depth)
+    assert sum(ratios) / depth == pytest.approx(kv, abs=1e-9)
+    assert all(0.15 <= r <= 1 for r in ratios)
+
+
+def test_pmod_at_its_own_budget_is_pmod() -> None:
+    mean = sum(parse("pmod").ratios(32)) / 32
+    solved = parse(f"pmod:kv={mean}").ratios(32)
+    assert solved == pytest.approx(parse("pmod").ratios(32), abs=1e-6)
+    constant = parse("pmod:kv=0.5:schedule=constant").ratios(32)
+    assert sum(constant) / 32 == pytest.approx(0.5)
+    info = ModelInfo(32, 8, 2, 2, 4)
+    assert sum(parse("pmod:kv=0.4").mod_layers(info)) > sum(parse("pmod").mod_layers(info))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fastv:kv=0.5:tokens=64", "fastv: tokens and kv exclude each other"),
+        ("random:ratio=2", "random: ratio=2.0 is outside 0..1"),
+        ("pool:tokens=-1", "pool: tokens must be 0 or more"),
+        ("pmod:kv=0.5:ratio=0.3", "pmod: ratio and kv exclude each other"),
+        ("pmod:kv=2", "pmod: kv=2.0 is outside 0..1"),
+        ("pmod:kv=0.5:schedule=stepped", "pmod: steps make a budget"),
+    ],
+)
+def test_bad_budgets_are_one_clear_line(text: str, message: str) -> None:
+    with pytest.raises(MethodError, match="^" + message):
+        parse(text)
+
+
+def test_a_budget_below_what_a_schedule_keeps_is_refused() -> None:
+    with pytest.raises(MethodError, match=r"kv=0.1 is below min=0.15"):
+        parse("pmod:kv=0.1").check(ModelInfo(32, 8, 2, 2, 4))
+    parse("pmod:kv=0.1:min=0.05").check(ModelInfo(32, 8, 2, 2, 4))
