@@ -127,6 +127,9 @@ def naive_params(method: Method, depth: int) -> dict[str, Any]:
         values["routed"] = parse_layers(method.name, values.pop("layers"), depth)
         values.pop("aux", None)
     assert info is None
+    for budget in ("tokens", "ratio", "kv"):  # the reference knows the methods' own parameters
+        if budget in values and values[budget] is None:
+            del values[budget]
     return values
 
 
