@@ -5,9 +5,10 @@
 The same documents of the same benches by the same weights in the same dtype on the same machine,
 the turns interleaved: once through lmms-eval's unmodified ``llava_hf`` model class (which allows
 batch size 1 only), then through this project's loop with the method ``dense``, at batch size 1 and
-larger. Both go through the same lmms-eval evaluator. Only the answering is timed: model loading,
-task building and scoring are the same code on both sides. Every run of ours starts with an empty
-store of vision features. Answers are compared document by document.
+larger. Both go through the same lmms-eval evaluator. Timed is each model class's whole
+``generate_until``, and beside it (``whole_s``) the evaluation from task building to scores; model
+loading is not. Every run of ours starts with an empty store of vision features and keeps the record
+of four documents, as a cell does. Answers are compared document by document.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import csv
 import sys
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -37,8 +40,10 @@ from harness.model.torchvision_ops import declare_missing_ops  # noqa: E402
 from harness.timing.device import busy_host, cpu_name  # noqa: E402
 
 Answers = dict[str, str]  # document -> answer
-Turn = Callable[[str], tuple[float, Answers]]  # bench -> seconds of answering, answers
+Turn = Callable[[str], tuple[float, float, Answers]]  # bench -> seconds answering, whole; answers
+KEPT = 4  # documents whose record a cell keeps
 COLUMNS = ("bench", "n", "loop", "batch", "repeats", "samples_per_s", "slowest", "fastest") + (
+    "whole_s",
     "ratio",
     "ratio_ci_low",
     "ratio_ci_high",
@@ -49,6 +54,21 @@ COLUMNS = ("bench", "n", "loop", "batch", "repeats", "samples_per_s", "slowest",
     "attn",
     "notes",
 )
+
+
+@contextmanager
+def clocked(model_class: type) -> Iterator[list[float]]:
+    """Collects the seconds of every ``generate_until`` of a model class."""
+    answer, spent = model_class.generate_until, []  # type: ignore[attr-defined]
+
+    def timed(model: Any, requests: Any) -> Any:
+        began = time.perf_counter()
+        found = answer(model, requests)
+        spent.append(time.perf_counter() - began)
+        return found
+
+    with patch.object(model_class, "generate_until", timed):
+        yield spent
 
 
 def stock(folder: Path, limit: int) -> Turn:
@@ -74,25 +94,18 @@ def stock(folder: Path, limit: int) -> Turn:
             attn_implementation="sdpa",
         )
 
-    def turn(name: str) -> tuple[float, Answers]:
+    lm.__dict__["clean"] = lambda: None  # it would free the model of the next turn
+
+    def turn(name: str) -> tuple[float, float, Answers]:
         from harness.bench.upstream import run_lmms_eval
 
-        spent = 0.0
-        answer = type(lm).generate_until
-
-        def timed(requests: Any) -> Any:
-            nonlocal spent
-            began = time.perf_counter()
-            found = answer(lm, requests)
-            spent += time.perf_counter() - began
-            return found
-
-        lm.__dict__["generate_until"] = timed
-        lm.__dict__["clean"] = lambda: None  # it would free the model of the next turn
-        with quiet():
+        began = time.perf_counter()
+        with quiet(), clocked(LlavaHf) as spent:
             results, _ = run_lmms_eval(lm, resolve_bench(name, mini_model=True), limit, 0)
+        whole = time.perf_counter() - began
         rows = [row for rows in results["samples"].values() for row in rows]
-        return spent, {str(row["doc_id"]): str(row["resps"][0][0]).strip() for row in rows}
+        answers = {str(row["doc_id"]): str(row["resps"][0][0]).strip() for row in rows}
+        return sum(spent), whole, answers
 
     return turn
 
@@ -102,12 +115,24 @@ def ours(folder: Path, limit: int, batch: int) -> Turn:
     loaded = load_model(str(folder), device="cpu")
     dense = methods.parse("dense")
 
-    def turn(name: str) -> tuple[float, Answers]:
+    def turn(name: str) -> tuple[float, float, Answers]:
+        from harness.bench.lmms import RoutedModel
+
         if loaded.features is not None:
             loaded.features.clear()
-        bench = resolve_bench(name, mini_model=True)
-        found = evaluate(loaded, dense, bench, limit=limit, batch_size=batch, progress=False)
-        return found.seconds, {s.doc_id: s.prediction for s in found.samples}
+        began = time.perf_counter()
+        with clocked(RoutedModel) as spent:
+            found = evaluate(
+                loaded,
+                dense,
+                resolve_bench(name, mini_model=True),
+                limit=limit,
+                batch_size=batch,
+                progress=False,
+                keep_record=lambda position: position < KEPT,
+            )
+        whole = time.perf_counter() - began
+        return sum(spent), whole, {s.doc_id: s.prediction for s in found.samples}
 
     return turn
 
@@ -115,14 +140,19 @@ def ours(folder: Path, limit: int, batch: int) -> Turn:
 def measure(turns: dict[tuple[str, int], Turn], bench: str, repeats: int) -> list[dict[str, Any]]:
     """Rows of one bench; all loops take turns, forwards and backwards."""
     times: dict[tuple[str, int], list[float]] = {key: [] for key in turns}
+    wholes: dict[tuple[str, int], list[float]] = {key: [] for key in turns}
     answers: dict[tuple[str, int], Answers] = {}
     for number in range(-1, repeats):  # the first turn warms up
         for key in list(turns) if number % 2 == 0 else reversed(list(turns)):
-            seconds, answers[key] = turns[key](bench)
+            seconds, whole, answers[key] = turns[key](bench)
             if number >= 0:
                 times[key].append(seconds)
+                wholes[key].append(whole)
     first = next(iter(turns))
-    return [row(bench, key, times, answers, first) for key in turns]
+    rows = [row(bench, key, times, answers, first) for key in turns]
+    for one, key in zip(rows, turns, strict=True):
+        one["whole_s"] = round(float(np.median(wholes[key])), 2)
+    return rows
 
 
 def row(bench: str, key: Any, times: Any, answers: Any, first: Any) -> dict[str, Any]:

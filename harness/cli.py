@@ -22,13 +22,13 @@ from harness.settings import (
     ANALYSIS,
     LIST_KINDS,
     SWITCHES,
-    VALIDATORS,
     Settings,
     add_checkpoint,
     convert,
     flag,
     make_settings,
 )
+from harness.validators import VALIDATORS
 
 FREE = ("out", "quiet", "verbose")  # settings that every run may have
 STUDIED = ("study", "bench", "limit", "batch_size")  # settings that a study has a use for

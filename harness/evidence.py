@@ -86,3 +86,15 @@ def _rows(
         }
         for column, interval in enumerate(intervals)
     ]
+
+
+def evidence_rows(
+    counts: Sequence[Mapping[str, Any]],
+    metrics: Sequence[Mapping[str, Any]],
+    images: Mapping[str, str],
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Rows of evidence.csv of one cell, by the scores of its headline metric."""
+    headline = next((m for m in metrics if m["headline"]), {})
+    scores = headline.get("scores") or {}
+    return evidence_table(counts, scores, images, seed, bool(headline.get("higher_is_better")))

@@ -6,7 +6,8 @@ import argparse
 from typing import NoReturn
 
 from harness.errors import UsageError
-from harness.settings import ATTENTION, DATA, DTYPES, LIST_KINDS
+from harness.settings import LIST_KINDS
+from harness.validators import ATTENTION, DATA, DTYPES
 
 PROGRAM = "run_suite.py"
 EPILOG = """\

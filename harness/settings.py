@@ -1,35 +1,26 @@
 """What a run was asked to do: one frozen dataclass, filled from flags and a YAML suite.
 
-Torch-free. Every value goes through the same validators whether it came from a flag or from a
-suite file; a bad value is a `UsageError` of one line.
+Torch-free. Every value goes through the same checks (`harness.validators`) whether it came from a
+flag or from a suite file; a bad value is a `UsageError` of one line.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.nearest import unknown
+from harness.validators import VALIDATORS, checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITES = ROOT / "suites"
 
-DATA = ("auto", "mini", "hub")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
-ATTENTION_ALIASES = {"flash": "flash_attention_2", "fa2": "flash_attention_2"}
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 # Settings that only a run with measured times has a use for; the last three only --throughput.
 MEASURED = ("workload", "repeats", "warmup", "min_seconds", "max_seconds")
 TIMING_ONLY = (*MEASURED, "random_weights", "layers", "width")
-# What --analyse can do, in the order in which it is done.
-ANALYSES = ("arank", "damage", "plan")
 ANALYSIS = ("analyse", "analyse_samples", "analyse_kv")
 LIST_KINDS = ("methods", "benches", "models", "suites")
 
@@ -104,170 +95,6 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def comma_list(text: str) -> tuple[str, ...]:
-    """`a,b` -> ("a", "b"); empty items are refused."""
-    items = tuple(item.strip() for item in text.split(","))
-    if not all(items):
-        raise UsageError(f"empty item in the list '{text}'")
-    return items
-
-
-def benches(text: str) -> tuple[str, ...]:
-    """A comma list of benches, each named once."""
-    items = comma_list(text)
-    for index, item in enumerate(items):
-        if item in items[:index]:
-            raise UsageError(f"'{item}' stands twice")
-    return items
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1."""
-    value = _integer(text)
-    if value < 1:
-        raise UsageError(f"expected a whole number of at least 1, got '{text}'")
-    return value
-
-
-def natural(text: str) -> int:
-    """An integer of at least 0 that fits a 32-bit random seed."""
-    value = _integer(text)
-    if not 0 <= value < 2**32:
-        raise UsageError(f"expected a whole number from 0 to {2**32 - 1}, got '{text}'")
-    return value
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"expected a whole number, got '{text}'") from None
-
-
-def seconds(text: str) -> float:
-    """A finite number of seconds, 0 or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise UsageError(f"expected a number of seconds, got '{text}'")
-    return value
-
-
-def points(text: str) -> float:
-    """A positive number of points, below 100."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < 100:
-        raise UsageError(f"expected a number of points above 0 and below 100, got '{text}'")
-    return value
-
-
-def workloads(text: str) -> tuple[str, ...]:
-    """A comma list of workloads, in canonical form."""
-    from harness.timing.workload import parse_workloads
-
-    return parse_workloads(text)
-
-
-def analyses(text: str) -> tuple[str, ...]:
-    """A comma list of analyses, in the order of work. A plan is made from one of the others."""
-    known = one_of("analysis", ANALYSES)
-    asked = [known(item) for item in comma_list(text)]
-    if set(asked) == {"plan"}:
-        raise UsageError("a plan is made from arank or damage: name one of them too")
-    return tuple(name for name in ANALYSES if name in asked)
-
-
-def share(text: str) -> float:
-    """A number above 0, at most 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 1:
-        raise UsageError(f"expected a share above 0, at most 1, got '{text}'")
-    return value
-
-
-def batch_size(text: str) -> int | str:
-    """A positive integer, or `auto`."""
-    return "auto" if text == "auto" else positive(text)
-
-
-def one_of(
-    kind: str, choices: tuple[str, ...], aliases: Mapping[str, str] | None = None
-) -> Callable[[str], str]:
-    """A validator for a closed list of words; `aliases` maps short forms to the words."""
-
-    def check(text: str) -> str:
-        value = (aliases or {}).get(text, text)
-        if value not in choices:
-            raise UsageError(unknown(kind, text, [*choices, *(aliases or {})]))
-        return value
-
-    return check
-
-
-def device(text: str) -> str:
-    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`."""
-    if not DEVICE.fullmatch(text):
-        raise UsageError(unknown("device", text, ("auto", "cpu", "cuda", "cuda:0", "mps")))
-    return text
-
-
-def data(text: str) -> str:
-    """`auto`, `mini`, `hub`, or a folder with local copies of hub datasets."""
-    if text not in DATA and not Path(text).expanduser().is_dir():
-        raise UsageError(unknown("data source", text, DATA, "nor is it a folder"))
-    return text
-
-
-def checkpoint(text: str) -> tuple[str, str]:
-    """`method=PATH_OR_ID` -> (method, path)."""
-    name, equals, path = text.partition("=")
-    if not (equals and name.strip() and path.strip()):
-        raise UsageError(f"expected method=PATH_OR_ID, got '{text}'")
-    return name.strip(), path.strip()
-
-
-def non_empty(text: str) -> str:
-    """Any text but the empty one."""
-    if not text.strip():
-        raise UsageError("expected a value, got nothing")
-    return text
-
-
-VALIDATORS: dict[str, Callable[[str], Any]] = {
-    "methods": comma_list,
-    "bench": benches,
-    "model": non_empty,
-    "data": data,
-    "limit": positive,
-    "batch_size": batch_size,
-    "device": device,
-    "dtype": one_of("dtype", DTYPES, DTYPE_ALIASES),
-    "attn": one_of("attention backend", ATTENTION, ATTENTION_ALIASES),
-    "seed": natural,
-    "margin": points,
-    "n_text": positive,
-    "n_out": positive,
-    "published": non_empty,
-    "analyse": analyses,
-    "analyse_samples": positive,
-    "analyse_kv": share,
-    "workload": workloads,
-    "layers": positive,
-    "width": positive,
-    "repeats": positive,
-    "warmup": positive,
-    "min_seconds": seconds,
-    "max_seconds": seconds,
-    "out": non_empty,
-}
 SWITCHES = ("costs_only", "throughput", "with_throughput", "random_weights", "quiet", "verbose")
 
 

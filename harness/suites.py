@@ -7,7 +7,8 @@ from typing import Any
 
 from harness.errors import UsageError, one_line
 from harness.nearest import unknown
-from harness.settings import SUITES, SWITCHES, VALIDATORS, add_checkpoint, convert, flag
+from harness.settings import SUITES, SWITCHES, add_checkpoint, convert, flag
+from harness.validators import VALIDATORS
 
 DESCRIPTION = "description"
 STUDY = "study"

@@ -25,9 +25,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import Drop, ModelInfo, Positions, Tokens
-from methods.budget import Budgeted
-from methods.picking import PATCHES, Board, unit, wide
+from methods.base import Drop, Positions, Tokens
+from methods.picking import Board, Picking, unit, wide
 from methods.question import DEFAULT, question_words, stripped
 
 if TYPE_CHECKING:
@@ -37,20 +36,15 @@ EPS, SPENT = 1e-6, 1e-6
 
 
 @dataclass(frozen=True)
-class CDPruner(Budgeted):
+class CDPruner(Picking):
     """See the module docstring."""
 
     name: ClassVar[str] = "cdpruner"
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
-    keep: int = 64
     relevance: Literal["clip", "words"] = "clip"
     question: Literal["stripped", "full"] = "stripped"
     positions: Positions = "compact"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.keep >= 0, f"keep={self.keep} is below 0")
 
     @property
     def reads_clip(self) -> bool:
@@ -59,14 +53,6 @@ class CDPruner(Budgeted):
     @property
     def reads_tower(self) -> bool:
         return self.reads_clip
-
-    def mod_layers(self, info: ModelInfo) -> list[bool]:
-        return [True] * info.layers
-
-    def kept(self, n: int, patches: int) -> int:
-        """Tokens kept of an image's ``n``."""
-        wanted = self.target(n)
-        return round(self.keep * patches / PATCHES if wanted is None else wanted)
 
     def before(self, seq: Tokens) -> Drop | None:
         if not any(seq.image_counts):

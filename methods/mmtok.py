@@ -21,9 +21,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods.base import Drop, ModelInfo, Positions, Tokens
-from methods.budget import Budgeted
-from methods.picking import PATCHES, Board, unit, wide
+from methods.base import Drop, Positions, Tokens
+from methods.picking import Board, Picking, unit, wide
 from methods.question import question_words, stripped
 
 if TYPE_CHECKING:
@@ -36,13 +35,12 @@ STOP += " to for with by from at into onto upon"
 
 
 @dataclass(frozen=True)
-class MMTok(Budgeted):
+class MMTok(Picking):
     """See the module docstring."""
 
     name: ClassVar[str] = "mmtok"
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
-    keep: int = 64
     alpha: float = 0.5
     tau_t: float = 0.02
     tau_v: float = 0.2
@@ -50,21 +48,12 @@ class MMTok(Budgeted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.keep >= 0, f"keep={self.keep} is below 0")
         self.require(self.alpha >= 0, f"alpha={self.alpha} is below 0")
         self.require(min(self.tau_t, self.tau_v) > 0, "tau_t and tau_v must be above 0")
 
     @property
     def reads_tower(self) -> bool:
         return True
-
-    def mod_layers(self, info: ModelInfo) -> list[bool]:
-        return [True] * info.layers
-
-    def kept(self, n: int, patches: int) -> int:
-        """Tokens kept of an image's ``n``."""
-        wanted = self.target(n)
-        return round(self.keep * patches / PATCHES if wanted is None else wanted)
 
     def before(self, seq: Tokens) -> Drop | None:
         if not any(seq.image_counts):

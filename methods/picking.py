@@ -15,12 +15,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from methods.base import Drop, Positions, Tokens, on_device
+from methods.base import Drop, ModelInfo, Positions, Tokens, on_device
+from methods.budget import Budgeted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PATCHES = 576  # image tokens of the models that papers count in
+
+
+@dataclass(frozen=True)
+class Picking(Budgeted):
+    """Base of methods that pick ``keep`` of an image's 576 patches before the language model."""
+
+    keep: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.keep >= 0, f"keep={self.keep} is below 0")
+
+    def mod_layers(self, info: ModelInfo) -> list[bool]:
+        return [True] * info.layers
+
+    def kept(self, n: int, patches: int) -> int:
+        """Tokens kept of an image's ``n``, of which ``patches`` are no newlines."""
+        wanted = self.target(n)
+        return round(self.keep * patches / PATCHES if wanted is None else wanted)
 
 
 @dataclass

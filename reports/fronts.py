@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports import text
 from reports.csvio import Spec, read_table
-from reports.rundata import CELL_TEXT
+from reports.specs import CELL_TEXT
 from reports.summary import Series, Summary
 from reports.tables import Cell, Column, Table, name_cell
 

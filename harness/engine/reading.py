@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from harness.engine.scoring import Scoring
 
 
-class Reading:
+class Reading(ABC):
     """The half of ``methods.base.Tokens`` that only reads; :class:`Sequence` holds the state."""
 
     parts: Parts
@@ -31,15 +32,17 @@ class Reading:
     losses: list[Tensor]
     scoring: Scoring | None
 
+    @abstractmethod
     def rotary(self) -> Rotary:
         """cos and sin of the running positions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _base(self, rows: Tensor, columns: Tensor) -> Tensor:
-        raise NotImplementedError
+        """[B, 1, r, c] of the packed mask at original row and column indices [B, r], [B, c]."""
 
+    @abstractmethod
     def _allowed(self) -> Tensor:
-        raise NotImplementedError
+        """[B, 1, m, m] bool, who sees whom; a padded query sees only itself."""
 
     @property
     def full(self) -> bool:

@@ -14,10 +14,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from harness.engine.cache import RoutedCache, adopt
 from harness.engine.loop import plain_mask, run_prompt, run_step
-from harness.engine.masks import allowed_from
 from harness.engine.model import EngineError, Parts, backend, find_parts
 from harness.engine.recorder import Recorder
-from harness.engine.samples import Samples, isolated, kinds_from_ids
+from harness.engine.samples import Samples, kinds_from_ids, layout
 from harness.engine.scoring import Scoring, linears_noted
 from harness.engine.sequence import Sequence
 from harness.engine.vision import captured, no_tower, shadowed
@@ -221,7 +220,7 @@ class Run:
     ) -> Tensor:
         kind = backend(self.parts.config)
         plain = plain_mask(self.parts.config, embeds, mask, cache, position_ids)
-        base, valid = self._layout(embeds, mask, position_ids, cache, plain, kind)
+        base, valid = layout(embeds, mask, position_ids, cache, plain, kind)
         samples, start = self._samples(embeds, ids, valid, growing)
         seq = Sequence(
             self.parts, kind, self.modules, embeds, samples.kinds, valid, position_ids,
@@ -239,22 +238,6 @@ class Run:
         hidden = run_prompt(self.method, seq, cache, extra, self._recorder)
         self._losses = seq.losses
         return hidden
-
-    def _layout(
-        self, embeds: Tensor, mask: Any, position_ids: Tensor, cache: Any, plain: Any, kind: str
-    ) -> tuple[Tensor | None, Tensor]:
-        """(packed mask or None, valid [B, n]) from whatever kind of mask the caller gave."""
-        shape = embeds.shape[:2]
-        if mask is None:
-            valid = torch.ones(shape, dtype=torch.bool, device=embeds.device)
-            packed = cache is None and bool((position_ids.diff(dim=-1) != 1).any())
-            return (allowed_from(plain) if packed and plain is not None else None), valid
-        if mask.dim() == 2:
-            return None, mask[:, -shape[1] :].to(embeds.device).bool()
-        if mask.dim() != 4 or kind == "flash":
-            raise EngineError("attention masks are 2-D, or 4-D under sdpa and eager")
-        base = allowed_from(mask)
-        return base, ~isolated(base).expand(shape)
 
     def _samples(
         self, embeds: Tensor, ids: Tensor | None, valid: Tensor, growing: bool

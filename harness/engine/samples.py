@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.engine.masks import allowed_from
 from harness.engine.model import EngineError, Parts
 from methods.base import ANSWER, IMAGE, QUESTION, SYSTEM, Crop, on_device
 
@@ -32,6 +33,23 @@ def isolated(allowed: Tensor) -> Tensor:
     own = torch.eye(allowed.shape[-1], dtype=torch.bool, device=allowed.device)
     others = allowed[:, 0] & ~own
     return ~(others.any(dim=1) | others.any(dim=2))
+
+
+def layout(
+    embeds: Tensor, mask: Any, position_ids: Tensor, cache: Any, plain: Any, kind: str
+) -> tuple[Tensor | None, Tensor]:
+    """(packed mask or None, valid [B, n]) from whatever kind of mask the caller gave."""
+    shape = embeds.shape[:2]
+    if mask is None:
+        valid = torch.ones(shape, dtype=torch.bool, device=embeds.device)
+        packed = cache is None and bool((position_ids.diff(dim=-1) != 1).any())
+        return (allowed_from(plain) if packed and plain is not None else None), valid
+    if mask.dim() == 2:
+        return None, mask[:, -shape[1] :].to(embeds.device).bool()
+    if mask.dim() != 4 or kind == "flash":
+        raise EngineError("attention masks are 2-D, or 4-D under sdpa and eager")
+    base = allowed_from(mask)
+    return base, ~isolated(base).expand(shape)
 
 
 class Samples:

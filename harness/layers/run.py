@@ -15,8 +15,9 @@ from typing import Any
 
 from harness.errors import CellError, HarnessError, StoreError, one_line
 from harness.plan import DENSE, Cell, Plan
-from harness.settings import ANALYSES, ROOT
+from harness.settings import ROOT
 from harness.store.csvfile import write_json
+from harness.validators import ANALYSES
 
 STAMPS = "analysis.json"
 METHODS = ("plan.py", "probe.py")

@@ -16,7 +16,7 @@ from harness.model.catalog import LoadedModel, ModelSource, Progress
 from harness.model.features import FeatureCache
 from harness.model.torchvision_ops import declare_missing_ops
 from harness.model.weights import read_header, weight_files
-from harness.settings import ATTENTION, ATTENTION_ALIASES, DTYPE_ALIASES, DTYPES
+from harness.validators import ATTENTION, ATTENTION_ALIASES, DTYPE_ALIASES, DTYPES
 
 # A model is spread over devices when its weights fill more than this share of the free memory:
 # the rest is for activations and the KV cache.

@@ -15,7 +15,7 @@ from typing import Any
 from harness import joint, stats
 from harness.changes import changes, detectable
 from harness.cost.rows import cost_rows
-from harness.evidence import evidence_table
+from harness.evidence import evidence_rows
 from harness.store import columns
 from harness.store.csvfile import read_rows, write_csv
 from harness.store.fronts import BLIND, Fronts, Subject, prefill_of
@@ -135,18 +135,6 @@ def read_cell(store: Store, row: dict[str, str], seed: int) -> CellData:
         evidence=evidence_rows(store.read_evidence(cell_id), metrics, images, seed),
         prefill=prefill_of(samples),
     )
-
-
-def evidence_rows(
-    counts: Sequence[Mapping[str, Any]],
-    metrics: Sequence[Mapping[str, Any]],
-    images: Mapping[str, str],
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Rows of evidence.csv of one cell, by the scores of its headline metric."""
-    headline = next((m for m in metrics if m["headline"]), {})
-    scores = headline.get("scores") or {}
-    return evidence_table(counts, scores, images, seed, bool(headline.get("higher_is_better")))
 
 
 def subject(cell: CellData) -> Subject:

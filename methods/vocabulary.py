@@ -1,0 +1,208 @@
+"""What a method sees and what it may answer: the vocabulary between methods and the engine.
+
+A method sees token sequences and tensors, nothing else: it never imports the engine, and the
+engine never asks which method it runs. Per layer a method answers with
+
+* ``None``   - every running token is processed;
+* ``Route``  - some tokens are processed, the others skip the layer (residual only, maybe scaled);
+* ``Drop``   - tokens leave the sequence for good, before this layer;
+* ``Merge``  - tokens are folded into fewer slots, before this layer.
+
+This module imports no torch at run time.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+# Token kinds, shared with the routing record: text before the first image, text after it
+# (the question), image tokens, answer tokens (teacher-forced or generated).
+SYSTEM, QUESTION, IMAGE, ANSWER = 0, 1, 2, 3
+
+Scope = Literal["mlp_branch", "layer_output", "residual_update"]
+Positions = Literal["original", "compact"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The few facts about a model that a method may depend on."""
+
+    layers: int  # decoder layers L
+    width: int  # hidden size d
+    heads: int  # query heads
+    kv_heads: int
+    head_dim: int
+    tower_layers: int = 0
+
+
+@dataclass
+class Route:
+    """Process some tokens in this layer; the others take the residual path only.
+
+    keep        [B, m] bool, tokens to process (None: all). Padding is never processed.
+    counts      kept tokens per row, known on the host; None makes the engine ask the device
+                once (the price of a threshold rule).
+    weight      [B, m], model dtype; multiplies what ``scope`` names, on processed tokens.
+    scope       ``mlp_branch``: x + attn + w * mlp; ``layer_output``: w * T(x);
+                ``residual_update``: x + w * (T(x) - x).
+    skip_scale  [B, m] or None; skipped tokens become ``skip_scale * x`` instead of ``x``.
+    positions   ``original`` keeps the running position ids (with gaps), ``compact`` renumbers
+                the processed tokens 0, 1, 2, ... inside this layer, at decode too.
+    """
+
+    keep: Tensor | None = None
+    counts: list[int] | None = None
+    weight: Tensor | None = None
+    scope: Scope = "mlp_branch"
+    skip_scale: Tensor | None = None
+    positions: Positions = "original"
+
+
+@dataclass
+class Drop:
+    """Remove tokens from the sequence before this layer, for all deeper layers.
+
+    keep       [B, m] bool; ``counts`` as in :class:`Route`.
+    positions  ``original`` or ``compact`` (renumbered from here on, at decode too).
+    order      [B, m] sort key of the survivors, ascending; None keeps the sequence order.
+    """
+
+    keep: Tensor
+    counts: list[int] | None = None
+    positions: Positions = "original"
+    order: Tensor | None = None
+
+
+@dataclass
+class Merge:
+    """Fold tokens into fewer slots before this layer, for all deeper layers.
+
+    assign     [B, m] long: the running index (0..m-1) of the slot that takes this token in;
+               itself for a token that stays; -1 drops the token.
+    counts     slots per row, known on the host (None: the engine asks the device once).
+    states     [B, m, d]: new states, read at the slots. None: the slot becomes the weighted sum
+               of its members, or their mean where ``weight`` is None too.
+    weight     [B, m] weights of that sum.
+    position_ids  [B, m] long, read at the slots, for ``original`` positions (None: the slot's own).
+    positions, order: as in :class:`Drop`.
+    """
+
+    assign: Tensor
+    counts: list[int] | None = None
+    states: Tensor | None = None
+    weight: Tensor | None = None
+    position_ids: Tensor | None = None
+    positions: Positions = "original"
+    order: Tensor | None = None
+
+
+Decision = Route | Drop | Merge | None
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One square of pixels as it went through the tower: the class token, then P patches.
+
+    states  [1 + P, w] what the projector reads (the class token, which LLaVA leaves out, too).
+    taps    tower layer -> (queries, keys), [1 + P, w] each, of the layers in ``tower_taps``.
+    """
+
+    states: Tensor
+    taps: dict[int, tuple[Tensor, Tensor]]
+    heads: int
+
+    def cls_row(self, layer: int) -> Tensor:
+        """[heads, P] float32 or better: the class token's softmax row over 1 + P, patches only."""
+        import torch
+
+        query, key = self.taps[layer]
+        size = query.shape[-1] // self.heads
+        q = query[0].view(self.heads, 1, size)
+        k = key.view(-1, self.heads, size).permute(1, 2, 0)
+        scores = (torch.matmul(q, k) * size**-0.5)[:, 0]
+        row = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
+        return row[:, 1:]
+
+
+class Clip(typing.Protocol):
+    """The rest of the CLIP model that a vision tower comes from."""
+
+    def patches(self, states: Tensor) -> Tensor: ...  # [..., w] tower states -> [..., p] joint
+    def frame(self, states: Tensor) -> Tensor: ...  # [1 + P, w] a crop's -> [p], as CLIP pools it
+    def text(self, texts: list[str]) -> list[Tensor]: ...  # [chunks of 77 tokens, p] each
+
+
+class Tokens(typing.Protocol):
+    """What a method sees of the running sequence: B rows, m columns, padded columns invalid."""
+
+    hidden: Tensor  # [B, m, d] states entering this layer
+    kinds: Tensor  # [B, m] uint8: SYSTEM, QUESTION, IMAGE or ANSWER
+    valid: Tensor  # [B, m] bool
+    index: Tensor  # [B, m] long: column in the original sequence
+    position_ids: Tensor  # [B, m] long
+    counts: list[int]  # valid tokens per row
+    image_counts: list[int]  # image tokens still running, per row
+    head_counts: list[int]  # prompt tokens up to and including the last image token, per row
+    training: bool  # model.train(): training rules, gradients
+    generated: bool  # this is a decode step (or several tokens after a cache)
+    info: ModelInfo
+    modules: nn.Module | None  # what build_modules made, with its weights
+    memo: dict[str, Any]  # scratch space that lives for one forward pass
+
+    @property
+    def full(self) -> bool: ...  # no invalid column at all
+    @property
+    def image(self) -> Tensor: ...  # [B, m] bool: valid image tokens
+    @property
+    def identities(self) -> list[str]: ...  # one stable name per sample
+    @property
+    def spans(self) -> list[list[tuple[int, int]]]: ...  # per row: (first column, length) an image
+    @property
+    def grids(self) -> list[list[dict[str, Any]]]: ...  # per row: image geometry, `start`=column
+    def normed(self, layer: int) -> Tensor: ...  # [B, m, d] after that layer's input norm
+    def last_row(self, layer: int) -> Tensor: ...  # [B, m] fp32: attention of the last prompt token
+    def mean_row(self, layer: int) -> Tensor: ...  # [B, m] fp32: mean attention of all prompt rows
+    def attention(self, layer: int, rows: Tensor, factor: Tensor | None = None) -> Tensor: ...
+    def rotary(self) -> tuple[Tensor, Tensor]: ...  # cos and sin of the positions, [B or 1, m, h]
+    @property
+    def crops(self) -> list[Crop]: ...  # what the tower kept of every crop, in prompt order
+    @property
+    def origins(self) -> Tensor: ...  # [B, m] long: crop * P + patch of a token, -1 = no patch
+    def project(self, states: Tensor) -> Tensor: ...  # [..., w] tower states -> [..., d]
+    @property
+    def questions(self) -> list[str] | None: ...  # the text of each row's question, if known
+    def words(self, texts: list[str]) -> list[Tensor] | None: ...  # input embeddings [t, d] each
+    @property
+    def clip(self) -> Clip: ...  # for methods with ``reads_clip``
+    def add_loss(self, loss: Tensor) -> None: ...  # auxiliary training loss, already weighted
+
+
+def top_k_mask(scores: Tensor, candidates: Tensor, counts: Sequence[int]) -> Tensor:
+    """[B, m] bool mask of exactly ``counts[b]`` candidates with the highest scores.
+
+    Order is stable descending in float32: at a tie the lowest index wins. ``counts[b]`` must not
+    exceed the row's candidates. No synchronisation with the device.
+    """
+    import torch
+
+    ranked = scores.detach().float().masked_fill(~candidates, float("-inf"))
+    order = torch.argsort(ranked, dim=1, descending=True, stable=True)
+    ranks = torch.arange(order.shape[1], device=scores.device).unsqueeze(0)
+    first = ranks < on_device([[k] for k in counts], scores.device)
+    return torch.zeros_like(candidates).scatter(1, order, first) & candidates
+
+
+def on_device(values: Sequence[Any], device: torch.device) -> Tensor:
+    """A small tensor made on the host, sent without waiting for the device."""
+    import torch
+
+    if device.type != "cuda":
+        return torch.tensor(values, device=device)
+    return torch.tensor(values).pin_memory().to(device, non_blocking=True)
