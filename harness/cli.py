@@ -154,11 +154,16 @@ def _list(kind: str) -> int:
 def _check(name: str) -> int:
     from harness.listing import check_known_methods
 
+    from methods.base import MethodError
+
     if name != "all":
         check_known_methods([name], "--check")
     from harness.check import run_check
 
-    return EXIT_OK if run_check(name) else EXIT_CELLS_FAILED
+    try:
+        return EXIT_OK if run_check(name) else EXIT_CELLS_FAILED
+    except MethodError as error:
+        raise UsageError(f"--check: {one_line(error)}") from None
 
 
 def _plots(target: str) -> int:

@@ -20,6 +20,8 @@ def check_known_methods(specs: Sequence[str], flag: str) -> None:
 
     for spec in specs:
         name = spec.partition(":")[0].strip()
+        if name.endswith(".py"):  # a file of the user's own, read when it is parsed
+            continue
         if name not in methods.names():
             raise UsageError(f"{flag}: " + unknown("method", name, methods.names()))
 

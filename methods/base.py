@@ -27,6 +27,7 @@ from methods.vocabulary import Drop as Drop
 from methods.vocabulary import Merge as Merge
 from methods.vocabulary import ModelInfo as ModelInfo
 from methods.vocabulary import Positions as Positions
+from methods.vocabulary import Ranking as Ranking
 from methods.vocabulary import Route as Route
 from methods.vocabulary import Scope as Scope
 from methods.vocabulary import Tokens as Tokens
@@ -50,6 +51,7 @@ class Method:
     least_images: ClassVar[int] = 1  # more: the method is for videos, images being frames
     routes_text: ClassVar[bool] = False  # text tokens may be skipped too
     reorders: ClassVar[bool] = False  # survivors need not stand in the order of the prompt
+    coarse: ClassVar[bool] = False  # meets a budget as near as a grid of tokens allows
     # Parameters under which nothing is dropped and fresh modules scale nothing: logits then
     # equal the plain model's bit for bit. None where a method has no such setting.
     neutral: ClassVar[dict[str, Any] | None] = None
@@ -114,6 +116,13 @@ class Method:
     def mod_layers(self, info: ModelInfo) -> Sequence[bool]:
         """Per layer: does the method let tokens skip or leave there? (the Skip denominator)"""
         return [False] * info.layers
+
+    def request(self, info: ModelInfo, n: int) -> Sequence[int] | None:
+        """[L] image tokens that each layer is asked to process of one image of ``n`` tokens.
+
+        One square crop alone in its prompt, as LLaVA-1.5 has it. None: the images decide.
+        """
+        return None
 
     def build_modules(self, info: ModelInfo) -> nn.Module | None:
         """Fresh parameters of the method, or None."""

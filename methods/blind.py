@@ -23,6 +23,9 @@ class Blind(Method):
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [True] * info.layers
 
+    def request(self, info: ModelInfo, n: int) -> list[int]:
+        return [0] * info.layers
+
     def before(self, seq: Tokens) -> Drop | None:
         if not any(seq.image_counts):
             return None

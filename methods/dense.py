@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import Method
+from methods.base import Method, ModelInfo
 
 
 @dataclass(frozen=True)
@@ -14,3 +14,6 @@ class Dense(Method):
 
     name: ClassVar[str] = "dense"
     neutral: ClassVar[dict[str, Any] | None] = {}
+
+    def request(self, info: ModelInfo, n: int) -> list[int]:
+        return [n] * info.layers

@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from methods.base import Drop, ModelInfo, Positions, Tokens, top_k_mask
+from methods.base import Drop, ModelInfo, Positions, Ranking, Tokens, top_k_mask
 from methods.budget import Budgeted
 
 
@@ -52,6 +52,10 @@ class FastV(Budgeted):
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.k for i in range(info.layers)]
 
+    def request(self, info: ModelInfo, n: int) -> list[int]:
+        left = self.kept(n, 1, info.layers)
+        return [n if i < self.k else left for i in range(info.layers)]
+
     def kept(self, n: int, images: int = 1, layers: int = 32) -> int:
         """Image tokens left of ``n``."""
         budget = self.behind(n, images, self.k, layers)
@@ -68,6 +72,7 @@ class FastV(Budgeted):
         pairs = zip(seq.image_counts, self.images(seq), strict=True)
         counts = [self.kept(n, images, seq.info.layers) for n, images in pairs]
         image = seq.image
-        keep = top_k_mask(seq.memo.pop("fastv"), image, counts) | (seq.valid & ~image)
+        score = seq.memo.pop("fastv")
+        keep = top_k_mask(score, image, counts) | (seq.valid & ~image)
         left = [c - n + k for c, n, k in zip(seq.counts, seq.image_counts, counts, strict=True)]
-        return Drop(keep, left, self.positions)
+        return Drop(keep, left, self.positions, ranked=Ranking(score))

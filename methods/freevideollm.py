@@ -46,6 +46,7 @@ class FreeVideoLLM(Budgeted):
     """See the module docstring."""
 
     name: ClassVar[str] = "freevideollm"
+    coarse: ClassVar[bool] = True
     least_images: ClassVar[int] = 2
 
     slow: int = 3

@@ -35,6 +35,7 @@ from methods.base import (
     Method,
     ModelInfo,
     Positions,
+    Ranking,
     Route,
     Scope,
     Tokens,
@@ -100,13 +101,15 @@ class Gamma(Method):
         if not (seq.training or self.rule == "topk"):
             answer = seq.kinds == ANSWER
             keep = (p >= self.decode_threshold).where(answer, p > self.threshold) & seq.valid
-            return Route(keep, None, p, self.weight_on, None, self.positions)
+            ranked = Ranking(p, group=answer.long())  # answers have a threshold of their own
+            return Route(keep, None, p, self.weight_on, None, self.positions, ranked)
         skipped = [int(a * self.ratio) for a in seq.head_counts]
         counts = [n - s for n, s in zip(seq.counts, skipped, strict=True)]
-        keep = top_k_mask(p.detach().float() + 2 * self._protected(seq), seq.valid, counts)
+        score = p.detach().float() + 2 * self._protected(seq)
+        keep = top_k_mask(score, seq.valid, counts)
         if seq.training:
             seq.add_loss(self.aux * self._loss(logits, keep, seq.valid))
-        return Route(keep, counts, p, self.weight_on, None, self.positions)
+        return Route(keep, counts, p, self.weight_on, None, self.positions, Ranking(score))
 
     def _protected(self, seq: Tokens) -> Tensor:
         kinds = seq.kinds

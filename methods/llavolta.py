@@ -48,6 +48,10 @@ class LLaVolta(Budgeted):
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.k for i in range(info.layers)]
 
+    def request(self, info: ModelInfo, n: int) -> list[int]:
+        left = len(self.windows(n, info.layers))
+        return [n if i < self.k else left for i in range(info.layers)]
+
     def before(self, seq: Tokens) -> Merge | None:
         return self._merge(seq) if self.k <= 0 else None
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from methods.base import Method, ModelInfo, Positions, Route, Scope, Tokens, top_k_mask
+from methods.base import Method, ModelInfo, Positions, Ranking, Route, Scope, Tokens, top_k_mask
 from methods.placement import check_layers, parse_layers
 
 if TYPE_CHECKING:
@@ -63,6 +63,12 @@ class MoD(Method):
     def check(self, info: ModelInfo) -> None:
         self.mod_layers(info)
 
+    def request(self, info: ModelInfo, n: int) -> list[int]:
+        return [self._count(n) if routed else n for routed in self.mod_layers(info)]
+
+    def _count(self, n: int) -> int:
+        return int(np.float32(n) * np.float32(self.capacity))
+
     def build_modules(self, info: ModelInfo) -> nn.Module:
         """One Linear(d, 1) per routed layer (or ``router``); zero where an offset carries it."""
         from torch import nn
@@ -85,7 +91,7 @@ class MoD(Method):
         router = seq.modules["router" if self.shared else str(layer)]  # type: ignore[index]
         states = seq.hidden if self.router_input == "raw" else seq.normed(layer)
         raw, image = router(states).squeeze(-1), seq.image
-        counts = [int(np.float32(n) * np.float32(self.capacity)) for n in seq.image_counts]
+        counts = [self._count(n) for n in seq.image_counts]
         keep = top_k_mask(raw, image, counts)
         return Route(
             keep=keep | (seq.valid & ~image),
@@ -95,6 +101,7 @@ class MoD(Method):
             weight=self._weights(raw, keep).masked_fill(~image, 1.0),
             scope=self.scope,
             positions=self.positions,
+            ranked=Ranking(raw),
         )
 
     def _weights(self, raw: Tensor, keep: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import Method, ModelInfo, Route, Tokens, on_device, top_k_mask
+from methods.base import Method, ModelInfo, Ranking, Route, Tokens, on_device, top_k_mask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,18 +48,22 @@ class Planned(Method):
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [r < 1 for r in self.ratios(info.layers)]
 
+    def request(self, info: ModelInfo, n: int) -> list[int]:
+        return [round(n * ratio) for ratio in self.ratios(info.layers)]
+
     def layer(self, layer: int, seq: Tokens) -> Route | None:
         ratio = self.ratios(seq.info.layers)[layer]
         if ratio >= 1 or not any(seq.image_counts):
             return None
         counts = [round(n * ratio) for n in seq.image_counts]
-        image = seq.image
+        image, ranked = seq.image, None
         if self.rank == "attention":
-            picked = top_k_mask(seq.last_row(layer), image, counts)
+            ranked = Ranking(seq.last_row(layer))
+            picked = top_k_mask(ranked.score, image, counts)
         else:
             picked = self._fixed(layer, seq, counts)
         left = [c - n + k for c, n, k in zip(seq.counts, seq.image_counts, counts, strict=True)]
-        return Route(picked | (seq.valid & ~image), left)
+        return Route(picked | (seq.valid & ~image), left, ranked=ranked)
 
     def _fixed(self, layer: int, seq: Tokens, counts: list[int]) -> Tensor:
         """[B, m] bool: image tokens chosen by their number in the sample alone."""

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from methods.base import Method, ModelInfo, Route, Scope, Tokens, top_k_mask
+from methods.base import Method, ModelInfo, Ranking, Route, Scope, Tokens, top_k_mask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -150,6 +150,14 @@ class PMoD(Method):
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [r < 1 for r in self.ratios(info.layers)]
 
+    def request(self, info: ModelInfo, n: int) -> list[int]:
+        return [self._count(n, ratio) for ratio in self.ratios(info.layers)]
+
+    @staticmethod
+    def _count(n: int, ratio: float) -> int:
+        # The float32 product is part of the rule: in float64 some counts differ by one.
+        return int(np.float32(n) * np.float32(ratio))
+
     # --- parameters and decisions -----------------------------------------------------------
     def build_modules(self, info: ModelInfo) -> nn.Module:
         """One Linear(d, 1) per routed layer, named by layer index, all zero (every weight 1)."""
@@ -183,9 +191,9 @@ class PMoD(Method):
         image = seq.image
         raw = seq.modules[str(layer)](seq.hidden).squeeze(-1)  # type: ignore[index]
         weight = self.weights(raw, image)
-        # The float32 product is part of the rule: in float64 some counts differ by one.
-        counts = [int(np.float32(n) * np.float32(ratio)) for n in seq.image_counts]
-        keep = top_k_mask(raw if self.rank == "raw" else weight, image, counts)
+        counts = [self._count(n, ratio) for n in seq.image_counts]
+        score = raw if self.rank == "raw" else weight
+        keep = top_k_mask(score, image, counts)
         weight = weight.masked_fill(~image, 1.0)
         return Route(
             keep=keep | (seq.valid & ~image),
@@ -195,6 +203,7 @@ class PMoD(Method):
             weight=weight,
             scope=self.weight_on,
             skip_scale=weight if self.string else None,
+            ranked=Ranking(score),
         )
 
 

@@ -23,6 +23,7 @@ class Pool(Budgeted):
     """See the module docstring."""
 
     name: ClassVar[str] = "pool"
+    coarse: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"keep": 1.0}
 
     keep: float = 0.25
@@ -36,6 +37,10 @@ class Pool(Budgeted):
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [True] * info.layers
+
+    def request(self, info: ModelInfo, n: int) -> list[int] | None:
+        side = math.isqrt(n)
+        return [math.prod(self.shape(side, side))] * info.layers if side * side == n else None
 
     def shape(self, rows: int, cols: int, newline: int = 0, image: int = 0) -> tuple[int, int]:
         """Pooled (rows, columns) of a grid; never more than it had, never less than one.

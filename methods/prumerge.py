@@ -35,6 +35,7 @@ class PruMerge(Tower):
     """See the module docstring."""
 
     name: ClassVar[str] = "prumerge"
+    reorders: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
     plus: bool = False

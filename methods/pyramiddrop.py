@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from methods.base import Drop, ModelInfo, Positions, Tokens, top_k_mask
+from methods.base import Drop, ModelInfo, Positions, Ranking, Tokens, top_k_mask
 from methods.budget import Budgeted
 
 
@@ -55,6 +55,10 @@ class PyramidDrop(Budgeted):
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.stages(info.layers)[0] for i in range(info.layers)]
+
+    def request(self, info: ModelInfo, n: int) -> list[int]:
+        stages, kept = self.stages(info.layers), (n, *self.kept(n, 1, info.layers))
+        return [kept[sum(stage <= i for stage in stages)] for i in range(info.layers)]
 
     def kept(self, n: int, images: int, depth: int) -> list[int]:
         """Image tokens left of ``n`` after each stage."""
@@ -91,6 +95,7 @@ class PyramidDrop(Budgeted):
         if counts == seq.image_counts:
             return None
         image = seq.image
-        keep = top_k_mask(seq.last_row(layer), image, counts) | (seq.valid & ~image)
+        score = seq.last_row(layer)
+        keep = top_k_mask(score, image, counts) | (seq.valid & ~image)
         left = [c - n + k for c, n, k in zip(seq.counts, seq.image_counts, counts, strict=True)]
-        return Drop(keep, left, self.positions)
+        return Drop(keep, left, self.positions, ranked=Ranking(score))

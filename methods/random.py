@@ -39,6 +39,10 @@ class RandomDrop(Budgeted):
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.k for i in range(info.layers)]
 
+    def request(self, info: ModelInfo, n: int) -> list[int]:
+        left = self.kept(n, 1, info.layers)
+        return [n if i < self.k else left for i in range(info.layers)]
+
     def kept(self, n: int, images: int, layers: int) -> int:
         """How many of ``n`` image tokens stay behind layer ``k``."""
         budget = self.behind(n, images, self.k, layers)

@@ -49,6 +49,7 @@ class SparseVLM(Budgeted):
     """See the module docstring."""
 
     name: ClassVar[str] = "sparsevlm"
+    reorders: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
     version: Literal["1.5", "2"] = "1.5"

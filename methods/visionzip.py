@@ -35,6 +35,7 @@ class VisionZip(Tower):
     """See the module docstring."""
 
     name: ClassVar[str] = "visionzip"
+    reorders: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
     dominant: int = 54

@@ -43,6 +43,22 @@ class ModelInfo:
 
 
 @dataclass
+class Ranking:
+    """What a decision chose by, for the record and the conformance suite; it decides nothing.
+
+    score    [B, m], any real dtype: of each group the tokens with the highest were chosen.
+    chosen   [B, m] bool, those chosen; None: the image tokens that the decision keeps (all kept
+             tokens for a method with ``routes_text``).
+    group    [B, m] long, tokens ranked against each other (a crop, say); -1: not ranked. None: all
+             image tokens of a row are one group (all tokens with ``routes_text``).
+    """
+
+    score: Tensor
+    chosen: Tensor | None = None
+    group: Tensor | None = None
+
+
+@dataclass
 class Route:
     """Process some tokens in this layer; the others take the residual path only.
 
@@ -55,6 +71,7 @@ class Route:
     skip_scale  [B, m] or None; skipped tokens become ``skip_scale * x`` instead of ``x``.
     positions   ``original`` keeps the running position ids (with gaps), ``compact`` renumbers
                 the processed tokens 0, 1, 2, ... inside this layer, at decode too.
+    ranked      what the kept tokens were chosen by, if they were ranked.
     """
 
     keep: Tensor | None = None
@@ -63,6 +80,7 @@ class Route:
     scope: Scope = "mlp_branch"
     skip_scale: Tensor | None = None
     positions: Positions = "original"
+    ranked: Ranking | None = None
 
 
 @dataclass
@@ -72,12 +90,14 @@ class Drop:
     keep       [B, m] bool; ``counts`` as in :class:`Route`.
     positions  ``original`` or ``compact`` (renumbered from here on, at decode too).
     order      [B, m] sort key of the survivors, ascending; None keeps the sequence order.
+    ranked     as in :class:`Route`.
     """
 
     keep: Tensor
     counts: list[int] | None = None
     positions: Positions = "original"
     order: Tensor | None = None
+    ranked: Ranking | None = None
 
 
 @dataclass
@@ -91,7 +111,7 @@ class Merge:
                of its members, or their mean where ``weight`` is None too.
     weight     [B, m] weights of that sum.
     position_ids  [B, m] long, read at the slots, for ``original`` positions (None: the slot's own).
-    positions, order: as in :class:`Drop`.
+    positions, order, ranked: as in :class:`Drop`.
     """
 
     assign: Tensor
@@ -101,6 +121,7 @@ class Merge:
     position_ids: Tensor | None = None
     positions: Positions = "original"
     order: Tensor | None = None
+    ranked: Ranking | None = None
 
 
 Decision = Route | Drop | Merge | None

@@ -41,6 +41,18 @@ def build(
         image_size=SIDE * PATCH,
         patch_size=PATCH,
     )
+    # Biases and one-row embeddings keep what the library draws, from a generator of this call.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = _drawn(text, vision, any_resolution, attn)
+    randomise(model)
+    model.generation_config.pad_token_id = 0
+    return model.to(dtype).eval()
+
+
+def _drawn(text: Any, vision: Any, any_resolution: bool, attn: str) -> Any:
+    import transformers as t
+
     common = {"vision_config": vision, "text_config": text, "image_token_index": IMAGE}
     if any_resolution:
         grids = [[SIDE * PATCH * h, SIDE * PATCH * w] for h, w in ((1, 2), (2, 1), (2, 2))]
@@ -52,9 +64,7 @@ def build(
         model = t.LlavaForConditionalGeneration._from_config(
             t.LlavaConfig(**common), attn_implementation=attn
         )
-    randomise(model)
-    model.generation_config.pad_token_id = 0
-    return model.to(dtype).eval()
+    return model
 
 
 def randomise(module: torch.nn.Module, scale: float = 0.3, seed: int = 0) -> torch.nn.Module:

@@ -18,13 +18,13 @@ ID_LENGTH = 16  # hex digits, 64 bits: a collision within a study is out of the 
 # Parts of the harness that cannot change a cell's numbers. All the rest is part of every cell's
 # key, so that a module added later counts until somebody decides that it need not.
 WITHOUT_INFLUENCE = (
-    *("attention.py", "changes.py", "check.py", "cli.py", "errors.py", "flags.py", "joint.py"),
+    *("attention.py", "changes.py", "cli.py", "errors.py", "flags.py", "joint.py"),
     *("listing.py", "nearest.py", "parts.py", "plan.py", "progress.py", "runinfo.py"),
     *("settings.py", "validators.py", "stats.py", "suite.py", "suites.py", "bench/quiet.py"),
     *("bench/tasks_index.py", "cost/replica.py", "cost/rows.py", "cost/run.py"),
     *("cost/published.py", "cost/published_run.py", "model/catalog.py"),
     *("model/tiny.py", "model/torchvision_ops.py", "model/weights.py"),
-    *("instruct", "layers", "store", "study", "timing", "train"),
+    *("check", "instruct", "layers", "store", "study", "timing", "train"),
 )
 # Installed packages that turn documents into tokens, tokens into answers, answers into scores.
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow", "lmms-eval")

@@ -1,0 +1,113 @@
+"""Checks of what a method chooses: as many as asked for, the best by its own score, in order."""
+
+from __future__ import annotations
+
+import torch
+
+import methods
+from harness.check.settings import variants
+from harness.check.subject import TRIES, NotApplicable, Subject, image_tokens, require
+from harness.check.watch import Noted, Watched
+from harness.engine import model_info
+from harness.model import tiny
+from harness.record import IMAGE
+from methods.base import Method, MethodError
+
+SHARES = (0.75, 0.5)  # what a method can meet that starts in the middle of the depth
+
+
+def counts_as_requested(s: Subject) -> None:
+    """every layer processes as many image tokens as requested, under any value of any parameter"""
+    info, n = model_info(s.model), tiny.SIDE**2
+    if s.method.request(info, n) is None:
+        raise NotApplicable("it states no numbers: the images decide")
+    for method in (s.method, *variants(s.method, info).values()):
+        wanted = method.request(info, n)
+        if wanted is None:
+            continue
+        twin = s.other(method)
+        for size in (1, 2):  # the numbers hold for an image, two of them keep twice as many
+            inputs = tiny.inputs_of(s.model, [(3, [n] * size, 4)], seed=size)
+            _, (record,) = twin.prefill(inputs)
+            off = [abs(a - size * b) for a, b in zip(image_tokens(record), wanted, strict=True)]
+            require(
+                max(off) <= size // 2,  # two images are rounded once where a sample is pooled
+                f"{method.spec}, {size} image(s): {image_tokens(record)}, requested {wanted} each",
+            )
+
+
+def budget_is_met(s: Subject) -> None:
+    """tokens=, ratio= and kv= are met as the mean over layers, to one token (or its grid's step)"""
+    info, frames = model_info(s.model), s.method.least_images
+    n, known = tiny.SIDE**2 * frames, s.method.params()
+    if frames > 1:
+        frames = len(s.rows[0][1])
+        n = tiny.SIDE**2 * frames
+    budgets = [k for k in ("tokens", "ratio", "kv") if k in known and known[k] is None]
+    if "kv" not in budgets:
+        raise NotApplicable("it takes no budget")
+    for key in budgets if "tokens" in budgets else ["kv"]:
+        for share in SHARES:
+            value = round(n / frames * share) if key == "tokens" else share
+            method = _with(s.method, {key: value})
+            twin = s.other(method)
+            twin.method.check(info)
+            _, (record,) = twin.prefill(s.prompt(0))
+            mean = float(record.processed_per_layer(IMAGE).mean())
+            # a float32 product rounded down in every layer stays below by one at most
+            off = n / 6 if s.method.coarse else 1
+            require(
+                abs(mean - n * share) <= off,
+                f"{method.spec}: {mean:.2f} image tokens a layer, wanted {n * share:g}",
+            )
+
+
+def _with(method: Method, values: dict[str, object]) -> Method:
+    try:
+        return methods.build(method.name, {**method.params(), **values})
+    except MethodError:  # a parameter of the method's own that excludes a budget
+        return methods.build(method.name, values)
+
+
+def best_are_kept(s: Subject) -> None:
+    """the kept tokens are those with the highest score of the method's own"""
+    seen = 0
+    for seed in range(TRIES):
+        watched = Watched(s.method)
+        s.prefill(s.inputs if seed == 0 else s.prompt(seed), watched)
+        seen += sum(_ranked_well(noted, s.method.routes_text) for noted in watched.noted)
+    if not seen:
+        raise NotApplicable("it ranks no tokens, or all of them stay")
+
+
+def _ranked_well(noted: Noted, text: bool) -> bool:
+    """Whether tokens were ranked and some left; raises where a better one left than stayed."""
+    ranked = noted.decision.ranked
+    if ranked is None:
+        return False
+    candidates = noted.valid if text else noted.image
+    chosen = noted.kept if ranked.chosen is None else ranked.chosen
+    group = torch.zeros_like(noted.index) if ranked.group is None else ranked.group
+    where = "before the first layer" if noted.layer < 0 else f"layer {noted.layer}"
+    some = False
+    for b in range(len(candidates)):
+        for g in group[b][candidates[b] & (group[b] >= 0)].unique():
+            mine = candidates[b] & (group[b] == g)
+            stay, leave = ranked.score[b][mine & chosen[b]], ranked.score[b][mine & ~chosen[b]]
+            if len(stay) and len(leave):
+                some = True
+                good = float(leave.max()) <= float(stay.min())
+                require(good, f"{where}, row {b}: a token left with a higher score than one stayed")
+    return some
+
+
+def order_is_kept(s: Subject) -> None:
+    """tokens stay in the order of the prompt"""
+    if s.method.reorders:
+        raise NotApplicable("it says that it reorders")
+    watched = Watched(s.method)
+    s.prefill(s.inputs, watched)
+    for layer, index in enumerate(watched.running):
+        for b, row in enumerate(index):
+            rises = row[row >= 0].diff() > 0
+            require(bool(rises.all()), f"layer {layer}, row {b}: tokens stand in another order")

@@ -1,0 +1,197 @@
+"""Checks of what the engine does under a method: caches, batches, kernels, no trace left."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+import methods
+from harness.check.subject import TRIES, NotApplicable, Subject, image_tokens, require
+from harness.check.watch import Replayed, Watched, counted
+from harness.engine import model_info
+from harness.model import tiny
+from harness.record import IMAGE
+
+
+def nothing_dropped(s: Subject) -> None:
+    """with nothing to drop, logits equal the plain model's bit for bit (sdpa and eager)"""
+    if s.method.neutral is None:
+        raise NotApplicable("it has no setting that changes nothing")
+    neutral = methods.build(s.method.name, s.method.neutral)
+    for attn in ("sdpa", "eager"):
+        twin = Subject(neutral, attn, torch.float32)
+        twin.modules = neutral.build_modules(model_info(twin.model))  # fresh: they scale nothing
+        with torch.no_grad():
+            plain = twin.model(**twin.inputs).logits
+        require(torch.equal(plain, twin.prefill(twin.inputs)[0]), f"logits differ under {attn}")
+
+
+def cache_is_recorded(s: Subject) -> None:
+    """the KV cache holds exactly the recorded tokens, and tokens skip or leave as announced"""
+    _, records = s.generate(s.inputs)  # records() asserts the cache tensors
+    allowed = list(s.method.mod_layers(model_info(s.model)))
+    for record in records:
+        for layer, routes in enumerate(allowed):
+            dense = bool(record.keep[layer].all())
+            require(routes or dense, f"layer {layer} acts but is not among the method's layers")
+
+
+def recount(s: Subject) -> None:
+    """recorded tokens equal those counted at every layer's attention output and MLP"""
+    for i in range(len(s.rows)):
+        with counted(s.model.model.language_model.layers) as found:
+            _, (record,) = s.generate(s.row(i))
+        told = record.kv_tokens.tolist()
+        for part, seen in found.items():
+            require(seen == told, f"row {i}: {part} ran on {seen} tokens a layer, recorded {told}")
+
+
+def batch_is_single(s: Subject) -> None:
+    """a padded batch with unequal image counts gives the answers of single prompts"""
+    together, records = s.generate(s.inputs)
+    for i in range(len(s.rows)):
+        alone, record = s.generate(s.row(i))
+        worst = max(
+            float((a[i] - b[0]).abs().max())
+            for a, b in zip(together.logits, alone.logits, strict=True)
+        )
+        require(worst < 1e-5, f"row {i}: logits differ by {worst:.1e}")
+        require(bool((records[i].route == record[0].route).all()), f"row {i} is routed differently")
+
+
+def cache_on_and_off(s: Subject) -> None:
+    """generation with and without the KV cache agrees"""
+    on, a = s.generate(s.inputs)
+    off, b = s.generate(s.inputs, use_cache=False)
+    require(torch.equal(on.sequences, off.sequences), "other tokens")
+    same = all((x.decode == y.decode).all() for x, y in zip(a, b, strict=True))
+    require(same, "other decisions at decode")
+
+
+def kernels_agree(s: Subject) -> None:
+    """eager and sdpa attention give the same routing, tokens and logits (to 1e-4)"""
+    # float32: the library's eager attention gives NaN for padded rows in float64.
+    sdpa, eager = (Subject(s.method, attn, torch.float32) for attn in ("sdpa", "eager"))
+    (one, a), (other, b) = sdpa.generate(sdpa.inputs), eager.generate(eager.inputs)
+    for i, (x, y) in enumerate(zip(a, b, strict=True)):
+        require(bool((x.route == y.route).all()), f"row {i} is routed differently")
+    require(torch.equal(one.sequences, other.sequences), "other tokens")
+    pairs = zip(one.logits, other.logits, strict=True)
+    worst = max(float((x - y).abs().max()) for x, y in pairs)
+    require(worst < 1e-4, f"logits differ by {worst:.1e}")
+
+
+def future_unseen(s: Subject) -> None:
+    """no token sees a later one: with the same decisions, other last words change nothing before"""
+    watched = Watched(s.method)
+    inputs = s.prompt(0)
+    first, (record,) = s.prefill(inputs, watched)
+    later = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    later["input_ids"][0, -2:] = torch.tensor([tiny.WORD, tiny.WORD + 1])
+    second, _ = s.prefill(later, Replayed(watched))
+    change = (first - second)[0].abs().amax(dim=-1)
+    require(float(change[-1]) > 0, "other last words change nothing at all")
+    # Tokens that left are no longer computed: their logits mean nothing.
+    there = torch.from_numpy(record.route[-1] != -2)[:-2]
+    worst = float(change[:-2][there].max())
+    require(worst < 1e-9, f"earlier logits change by {worst:.1e}")
+
+
+def ties_and_seeds(s: Subject) -> None:
+    """the same prompt is routed alike every time: under ties, under any global seed; numbers drawn
+    are its own"""
+    blank = Subject(s.method, dtype=s.dtype)
+    tower = blank.model.model.vision_tower
+    embeddings = getattr(tower, "vision_model", tower).embeddings
+    with torch.no_grad():
+        embeddings.position_embedding.weight.zero_()  # all patches of a blank image are equal
+    blank.inputs["pixel_values"].zero_()
+    for case, what in ((s, "prompt"), (blank, "blank image")):
+        _ = case.modules  # fresh weights may be drawn, once
+        torch.manual_seed(1)
+        state = torch.get_rng_state()
+        once, a = case.prefill(case.inputs)
+        require(torch.equal(torch.get_rng_state(), state), "it draws from the global generator")
+        torch.manual_seed(2)
+        again, b = case.prefill(case.inputs)
+        require(torch.equal(once, again), f"{what}: other logits in the second run")
+        same = all((x.route == y.route).all() for x, y in zip(a, b, strict=True))
+        require(same, f"{what}: routed differently in the second run")
+        require(bool(torch.isfinite(once).all()), f"{what}: logits are not finite")
+    wanted = s.method.request(model_info(s.model), tiny.SIDE**2)
+    if wanted is not None and s.method.least_images == 1:
+        _, (record,) = blank.prefill(blank.row(0))
+        require(image_tokens(record) == list(wanted), "a blank image keeps other numbers of tokens")
+
+
+def seed_counts(s: Subject) -> None:
+    """a method with a seed draws other tokens under another one"""
+    if not hasattr(s.method, "seed"):
+        raise NotApplicable("it has no seed")
+    other = s.other(methods.build(s.method.name, {**s.method.params(), "seed": s.method.seed + 1}))
+    for seed in range(TRIES):
+        inputs = s.prompt(seed)
+        (a, (x,)), (b, (y,)) = s.prefill(inputs), other.prefill(inputs)
+        if bool((x.route != y.route).any()) or not torch.equal(a, b):
+            return
+    drawn = [k for k, v in s.method.params().items() if v in ("random",)]
+    require(not drawn, f"seed changes nothing although {drawn} asks for it")
+    raise NotApplicable(f"no draw decided anything in {TRIES} prompts")
+
+
+def text_untouched(s: Subject) -> None:
+    """text is always processed, and a prompt without image runs as the dense model"""
+    if s.method.routes_text:
+        raise NotApplicable("it routes text too")
+    _, records = s.generate(s.inputs)
+    for record in records:
+        require(bool(record.keep[:, record.kinds != IMAGE].all()), "a text token was not processed")
+    text = tiny.inputs_of(s.model, [(3, [], 4), (2, [], 1)])
+    with torch.no_grad():
+        plain = s.model(**text).logits
+    require(torch.equal(plain, s.prefill(text)[0]), "text-only logits differ")
+
+
+def any_resolution(s: Subject) -> None:
+    """works on any-resolution images with tiles and newline tokens, several in a prompt"""
+    other = Subject(s.method, any_resolution=True)
+    _, (record,) = other.generate(other.inputs)
+    require(len(record.grid) == 4, f"{len(record.grid)} patch grids instead of 4")
+    size = sum(g["rows"] * (g["cols"] + g["newline"]) for g in record.grid)
+    require(size == record.n_image, "the grids do not cover the image tokens")
+    with counted(other.model.model.language_model.layers) as found:
+        _, (record,) = other.generate(other.inputs)
+    require(found["mlp"] == record.kv_tokens.tolist(), "other tokens ran than were recorded")
+
+
+def no_trace(s: Subject) -> None:
+    """nothing is left behind in the model, also after an exception"""
+    plain = s.other(methods.parse("dense"))
+    answer = plain.generate(s.inputs)[0].sequences  # the library installs its own hooks once
+
+    def left() -> list[Any]:
+        return [
+            (sorted(m.__dict__), len(m._forward_hooks), len(m._forward_pre_hooks))
+            for m in s.model.modules()
+        ]
+
+    before = left()
+    s.generate(s.inputs)
+    require(left() == before, "attributes or hooks stayed behind")
+    try:
+        with s.running():
+            raise KeyError
+    except KeyError:
+        require(left() == before, "attributes or hooks stayed behind after an exception")
+    require(torch.equal(plain.generate(s.inputs)[0].sequences, answer), "the model changed")
+
+
+def tower_left_alone(s: Subject) -> None:
+    """a method without images never runs the vision tower"""
+    if s.method.needs_images:
+        raise NotApplicable("it looks at images")
+    tower = type(s.model.model.vision_tower)
+    with patch.object(tower, "forward", side_effect=AssertionError("the vision tower ran")):
+        s.generate(s.inputs)

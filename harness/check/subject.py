@@ -1,0 +1,108 @@
+"""What is checked: one method on a tiny random model, and the tools that every check uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from harness.engine import model_info, routed
+from harness.model import tiny
+from harness.record import IMAGE, RoutingRecord
+from methods.base import Method
+
+STEPS = 4  # tokens generated
+TRIES = 8  # prompts of the rules that one lucky prompt could pass
+
+
+class NotApplicable(Exception):
+    """The property makes no sense for this method; the reason is reported."""
+
+
+def require(ok: bool, detail: str) -> None:
+    """Fail a check with a reason."""
+    if not ok:
+        raise AssertionError(detail)
+
+
+@dataclass
+class Subject:
+    """One method on a tiny random model, with random weights if it is trained."""
+
+    method: Method
+    attn: str = "sdpa"
+    dtype: torch.dtype = torch.float64
+    any_resolution: bool = False
+
+    @cached_property
+    def model(self) -> Any:
+        return tiny.build(self.any_resolution, self.attn, self.dtype)
+
+    @cached_property
+    def modules(self) -> Any:
+        modules = self.method.build_modules(model_info(self.model))
+        return None if modules is None else tiny.randomise(modules).to(self.model.dtype)
+
+    @property
+    def rows(self) -> list[tuple[int, list[int], int]]:
+        """The prompts of the test batch: frames for a method that needs several images."""
+        return tiny.ROWS if self.method.least_images == 1 else tiny.FRAMES
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        if self.any_resolution:
+            return tiny.any_resolution_inputs(self.model, [(20, 30), (32, 14)])
+        return tiny.inputs_of(self.model, self.rows)
+
+    def other(self, method: Method) -> Subject:
+        """The same model under another method, or under one that stands before the real one."""
+        twin = Subject(method, self.attn, self.dtype, self.any_resolution)
+        twin.model = self.model  # a cached property is an attribute like any other
+        return twin
+
+    def prompt(self, seed: int) -> dict[str, Any]:
+        """A prompt with the fewest images that the method takes, another one for every seed."""
+        return tiny.inputs_of(self.model, self.rows[:1], seed)
+
+    def row(self, i: int) -> dict[str, Any]:
+        """Row i alone, without padding."""
+        real = self.inputs["attention_mask"][i].bool()
+        single = {k: self.inputs[k][i][real][None] for k in ("input_ids", "attention_mask")}
+        first, count = sum(len(images) for _, images, _ in self.rows[:i]), len(self.rows[i][1])
+        if count:
+            single["pixel_values"] = self.inputs["pixel_values"][first : first + count]
+        return single
+
+    @contextmanager
+    def running(self, method: Any = None) -> Iterator[Any]:
+        """The model under the method, or under what stands in for it."""
+        clip = tiny.Clip(self.model)
+        with routed(self.model, method or self.method, self.modules, clip=clip) as run:
+            yield run
+
+    def generate(
+        self, inputs: dict[str, Any], method: Any = None, **extra: Any
+    ) -> tuple[Any, list[RoutingRecord]]:
+        """Greedy tokens and logits under the method, and the records of the samples."""
+        options = {"do_sample": False, "suppress_tokens": [tiny.IMAGE], "max_new_tokens": STEPS}
+        options |= {"return_dict_in_generate": True, "output_logits": True}
+        with torch.no_grad(), self.running(method) as run:
+            out = self.model.generate(**inputs, **options, **extra)
+            return out, run.records([STEPS] * len(inputs["input_ids"]))
+
+    def prefill(
+        self, inputs: dict[str, Any], method: Any = None
+    ) -> tuple[torch.Tensor, list[RoutingRecord]]:
+        """Logits [B, n, V] of one pass over the prompt, and the records of the samples."""
+        with torch.no_grad(), self.running(method) as run:
+            logits = self.model(**inputs).logits
+            return logits, run.records([1] * len(inputs["input_ids"]))
+
+
+def image_tokens(record: RoutingRecord) -> list[int]:
+    """Image tokens that each layer processed."""
+    return [int(n) for n in record.processed_per_layer(IMAGE)]
