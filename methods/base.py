@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Files here that several methods are made of: a change to one may change any method.
-SHARED = ("base.py", "vocabulary.py", "placement.py", "picking.py", "question.py", "dpc.py")
+SHARED = (
+    "base.py", "vocabulary.py", "placement.py", "pictures.py", "picking.py", "tower.py",
+    "greedy.py", "question.py", "dpc.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

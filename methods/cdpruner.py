@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from methods.base import Drop, Positions, Tokens
-from methods.picking import Board, Picking, unit, wide
+from methods.picking import Board, Keeping, unit, wide
+from methods.pictures import Picture
 from methods.question import DEFAULT, question_words, stripped
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ EPS, SPENT = 1e-6, 1e-6
 
 
 @dataclass(frozen=True)
-class CDPruner(Picking):
+class CDPruner(Keeping):
     """See the module docstring."""
 
     name: ClassVar[str] = "cdpruner"
@@ -54,13 +55,15 @@ class CDPruner(Picking):
     def reads_tower(self) -> bool:
         return self.reads_clip
 
+    def own(self, picture: Picture) -> int:
+        return picture.overall(self.keep)
+
     def before(self, seq: Tokens) -> Drop | None:
         if not any(seq.image_counts):
             return None
-        board = Board(seq, self.kept)
-        if board.untouched:
+        board = Board(seq)
+        if not board.share(self):
             return None
-        board.place()
         states = board.states()
         found = self._clip(seq, board) if self.reads_clip else self._words(seq, board, states)
         relevance = scaled(found, board.there, board.images)

@@ -19,16 +19,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import Drop, ModelInfo, Positions, Tokens
-from methods.budget import Budgeted
-from methods.picking import Board, unit
+from methods.base import Drop, Positions, Tokens
+from methods.picking import Board, Picking, unit
+from methods.pictures import Picture
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class DivPrune(Budgeted):
+class DivPrune(Picking):
     """See the module docstring."""
 
     name: ClassVar[str] = "divprune"
@@ -43,21 +43,19 @@ class DivPrune(Budgeted):
         super().__post_init__()
         self.require(0 <= self.keep <= 1, f"keep={self.keep} is outside 0..1")
 
-    def mod_layers(self, info: ModelInfo) -> list[bool]:
-        return [True] * info.layers
+    def kept(self, n: int) -> int:
+        """Tokens kept of an image's ``n``, without a budget."""
+        return round(self.keep * n)
 
-    def kept(self, n: int, patches: int = 0) -> int:
-        """Tokens kept of an image's ``n``."""
-        wanted = self.target(n)
-        return round(self.keep * n if wanted is None else wanted)
+    def own(self, picture: Picture) -> int:
+        return self.kept(picture.tokens)
 
     def before(self, seq: Tokens) -> Drop | None:
         if not any(seq.image_counts):
             return None
-        board = Board(seq, self.kept, self.space == "crop", self.newlines)
-        if board.untouched:
+        board = Board(seq, self.space == "crop", self.newlines)
+        if not board.share(self):
             return None
-        board.place()
         return board.drop(pick(board.states(), board.there, board.steps), self.positions)
 
 

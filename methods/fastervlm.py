@@ -6,7 +6,7 @@ fewer tokens. Text plays no part; nothing is merged; the class token itself stay
 
 Follows the released code: the last layer but one, the amount per crop (144 of 576, 25 %), no
 newline tokens on any-resolution images. ``tokens``, ``ratio`` and ``kv`` take the place of
-``keep`` (``methods/budget.py``), split over an image's crops as ``methods/tower.py`` says.
+``keep`` (``methods/budget.py``), split over an image's crops as ``methods/picking.py`` says.
 Different here: the attention row is formed beside the tower's own kernel in float32; LLaVA-NeXT
 keeps its own grid rule and its un-padding (the code chooses the grid by filled area and does not
 un-pad), so patches of the padding are no candidates; ties go to the lowest index.
@@ -17,36 +17,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import Drop, Positions, Tokens, top_k_mask
+from methods.base import Drop, Positions, Tokens
+from methods.picking import Keeping
+from methods.pictures import Picture
 from methods.tower import Patches, Tower
 
 
 @dataclass(frozen=True)
-class FasterVLM(Tower):
+class FasterVLM(Tower, Keeping):
     """See the module docstring."""
 
     name: ClassVar[str] = "fastervlm"
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
     keep: int = 144
-    tower: int = -2
     positions: Positions = "compact"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.keep >= 0, f"keep={self.keep} is below 0")
-
-    @property
-    def tower_taps(self) -> tuple[int, ...]:
-        return (self.tower,)
+    def own(self, picture: Picture) -> list[int]:
+        return picture.each(self.keep)
 
     def before(self, seq: Tokens) -> Drop | None:
         if not any(seq.image_counts):
             return None
         patches = Patches(seq)
-        shares = self.shares(patches, self.keep)
-        if shares is None:
+        if not patches.share(self):
             return None
-        scores = patches.attention(self.tower)
-        picked = patches.spread(top_k_mask(scores, patches.exists, shares.keep), False)
-        return Drop(shares.stay | picked, shares.counts, self.positions)
+        return patches.drop(patches.best(patches.attention(self.tower)), self.positions)

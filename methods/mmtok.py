@@ -22,8 +22,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.base import Drop, Positions, Tokens
-from methods.picking import Board, Picking, unit, wide
+from methods.greedy import cover
+from methods.picking import Keeping, unit, wide
+from methods.pictures import Picture
 from methods.question import question_words, stripped
+from methods.tower import Patches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +38,7 @@ STOP += " to for with by from at into onto upon"
 
 
 @dataclass(frozen=True)
-class MMTok(Picking):
+class MMTok(Keeping):
     """See the module docstring."""
 
     name: ClassVar[str] = "mmtok"
@@ -55,20 +58,18 @@ class MMTok(Picking):
     def reads_tower(self) -> bool:
         return True
 
+    def own(self, picture: Picture) -> int:
+        return picture.overall(self.keep)
+
     def before(self, seq: Tokens) -> Drop | None:
         if not any(seq.image_counts):
             return None
-        board = Board(seq, self.kept)
-        if board.untouched:
+        board = Patches(seq)
+        if not board.share(self):
             return None
-        import torch
-
-        board.place()
         words, real = question_words(seq, keywords)
-        patches = board.behind(torch.cat([crop.states[1:] for crop in seq.crops]))
-        worth = self.worth(
-            board.states(), patches, board.there, wide(words)[board.rows], real[board.rows]
-        )
+        words, real = wide(words)[board.rows], real[board.rows]
+        worth = self.worth(board.states(), board.features(), board.there, words, real)
         return board.drop(cover(worth, board.there, board.steps)[0], self.positions)
 
     def worth(
@@ -86,24 +87,6 @@ class MMTok(Picking):
             share = scores.softmax(dim=2) * rows.unsqueeze(2)
             found.append(share / rows.sum(dim=1).clamp(min=1).view(-1, 1, 1))
         return torch.cat([found[0], self.alpha * found[1]], dim=1)
-
-
-def cover(worth: Tensor, there: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Picks [G, steps] and their gains, greedy, of the columns of ``worth`` that are ``there``."""
-    import torch
-
-    free, covered = there, worth.new_zeros(*worth.shape[:2], 1)
-    order = [there.new_zeros(len(there), 0, dtype=torch.long)]
-    gains = [worth.new_zeros(len(there), 0)]
-    for _ in range(steps):
-        gain = (worth - covered).clamp(min=0).sum(dim=1).masked_fill(~free, float("-inf"))
-        best, chosen = gain.max(dim=1, keepdim=True)
-        column = worth.gather(2, chosen.unsqueeze(1).expand(-1, worth.shape[1], 1))
-        covered = torch.maximum(covered, column)
-        free = free.scatter(1, chosen, False)
-        order.append(chosen)
-        gains.append(best)
-    return torch.cat(order, dim=1), torch.cat(gains, dim=1)
 
 
 def keywords(text: str) -> str:

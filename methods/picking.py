@@ -1,32 +1,47 @@
 """What methods share that pick image tokens before the language model.
 
-Image tokens come in groups, each ranked on its own: an image, or one crop of it. All groups of a
-batch stand side by side in one padded tensor, so that a greedy loop serves them together. How many
-tokens a group keeps is known on the host; nothing here asks the device.
+Image tokens come in groups, each ranked on its own: a crop of an image, or all of it. The groups of
+a batch stand side by side in one padded table [G, n], a line a group, its tokens in raster order,
+so that one tensor operation or greedy loop serves them together. How many tokens a group keeps is
+known on the host; nothing here asks the device.
 
-A budget holds for an image with all its crops, and is split over the crops by their tokens (an
-un-padded any-resolution image has smaller crops at its edges): largest remainder first. One that
-covers the image leaves it as it is.
+A budget holds for an image with all its crops and is split over the crops in proportion to their
+tokens, largest remainder first: crops that un-padding cut get less. A method's own amount is one of
+576 patches, as the papers print it, and scales with the model's own: of every crop
+(``Picture.each``) or of the image's patches together (``Picture.overall``), as released. Newline
+tokens leave, unless a method says otherwise. An image whose amount covers it stays as it is,
+newlines included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 from methods.base import Drop, ModelInfo, Positions, Tokens, on_device
 from methods.budget import Budgeted
+from methods.pictures import Picture, pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PATCHES = 576  # image tokens of the models that papers count in
-
 
 @dataclass(frozen=True)
 class Picking(Budgeted):
-    """Base of methods that pick ``keep`` of an image's 576 patches before the language model."""
+    """Base of methods that pick before the language model."""
+
+    def mod_layers(self, info: ModelInfo) -> list[bool]:
+        return [True] * info.layers
+
+    def own(self, picture: Picture) -> int | list[int]:
+        """Tokens kept of an image, or of each of its groups, where no budget is given."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Keeping(Picking):
+    """... ``keep`` tokens of every 576."""
 
     keep: int = 64
 
@@ -34,112 +49,82 @@ class Picking(Budgeted):
         super().__post_init__()
         self.require(self.keep >= 0, f"keep={self.keep} is below 0")
 
-    def mod_layers(self, info: ModelInfo) -> list[bool]:
-        return [True] * info.layers
-
-    def kept(self, n: int, patches: int) -> int:
-        """Tokens kept of an image's ``n``, of which ``patches`` are no newlines."""
-        wanted = self.target(n)
-        return round(self.keep * patches / PATCHES if wanted is None else wanted)
-
-
-@dataclass
-class Group:
-    """Tokens ranked together: their columns, and crop * P + patch of each (-1: a newline)."""
-
-    row: int
-    image: int  # number of the image in the batch
-    columns: list[int] = field(default_factory=list)
-    origins: list[int] = field(default_factory=list)
-
-
-def group(seq: Tokens, by_crop: bool, newlines: bool) -> tuple[list[Group], list[Group]]:
-    """The groups of a batch, and the newline tokens of each image.
-
-    ``newlines`` puts these into the groups too, a newline to the crop that its row ends in.
-    """
-    found: dict[tuple[int, int], Group] = {}
-    breaks: list[Group] = []
-    first = 0
-    for b, grids in enumerate(seq.grids):
-        for grid in grids:
-            rows, cols, (high, wide) = grid["rows"], grid["cols"], grid["tiles"]
-            if grid["kind"] == "base":
-                breaks.append(Group(b, len(breaks)))
-                down, across = rows, cols
-            top, left = (high * down - rows) // 2, (wide * across - cols) // 2  # un-padding
-            image = breaks[-1].image
-            for r in range(rows):
-                start = grid["start"] + r * (cols + grid["newline"])
-                for c in range(cols):
-                    y, x = r + top, c + left
-                    crop = first + y // down * wide + x // across
-                    one = found.setdefault((image, by_crop * crop), Group(b, image))
-                    one.columns.append(start + c)
-                    one.origins.append((crop * down + y % down) * across + x % across)
-                if grid["newline"]:
-                    breaks[-1].columns.append(start + cols)
-                    if newlines:
-                        one.columns.append(start + cols)
-                        one.origins.append(-1)
-            first += grid["crops"]
-    return list(found.values()), breaks
-
 
 class Board:
-    """The groups of a batch as tensors [G, n], and how many tokens each of them keeps."""
+    """The groups of a batch that holds an image, and how many tokens each of them keeps.
+
+    ``newlines``: ``candidate`` (ranked like any token), ``keep`` (all stay, as part of the
+    amount) or ``drop`` (all leave).
+    """
 
     def __init__(
         self,
         seq: Tokens,
-        amount: Callable[[int, int], int],
         by_crop: bool = True,
-        newlines: str = "drop",
+        newlines: Literal["candidate", "keep", "drop"] = "drop",
     ) -> None:
-        """``amount``: tokens to keep of an image, from its tokens and its patches.
+        self.seq, self.newlines = seq, newlines
+        self.pictures = pictures(seq, by_crop, newlines == "candidate")
+        self.groups = [group for picture in self.pictures for group in picture.groups]
+        self.lengths = [len(group.columns) for group in self.groups]
+        self.sizes = [0] * len(self.groups)  # tokens a group keeps; 0 where its image is whole
+        self.whole = [False] * len(self.pictures)  # images that stay as they are
 
-        ``newlines``: ``candidate`` (ranked like any token), ``keep`` (all stay, as part of the
-        amount) or ``drop`` (all leave).
-        """
-        self.seq = seq
-        self.groups, breaks = group(seq, by_crop, newlines == "candidate")
-        self.sizes: list[int] = []
-        self.extra: list[list[int]] = [[] for _ in seq.counts]  # newlines that stay, per row
-        for lines in breaks:
-            lengths = [len(g.columns) for g in self.groups if g.image == lines.image]
-            patches = sum(o >= 0 for g in self.groups if g.image == lines.image for o in g.origins)
-            tokens = patches + len(lines.columns)
-            total = amount(tokens, patches)
-            if newlines != "candidate" and (newlines == "keep" or total >= tokens):
-                self.extra[lines.row] += lines.columns
-                total = max(0, total - len(lines.columns))
-            self.sizes += split(min(total, sum(lengths)), lengths)
-
-    @property
-    def untouched(self) -> bool:
-        """Nothing leaves."""
-        kept = sum(self.sizes) + sum(map(len, self.extra))
-        return kept == sum(self.seq.image_counts)
+    def share(self, method: Picking) -> bool:
+        """Fill in ``sizes`` and ``whole``; False where nothing leaves at all."""
+        first = 0
+        for i, picture in enumerate(self.pictures):
+            wanted, sizes = method.target(picture.tokens), picture.sizes
+            amount = method.own(picture) if wanted is None else round(wanted)
+            if isinstance(amount, int):
+                whole = amount >= picture.tokens
+                left = amount - len(picture.newlines) * (self.newlines == "keep")
+                amount = split(min(max(0, left), sum(sizes)), sizes)
+            else:
+                whole = amount == sizes
+            self.whole[i] = whole
+            if not whole:
+                self.sizes[first : first + len(sizes)] = amount
+            first += len(sizes)
+        return not all(self.whole)
 
     @property
     def steps(self) -> int:
         """How many picks the largest ranking needs."""
-        pairs = zip(self.sizes, self.groups, strict=True)
-        return max((size for size, g in pairs if size < len(g.columns)), default=0)
+        pairs = zip(self.sizes, self.lengths, strict=True)
+        return max((size for size, length in pairs if size < length), default=0)
 
-    def place(self) -> None:
-        """Make the tensors ``where`` and ``there`` [G, n] and ``rows`` and ``images`` [G]."""
-        width = max(len(g.columns) for g in self.groups)
-        length, device = self.seq.hidden.shape[1], self.seq.hidden.device
-        nowhere = length * len(self.seq.counts)
-        where, there = [], []
-        for g in self.groups:
-            gap = width - len(g.columns)
-            where.append([g.row * length + c for c in g.columns] + [nowhere] * gap)
-            there.append([True] * len(g.columns) + [False] * gap)
-        self.where, self.there = on_device(where, device), on_device(there, device)
-        self.rows = on_device([g.row for g in self.groups], device)
-        self.images = on_device([g.image for g in self.groups], device)
+    # --- tables -----------------------------------------------------------------------------
+    def on_device(self, values: list[Any]) -> Tensor:
+        """[G, 1] of one host value a group."""
+        return on_device([[value] for value in values], self.seq.hidden.device)
+
+    @cached_property
+    def where(self) -> Tensor:
+        """[G, n] long: row * m + column of each token; behind all of them where there is none."""
+        rows, length = self.seq.kinds.shape
+        width = max(self.lengths)
+        table = [
+            [g.row * length + c for c in g.columns] + [rows * length] * (width - len(g.columns))
+            for g in self.groups
+        ]
+        return on_device(table, self.seq.hidden.device)
+
+    @cached_property
+    def there(self) -> Tensor:
+        """[G, n] bool: a token, not the padding behind a smaller group."""
+        return self.where < self.seq.kinds.numel()
+
+    @property
+    def rows(self) -> Tensor:
+        """[G] long: the row of the batch that a group is in."""
+        return on_device([group.row for group in self.groups], self.seq.hidden.device)
+
+    @property
+    def images(self) -> Tensor:
+        """[G] long: the number of the image that a group is of."""
+        numbers = [i for i, picture in enumerate(self.pictures) for _ in picture.groups]
+        return on_device(numbers, self.seq.hidden.device)
 
     def states(self) -> Tensor:
         """[G, n, d] input embeddings of the groups' tokens, float32 or better; padding is zero."""
@@ -147,34 +132,59 @@ class Board:
         return wide(flat[self.where.clamp(max=len(flat) - 1)]) * self.there.unsqueeze(-1)
 
     def behind(self, patches: Tensor) -> Tensor:
-        """[G, n, w] of ``patches`` [crops * P, w], float32 or better: those behind the tokens."""
-        width = self.where.shape[1]
+        """[G, n, ...] of ``patches`` [crops * P, ...], those behind the tokens; as ``states``."""
+        width = max(self.lengths)
         rows = [g.origins + [0] * (width - len(g.origins)) for g in self.groups]
-        return wide(patches[on_device(rows, patches.device)]) * self.there.unsqueeze(-1)
+        found = wide(patches[on_device(rows, patches.device)])
+        return found * self.there.view(*self.there.shape, *[1] * (found.dim() - 2))
+
+    def spread(self, table: Tensor, other: Any) -> Tensor:
+        """[B, m]: a [G, n] table's entry of each token; ``other`` where no group has it."""
+        flat = table.new_full((self.seq.kinds.numel() + 1,), other)
+        flat = flat.scatter(0, self.where.flatten(), table.flatten())
+        return flat[:-1].view(self.seq.kinds.shape)
+
+    # --- what leaves ------------------------------------------------------------------------
+    @cached_property
+    def stay(self) -> Tensor:
+        """[B, m] bool: tokens that nothing happens to: text, whole images, newlines to keep."""
+        stay = [[True] * self.seq.kinds.shape[1] for _ in self.seq.counts]
+        for picture, whole in zip(self.pictures, self.whole, strict=True):
+            if not whole:
+                line, end = stay[picture.row], picture.start + picture.tokens
+                line[picture.start : end] = [False] * picture.tokens
+                for column in picture.newlines if self.newlines == "keep" else ():
+                    line[column] = True
+        return on_device(stay, self.seq.hidden.device) & self.seq.valid
+
+    @property
+    def counts(self) -> list[int]:
+        """Tokens that each row has left."""
+        counts = list(self.seq.counts)
+        for picture, whole in zip(self.pictures, self.whole, strict=True):
+            if not whole:
+                kept = len(picture.newlines) * (self.newlines == "keep")
+                counts[picture.row] += kept - picture.tokens
+        for size, group in zip(self.sizes, self.groups, strict=True):
+            counts[group.row] += size
+        return counts
+
+    def best(self, scores: Tensor) -> Tensor:
+        """[G, steps] the picks with the highest scores [G, n]; at a tie the lowest index wins."""
+        ranked = scores.masked_fill(~self.there, float("-inf"))
+        return ranked.argsort(dim=1, descending=True, stable=True)[:, : self.steps]
 
     def drop(self, order: Tensor, positions: Positions) -> Drop:
         """Keep the first picks of ``order`` [G, steps], as many as each group may."""
         import torch
 
-        seq, device = self.seq, self.where.device
-        ranks = torch.arange(order.shape[1], device=device)
-        taken = (ranks < on_device([[k] for k in self.sizes], device)).to(torch.uint8)
+        ranks = torch.arange(order.shape[1], device=order.device)
+        taken = (ranks < self.on_device(self.sizes)).to(torch.uint8)
         chosen = torch.zeros_like(self.there, dtype=torch.uint8).scatter_add(1, order, taken) > 0
-        pairs = zip(self.sizes, self.groups, strict=True)
-        all_of = on_device([[size == len(g.columns)] for size, g in pairs], device)
-        chosen = (chosen | all_of) & self.there
-        image = seq.image
-        keep = torch.zeros(image.numel() + 1, dtype=torch.bool, device=device)
-        keep = keep.scatter(0, self.where.flatten(), chosen.flatten())
-        length = image.shape[1]
-        lines = [b * length + c for b, row in enumerate(self.extra) for c in row]
-        if lines:
-            keep = keep.index_fill(0, on_device(lines, device), True)
-        counts = [c - n + len(e) for c, n, e in zip(
-            seq.counts, seq.image_counts, self.extra, strict=True)]  # fmt: skip
-        for size, g in zip(self.sizes, self.groups, strict=True):
-            counts[g.row] += size
-        return Drop((seq.valid & ~image) | keep[:-1].view_as(image), counts, positions)
+        pairs = zip(self.sizes, self.lengths, strict=True)
+        full = self.on_device([size == length for size, length in pairs])
+        picked = self.spread((chosen | full) & self.there, False)
+        return Drop(self.stay | picked, self.counts, positions)
 
 
 def split(total: int, lengths: list[int]) -> list[int]:

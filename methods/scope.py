@@ -16,66 +16,40 @@ kept, for all crops at once and without a question to the device.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from methods.base import Drop, Positions, Tokens
+from methods.greedy import cover
+from methods.picking import Keeping, unit
+from methods.pictures import Picture
 from methods.tower import Patches, Tower
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Scope(Tower):
+class Scope(Tower, Keeping):
     """See the module docstring."""
 
     name: ClassVar[str] = "scope"
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
-    keep: int = 64
     alpha: float = 1.0
-    tower: int = -2
     positions: Positions = "compact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.keep >= 0, f"keep={self.keep} is below 0")
         self.require(self.alpha >= 0, f"alpha={self.alpha} is below 0")
 
-    @property
-    def tower_taps(self) -> tuple[int, ...]:
-        return (self.tower,)
+    def own(self, picture: Picture) -> list[int]:
+        return picture.each(self.keep)
 
     def before(self, seq: Tokens) -> Drop | None:
         if not any(seq.image_counts):
             return None
         patches = Patches(seq)
-        shares = self.shares(patches, self.keep)
-        if shares is None:
+        if not patches.share(self):
             return None
-        attention = patches.attention(self.tower) * patches.crops[0].heads
-        features = patches.states[:, 1:].to(attention.dtype)
-        picks = greedy(features, attention**self.alpha, patches.exists, max(shares.keep))
-        wanted = patches.on_device(shares.keep)
-        picked = patches.spread(picks < wanted, False)
-        return Drop(shares.stay | picked, shares.counts, self.positions)
-
-
-def greedy(features: Tensor, weight: Tensor, exists: Tensor, steps: int) -> Tensor:
-    """[C, P] long: in which step each patch is chosen; ``steps`` or more: it is not."""
-    import torch
-
-    unit = torch.nn.functional.normalize(features, dim=-1)
-    near = unit @ unit.transpose(1, 2)
-    near = near.masked_fill(~exists[:, :, None], 0)  # what is not there need not be covered
-    covered = torch.zeros_like(weight)
-    when = torch.full_like(weight, steps, dtype=torch.long)
-    open_ = exists.clone()
-    for step in range(steps):
-        gain = (near - covered[..., None]).clamp(min=0).sum(dim=1) * weight
-        best = gain.masked_fill(~open_, float("-inf")).argmax(dim=1, keepdim=True)
-        when = torch.where(open_.gather(1, best), when.scatter(1, best, step), when)
-        open_ = open_.scatter(1, best, False)
-        column = near.gather(2, best[:, None].expand(-1, near.shape[1], -1))[..., 0]
-        covered = torch.maximum(covered, column)
-    return when
+        weight = (patches.attention(self.tower) * seq.crops[0].heads) ** self.alpha
+        features = unit(patches.features())  # zero in the padding, which need not be covered
+        alike = features @ features.transpose(1, 2)
+        order, _ = cover(alike, patches.there, patches.steps, weight)
+        return patches.drop(order, self.positions)

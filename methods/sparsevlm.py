@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from methods.base import QUESTION, Drop, Merge, ModelInfo, Positions, Tokens, top_k_mask
 from methods.budget import Budgeted
 from methods.dpc import fold
-from methods.picking import PATCHES, wide
+from methods.picking import wide
+from methods.pictures import PATCHES
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.base import Merge, Positions, Tokens, top_k_mask
-from methods.tower import CROP, Patches, Shares, Tower, rows
+from methods.picking import unit
+from methods.pictures import PATCHES, Picture
+from methods.tower import Patches, Tower, rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +42,6 @@ class VisionZip(Tower):
 
     dominant: int = 54
     contextual: int = 10
-    tower: int = -2
     positions: Positions = "compact"
 
     def __post_init__(self) -> None:
@@ -48,11 +49,10 @@ class VisionZip(Tower):
         self.require(self.dominant >= 2, f"dominant={self.dominant} is below 2")
         self.require(self.contextual >= 0, f"contextual={self.contextual} is below 0")
         most = self.dominant + self.contextual
-        self.require(most <= CROP + 1, f"dominant + contextual = {most} is above {CROP + 1}")
+        self.require(most <= PATCHES + 1, f"dominant + contextual = {most} is above {PATCHES + 1}")
 
-    @property
-    def tower_taps(self) -> tuple[int, ...]:
-        return (self.tower,)
+    def own(self, picture: Picture) -> list[int]:
+        return picture.each(self.dominant + self.contextual)
 
     def parts(self, kept: int) -> tuple[int, int]:
         """(dominant, the class token included; contextual) of a crop's tokens."""
@@ -63,71 +63,66 @@ class VisionZip(Tower):
         if not any(seq.image_counts):
             return None
         patches = Patches(seq)
-        shares = self.shares(patches, self.dominant + self.contextual)
-        return None if shares is None else self._merge(patches, shares)
+        return self._merge(patches) if patches.share(self) else None
 
-    def _merge(self, patches: Patches, shares: Shares) -> Merge:
+    def _merge(self, patches: Patches) -> Merge:
         import torch
 
-        split = [self.parts(kept) for kept in shares.keep]
-        # A crop that keeps nothing has no class token either.
-        with_class = patches.on_device([kept > 0 for kept in shares.keep])
+        there, device = patches.there, patches.there.device
+        split = [self.parts(kept) for kept in patches.sizes]
         best = [max(0, first - 1) for first, _ in split]
-        dominant = top_k_mask(patches.attention(self.tower), patches.exists, best)
-        others = patches.exists & ~dominant
-        rank = others.long().cumsum(dim=1) - 1
-        merged = patches.on_device([m for _, m in split])
-        rest = [size - b for size, b in zip(patches.sizes, best, strict=True)]
-        stride = [max(1, r // max(m, 1)) for r, (_, m) in zip(rest, split, strict=True)]
-        steps = patches.on_device(stride)
-        number = rank // steps  # of the target, where it is one
-        target = others & (rank % steps == 0) & (number < merged)
-        free = others & ~target
+        dominant = top_k_mask(patches.attention(self.tower), there, best)
+        target, number = targets(patches, there & ~dominant, best, [m for _, m in split])
+        free = there & ~dominant & ~target
+        # A crop that keeps nothing has no class token either.
+        with_class = patches.on_device([kept > 0 for kept in patches.sizes])
         host = free & (free.long().cumsum(dim=1) == 1) & with_class
         # Targets of each crop side by side; columns behind a crop's own number are empty.
         width = max(1, *(m for _, m in split))
         slots = (~target).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
-        numbers = torch.arange(width, device=slots.device)
-        real = numbers < merged
-        keys = patches.keys(self.tower)
-        keys = keys.unflatten(2, (patches.crops[0].heads, -1)).mean(dim=2)
-        keys = torch.nn.functional.normalize(keys, dim=-1)
+        numbers = torch.arange(width, device=device)
+        merged = patches.on_device([m for _, m in split])
+        keys = patches.keys(self.tower).unflatten(2, (patches.seq.crops[0].heads, -1))
+        keys = unit(keys.mean(dim=2))
         near = keys @ rows(keys, slots).transpose(1, 2)
-        joined = near.masked_fill(~real[:, None], float("-inf")).argmax(dim=2)
-        joins = (joined[..., None] == numbers) & free[..., None]
-        states = patches.states
-        wide = states.to(keys.dtype)[:, 1:]
-        total = joins.to(keys.dtype).transpose(1, 2) @ wide
-        mean = total / joins.sum(dim=1).clamp(min=1)[..., None]
-        fused = (rows(wide, slots) + mean).to(states.dtype)
-        # Where every patch goes, and which new states the slots take.
-        crop = torch.arange(len(split), device=slots.device)[:, None]
-        context = torch.where(target, crop * width + number, -1)
-        hidden = patches.put(
-            [
-                (torch.where(host, crop, -1), patches.seq.project(states[:, :1])),
-                (context, patches.seq.project(fused)),
-            ]
-        )
-        slot = patches.columns.gather(1, slots).gather(1, joined)
-        slot = torch.where(dominant | target | host, patches.columns, slot)
-        gone = (free & ~host & (merged == 0)) | ~(with_class & patches.exists)
-        columns = torch.arange(hidden.shape[1], device=slots.device)
-        assign = torch.where(shares.stay, columns, patches.spread(slot.masked_fill(gone, -1), -1))
-        order = self._order(patches, dominant, target, shares.stay)
-        return Merge(assign, shares.counts, hidden, positions=self.positions, order=order)
+        joined = near.masked_fill((numbers >= merged)[:, None], float("-inf")).argmax(dim=2)
+        states = patches.features()
+        joins = ((joined[..., None] == numbers) & free[..., None]).to(states.dtype)
+        mean = joins.transpose(1, 2) @ states / joins.sum(dim=1).clamp(min=1)[..., None]
+        crop = torch.arange(len(split), device=device)[:, None]
+        new = [
+            (torch.where(host, crop, -1), patches.class_states()),
+            (torch.where(target, crop * width + number, -1), rows(states, slots) + mean),
+        ]
+        slot = torch.arange(there.shape[1], device=device).expand_as(there)
+        slot = torch.where(free & ~host, slots.gather(1, joined), slot)
+        gone = (free & ~host & (merged == 0)) | ~(with_class & there)
+        key = self._key(patches, dominant, target)
+        limit = 6 * (there.numel() + patches.seq.kinds.shape[1])
+        return patches.merge(slot.masked_fill(gone, -1), new, key, limit, self.positions)
 
     @staticmethod
-    def _order(patches: Patches, dominant: Tensor, target: Tensor, stay: Tensor) -> Tensor:
-        """[B, m] sort key: image by image, within an image group by group."""
+    def _key(patches: Patches, dominant: Tensor, target: Tensor) -> Tensor:
+        """[G, n] where a token stands in its image: group by group, in a group by raster."""
         import torch
 
-        tile = patches.on_device(patches.tiles)
         # class, dominant, contextual of the base crop; dominant, class, contextual of the tiles
+        tile = patches.on_device([group.tile for group in patches.groups])
         group = torch.where(target, 2, torch.where(dominant, 1, 0))
-        group = torch.where(tile, torch.where(target, 5, torch.where(dominant, 3, 4)), group)
-        group, length = patches.spread(group, 0), stay.shape[1]
-        columns = torch.arange(length, device=stay.device)
-        size = max(len(patches.crops) * patches.per_crop, length)
-        within = torch.where(group == 3, columns, patches.origins.clamp(min=0))
-        return patches.order(group * size + within, 6 * size, stay)
+        tiles = torch.where(target, 5, torch.where(dominant, 3, 4))
+        group = torch.where(tile, tiles, group)
+        places = torch.arange(target.numel(), device=target.device).view(target.shape)
+        length = patches.seq.kinds.shape[1]
+        within = torch.where(group == 3, patches.where % length, places)
+        return group * (target.numel() + length) + within
+
+
+def targets(
+    patches: Patches, others: Tensor, best: list[int], wanted: list[int]
+) -> tuple[Tensor, Tensor]:
+    """[G, n] which of ``others`` are merged into, every so-manieth, and the number of each."""
+    rest = [length - b for length, b in zip(patches.lengths, best, strict=True)]
+    steps = patches.on_device([max(1, r // max(m, 1)) for r, m in zip(rest, wanted, strict=True)])
+    rank = others.long().cumsum(dim=1) - 1
+    number = rank // steps
+    return others & (rank % steps == 0) & (number < patches.on_device(wanted)), number

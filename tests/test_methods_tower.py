@@ -11,7 +11,6 @@ import torch
 import methods
 from harness.engine import routed
 from harness.model.tiny import any_resolution_inputs as any_resolution
-from methods.tower import split
 from tests.routing_tools import (
     ROWS,
 )
@@ -28,18 +27,28 @@ from tests.tower_tools import (
 )
 
 
-def test_a_budget_is_split_evenly_as_far_as_crops_last():
-    assert split(320, [576] * 5) == [64] * 5
-    assert split(7, [4, 1, 4]) == [3, 1, 3]
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        sizes = rng.integers(0, 9, rng.integers(1, 6)).tolist()
-        total = int(rng.integers(0, sum(sizes) + 1))
-        parts = split(total, sizes)
-        assert sum(parts) == total
-        assert all(p <= s for p, s in zip(parts, sizes, strict=True))
-        full = [p for p, s in zip(parts, sizes, strict=True) if p < s]
-        assert not full or max(full) - min(full) <= 1
+@pytest.mark.parametrize("name", ["fastervlm", "scope", "mmtok"])
+@pytest.mark.parametrize("share", [0.2, 0.6])
+def test_every_method_splits_a_budget_over_crops_by_their_tokens(name, share):
+    """One rule for all: each crop within one token of its share, and the image's sum exact."""
+    model = tiny_llava_next()
+    seq, event, _ = events(f"{name}:ratio={share}", model, any_resolution(model, SIZES))
+    crops = iter(tokens_of(seq))
+    for row in seq.grids:
+        for grid in row:
+            if grid["kind"] == "base":
+                tokens = round(share * grid["image_length"])
+                groups: list[list[Any]] = []
+            groups += [list(next(crops).values()) for _ in range(grid["crops"])]
+            if grid["start"] + grid["rows"] * (grid["cols"] + grid["newline"]) < (
+                grid["image_start"] + grid["image_length"]
+            ):
+                continue
+            kept = [int(sum(event.keep[place] for place in places)) for places in groups]
+            total = sum(map(len, groups))
+            assert sum(kept) == tokens
+            for count, places in zip(kept, groups, strict=True):
+                assert abs(count - tokens * len(places) / total) < 1
 
 
 TOWER = ["fastervlm", "visionzip", "prumerge", "prumerge:plus=1", "scope"]

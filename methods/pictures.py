@@ -1,0 +1,96 @@
+"""The images of a batch as groups of tokens that are ranked together: crops, or whole images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from methods.base import Tokens
+
+PATCHES = 576  # of the crop that published amounts are meant for
+
+
+@dataclass
+class Group:
+    """Tokens ranked together: their columns, and crop * P + patch of each (-1: a newline)."""
+
+    row: int
+    tile: bool  # of the part of an any-resolution image, not of the whole
+    columns: list[int] = field(default_factory=list)
+    origins: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Picture:
+    """One image of a batch: its columns in the prompt, its newline tokens and its groups."""
+
+    row: int
+    start: int
+    tokens: int
+    crop: int  # patches of a whole crop
+    newlines: list[int] = field(default_factory=list)  # those that are in no group
+    groups: list[Group] = field(default_factory=list)
+    patches: int = 0
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(group.columns) for group in self.groups]
+
+    def each(self, amount: float) -> list[int]:
+        """``amount`` of 576 patches in every crop."""
+        return [min(size, round(amount * self.crop / PATCHES)) for size in self.sizes]
+
+    def overall(self, amount: float) -> int:
+        """``amount`` of 576 patches in the image as a whole."""
+        return round(amount * self.patches / PATCHES)
+
+
+def pictures(seq: Tokens, by_crop: bool, newlines: bool) -> list[Picture]:
+    """The images of a batch. ``newlines``: a newline is in the group that its row ends in."""
+    found: list[Picture] = []
+    first = 0  # crops before this grid
+    for b, grids in enumerate(seq.grids):
+        for grid in grids:
+            if grid["kind"] == "base":
+                down, across = grid["rows"], grid["cols"]
+                start, length = grid["image_start"], grid["image_length"]
+                found.append(Picture(b, start, length, down * across))
+                groups: dict[int, Group] = {}
+            _fill(found[-1], groups, grid, (down, across), first, by_crop, newlines)
+            found[-1].groups = list(groups.values())
+            first += grid["crops"]
+    return found
+
+
+def _fill(
+    picture: Picture,
+    groups: dict[int, Group],
+    grid: dict[str, Any],
+    crop: tuple[int, int],
+    first: int,
+    by_crop: bool,
+    newlines: bool,
+) -> None:
+    """Put a grid's tokens into ``groups``, by the crop of ``crop`` patches that each lies in."""
+    rows, cols, (high, across) = grid["rows"], grid["cols"], grid["tiles"]
+    tile = grid["kind"] == "tile"
+    top, left = (high * crop[0] - rows) // 2, (across * crop[1] - cols) // 2  # un-padding
+    picture.patches += rows * cols
+    for r in range(rows):
+        start = grid["start"] + r * (cols + grid["newline"])
+        down, y = divmod(r + top, crop[0])
+        for right in range(across):  # the columns of this row that lie in one crop
+            begin, end = right * crop[1] - left, (right + 1) * crop[1] - left
+            begin, end, x = max(0, begin), min(cols, end), max(0, -begin)
+            if begin >= end:
+                continue
+            number = first + down * across + right
+            group = groups.setdefault(number if by_crop else 0, Group(picture.row, tile))
+            group.columns += range(start + begin, start + end)
+            origin = (number * crop[0] + y) * crop[1] + x
+            group.origins += range(origin, origin + end - begin)
+        if grid["newline"] and newlines:
+            group.columns.append(start + cols)
+            group.origins.append(-1)
+        elif grid["newline"]:
+            picture.newlines.append(start + cols)
