@@ -153,7 +153,6 @@ def _list(kind: str) -> int:
 
 def _check(name: str) -> int:
     from harness.listing import check_known_methods
-
     from methods.base import MethodError
 
     if name != "all":

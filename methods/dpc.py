@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from methods.base import Merge, Positions, Tokens, on_device
+from methods.base import Merge, Positions, Ranking, Tokens, on_device
 from methods.picking import wide
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def fold(
         states=seq.hidden.scatter(1, _spread(slots, seq.hidden), states),
         positions=positions,
         order=key.scatter(1, slots, torch.where(there, behind, key.gather(1, slots))),
+        ranked=Ranking(score, keep & seq.image),
     )
 
 

@@ -42,4 +42,5 @@ class FasterVLM(Tower, Keeping):
         patches = Patches(seq)
         if not patches.share(self):
             return None
-        return patches.drop(patches.best(patches.attention(self.tower)), self.positions)
+        attention = patches.attention(self.tower)
+        return patches.drop(patches.best(attention), self.positions, attention)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from methods.base import Drop, ModelInfo, Positions, Tokens, on_device
+from methods.base import Drop, ModelInfo, Positions, Ranking, Tokens, on_device
 from methods.budget import Budgeted
-from methods.pictures import Picture, pictures
+from methods.pictures import Picture, pictures, square
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,11 @@ class Picking(Budgeted):
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [True] * info.layers
+
+    def request(self, info: ModelInfo, n: int) -> list[int] | None:
+        wanted = self.target(n)
+        amount = self.own(square(n)) if wanted is None else round(wanted)
+        return [min(n, amount if isinstance(amount, int) else sum(amount))] * info.layers
 
     def own(self, picture: Picture) -> int | list[int]:
         """Tokens kept of an image, or of each of its groups, where no budget is given."""
@@ -174,8 +179,19 @@ class Board:
         ranked = scores.masked_fill(~self.there, float("-inf"))
         return ranked.argsort(dim=1, descending=True, stable=True)[:, : self.steps]
 
-    def drop(self, order: Tensor, positions: Positions) -> Drop:
-        """Keep the first picks of ``order`` [G, steps], as many as each group may."""
+    def ranking(self, score: Tensor, chosen: Tensor) -> Ranking:
+        """That ``chosen`` [G, n] are those with the highest ``score`` [G, n], group by group."""
+        import torch
+
+        groups = torch.arange(len(self.groups), device=score.device).unsqueeze(1)
+        group = self.spread(groups.expand_as(self.there), -1).masked_fill(self.stay, -1)
+        return Ranking(self.spread(score, 0), self.spread(chosen, False), group)
+
+    def drop(self, order: Tensor, positions: Positions, score: Tensor | None = None) -> Drop:
+        """Keep the first picks of ``order`` [G, steps], as many as each group may.
+
+        ``score`` [G, n]: what the picks were ordered by, where that was one number a token.
+        """
         import torch
 
         ranks = torch.arange(order.shape[1], device=order.device)
@@ -183,8 +199,13 @@ class Board:
         chosen = torch.zeros_like(self.there, dtype=torch.uint8).scatter_add(1, order, taken) > 0
         pairs = zip(self.sizes, self.lengths, strict=True)
         full = self.on_device([size == length for size, length in pairs])
-        picked = self.spread((chosen | full) & self.there, False)
-        return Drop(self.stay | picked, self.counts, positions)
+        chosen = (chosen | full) & self.there
+        if score is None:  # the earlier a pick, the better
+            score = torch.full_like(self.where, -order.shape[1]).scatter(
+                1, order, -ranks.expand_as(order)
+            )
+        picked, ranked = self.spread(chosen, False), self.ranking(score, chosen)
+        return Drop(self.stay | picked, self.counts, positions, ranked=ranked)
 
 
 def split(total: int, lengths: list[int]) -> list[int]:

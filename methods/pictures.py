@@ -45,6 +45,11 @@ class Picture:
         return round(amount * self.patches / PATCHES)
 
 
+def square(n: int) -> Picture:
+    """One crop of ``n`` patches alone, as LLaVA-1.5 has it."""
+    return Picture(0, 0, n, n, [], [Group(0, False, list(range(n)), list(range(n)))], n)
+
+
 def pictures(seq: Tokens, by_crop: bool, newlines: bool) -> list[Picture]:
     """The images of a batch. ``newlines``: a newline is in the group that its row ends in."""
     found: list[Picture] = []

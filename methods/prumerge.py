@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods.base import Merge, Positions, Tokens
+from methods.base import Merge, ModelInfo, Positions, Tokens
 from methods.picking import unit
 from methods.tower import Patches, Tower, rows
 
@@ -49,6 +49,9 @@ class PruMerge(Tower):
         super().__post_init__()
         self.require(self.iqr >= 0, f"iqr={self.iqr} is below 0")
         self.require(self.neighbours >= 0, f"neighbours={self.neighbours} is below 0")
+
+    def request(self, info: ModelInfo, n: int) -> list[int] | None:
+        return None if self.target(n) is None else super().request(info, n)
 
     def before(self, seq: Tokens) -> Merge | None:
         if not any(seq.image_counts):
@@ -136,7 +139,8 @@ class PruMerge(Tower):
         # by falling attention, then what was added, then the extra token
         key = torch.where(added, width + place, ranks).masked_fill(host, 2 * width)
         key = crop * (2 * width + 1) + key
-        return patches.merge(slot, new, key, len(there) * (2 * width + 1), self.positions)
+        limit, ranked = len(there) * (2 * width + 1), patches.ranking(attention, kept & ~added)
+        return patches.merge(slot, new, key, limit, self.positions, ranked)
 
 
 def evenly(rest: Tensor, left: Tensor, wanted: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import QUESTION, Drop, Merge, ModelInfo, Positions, Tokens, top_k_mask
+from methods.base import QUESTION, Drop, Merge, ModelInfo, Positions, Ranking, Tokens, top_k_mask
 from methods.budget import Budgeted
 from methods.dpc import fold
 from methods.picking import wide
@@ -99,6 +99,11 @@ class SparseVLM(Budgeted):
                 found.insert(0, (place, count))
         return found
 
+    def request(self, info: ModelInfo, n: int) -> list[int]:
+        left = [n, *(sum(counts) for counts in self.kept(n, info.layers))]
+        behind = [layer for layer, _ in self.stages(info.layers)]
+        return [left[sum(layer < i for layer in behind)] for i in range(info.layers)]
+
     def folded(self, pruned: int) -> tuple[int, int]:
         """(tokens recycled, clusters made of them) of ``pruned`` tokens."""
         if self.version == "2" or not pruned:
@@ -135,7 +140,7 @@ class SparseVLM(Budgeted):
         left = [c - gone for c, gone in zip(seq.counts, lost, strict=True)]
         positions: Positions = self.positions or ("original" if self.version == "2" else "compact")
         if self.version == "2":
-            return Drop(keep, left, positions)
+            return Drop(keep, left, positions, ranked=Ranking(score))
         return fold(seq, score, keep, left, [self.folded(k) for k in lost], self.seed, positions)
 
     def _score(self, layer: int, seq: Tokens, rows: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from methods.base import Merge, Positions, on_device
+from methods.base import Merge, Positions, Ranking, on_device
 from methods.picking import Board, Picking
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Patches(Board):
         key: Tensor,
         limit: int,
         positions: Positions,
+        ranked: Ranking | None = None,
     ) -> Merge:
         """Fold tokens into slots of their crop and give slots new states.
 
@@ -84,7 +85,8 @@ class Patches(Board):
         columns, start = torch.arange(width, device=device), on_device(first, device)
         order = torch.where(self.stay, columns * limit, start * limit + self.spread(key, 0))
         assign = torch.where(self.stay, columns, into)
-        return Merge(assign, self.counts, self._put(new), positions=positions, order=order)
+        states = self._put(new)
+        return Merge(assign, self.counts, states, positions=positions, order=order, ranked=ranked)
 
     def _put(self, new: list[tuple[Tensor, Tensor]]) -> Tensor:
         """[B, m, d] running states, with the projections of new ones written over them."""

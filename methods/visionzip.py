@@ -71,7 +71,8 @@ class VisionZip(Tower):
         there, device = patches.there, patches.there.device
         split = [self.parts(kept) for kept in patches.sizes]
         best = [max(0, first - 1) for first, _ in split]
-        dominant = top_k_mask(patches.attention(self.tower), there, best)
+        attention = patches.attention(self.tower)
+        dominant = top_k_mask(attention, there, best)
         target, number = targets(patches, there & ~dominant, best, [m for _, m in split])
         free = there & ~dominant & ~target
         # A crop that keeps nothing has no class token either.
@@ -99,7 +100,8 @@ class VisionZip(Tower):
         gone = (free & ~host & (merged == 0)) | ~(with_class & there)
         key = self._key(patches, dominant, target)
         limit = 6 * (there.numel() + patches.seq.kinds.shape[1])
-        return patches.merge(slot.masked_fill(gone, -1), new, key, limit, self.positions)
+        ranked = patches.ranking(attention, dominant)
+        return patches.merge(slot.masked_fill(gone, -1), new, key, limit, self.positions, ranked)
 
     @staticmethod
     def _key(patches: Patches, dominant: Tensor, target: Tensor) -> Tensor:

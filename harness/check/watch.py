@@ -1,4 +1,4 @@
-"""Onlookers: a method that is listened to, decisions that are played again, tokens counted twice."""
+"""Onlookers: a method listened to, decisions played again, tokens counted a second time."""
 
 from __future__ import annotations
 
