@@ -34,6 +34,7 @@ class CheckResult:
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     settings.parameters,
     settings.cell_ids,
+    settings.every_parameter_acts,
     running.nothing_dropped,
     choosing.counts_as_requested,
     choosing.budget_is_met,

@@ -71,6 +71,10 @@ def best_are_kept(s: Subject) -> None:
         watched = Watched(s.method)
         s.prefill(s.inputs if seed == 0 else s.prompt(seed), watched)
         seen += sum(_ranked_well(noted, s.method.routes_text) for noted in watched.noted)
+    for method in variants(s.method, model_info(s.model)).values():
+        watched = Watched(method)
+        s.other(method).prefill(s.prompt(0), watched)
+        seen += sum(_ranked_well(noted, s.method.routes_text) for noted in watched.noted)
     if not seen:
         raise NotApplicable("it ranks no tokens, or all of them stay")
 

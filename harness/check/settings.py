@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tempfile
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
+
+import torch
 
 import methods
 from harness.check.subject import NotApplicable, Subject, require
@@ -43,6 +46,68 @@ def cell_ids(s: Subject) -> None:
     require(not twice, f"the same cell id for {', '.join(twice)}")
 
 
+def every_parameter_acts(s: Subject) -> None:
+    """every parameter changes something: alone, or together with another one"""
+    if not s.method.params():
+        raise NotApplicable("it has no parameters")
+    info = model_info(s.model)
+    ways, seen = _ways(s), {}
+
+    def answer(way: int, method: Method) -> list[Any] | None:
+        if (way, method) not in seen:
+            try:
+                seen[way, method] = ways[way](method)
+            except MethodError:  # too small a budget for these images, say
+                seen[way, method] = None
+        return seen[way, method]
+
+    def acts(name: str) -> bool:
+        for way in range(len(ways)):
+            for base in (s.method, *_bases(s.method, info)):
+                for other in itertools.islice(_variants(base, name, info), 5):
+                    one, two = answer(way, base), answer(way, other)
+                    if one is not None and two is not None and not _alike(one, two):
+                        return True
+        return False
+
+    idle = [name for name in s.method.params() if not acts(name)]
+    require(not idle, f"nothing that was tried changes with {', '.join(idle)}")
+
+
+def _bases(method: Method, info: ModelInfo) -> Iterator[Method]:
+    """The method with one parameter changed; every choice of a named one."""
+    for name in method.params():
+        named = isinstance(getattr(method, name), (str, bool))
+        yield from itertools.islice(_variants(method, name, info), 8 if named else 2)
+
+
+def _ways(s: Subject) -> list[Callable[[Method], list[Any]]]:
+    """Ways of running a method, the cheap ones first: each gives tensors to compare."""
+    crops = Subject(s.method, any_resolution=True)
+
+    def prompt(method: Method) -> list[Any]:
+        twin = s.other(method)
+        logits, records = twin.prefill(s.inputs)
+        return [logits, *(torch.from_numpy(r.route.copy()) for r in records)]
+
+    def tiles(method: Method) -> list[Any]:
+        twin = crops.other(method)
+        out, records = twin.generate(crops.inputs)
+        return [*out.logits, *(torch.from_numpy(r.route.copy()) for r in records)]
+
+    def training(method: Method) -> list[Any]:
+        return [torch.tensor(_trained(method, s.rows[:1])[0])]
+
+    return [prompt, tiles, *([training] if s.method.trained else [])]
+
+
+def _alike(one: list[Any], other: list[Any]) -> bool:
+    pairs = list(zip(one, other, strict=False))
+    return len(one) == len(other) and all(
+        a.shape == b.shape and torch.equal(a, b) for a, b in pairs
+    )
+
+
 def _cell_id(method: Method) -> str:
     """The id of a cell in which all but the method is fixed."""
     given: dict[str, Any] = {"method": method.name, "params": method.params()}
@@ -55,22 +120,25 @@ def _cell_id(method: Method) -> str:
 def variants(method: Method, info: ModelInfo | None = None) -> dict[str, Method]:
     """For each parameter the method with one other value that it (and the model) accepts."""
     found = {}
-    for name, kind in typing.get_type_hints(type(method)).items():
-        if name not in method.params():
-            continue
-        value = getattr(method, name)
-        for other in _others(kind, value):
-            try:
-                made = methods.build(method.name, {**method.params(), name: other})
-                if info is not None:
-                    made.check(info)
-                    made.mod_layers(info)
-            except MethodError:
-                continue
-            if made != method:
-                found[name] = made
-                break
+    for name in method.params():
+        for other in _variants(method, name, info):
+            found[name] = other
+            break
     return found
+
+
+def _variants(method: Method, name: str, info: ModelInfo | None) -> Iterator[Method]:
+    kind = typing.get_type_hints(type(method))[name]
+    for value in _others(kind, getattr(method, name)):
+        try:
+            made = methods.build(method.name, {**method.params(), name: value})
+            if info is not None:
+                made.check(info)
+                made.mod_layers(info)
+        except MethodError:
+            continue
+        if made != method:
+            yield made
 
 
 def _others(kind: Any, value: Any) -> Iterator[Any]:
@@ -88,8 +156,12 @@ def _others(kind: Any, value: Any) -> Iterator[Any]:
     elif kind is bool:
         yield not value
     elif kind is int:
-        yield from (1, 2, 3) if value is None else (value + 1, value - 1, 2 * value, value // 2)
-        yield from (64, 96, 128, 192)
+        near = (
+            (8, 4, 2, 1)
+            if value is None
+            else (value // 2, value + 1, value - 1, 2 * value, 3 * value)
+        )
+        yield from (*near, 1, 64, 96, 128, 192)
     elif kind is float:
         yield from (0.5, 0.75, 1.0) if value is None else (value * 0.8, value * 1.25, 0.5, 0.25)
     elif kind is str:
@@ -128,12 +200,18 @@ def gradients(s: Subject) -> None:
     """in training, gradient reaches the method's own weights"""
     if not s.method.trained:
         raise NotApplicable("it has no weights")
-    model = tiny.build(dtype=tiny.torch.float32).train()
-    modules = tiny.randomise(s.method.build_modules(model_info(model)))  # type: ignore[arg-type]
-    inputs = tiny.inputs_of(model, s.rows[:1])
-    with routed(model, s.method, modules) as run:
+    require(_trained(s.method, s.rows[:1])[1] > 0, "no gradient arrived")
+
+
+def _trained(method: Method, rows: list[Any]) -> tuple[float, float]:
+    """(loss, sum of the absolute gradients of the method's own weights) of one training step."""
+    model = tiny.build(dtype=torch.float32).train()
+    modules = tiny.randomise(method.build_modules(model_info(model)))  # type: ignore[arg-type]
+    inputs = tiny.inputs_of(model, rows)
+    with routed(model, method, modules) as run:
         loss = model(**inputs, labels=inputs["input_ids"]).loss
         extra = run.aux_loss()
-        (loss if extra is None else loss + extra).backward()
+        loss = loss if extra is None else loss + extra
+        loss.backward()
     total = sum(float(p.grad.abs().sum()) for p in modules.parameters() if p.grad is not None)
-    require(total > 0, "no gradient arrived")
+    return float(loss.detach()), total

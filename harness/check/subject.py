@@ -78,10 +78,12 @@ class Subject:
         return single
 
     @contextmanager
-    def running(self, method: Any = None) -> Iterator[Any]:
+    def running(self, method: Any = None, inputs: dict[str, Any] | None = None) -> Iterator[Any]:
         """The model under the method, or under what stands in for it."""
-        clip = tiny.Clip(self.model)
-        with routed(self.model, method or self.method, self.modules, clip=clip) as run:
+        tools = {"tokenizer": tiny.words, "clip": tiny.Clip(self.model)}
+        with routed(self.model, method or self.method, self.modules, **tools) as run:
+            if inputs is not None:
+                run.set_samples(None, tiny.questions(inputs["input_ids"]))
             yield run
 
     def generate(
@@ -90,7 +92,7 @@ class Subject:
         """Greedy tokens and logits under the method, and the records of the samples."""
         options = {"do_sample": False, "suppress_tokens": [tiny.IMAGE], "max_new_tokens": STEPS}
         options |= {"return_dict_in_generate": True, "output_logits": True}
-        with torch.no_grad(), self.running(method) as run:
+        with torch.no_grad(), self.running(method, inputs) as run:
             out = self.model.generate(**inputs, **options, **extra)
             return out, run.records([STEPS] * len(inputs["input_ids"]))
 
@@ -98,7 +100,7 @@ class Subject:
         self, inputs: dict[str, Any], method: Any = None
     ) -> tuple[torch.Tensor, list[RoutingRecord]]:
         """Logits [B, n, V] of one pass over the prompt, and the records of the samples."""
-        with torch.no_grad(), self.running(method) as run:
+        with torch.no_grad(), self.running(method, inputs) as run:
             logits = self.model(**inputs).logits
             return logits, run.records([1] * len(inputs["input_ids"]))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from harness.model.torchvision_ops import declare_missing_ops
 
 VOCAB, BOS, WORD, IMAGE = 64, 1, 3, 60
-PATCH, SIDE, WIDTH, LAYERS = 4, 4, 16, 5
+PATCH, SIDE, WIDTH, LAYERS = 4, 4, 16, 6
 
 
 def build(
@@ -95,6 +95,20 @@ class Clip:
 
     def __init__(self, model: Any) -> None:
         self.width, self.dtype = int(model.config.vision_config.hidden_size), model.dtype
+
+
+def words(texts: list[str], add_special_tokens: bool = False) -> dict[str, list[list[int]]]:
+    """Stands in for a tokenizer: one token a word."""
+    ids = [[WORD + sum(map(ord, word)) % (IMAGE - WORD) for word in t.split()] for t in texts]
+    return {"input_ids": ids}
+
+
+def questions(ids: Tensor) -> list[str]:
+    """A question for each row of prompt ids [B, n], another one for other ids."""
+    asked = (
+        "What colour has the cat of number {}?\nAnswer the question using a single word or phrase."
+    )
+    return [asked.format(int(row.sum())) for row in ids]
 
 
 # Rows of the test batch: (text before, image token counts, text after).
