@@ -189,7 +189,7 @@ class FakeParts(Parts):
         return samples
 
 
-DERIVED = ("accuracy.csv", "cost.csv", "fronts.csv", "routing.csv")
+DERIVED = ("accuracy.csv", "controls.csv", "cost.csv", "fronts.csv", "routing.csv")
 
 
 def settings(out: Path, **changes: Any) -> Settings:
