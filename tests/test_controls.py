@@ -1,4 +1,4 @@
-"""Who beats the controls at equal budget: a case counted by hand, budgets, seeds, the corrections."""
+"""Who beats the controls at equal budget: a case counted by hand, budgets, seeds, corrections."""
 
 from __future__ import annotations
 
