@@ -115,6 +115,13 @@ class Method:
         """Per layer: does the method let tokens skip or leave there? (the Skip denominator)"""
         return [False] * info.layers
 
+    def request(self, info: ModelInfo, n: int) -> Sequence[int] | None:
+        """Image tokens each layer is asked to process of one image of ``n`` tokens.
+
+        None where the images decide.
+        """
+        return None
+
     def build_modules(self, info: ModelInfo) -> nn.Module | None:
         """Fresh parameters of the method, or None."""
         return None

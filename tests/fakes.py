@@ -47,6 +47,7 @@ class FakeSource:
     weight_hashes: dict[str, str] = field(default_factory=lambda: {"model.safetensors": "aa"})
     processor_hash: str = "pp"
     mini: bool = True
+    info: ModelShape = SHAPE
 
 
 @dataclass
