@@ -115,17 +115,23 @@ def _impossible(frame: pd.DataFrame) -> pd.Series:
 
 def missing_sentence(summary: Summary, rivals: Rivals) -> str:
     """Names the methods without a random row at their budget, and the flag that adds one."""
-    places: dict[str, list[str]] = {}
+    lacking: dict[str, dict[str, float]] = {}
     for (series, bench, control), rival in rivals.found.items():
         if control == RANDOM and not rival.is_matched:
-            places.setdefault(series.label, []).append(bench)
-    if not places:
+            lacking.setdefault(series.label, {})[bench] = rival.kv
+    if not lacking:
         return ""
+    places = {}
+    for label, found in lacking.items():
+        kv = sum(found.values()) / len(found)
+        kept = "" if math.isnan(kv) else f" (keeps {text.percent(kv, 1)})"
+        places[f"{label}{kept}"] = list(found)
     everywhere = {len(found) for found in places.values()} == {len(summary.benches)}
     names = text.listing(list(places)) if everywhere else text.by_method(places)
     return (
         f"No random row at the budget of {names}: whether chance would do as well is not known. "
-        "The flag --controls adds random, uniform and pool at every method's budget."
+        "The flag --controls adds random, uniform and pool at every budget that is known before "
+        "the run; beside a method that lets the images decide, ask for random:kv=... by name."
     )
 
 
