@@ -59,6 +59,11 @@ def _add_jobs(group: argparse._ArgumentGroup) -> None:
         "--methods", metavar="LIST", help="comma list of name[:key=value]..., see --list methods"
     )
     group.add_argument(
+        "--controls",
+        action="store_true",
+        help="add random, uniform and pool at the budget of every method, and blind",
+    )
+    group.add_argument(
         "--bench",
         metavar="LIST",
         help="comma list from --list benches, or any lmms-eval task name as it stands",

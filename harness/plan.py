@@ -44,6 +44,7 @@ class Plan:
     source: Any  # harness.model.catalog.ModelSource
     runtime: Runtime
     cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = ()  # to be said before the first cell
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -89,6 +90,12 @@ def make_plan(settings: Settings, parts: Parts) -> Plan:
     runtime = parts.runtime(settings, source)
     checkpoints = find_checkpoints(settings, methods, source, parts)
     methods = with_trained_parameters(methods, checkpoints, parts)
+    notes: tuple[str, ...] = ()
+    if settings.controls:
+        from harness.matched import with_controls
+
+        methods, notes = with_controls(methods, source.info, parts.methods)
+        checkpoints = find_checkpoints(settings, methods, source, parts)  # theirs are dense's
     batch = settings.batch_size
     batch_size = AUTO_BATCH[runtime.device] if isinstance(batch, str) else batch
     cells = []
@@ -122,7 +129,7 @@ def make_plan(settings: Settings, parts: Parts) -> Plan:
                 seed=settings.seed,
             )
             cells.append(Cell(key, method, bench, path))
-    return Plan(settings, source, runtime, tuple(cells))
+    return Plan(settings, source, runtime, tuple(cells), notes)
 
 
 def with_dense(methods: list[Any], parts: Parts) -> list[Any]:

@@ -31,6 +31,7 @@ class Settings:
     change a number, and `margin` changes verdicts only."""
 
     methods: tuple[str, ...] = ()
+    controls: bool = False
     bench: tuple[str, ...] = ()
     model: str = "tiny-llava"
     checkpoint: Mapping[str, str] = field(default_factory=dict)
@@ -68,16 +69,19 @@ class Settings:
     def idle(self) -> set[str]:
         """Settings of costs and times that this kind of run has no use for."""
         if self.throughput:
-            return {"with_throughput"}
+            return {"with_throughput", "controls"}
         found = {"throughput", *TIMING_ONLY, "with_throughput"}
         found -= {*MEASURED, "with_throughput"} if self.with_throughput else set()
-        if not self.costs_only:
+        if self.costs_only:
+            found |= {"controls"}
+        else:
             found |= {"n_text"} if self.with_throughput else {"n_text", "n_out"}
         return found
 
     def recorded(self) -> dict[str, Any]:
         """The settings that must agree when a run directory is resumed (JSON-able)."""
         skip = {"out", "quiet", "verbose", "margin"}  # another margin only derives tables again
+        skip |= {"controls"}  # they stand among the methods then
         skip |= set() if self.published else {"published"}
         skip |= set() if self.study else {"study"}
         skip |= self.idle
@@ -95,7 +99,15 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-SWITCHES = ("costs_only", "throughput", "with_throughput", "random_weights", "quiet", "verbose")
+SWITCHES = (
+    "controls",
+    "costs_only",
+    "throughput",
+    "with_throughput",
+    "random_weights",
+    "quiet",
+    "verbose",
+)
 
 
 def convert(name: str, value: str, shown_as: str | None = None) -> Any:

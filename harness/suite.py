@@ -146,6 +146,8 @@ def _run(
     margin = store.margin(plan.settings.margin)
     derived = Derived(store, [c.key.cell_id for c in plan.cells], plan.settings.seed, margin)
     todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
+    for line in plan.notes:
+        show.say(line)
     show.say(f"{store.path}: {len(plan.cells)} cells, {len(plan.cells) - len(todo)} done before")
     failed = []
     for number, cell in enumerate(todo, start=1):

@@ -6,6 +6,7 @@ round(N * (1 - r)) of the sample stay, in order; text always stays. Training-fre
 Follows the released KV-cached code: pruned once at prefill, ``k`` counts the layers that see all
 tokens, ``r`` is the fraction *pruned*, original position ids. Its other variants use the same
 names differently: there ``ratio`` is the fraction kept (0.5 is the only value where both agree).
+``positions=compact`` numbers the kept tokens anew, as one of them does.
 
   score      ``last``: the row of the last prompt token (the code); ``all``: the mean over all
              prompt rows (the paper's wording).

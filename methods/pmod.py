@@ -9,6 +9,8 @@ Where this differs from the released code
                 is the same at 32 layers.
   ties          stable descending order, lowest index wins; text never takes an image token's
                 place. The code leaves ties to the device, and saturated weights tie with text.
+                ``rank=raw`` ranks by the predictor's output, which half precision ties less often
+                than the normalised weight (``weight``, the code's).
   batches       padded and unequal batches give the single-row answers; the code is batch 1.
   layer 0       may route (beta=0.3); the code crashes there.
 Where the paper differs from its code

@@ -5,7 +5,8 @@ and keys of the states as they are, the row of the last prompt token, mean over 
 int(ratio * N) of the N the sample began with stay, in order; text always stays.
 
 Follows the released code: kept 1/2, 1/4, 1/8 after 8, 16, 24 of 32 layers (a mean of 270 of 576),
-numbered anew at each stage. Without ``layers`` they stand at equal parts of the model's depth.
+numbered anew at each stage (``positions=original`` keeps the position ids). Without ``layers``
+they stand at equal parts of the model's depth.
 A budget (``methods/budget.py``) multiplies all ratios by one factor, as far as N allows, so that
 the mean over the layers meets it; one that the layers before the first stage exceed alone keeps
 nothing behind it (the papers' 128 and 64 of 576 need earlier ``layers``).

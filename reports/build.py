@@ -14,6 +14,7 @@ from reports import (
     breakeven,
     changes,
     conditions,
+    controls,
     costtables,
     dots,
     fronts,
@@ -37,6 +38,7 @@ from reports import (
     waterfall,
 )
 from reports import timing as times
+from reports.controls import Rivals
 from reports.errors import ReportError
 from reports.rundata import load_run
 from reports.section import Section
@@ -56,11 +58,12 @@ def build_report(run_dir: Path) -> Path:
     run_dir = Path(run_dir)
     summary = summarise(load_run(run_dir))
     arms = study.load(summary.run) if summary.run.is_study else None
+    rivals = controls.load(summary)
     try:
         folder = run_dir / "figures"
         folder.mkdir(exist_ok=True)
-        sections = _study_sections(arms, folder) if arms else _sections(summary, folder)
-        page = _page(summary, sections) | (_study_page(arms) if arms else {})
+        sections = _study_sections(arms, folder) if arms else _sections(summary, rivals, folder)
+        page = _page(summary, rivals, sections) | (_study_page(arms) if arms else {})
         shown = [t for s in sections if not s.folded for t in s.tables if t.name not in LISTS]
         about = f"{text.conditions(summary)}; {text.sample_count(summary)}"
         below = f"{studytext.captioned(arms) if arms else about}. {page['mini_text']}"
@@ -71,13 +74,13 @@ def build_report(run_dir: Path) -> Path:
         raise ReportError(f"cannot write the report into {run_dir}: {error}") from error
 
 
-def _sections(summary: Summary, folder: Path) -> list[Section]:
+def _sections(summary: Summary, rivals: Rivals, folder: Path) -> list[Section]:
     if summary.run.is_timing:
         return _time_sections(summary, folder)
     clock = timed_part(summary)
     beside = times.beside(summary, times.timed(clock)) if clock else []
     palette = style.Palette(summary.series)
-    chances = fronts.load(summary)
+    chances, against = fronts.load(summary), controls.section(summary, rivals)
     with style.context():
         front = pareto.draw(summary, folder, palette, chances)
         fast = speedfront.draw(summary, times.timed(clock), folder, palette) if clock else None
@@ -86,9 +89,10 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
         web = radar.draw(summary, folder, palette)
         layers = routing.sections(summary, folder, palette)
     sections = [
-        Section("overview", "Overview", tables=(tables.overview(summary, beside),)),
+        Section("overview", "Overview", tables=(tables.overview(summary, beside, rivals.marks),)),
         Section("pareto", "Accuracy against cost", _none(front), _known(front, fast)),
         Section("accuracy", "Accuracy by bench", _none(dot), _known(heat, dot, web)),
+        *([against] if against else []),
         *layers,
     ]
     printed = [t for t in (published.comparison(summary.run), published.measured(summary.run)) if t]
@@ -101,12 +105,12 @@ def _sections(summary: Summary, folder: Path) -> list[Section]:
         sections += [replace(s, anchor=f"times-{s.anchor}") for s in _time_sections(clock, folder)]
     plain = None if clock else times.speed_table(times.timed(summary))
     optional = [
-        ("fronts", "Who stands on the front", FRONTS, fronts.table(summary, chances), False),
-        ("changes", "Answers that changed", CHANGED, changes.table(summary), False),
+        ("fronts", "Who stands on the front", fronts.INTRO, fronts.table(summary, chances), False),
+        ("changes", "Answers that changed", changes.INTRO, changes.table(summary), False),
         ("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary), False),
         ("failures", "Failed and missing cells", FAILURES, tables.failures(summary), False),
         ("speed", "Speed", SPEED, plain, False),
-        ("cells", "Every cell", "", tables.cells(summary), False),
+        ("cells", "Every cell", "", tables.cells(summary, rivals.marks), False),
         ("metrics", "Further metrics", METRICS, tables.other_metrics(summary), True),
         ("ledger", "Cost by part", LEDGER, costtables.ledger(summary), True),
     ]
@@ -199,16 +203,6 @@ NORMALISED = (
     "0 % is the same model without the image. 95 % intervals from documents drawn jointly for all "
     "three; none where dense is not clearly above blind, or where the run has not derived one."
 )
-FRONTS = (
-    "In what share of bootstrap draws no other method is as cheap and better, or as good and "
-    "cheaper. Documents (whole images) are drawn jointly for all methods of a bench, and bench by "
-    "bench for the average; “on it” marks the front of the sample itself. Blind takes no part."
-)
-CHANGED = (
-    "Documents that dense has right and the method wrong, and the other way round, on the same "
-    "documents (for graded scores: fell and rose). A method may lose few points and still answer "
-    "many documents differently."
-)
 FAILURES = "These cells have no numbers anywhere in this report; nothing stands in for them."
 CLAIMS = (
     "Each claim compares two arms that we trained, the first minus the second. The paper's "
@@ -229,7 +223,7 @@ def _none(*drawn: Drawn | None) -> str:
     return "" if _known(*drawn) else "The run has no numbers for this figure (yet)."
 
 
-def _page(summary: Summary, sections: list[Section]) -> dict[str, Any]:
+def _page(summary: Summary, rivals: Rivals, sections: list[Section]) -> dict[str, Any]:
     run = summary.run
     notices = list(dict.fromkeys(run.notices))
     clock = timed_part(summary)
@@ -239,7 +233,8 @@ def _page(summary: Summary, sections: list[Section]) -> dict[str, Any]:
         total = sum(len(part.series) * len(part.benches) for part in parts)
         notices.insert(0, f"This run is not complete: {done} of {total} cells are done. "
                           "Run the same command again to go on.")  # fmt: skip
-    opening, findings = text.opening(summary), text.findings(summary)
+    opening = text.opening(summary)
+    findings = text.findings(summary) + controls.findings(rivals)
     reading: tuple[tuple[str, str], ...] = text.READING
     if clock is not None:
         entries = times.timed(clock)

@@ -8,6 +8,12 @@ from reports import text
 from reports.summary import Series, Summary
 from reports.tables import Cell, Column, Table, name_cell
 
+INTRO = (
+    "Documents that dense has right and the method wrong, and the other way round, on the same "
+    "documents (for graded scores: fell and rose). A method may lose few points and still answer "
+    "many documents differently."
+)
+
 
 def table(summary: Summary) -> Table | None:
     """Methods by benches: right to wrong / wrong to right; None without the counts."""

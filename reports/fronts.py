@@ -14,6 +14,11 @@ from reports.summary import Series, Summary
 from reports.tables import Cell, Column, Table, name_cell
 
 AVERAGE = "(average)"
+INTRO = (
+    "In what share of bootstrap draws no other method is as cheap and better, or as good and "
+    "cheaper. Documents (whole images) are drawn jointly for all methods of a bench, and bench by "
+    "bench for the average; “on it” marks the front of the sample itself. Blind takes no part."
+)
 FRONTS = Spec(
     "fronts.csv",
     (*CELL_TEXT, "metric"),

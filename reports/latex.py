@@ -20,6 +20,7 @@ ESCAPES = {
     "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "Δ": r"$\Delta$", "σ": r"$\sigma$",
     "×": r"$\times$", "−": "$-$", "–": "--", "—": "---", "…": r"\dots{}", "·": r"$\cdot$",
     "→": r"$\rightarrow$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≈": r"$\approx$",
+    "≯": r"$\not>$",
     "▲": r"$\uparrow$", "▼": r"$\downarrow$", "≥": r"$\geq$", "≤": r"$\leq$", "²": r"$^2$",
     "’": "'", "“": "``", "”": "''", "\u00a0": "~", "±": r"$\pm$",
 }  # fmt: skip
@@ -93,7 +94,7 @@ def _cell(cell: Cell, column: Column) -> str:
         main = rf"\textbf{{{main}}}"
     if cell.note and cell.note != "mini" and not cell.sub:  # a verdict goes without saying: bold
         main += rf" {{\scriptsize {escape(cell.note)}}}"
-    main += _small(cell.ci)
+    main += _small(cell.ci) + _small(cell.mark)
     if not cell.sub:
         return main
     sub = rf"\textbf{{{escape(cell.sub)}}}" if cell.strong else escape(cell.sub)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from reports import text
 from reports.summary import Cell as RunCell
@@ -25,6 +25,8 @@ class Cell:
     tone: str = ""
     """``better``, ``worse``, ``failed``, ``gap`` or ``name``."""
     sort: float | str | None = None
+    mark: str = ""
+    """Stands beside the main line; the table's ``note`` explains it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,21 @@ Beside = Sequence[tuple[Column, Sequence[Cell]]]
 """Further columns, each with a cell for every series."""
 
 
-def overview(summary: Summary, beside: Beside = ()) -> Table:
+@dataclass(frozen=True)
+class Marks:
+    """What stands beside the accuracy of a method on a bench, and the note that explains it."""
+
+    on: Mapping[tuple[Series, str], str] = field(default_factory=dict)
+    note: str = ""
+
+    def put(self, cell: Cell, series: Series, bench: str) -> Cell:
+        return replace(cell, mark=self.on.get((series, bench), ""))
+
+
+NO_MARKS = Marks()
+
+
+def overview(summary: Summary, beside: Beside = (), marks: Marks = NO_MARKS) -> Table:
     """Methods by benches: accuracy and the difference to dense, then mean costs, then times."""
     columns = [Column("Method", numeric=False)]
     for bench in summary.benches:
@@ -66,13 +82,14 @@ def overview(summary: Summary, beside: Beside = ()) -> Table:
     ]
     rows = []
     for number, series in enumerate(summary.series):
-        row = [name_cell(series)] + [_score_cell(summary, series, b) for b in summary.benches]
+        scores = [marks.put(_score_cell(summary, series, b), series, b) for b in summary.benches]
+        row = [name_cell(series), *scores]
         row += _mean_costs(summary, series, scale)
         rows.append(row + [found[number] for _, found in beside])
-    return Table("overview", "Overview", columns, rows)
+    return Table("overview", "Overview", columns, rows, marks.note)
 
 
-def cells(summary: Summary) -> Table:
+def cells(summary: Summary, marks: Marks = NO_MARKS) -> Table:
     """One row a cell with everything that was measured."""
     scale, unit = text.flops_scale(summary)
     columns = [
@@ -93,8 +110,10 @@ def cells(summary: Summary) -> Table:
     rows = []
     for series in summary.series:
         for bench in summary.benches:
-            rows.append(_cell_row(summary, series, bench, scale))
-    return Table("cells", "Every cell", columns, rows, searchable=len(rows) > 12)
+            row = _cell_row(summary, series, bench, scale)
+            row[3] = marks.put(row[3], series, bench)
+            rows.append(row)
+    return Table("cells", "Every cell", columns, rows, marks.note, searchable=len(rows) > 12)
 
 
 def _cell_row(summary: Summary, series: Series, bench: str, scale: float) -> list[Cell]:

@@ -220,14 +220,14 @@ def findings(summary: Summary) -> list[str]:
     for name, word in words.items():
         places = found.get(name, {})
         if places:
-            shown = _by_method(places)
+            shown = by_method(places)
             sentences.append(f"{word}: {shown}.")
         elif name == "better" and found:
             sentences.append("Nothing is significantly better than dense.")
     return sentences
 
 
-def _by_method(places: dict[str, list[str]]) -> str:
+def by_method(places: dict[str, list[str]]) -> str:
     """``gamma on gqa and pope; pmod on textvqa``, cut short in a large study."""
     parts = [
         f"{label} on {listing(on) if len(on) <= 5 else plural(len(on), 'bench', 'benches')}"

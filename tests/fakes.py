@@ -47,6 +47,7 @@ class FakeSource:
     weight_hashes: dict[str, str] = field(default_factory=lambda: {"model.safetensors": "aa"})
     processor_hash: str = "pp"
     mini: bool = True
+    info: ModelShape = SHAPE
 
 
 @dataclass
@@ -189,7 +190,7 @@ class FakeParts(Parts):
         return samples
 
 
-DERIVED = ("accuracy.csv", "cost.csv", "fronts.csv", "routing.csv")
+DERIVED = ("accuracy.csv", "controls.csv", "cost.csv", "fronts.csv", "routing.csv")
 
 
 def settings(out: Path, **changes: Any) -> Settings:

@@ -16,11 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reports import build_report, labels, text
-from reports.costtables import ledger
 from reports.pareto import non_dominated
 from reports.rundata import load_run
 from reports.summary import summarise
-from reports.tables import normalised, overview
+from reports.tables import normalised
 from tests.fixtures.runs import write_run
 
 METHODS = ("dense", "gamma", "pmod", "fastv k=3 r=0.75", "blind")
@@ -184,22 +183,6 @@ def test_normalised_score_is_the_share_above_blind(run: Path) -> None:
     assert cells["fastv k=3 r=0.75"][1].main == text.GAP
 
 
-def test_headline_metric_of_the_run_comes_first(tmp_path: Path) -> None:
-    path = write_run(tmp_path, methods=("dense", "gamma"), benches=("pope",), failed=())
-    assert summarise(load_run(path)).metric["pope"] == ("mini_pope", "exact_match")
-    lines = (path / "accuracy.csv").read_text(encoding="utf-8").splitlines()
-    marked = [lines[0] + ",headline"] + [f"{x},{int(',f1,' in x)}" for x in lines[1:]]
-    (path / "accuracy.csv").write_text("\n".join(marked) + "\n", encoding="utf-8")
-    assert summarise(load_run(path)).metric["pope"] == ("mini_pope", "f1")
-
-
-def test_controls_come_last_and_dense_first(tmp_path: Path) -> None:
-    path = write_run(tmp_path, methods=("blind", "gamma", "random", "dense"), failed=())
-    assert [s.label for s in summarise(load_run(path)).series] == [
-        "dense", "gamma", "random", "blind",
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_come_as_svg_png_and_their_csv(run: Path, name: str) -> None:
     svg = ElementTree.parse(run / "figures" / f"{name}.svg").getroot()
@@ -280,45 +263,3 @@ def test_report_needs_nothing_that_runs_models(run: Path) -> None:
         [sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [str(run / "report.html"), "[]"]
-
-
-def test_costs_only_run_says_so(tmp_path: Path) -> None:
-    path = write_run(tmp_path, benches=("",), failed=(), without_cost=())
-    for name in ("cells.csv", "accuracy.csv", "routing.csv"):
-        (path / name).unlink()
-    meta = (path / "run.json").read_text(encoding="utf-8")
-    (path / "run.json").write_text(
-        meta.replace('"settings": {', '"settings": {"costs_only": true,'), encoding="utf-8"
-    )
-    html = build_report(path).read_text(encoding="utf-8")
-    assert "no benchmark was run" in html
-    assert "is missing" not in html
-    table = overview(summarise(load_run(path)))
-    assert [row[1].main for row in table.rows] == ["costs only"] * 5
-    assert table.rows[0][2].main == "1.20"
-
-
-def test_router_and_head_have_columns_where_a_run_has_them(tmp_path: Path) -> None:
-    """The router with its share of the total; runs of older versions look as they did."""
-    write_run(tmp_path / "old")
-    write_run(tmp_path / "new")
-    path = tmp_path / "new" / "cost.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    totals = [row for row in rows if row["scope"] == "total"]
-    for scope, share in (("router", 0.004), ("lm_head", 0.25)):
-        rows += [
-            {**row, "scope": scope, "tflops_mean": str(share * float(row["tflops_mean"]))}
-            for row in totals
-        ]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    old, new = (ledger(summarise(load_run(tmp_path / name))) for name in ("old", "new"))
-    assert old is not None
-    assert new is not None
-    assert [c.title for c in old.columns[-3:]] == ["Decode", "Total", "KV cache"]
-    assert [c.title for c in new.columns[-4:]] == ["Router", "LM head", "Total", "KV cache"]
-    assert {row[-4].sub for row in new.rows} == {"0.400 %"}
-    assert [row[-2] for row in new.rows] == [row[-2] for row in old.rows]

@@ -19,7 +19,7 @@ ID_LENGTH = 16  # hex digits, 64 bits: a collision within a study is out of the 
 # key, so that a module added later counts until somebody decides that it need not.
 WITHOUT_INFLUENCE = (
     *("attention.py", "changes.py", "cli.py", "errors.py", "flags.py", "joint.py"),
-    *("listing.py", "nearest.py", "parts.py", "plan.py", "progress.py", "runinfo.py"),
+    *("listing.py", "matched.py", "nearest.py", "parts.py", "plan.py", "progress.py", "runinfo.py"),
     *("settings.py", "validators.py", "stats.py", "suite.py", "suites.py", "bench/quiet.py"),
     *("bench/tasks_index.py", "cost/replica.py", "cost/rows.py", "cost/run.py"),
     *("cost/published.py", "cost/published_run.py", "model/catalog.py"),

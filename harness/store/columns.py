@@ -51,6 +51,22 @@ FRONTS = (*CELL, "metric", "n", "images", "score", "tflops_prefill") + (
     "front_probability",
     "resamples",
 )
+# Every method against each control at its budget; empty behind `kv_ratio_vision` where no row of
+# the control has it.
+CONTROLS = (*CELL, "metric", "control", "kv_ratio_vision") + (
+    "control_label",  # of all its rows at the budget, " | " between them
+    "control_rows",  # how many they are; scores are averaged document by document
+    "control_kv",
+    "n",
+    "value",
+    "control_value",
+    "delta",
+    "delta_ci_low",
+    "delta_ci_high",
+    "p_value",
+    "p_adjusted",
+    "verdict",  # `above`, `not above`
+)
 SAMPLES = (
     "doc_id",
     "score",

@@ -1,6 +1,6 @@
 """The derived CSVs, rebuilt from the finished cells' files. Torch-free.
 
-accuracy.csv, cost.csv, routing.csv, fronts.csv and evidence.csv.
+accuracy.csv, cost.csv, routing.csv, fronts.csv, controls.csv and evidence.csv.
 
 Rows come in the order of the run's settings, whatever order the cells were computed in, so an
 interrupted and resumed run writes the same bytes as one that ran through.
@@ -17,6 +17,7 @@ from harness.changes import changes, detectable
 from harness.cost.rows import cost_rows
 from harness.evidence import evidence_rows
 from harness.store import columns
+from harness.store.controls import Contender, Controls
 from harness.store.csvfile import read_rows, write_csv
 from harness.store.fronts import BLIND, Fronts, Subject, prefill_of
 from harness.store.rundir import Store
@@ -43,6 +44,11 @@ class CellData:
         """The identifying columns every derived file starts with."""
         return {name: self.row.get(name, "") for name in columns.CELL}
 
+    @property
+    def kv(self) -> float | None:
+        """Mean share of the image's KV cache, as cost.csv has it; None where nobody recorded it."""
+        return next((row["kv_ratio_vision"] for row in self.cost), None)
+
 
 @dataclass
 class MetricRow:
@@ -68,6 +74,7 @@ class Derived:
         self.store = store
         self.margin = margin  # of non-inferiority, in points
         self._fronts = Fronts(seed)
+        self._controls = Controls(seed)
         self.order = list(order)  # requested ids, in the order of the settings
         self.seed = seed
         self._cells: dict[str, CellData] = {}
@@ -95,8 +102,11 @@ class Derived:
         evidence = list(rows_of(cells, "evidence"))
         if evidence or (path / "evidence.csv").exists():
             write_csv(path / "evidence.csv", columns.EVIDENCE, evidence, durable=False)
-        fronts = self._fronts.rows([subject(cell) for cell in cells])
-        write_csv(path / "fronts.csv", columns.FRONTS, fronts, durable=False)
+        subjects = [subject(cell) for cell in cells]
+        write_csv(path / "fronts.csv", columns.FRONTS, self._fronts.rows(subjects), durable=False)
+        contenders = [Contender(s, c.kv) for s, c in zip(subjects, cells, strict=True)]
+        beaten = self._controls.rows(contenders)
+        write_csv(path / "controls.csv", columns.CONTROLS, beaten, durable=False)
 
     def _finished(self) -> list[CellData]:
         done = self.store.done()

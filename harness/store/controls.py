@@ -1,0 +1,144 @@
+"""Rows of controls.csv: every method against the controls that spend what it spends. Torch-free.
+
+A control has a method's budget when the mean shares of the image's KV cache that the two keep lie
+at most `BUDGET_POINTS` apart; `blind` keeps nothing and stands against every method. Several rows
+of one control at a budget (seeds of `random`) are averaged document by document, so that their
+luck is averaged out before the method is compared.
+
+The difference is the paired one of accuracy.csv (`harness.stats.paired`, images drawn whole).
+Verdict: `above` where the lower end of its 95 % interval, turned so that more is better, lies
+above 0, else `not above`; empty where no row of the control has the budget. Holm's correction is
+over all methods and benches of one control: each control is one question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness import stats
+from harness.store.fronts import BLIND, Subject
+
+CONTROLS = ("random", "uniform", "pool", BLIND)
+BUDGET_POINTS = 1.5  # of the image's KV cache; one token of 144 is 0.7 points
+ABOVE, NOT_ABOVE = "above", "not above"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A finished cell with what it keeps of the image's KV cache, where that was recorded."""
+
+    subject: Subject
+    kv: float | None
+
+    @property
+    def cell_id(self) -> str:
+        return self.subject.about["cell_id"]
+
+
+class Controls:
+    """Computes the rows; a pair is drawn again only when one of its cells is new."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._kept: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def rows(self, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
+        """Method by method in the given order, a row a control; dense is no contender."""
+        rows = [
+            self._row(one, name, matched(one, name, contenders))
+            for one in contenders
+            if one.subject.about["method"] not in ("dense", *CONTROLS) and one.subject.scores
+            for name in CONTROLS
+        ]
+        return list(_adjusted(rows))
+
+    def _row(self, one: Contender, name: str, found: Sequence[Contender]) -> dict[str, Any]:
+        key = (name, one.cell_id, *(other.cell_id for other in found))
+        if key not in self._kept:
+            self._kept[key] = compare(one, name, found, self.seed)
+        return self._kept[key]
+
+
+def matched(one: Contender, control: str, all_: Sequence[Contender]) -> list[Contender]:
+    """The rows of a control on the same bench and metric at the budget of `one`."""
+    about = one.subject.about
+    found = [
+        other
+        for other in all_
+        if other.subject.about["method"] == control
+        and other.subject.about["bench"] == about["bench"]
+        and other.subject.metric == one.subject.metric
+        and other.subject.scores
+    ]
+    if control == BLIND:
+        return found
+    return [other for other in found if same_budget(one.kv, other.kv)]
+
+
+def same_budget(kv: float | None, other: float | None) -> bool:
+    """Whether two mean shares of the image's KV cache count as one budget."""
+    if kv is None or other is None:
+        return False
+    return abs(kv - other) <= BUDGET_POINTS / 100 + 1e-9  # 1e-9: 1.5 points of binary fractions
+
+
+def compare(one: Contender, name: str, found: Sequence[Contender], seed: int) -> dict[str, Any]:
+    """The row of one method and one control, before the correction for many comparisons."""
+    row: dict[str, Any] = {
+        **one.subject.about,
+        "metric": one.subject.metric,
+        "control": name,
+        "kv_ratio_vision": one.kv,
+    }
+    ours = one.subject.scores
+    theirs = _pooled([other.subject.scores for other in found])
+    docs = [doc for doc in ours if doc in theirs]
+    if not docs:
+        return row
+    scores = [ours[doc] for doc in docs], [theirs[doc] for doc in docs]
+    images = [one.subject.images.get(doc) for doc in docs]
+    paired = stats.paired(*scores, images, seed)
+    assert paired is not None  # there are documents
+    known = [other.kv for other in found if other.kv is not None]
+    return row | {
+        "control_label": " | ".join(other.subject.about["label"] for other in found),
+        "control_rows": len(found),
+        "control_kv": sum(known) / len(known) if known else None,
+        "n": paired.n,
+        "value": sum(scores[0]) / len(docs),
+        "control_value": paired.dense,
+        "delta": paired.delta.value,
+        "delta_ci_low": paired.delta.low,
+        "delta_ci_high": paired.delta.high,
+        "p_value": paired.p_value,
+        "verdict": verdict(paired.delta, one.subject.higher_is_better),
+    }
+
+
+def verdict(delta: stats.Interval, higher_is_better: bool) -> str | None:
+    """`above` or `not above`; None without an interval (a single image)."""
+    gain = delta if higher_is_better else -delta
+    if gain.low is None:
+        return None
+    return ABOVE if gain.low > 0 else NOT_ABOVE
+
+
+def _pooled(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean score of every document that all rows answered."""
+    if not rows:
+        return {}
+    docs = [doc for doc in rows[0] if all(doc in row for row in rows)]
+    return {doc: sum(row[doc] for row in rows) / len(rows) for doc in docs}
+
+
+def _adjusted(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows in their order with Holm's p-values."""
+    p_values: dict[int, float] = {}
+    for name in CONTROLS:
+        family = [row for row in rows if row["control"] == name and "p_value" in row]
+        found = stats.holm([row["p_value"] for row in family])
+        p_values |= {id(row): p for row, p in zip(family, found, strict=True)}
+    for row in rows:
+        yield row | ({"p_adjusted": p_values[id(row)]} if id(row) in p_values else {})
