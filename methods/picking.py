@@ -179,13 +179,14 @@ class Board:
         ranked = scores.masked_fill(~self.there, float("-inf"))
         return ranked.argsort(dim=1, descending=True, stable=True)[:, : self.steps]
 
-    def ranking(self, score: Tensor, chosen: Tensor) -> Ranking:
-        """That ``chosen`` [G, n] are those with the highest ``score`` [G, n], group by group."""
+    def ranking(self, score: Tensor, chosen: Tensor | None = None) -> Ranking:
+        """That ``chosen`` [G, n] (None: what stays) have the highest ``score``, group by group."""
         import torch
 
         groups = torch.arange(len(self.groups), device=score.device).unsqueeze(1)
         group = self.spread(groups.expand_as(self.there), -1).masked_fill(self.stay, -1)
-        return Ranking(self.spread(score, 0), self.spread(chosen, False), group)
+        picked = None if chosen is None else self.spread(chosen, False)
+        return Ranking(self.spread(score, 0), picked, group)
 
     def drop(self, order: Tensor, positions: Positions, score: Tensor | None = None) -> Drop:
         """Keep the first picks of ``order`` [G, steps], as many as each group may.
@@ -204,7 +205,7 @@ class Board:
             score = torch.full_like(self.where, -order.shape[1]).scatter(
                 1, order, -ranks.expand_as(order)
             )
-        picked, ranked = self.spread(chosen, False), self.ranking(score, chosen)
+        picked, ranked = self.spread(chosen, False), self.ranking(score)
         return Drop(self.stay | picked, self.counts, positions, ranked=ranked)
 
 

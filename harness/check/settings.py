@@ -51,7 +51,8 @@ def every_parameter_acts(s: Subject) -> None:
     if not s.method.params():
         raise NotApplicable("it has no parameters")
     info = model_info(s.model)
-    ways, seen = _ways(s), {}
+    ways = _ways(s)
+    seen: dict[tuple[int, Method], list[Any] | None] = {}
 
     def answer(way: int, method: Method) -> list[Any] | None:
         if (way, method) not in seen:

@@ -80,7 +80,7 @@ class Subject:
     @contextmanager
     def running(self, method: Any = None, inputs: dict[str, Any] | None = None) -> Iterator[Any]:
         """The model under the method, or under what stands in for it."""
-        tools = {"tokenizer": tiny.words, "clip": tiny.Clip(self.model)}
+        tools: dict[str, Any] = {"tokenizer": tiny.words, "clip": tiny.Clip(self.model)}
         with routed(self.model, method or self.method, self.modules, **tools) as run:
             if inputs is not None:
                 run.set_samples(None, tiny.questions(inputs["input_ids"]))

@@ -24,7 +24,7 @@ def test_report_lines_and_verdict(capsys):
     assert check.run_check("blind")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("ok   blind: ")
-    assert lines[-1] == f"{len(check.CHECKS)} of {len(check.CHECKS)} checks hold"
+    assert lines[-1].startswith(f"{len(check.CHECKS)} of {len(check.CHECKS)} checks hold (")
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ def test_broken_methods_are_caught(monkeypatch, rule, expected):
     neutral = {"rule": rule}
     monkeypatch.setattr(Broken, "neutral", neutral)
     results = list(check.check([f"broken:rule={rule}"]))
-    titles = {check.inspect.getdoc(t): t.__name__ for t in check.CHECKS}
+    titles = {check.title(t): t.__name__ for t in check.CHECKS}
     failed = {titles[r.name] for r in results if not r.ok}
+    failed.discard("every_parameter_acts")  # no other value of ``rule`` is one that it knows
     assert expected <= failed
     assert bool(failed) == (rule != "none")
     assert all("\n" not in str(r) for r in results)
