@@ -34,9 +34,12 @@ def with_controls(
     """
     info, n = model_info(shape), image_tokens(shape)
     budgets = {method: budget_of(method, info, n) for method in methods}
-    there = {
-        name: [_share(b, n) for m, b in budgets.items() if m.name == name and b] for name in MATCHED
-    }
+    there: dict[str, list[float]] = {name: [] for name in MATCHED}
+    for method, budget in budgets.items():
+        # A control counts as what it was given: pool's grids may miss it, again and again.
+        known = _given(method) or budget
+        if method.name in there and known:
+            there[method.name].append(_share(known, n))
     specs, without = [], []
     for method, budget in budgets.items():
         if method.name in ("dense", BLIND, *MATCHED):

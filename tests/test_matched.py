@@ -53,6 +53,13 @@ class Floor(Adaptive):
 
 
 @dataclasses.dataclass(frozen=True)
+class Grid(Floor):
+    """A control that misses its budget, as whole grids do."""
+
+    name: ClassVar[str] = "pool"
+
+
+@dataclasses.dataclass(frozen=True)
 class Wrong(Method):
     name: ClassVar[str] = "wrong"
 
@@ -96,6 +103,8 @@ def test_controls_that_were_asked_for_stay_the_only_ones() -> None:
     asked = Parts().methods(("random:kv=0.5", "random:kv=0.5:seed=1", "pool:tokens=72", "blind"))
     assert added(Half(), *asked) == (["uniform:kv=0.5"], ())
     assert added(*Parts().methods(("dense", "random:kv=0.2"))) == (["blind"], ())
+    missing = Adaptive(kv=0.4), Grid(ratio=0.4)  # pool keeps a quarter whatever it is given
+    assert added(*missing) == (["random:kv=0.4", "uniform:kv=0.4", "blind"], ())
 
 
 def test_methods_without_a_budget_to_match_are_named() -> None:
