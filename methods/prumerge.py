@@ -63,7 +63,8 @@ class PruMerge(Tower):
         attention = patches.behind(torch.cat(rows))
         ranked = attention.masked_fill(~patches.there, float("-inf"))
         ranks = ranked.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        if self.target(1) is None:
+        adaptive = self.target(1) is None
+        if adaptive:
             best, added = self._adaptive(patches, attention, ranks)
             chosen = (best | added).sum(dim=1).tolist()  # what stands out is for the device to say
             pairs = zip(chosen, patches.lengths, strict=True)
@@ -73,7 +74,8 @@ class PruMerge(Tower):
             best, added = self._fixed(patches, ranks, chosen)
         else:
             return None
-        return self._merge(patches, attention, ranks, added, best | added, max(1, *chosen))
+        merge = self._merge(patches, attention, ranks, added, best | added, max(1, *chosen))
+        return replace(merge, counts=None) if adaptive else merge  # known from the device alone
 
     def _adaptive(self, patches: Patches, attention: Tensor, ranks: Tensor) -> tuple[Tensor, ...]:
         """[G, n] bool each: the outliers, and what ``plus`` adds to them."""
