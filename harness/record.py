@@ -38,6 +38,9 @@ class RoutingRecord:
                 ``kind`` linear (a layer of the method's own; ``out`` features, and ``in`` where it
                 is not the model's width), last_row or mean_row (attention rows), ``tokens`` of
                 one call, ``calls``. Files of older versions have none.
+                ``tower_rows``: all attention rows of a tower layer.
+    tower       tokens that leave each tower layer, where a method merges patches there (a merged
+                patch's token is dropped before layer 0); empty where it does not.
     evidence    boxes that bear the answer: left, top, right, bottom in pixels of the only image.
     """
 
@@ -50,6 +53,7 @@ class RoutingRecord:
     sample: str = ""
     scoring: list[dict[str, Any]] = field(default_factory=list)
     evidence: list[list[float]] = field(default_factory=list)
+    tower: list[int] = field(default_factory=list)
 
     # --- sizes ------------------------------------------------------------------------------
     @property
@@ -141,7 +145,7 @@ class RoutingRecord:
         """Write atomically enough for a picture file: bit-packed keep masks and small tables."""
         meta = {"n": self.n, "n_out": self.n_out, "grid": self.grid}
         meta |= {"method": self.method, "sample": self.sample}
-        meta |= {"scoring": self.scoring, "evidence": self.evidence}
+        meta |= {"scoring": self.scoring, "evidence": self.evidence, "tower": self.tower}
         np.savez_compressed(
             Path(path),
             kinds=self.kinds,
@@ -168,6 +172,7 @@ class RoutingRecord:
                 sample=meta["sample"],
                 scoring=meta.get("scoring", []),
                 evidence=meta.get("evidence", []),
+                tower=meta.get("tower", []),
             )
 
 

@@ -30,6 +30,7 @@ from methods.vocabulary import Positions as Positions
 from methods.vocabulary import Ranking as Ranking
 from methods.vocabulary import Route as Route
 from methods.vocabulary import Scope as Scope
+from methods.vocabulary import Seen as Seen
 from methods.vocabulary import Tokens as Tokens
 from methods.vocabulary import on_device as on_device
 from methods.vocabulary import top_k_mask as top_k_mask
@@ -98,14 +99,9 @@ class Method:
             raise MethodError(f"{self.name}: {message}")
 
     @property
-    def tower_taps(self) -> tuple[int, ...]:
-        """CLIP layers whose queries and keys ``Tokens.crops`` shall hold (-2: the last but one)."""
-        return ()
-
-    @property
     def reads_tower(self) -> bool:
-        """Whether the method reads ``Tokens.crops``: the tower then runs for every prompt."""
-        return bool(self.tower_taps)
+        """Whether the tower must run for every prompt: to read ``Tokens.crops``, or to merge."""
+        return False
 
     @property
     def reads_clip(self) -> bool:
@@ -127,8 +123,24 @@ class Method:
         """
         return None
 
+    def taps(self, info: ModelInfo) -> tuple[int, ...]:
+        """CLIP layers whose queries and keys ``Tokens.crops`` shall hold (-2: the last but one)."""
+        return ()
+
+    def merge_layers(self, info: ModelInfo) -> tuple[int, ...]:
+        """CLIP layers behind whose self-attention ``merge_patches`` is asked, ascending."""
+        return ()
+
     def build_modules(self, info: ModelInfo) -> nn.Module | None:
         """Fresh parameters of the method, or None."""
+        return None
+
+    def merge_patches(self, layer: int, seen: Seen) -> Merge | None:
+        """Behind the self-attention of a tower layer: which patches of a crop merge.
+
+        ``assign`` [C, p] counts patches of the crop; ``counts`` is one number for all crops. The
+        class token never merges. The tokens of patches that merged leave before ``before``.
+        """
         return None
 
     def before(self, seq: Tokens) -> Drop | Merge | None:

@@ -45,13 +45,17 @@ class Budgeted(Method):
         share = self.ratio if self.ratio is not None else self.kv
         return None if share is None else n * share
 
-    def behind(self, n: int, images: int, layer: int, layers: int) -> int | None:
-        """Tokens to keep from ``layer`` on, all being kept before, to meet the budget; or None.
+    def behind(
+        self, n: int, images: int, layer: int, layers: int, running: int | None = None
+    ) -> int | None:
+        """Tokens of ``n`` to keep from ``layer`` on, to meet the budget; None without one.
 
-        A budget below what the first layers hold alone keeps nothing behind them.
+        Before it there are ``running`` (None: all). A budget below what the first layers hold
+        alone keeps nothing behind them.
         """
         wanted = self.target(n, images)
         if wanted is None:
             return None
-        left = (wanted * layers - n * layer) / (layers - layer)
-        return min(n, max(0, round(left)))
+        running = n if running is None else running
+        left = (wanted * layers - running * layer) / (layers - layer)
+        return min(running, max(0, round(left)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from methods.base import Merge, Positions, Ranking, on_device
+from methods.base import Merge, ModelInfo, Positions, Ranking, on_device
 from methods.picking import Board, Picking
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ class Tower(Picking):
     tower: int = -2
 
     @property
-    def tower_taps(self) -> tuple[int, ...]:
+    def reads_tower(self) -> bool:
+        return True
+
+    def taps(self, info: ModelInfo) -> tuple[int, ...]:
         return (self.tower,)
 
 

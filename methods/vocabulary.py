@@ -132,7 +132,7 @@ class Crop:
     """One square of pixels as it went through the tower: the class token, then P patches.
 
     states  [1 + P, w] what the projector reads (the class token, which LLaVA leaves out, too).
-    taps    tower layer -> (queries, keys), [1 + P, w] each, of the layers in ``tower_taps``.
+    taps    tower layer -> (queries, keys), [1 + P, w] each, of the layers in ``taps``.
     """
 
     states: Tensor
@@ -150,6 +150,21 @@ class Crop:
         scores = (torch.matmul(q, k) * size**-0.5)[:, 0]
         row = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
         return row[:, 1:]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a method sees of a tower layer in which patches may merge: C crops, p patches left.
+
+    states    [C, 1 + p, w] behind the layer's self-attention, class token first.
+    received  [C, p] float32 or better: attention a patch receives, mean over heads and queries.
+    total     patches of a crop before any merge.
+    """
+
+    states: Tensor
+    received: Tensor
+    total: int
+    info: ModelInfo
 
 
 class Clip(typing.Protocol):

@@ -224,7 +224,10 @@ def test_shared_features_give_the_same_answers():
 
 
 class Reads(Method):
-    tower_taps = (-2,)
+    reads_tower = True
+
+    def taps(self, info):
+        return (-2,)
 
 
 def test_cls_rows_equal_eager_attention():

@@ -20,7 +20,10 @@ class Spy(Method):
     """Dense, but it looks."""
 
     name = "spy"
-    tower_taps = (-2,)
+    reads_tower = True
+
+    def taps(self, info):
+        return (-2,)
 
     def __init__(self, look: Any) -> None:
         object.__setattr__(self, "look", look)

@@ -90,7 +90,7 @@ def test_illava_weights_on_the_worked_example():
     scores[0, ranking] = torch.arange(10, 0, -1).float()
     for name, weights in (("as_released", [1, 2, 3, 4]), ("descending", [4, 3, 2, 1])):
         seq.memo = {"illava": scores}
-        event = methods.parse(f"illava:k=1:weights={name}").layer(1, seq)
+        event = methods.parse(f"illava:vit_remove=0:k=1:weights={name}").layer(1, seq)
         assert event.counts == [7]
         assert (event.assign[0, ranking[6:]] == ranking[6]).all()
         assert event.assign[0, ranking[:6]].tolist() == ranking[:6]
@@ -100,15 +100,15 @@ def test_illava_weights_on_the_worked_example():
         assert (event.weight[0, ranking[:6]] == 1).all()
 
 
-def test_illava_layers_and_refusal():
+def test_illava_layers():
     method = methods.parse("illava")
     assert [method.at(depth) for depth in (28, 32, 40, 12, 5)] == [8, 8, 8, 3, 1]
     assert method.removed(10, 1, 32) == 3
-    with pytest.raises(methods.MethodError, match=r"^illava: merging inside the tower is not here"):
-        methods.parse("illava:vit_remove=92")
 
 
-@pytest.mark.parametrize("spec", ["illava", "illava:k=2:tokens=20:weights=descending"])
+@pytest.mark.parametrize(
+    "spec", ["illava:vit_remove=0", "illava:vit_remove=0:k=2:tokens=20:weights=descending"]
+)
 @pytest.mark.parametrize("i", range(4))
 def test_illava_equals_the_reference(spec, i):
     model = exact_norms(tiny_llava(side=6, layers=6, dtype=torch.float64))

@@ -76,7 +76,7 @@ def test_each_shape_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     real = referees.count
 
     def counting(module: Any, inputs: Any, scope: str) -> Any:
-        asked.append((scope, tuple(one.shape for one in inputs)))
+        asked.append((scope, type(module), tuple(one.shape for one in inputs)))
         return real(module, inputs, scope)
 
     monkeypatch.setattr(referees, "count", counting)

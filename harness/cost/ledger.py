@@ -86,10 +86,10 @@ def sample_cost(
     n_image = record.n_image
     crops = crop_count(record.grid, shape.vision, n_image) if vision_runs else 0
     images = math.ceil(n_image / shape.image_tokens) if shape.image_tokens else 0
-    vision = vision_line(shape, crops, images) if crops else 0.0
+    vision = vision_line(shape, crops, images, record.tower) if crops else 0.0
     return SampleCost(
         vision=None if vision is None else vision / TERA,
-        projector=crops * projector_flops(shape) / TERA,
+        projector=crops * projector_flops(shape, record.tower) / TERA,
         prefill={c: prefill_flops(shape, record, c, counts) / TERA for c in CONVENTIONS},
         decode=decode_flops(shape, counts, record.decode) / TERA,
         router=sum(call["calls"] * scoring_flops(shape, call) for call in record.scoring) / TERA,
@@ -121,25 +121,46 @@ def crop_count(grid: Sequence[Mapping[str, Any]], vision: VisionShape, n_image: 
     return crops if grid else math.ceil(n_image / vision.patches)
 
 
-def vision_line(shape: ModelShape, crops: int, images: int) -> float | None:
+def vision_line(
+    shape: ModelShape, crops: int, images: int, tower: Sequence[int] = ()
+) -> float | None:
     """FLOPs of all that sees pixels, projector aside; None where a part of it is not known."""
     if shape.second_tower is None:
         return None
-    return crops * vision_flops(shape.vision) + images * shape.second_tower
+    return crops * vision_flops(shape.vision, tower) + images * shape.second_tower
 
 
-def vision_flops(vision: VisionShape) -> float:
-    """FLOPs of one crop: patch embedding and every layer, class token included, full attention."""
-    n, d = vision.patches + vision.class_tokens, vision.hidden
-    embed = 2 * vision.patches * vision.channels * vision.patch**2 * d
-    layer = 2 * n * (4 * d * d + 2 * d * vision.ffn) + 4 * n * n * d
-    return float(embed + vision.layers * layer)
+def vision_flops(vision: VisionShape, tower: Sequence[int] = ()) -> float:
+    """FLOPs of one crop: patch embedding and every layer, class token included, full attention.
+
+    `tower` is a record's: a layer's attention has the tokens that left the layer before, its MLP
+    those that leave itself.
+    """
+    embed = 2 * vision.patches * vision.channels * vision.patch**2 * vision.hidden
+    return float(embed + sum(tower_layer(vision, *pair) for pair in tower_tokens(vision, tower)))
 
 
-def projector_flops(shape: ModelShape) -> float:
-    """FLOPs of the two-layer projector on one crop's patches."""
+def tower_tokens(vision: VisionShape, tower: Sequence[int] = ()) -> list[tuple[int, int]]:
+    """Tokens in the attention and in the MLP of every layer. Raises ValueError at another depth."""
+    full = vision.patches + vision.class_tokens
+    if not tower:
+        return [(full, full)] * vision.layers
+    if len(tower) != vision.layers:
+        raise ValueError(f"record of {len(tower)} tower layers, tower of {vision.layers}")
+    return list(zip((full, *tower), tower, strict=False))
+
+
+def tower_layer(vision: VisionShape, attended: int, left: int) -> int:
+    """FLOPs of a tower layer with `attended` tokens in its attention and `left` in its MLP."""
+    d = vision.hidden
+    return 8 * attended * d * d + 4 * attended**2 * d + 4 * left * d * vision.ffn
+
+
+def projector_flops(shape: ModelShape, tower: Sequence[int] = ()) -> float:
+    """FLOPs of the two-layer projector on one crop's patches, or those that `tower` leaves."""
     weights = shape.projector_in * shape.hidden + shape.hidden * shape.hidden
-    return float(2 * shape.vision.patches * weights)
+    patches = tower[-1] - shape.vision.class_tokens if tower else shape.vision.patches
+    return float(2 * patches * weights)
 
 
 def attention_flops(shape: ModelShape, counts: Counts, convention: str) -> float:
@@ -228,8 +249,11 @@ def scoring_flops(shape: ModelShape, call: Mapping[str, Any]) -> float:
     linear     2·in·out for each token (the bias, like every bias here, is not counted).
     last_row   one query's projection, all keys' projections and one row of scores.
     mean_row   all queries' and keys' projections and all n x n scores.
+    tower_rows all n x n scores of a tower layer, whose own projections serve.
     """
     n = int(call["tokens"])
+    if call["kind"] == "tower_rows":
+        return 2.0 * n * n * shape.vision.hidden
     if call["kind"] == "linear":
         return 2.0 * n * int(call.get("in", shape.hidden)) * int(call["out"])
     queries = {"last_row": 1, "mean_row": n}[call["kind"]]

@@ -57,15 +57,22 @@ class Rows(nn.Module):
         return attention_rows(self.attention, query, keys, allowed)
 
 
-class Unmasked(nn.Module):
-    """A tower layer without mask."""
+class Scores(nn.Module):
+    """All attention rows of a tower layer from its queries and keys, one head (the same count)."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def forward(self, queries: Any, keys: Any) -> Any:
+        return (queries @ keys.transpose(1, 2)).softmax(dim=-1)
+
+
+class Unmasked(nn.Module):
+    """A tower layer's attention without mask."""
+
+    def __init__(self, attention: nn.Module) -> None:
         super().__init__()
-        self.layer = layer
+        self.attention = attention
 
     def forward(self, states: Any) -> Any:
-        return self.layer(states, attention_mask=None)
+        return self.attention(states, attention_mask=None)[0]
 
 
 def decoder_like(layer: nn.Module, config: Any) -> Callable[[], nn.Module]:

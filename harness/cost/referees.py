@@ -32,9 +32,10 @@ from harness.cost.ledger import (
     crop_count,
     projector_flops,
     scoring_flops,
+    tower_tokens,
     vision_flops,
 )
-from harness.cost.modules import Behind, Rows, Unmasked, clip_layer, llama_layer
+from harness.cost.modules import Behind, Rows, Scores, Unmasked, clip_layer, llama_layer
 from harness.cost.shapes import ModelShape
 from harness.model.torchvision_ops import declare_missing_ops
 from harness.record import RoutingRecord
@@ -118,6 +119,7 @@ class Referees:
         self.shape = shape
         self._decoder = decoder or (lambda: llama_layer(shape))
         self._layers: dict[tuple[int, int], Finding] = {}
+        self._sight: dict[tuple[str, int], tuple[float, float]] = {}
         self._routers: dict[tuple[Any, ...], Curve] = {}
         self._prefill = Curve(lambda n: self.layer(n, n), nodes=(58, 634, 2986), proof=1217)
         self._step = Curve(partial(self.layer, 1), nodes=(1, 635), proof=2986)
@@ -155,32 +157,57 @@ class Referees:
             found = count(head, (torch.empty(1, 1, shape.hidden),), "lm_head")
         return Finding("lm_head", "1 position", 2.0 * shape.head_weights, *found).checked()
 
-    @cached_property
+    @property
     def projector(self) -> Finding:
         """The projector on one crop."""
-        shape, patches = self.shape, self.shape.vision.patches
-        with torch.device("meta"):
-            first = nn.Linear(shape.projector_in, shape.hidden)
-            module = nn.Sequential(first, nn.GELU(), nn.Linear(shape.hidden, shape.hidden))
-            found = count(module, (torch.empty(1, patches, shape.projector_in),), "projector")
-        size = f"{patches} patches"
-        return Finding("projector", size, projector_flops(shape), *found).checked()
+        return self.projected(self.shape.vision.patches)
 
-    @cached_property
+    @property
     def tower(self) -> Finding:
         """The CLIP-type tower on one crop: patch embedding and every layer."""
+        return self.seen(())
+
+    def projected(self, patches: int) -> Finding:
+        """The projector on so many patches."""
+        shape = self.shape
+        if ("projector", patches) not in self._sight:
+            with torch.device("meta"):
+                first = nn.Linear(shape.projector_in, shape.hidden)
+                module = nn.Sequential(first, nn.GELU(), nn.Linear(shape.hidden, shape.hidden))
+                found = count(module, (torch.empty(1, patches, shape.projector_in),), "projector")
+            self._sight["projector", patches] = found
+        closed = projector_flops(shape) * patches / shape.vision.patches
+        finding = Finding(
+            "projector", f"{patches} patches", closed, *self._sight["projector", patches]
+        )
+        return finding.checked()
+
+    def seen(self, left: tuple[int, ...]) -> Finding:
+        """The tower on one crop, whose layers leave the tokens that a record's `tower` tells."""
         vision = self.shape.vision
-        tokens = vision.patches + vision.class_tokens
-        # torch 2.13 cannot trace a convolution on the meta device; this one is small.
-        patches = nn.Conv2d(vision.channels, vision.hidden, vision.patch, vision.patch, bias=False)
-        image = torch.zeros(1, vision.channels, vision.image_size, vision.image_size)
-        embed = count(patches, (image,), "vision")
-        with torch.device("meta"):
-            states = torch.empty(1, tokens, vision.hidden)
-            layer = count(Unmasked(clip_layer(self.shape)), (states,), "vision")
-        found = [e + vision.layers * one for e, one in zip(embed, layer, strict=True)]
-        size = f"{tokens} tokens, {vision.layers} layers"
-        return Finding("vision", size, vision_flops(vision), *found).checked()
+        parts = [("embedding", vision.patches)]
+        for attended, kept in tower_tokens(vision, left):
+            parts += [("attention", attended), ("mlp", kept)]
+        found = np.sum([self._tower_part(*part) for part in parts], axis=0).tolist()
+        size = f"{vision.patches + vision.class_tokens} tokens, {vision.layers} layers"
+        return Finding("vision", size, vision_flops(vision, left), *found).checked()
+
+    def _tower_part(self, part: str, tokens: int) -> tuple[float, float]:
+        """Both counts of the patch embedding, or of a layer's attention or MLP on `tokens`."""
+        vision = self.shape.vision
+        if (part, tokens) not in self._sight:
+            if part == "embedding":
+                # torch 2.13 cannot trace a convolution on the meta device; this one is small.
+                sizes = (vision.channels, vision.hidden, vision.patch, vision.patch)
+                module: nn.Module = nn.Conv2d(*sizes, bias=False)
+                states = torch.zeros(1, vision.channels, vision.image_size, vision.image_size)
+            else:
+                with torch.device("meta"):
+                    layer: Any = clip_layer(self.shape)
+                    module = layer.mlp if part == "mlp" else Unmasked(layer.self_attn)
+                    states = torch.empty(1, tokens, vision.hidden)
+            self._sight[part, tokens] = count(module, (states,), "vision")
+        return self._sight[part, tokens]
 
     def examine(self) -> list[Finding]:
         """Every part, the decoder layer at several sizes. Raises RefereeError."""
@@ -205,12 +232,15 @@ class Referees:
         layers, steps = self._prefill.total(counts), self._step.total(entries_seen(counts, record))
         router = self._router(record.scoring)
         towers = self.shape.second_tower == 0 or not crops
+        tower, vision = self.seen(tuple(record.tower)), self.shape.vision
+        left = record.tower[-1] - vision.class_tokens if record.tower else vision.patches
+        projector = self.projected(left)
         result: dict[str, dict[str, float | None]] = {}
         for counter in COUNTERS:
             head = getattr(self.head, counter)
             found = {
-                "vision": crops * getattr(self.tower, counter),
-                "projector": crops * getattr(self.projector, counter),
+                "vision": crops * getattr(tower, counter),
+                "projector": crops * getattr(projector, counter),
                 "llm_prefill": layers[counter] + head,
                 "llm_decode": steps[counter] + head * record.n_out,
                 "router": router[counter],
@@ -228,7 +258,8 @@ class Referees:
             what = (call["kind"], call.get("in", self.shape.hidden), call.get("out", 0))
             if what not in self._routers:
                 at = partial(self._count_router, what)
-                nodes = (58, 634, 2986) if call["kind"] == "mean_row" else (58, 634)
+                square = call["kind"] in ("mean_row", "tower_rows")
+                nodes = (58, 634, 2986) if square else (58, 634)
                 self._routers[what] = Curve(at, nodes, proof=1217)
             for counter, flops in self._routers[what].total(np.array([call["tokens"]])).items():
                 total[counter] += flops * call["calls"]
@@ -242,6 +273,9 @@ class Referees:
             if kind == "linear":
                 module: nn.Module = nn.Linear(size, out)
                 inputs: tuple[Any, ...] = (torch.empty(1, tokens, size),)
+            elif kind == "tower_rows":
+                module = Scores()
+                inputs = (torch.empty(1, tokens, shape.vision.hidden),) * 2
             else:
                 asked = tokens if kind == "mean_row" else 1
                 module = self._rows

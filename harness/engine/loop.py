@@ -15,6 +15,7 @@ from harness.engine.masks import step_mask
 from harness.engine.model import EngineError
 from harness.engine.recorder import Event, Recorder
 from harness.engine.sequence import Sequence
+from harness.engine.tower import folded, tower_event
 from methods.base import Drop, Merge, Method, Route
 
 
@@ -49,9 +50,11 @@ def run_prompt(
     plain_positions = extra.pop("position_ids", None)
     if recorder is not None:
         recorder.scoring.begin(seq, method.routes_text)
-    event = method.before(seq)
-    if event is not None:
-        shift = _leave(seq, event, 0, shift, recorder)
+    merge = seq.samples.merge(method)
+    for leaving in (lambda: tower_event(seq, merge), lambda: method.before(seq)):
+        event = leaving()
+        if event is not None:
+            shift = _leave(seq, event, 0, shift, recorder)
     for layer in range(seq.info.layers):
         decision = method.layer(layer, seq)
         if isinstance(decision, (Drop, Merge)):
@@ -84,7 +87,7 @@ def _leave(
     else:
         owner = event.assign
         keep = (owner == steps) & seq.valid
-        seq.hidden = _merged(seq.hidden, event, seq.valid)
+        seq.hidden = folded(seq.hidden, event, seq.valid)
         if event.position_ids is not None:
             position_ids = event.position_ids
     counts = event.counts if event.counts is not None else keep.sum(dim=1).tolist()
@@ -107,22 +110,6 @@ def _leave(
     if moved is None:
         return shift
     return moved if shift is None else shift + moved
-
-
-def _merged(hidden: Tensor, event: Merge, valid: Tensor) -> Tensor:
-    """States after a merge, meaningful at the slots."""
-    if event.states is not None:
-        return event.states
-    takes = (event.assign >= 0) & valid
-    target = event.assign.clamp(min=0)
-    weight = torch.ones_like(hidden[..., 0]) if event.weight is None else event.weight
-    weight = (weight * takes).to(torch.promote_types(hidden.dtype, torch.float32))
-    if event.weight is None:
-        total = torch.zeros_like(weight).scatter_add(1, target, weight)
-        weight = weight / total.gather(1, target).clamp(min=1)
-    parts = hidden * weight.unsqueeze(-1)
-    where = target.unsqueeze(-1).expand_as(parts)
-    return torch.zeros_like(parts).scatter_add(1, where, parts).to(hidden.dtype)
 
 
 def _run_routed(

@@ -144,7 +144,7 @@ class Reading(ABC):
 
     @property
     def crops(self) -> list[Crop]:
-        """What the tower kept of every crop (``Method.tower_taps``), in prompt order."""
+        """What the tower kept of every crop (``Method.taps``), in prompt order."""
         return self.samples.crops()
 
     @property

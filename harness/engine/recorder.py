@@ -6,6 +6,7 @@ device until :meth:`Recorder.records`.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,7 @@ class Recorder:
         valid = _host(self.samples.valid)
         if cache is not None:
             self._check_bytes(parts, routes, decoded, valid, cache)
+        merge = self.samples.merge(method)
         kinds, names, grids = _host(self.samples.kinds), self.samples.names, self._grids()
         records = []
         for b in range(valid.shape[0]):
@@ -81,7 +83,9 @@ class Recorder:
                     grid=grids[b],
                     method=method.spec,
                     sample=names[b] if names is not None else "",
-                    scoring=self.scoring.of_row(b, stop, int(late.sum()), parts.info.width),
+                    scoring=self.scoring.of_row(b, stop, int(late.sum()), parts.info.width)
+                    + _read_in_tower(merge, grids[b]),
+                    tower=list(merge.tokens) if merge is not None and grids[b] else [],
                 )
             )
         return records
@@ -173,6 +177,16 @@ class Recorder:
         size = expected * said.shape[0] * 2 * info.kv_heads * info.head_dim * itemsize
         if size != cache.nbytes():
             raise EngineError(f"the cache takes {cache.nbytes()} bytes, the routing says {size}")
+
+
+def _read_in_tower(merge: Any, grids: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a method that merges in the tower had formed there: all attention rows of a layer."""
+    crops = sum(grid["crops"] for grid in grids)
+    layers = Counter(merge.asked if merge is not None and crops else [])
+    return [
+        {"phase": "prompt", "kind": "tower_rows", "tokens": tokens, "calls": crops * times}
+        for tokens, times in layers.items()
+    ]
 
 
 def _apply(event: Event, b: int, owner: Any, index: Any) -> tuple[Any, Any]:

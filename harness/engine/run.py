@@ -19,7 +19,8 @@ from harness.engine.recorder import Recorder
 from harness.engine.samples import Samples, kinds_from_ids, layout
 from harness.engine.scoring import Scoring, linears_noted
 from harness.engine.sequence import Sequence
-from harness.engine.vision import captured, no_tower, shadowed
+from harness.engine.shadow import shadowed
+from harness.engine.vision import captured, no_tower
 from harness.record import RoutingRecord
 from methods.base import ANSWER, Method
 
@@ -155,10 +156,8 @@ class Run:
                 with no_tower(self.parts):
                     out = plain(inner, *args, **kwargs)
             else:
-                with captured(self.parts, method) as crops:
-                    out = original(*args, **kwargs)
-                if crops:
-                    out.crops = crops
+                with captured(self.parts, method) as found:
+                    out = found.attach(original(*args, **kwargs))
             self._features = out
             sizes = kwargs.get("image_sizes", args[1] if len(args) > 1 else None)
             self._image_sizes = sizes

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.engine.masks import allowed_from
 from harness.engine.model import EngineError, Parts
-from methods.base import ANSWER, IMAGE, QUESTION, SYSTEM, Crop, on_device
+from methods.base import ANSWER, IMAGE, QUESTION, SYSTEM, Crop, Method, on_device
 
 
 def kinds_from_ids(ids: Tensor, image_token: int, valid: Tensor, answers: Tensor | None) -> Tensor:
@@ -92,6 +92,14 @@ class Samples:
         if crops is None:
             raise EngineError("the vision tower was not read for these features")
         return crops
+
+    def merge(self, method: Method) -> Any:
+        """What the tower merged for a method that asks for it (``TowerMerge``), or None."""
+        found = getattr(self.features, "merge", None)
+        wanted = bool(method.merge_layers(self.parts.info))
+        if any(self.image_counts) and wanted != (found is not None):
+            raise EngineError("the vision tower was run for another method than this")
+        return found if any(self.image_counts) else None
 
     # --- geometry ---------------------------------------------------------------------------
     def spans(self) -> list[list[tuple[int, int]]]:

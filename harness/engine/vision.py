@@ -5,60 +5,68 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from harness.engine.model import EngineError, Parts
+from harness.engine.shadow import shadowed
+from harness.engine.tower import TowerMerge, feature_layer, merging
 from methods.base import Crop, Method, MethodError
 
 
+@dataclass
+class Captured:
+    """What is kept of one pass of the tower, beside the features."""
+
+    crops: list[Crop] = field(default_factory=list)
+    merge: TowerMerge | None = None
+
+    def attach(self, features: Any) -> Any:
+        """Give the features along what was kept."""
+        features.crops, features.merge = self.crops or None, self.merge
+        return features
+
+
 @contextmanager
-def captured(parts: Parts, method: Any) -> Iterator[list[Crop]]:
-    """Collect a ``Crop`` for every square of pixels that goes through the tower.
+def captured(parts: Parts, method: Method) -> Iterator[Captured]:
+    """Collect a ``Crop`` for every square of pixels that goes through the tower, or merge there.
 
     Queries and keys are read where the layer's own projections make them, so the tower keeps its
     fast attention kernel.
     """
-    crops: list[Crop] = []
-    if not method.reads_tower:
-        yield crops
-        return
-    if parts.tower_layers is None:
-        raise EngineError("this vision tower has no CLIP-type layers to read attention from")
-    depth = len(parts.tower_layers)
-    for layer in method.tower_taps:
-        if not -depth <= layer < depth:
-            raise MethodError(f"tower layer {layer} does not exist: the tower has {depth}")
-    seen: dict[Any, Tensor] = {}
+    with merging(parts, method) as merge:
+        found = Captured(merge=merge)
+        if merge is not None or not method.reads_tower:
+            yield found
+            return
+        if parts.tower_layers is None:
+            raise EngineError("this vision tower has no CLIP-type layers to read attention from")
+        depth, taps = len(parts.tower_layers), method.taps(parts.info)
+        for layer in taps:
+            if not -depth <= layer < depth:
+                raise MethodError(f"tower layer {layer} does not exist: the tower has {depth}")
+        seen: dict[Any, Tensor] = {}
 
-    def keep(key: Any, _module: Any, _inputs: Any, output: Any) -> None:
-        seen[key] = (output[0] if isinstance(output, tuple) else output).detach()
+        def keep(key: Any, _module: Any, _inputs: Any, output: Any) -> None:
+            seen[key] = (output[0] if isinstance(output, tuple) else output).detach()
 
-    modules: dict[Any, Any] = {"states": parts.tower_layers[_feature_layer(parts, depth)]}
-    for layer in method.tower_taps:
-        attention = parts.tower_layers[layer].self_attn
-        modules |= {(layer, "q"): attention.q_proj, (layer, "k"): attention.k_proj}
-    hooks = [m.register_forward_hook(functools.partial(keep, k)) for k, m in modules.items()]
-    hooks.append(
-        parts.tower.register_forward_hook(
-            lambda *_: crops.extend(_crops(parts, method.tower_taps, seen))
+        modules: dict[Any, Any] = {"states": parts.tower_layers[feature_layer(parts, depth)]}
+        for layer in taps:
+            attention = parts.tower_layers[layer].self_attn
+            modules |= {(layer, "q"): attention.q_proj, (layer, "k"): attention.k_proj}
+        hooks = [m.register_forward_hook(functools.partial(keep, k)) for k, m in modules.items()]
+        hooks.append(
+            parts.tower.register_forward_hook(
+                lambda *_: found.crops.extend(_crops(parts, taps, seen))
+            )
         )
-    )
-    try:
-        yield crops
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _feature_layer(parts: Parts, depth: int) -> int:
-    """Tower layer whose output the projector reads."""
-    chosen = parts.model.config.vision_feature_layer
-    if not isinstance(chosen, int):
-        raise EngineError("a projector that reads several tower layers cannot be followed")
-    # hidden_states[0] is the embedding, so a positive index counts one more than the layers.
-    return chosen if chosen < 0 else chosen - 1
+        try:
+            yield found
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def _crops(parts: Parts, taps: tuple[int, ...], seen: dict[Any, Tensor]) -> list[Crop]:
@@ -93,35 +101,20 @@ def no_tower(parts: Parts) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def shadowed(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Shadow a method on this one object; whatever the object held before comes back."""
-    had = name in owner.__dict__
-    before = owner.__dict__.get(name)
-    object.__setattr__(owner, name, value)
-    try:
-        yield
-    finally:
-        if had:
-            object.__setattr__(owner, name, before)
-        else:
-            object.__delattr__(owner, name)
-
-
 def encode_images(
     model: Any, pixel_values: Tensor, image_sizes: Any = None, method: Any = None
 ) -> Any:
     """Image features once, for ``generate(..., mm_encoder_outputs={"image": features})``.
 
-    ``method``: also keep what this method reads from the tower, as ``.crops``. Each image's
-    features are what the model itself would make.
+    ``method``: also keep what this method reads from the tower, as ``.crops``, and merge what it
+    merges there. Each image's features are otherwise what the model itself would make.
     """
     from harness.engine.model import find_parts
 
     parts = find_parts(model)
     extra = {} if image_sizes is None else {"image_sizes": image_sizes}
-    with captured(parts, method or Method()) as crops:
+    with captured(parts, method or Method()) as found:
         out = parts.inner.get_image_features(pixel_values=pixel_values, return_dict=True, **extra)
-    out.crops = crops or None
+    found.attach(out)
     out.image_sizes = image_sizes
     return out

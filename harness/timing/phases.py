@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from harness.engine.vision import shadowed
+from harness.engine.shadow import shadowed
 from harness.errors import CellError
 from harness.timing.clock import Clock, HostClock
 
