@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from methods.base import Drop, ModelInfo, Positions, Tokens, top_k_mask
+from methods.base import Drop, ModelInfo, Positions, Tokens, keep_best
 from methods.budget import Budgeted
 
 
@@ -90,7 +90,4 @@ class PyramidDrop(Budgeted):
         counts = [kept[stage] for kept in seq.memo["pyramiddrop"]]
         if counts == seq.image_counts:
             return None
-        image = seq.image
-        keep = top_k_mask(seq.last_row(layer), image, counts) | (seq.valid & ~image)
-        left = [c - n + k for c, n, k in zip(seq.counts, seq.image_counts, counts, strict=True)]
-        return Drop(keep, left, self.positions)
+        return keep_best(seq, seq.last_row(layer), counts, self.positions)
