@@ -52,6 +52,7 @@ REGISTRY: dict[str, Entry] = {
     "prumerge": Entry("methods.prumerge:PruMerge", "keep outliers of attention, merge neighbours"),
     "pyramiddrop": Entry("methods.pyramiddrop:PyramidDrop", "drop image tokens in three stages"),
     "scope": Entry("methods.scope:Scope", "keep patches that cover the image, by attention"),
+    "vscan": Entry("methods.vscan:VScan", "keep patches by windows and image, merge, prune again"),
     "illava": Entry("methods.illava:ILLaVA", "merge the least attended, in the tower and after"),
     "random": Entry("methods.random:RandomDrop", "control: keep random image tokens"),
     "uniform": Entry("methods.uniform:Uniform", "control: keep every so-manieth image token"),

@@ -25,7 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from methods.base import Drop, ModelInfo, Positions, Ranking, Tokens, top_k_mask
+from methods.base import Drop, ModelInfo, Positions, Tokens, keep_best
 from methods.budget import Budgeted
 
 
@@ -72,8 +72,4 @@ class FastV(Budgeted):
             return None
         pairs = zip(seq.image_counts, self.images(seq), strict=True)
         counts = [self.kept(n, images, seq.info.layers) for n, images in pairs]
-        image = seq.image
-        score = seq.memo.pop("fastv")
-        keep = top_k_mask(score, image, counts) | (seq.valid & ~image)
-        left = [c - n + k for c, n, k in zip(seq.counts, seq.image_counts, counts, strict=True)]
-        return Drop(keep, left, self.positions, ranked=Ranking(score))
+        return keep_best(seq, seq.memo.pop("fastv"), counts, self.positions)

@@ -35,13 +35,17 @@ class Picking(Budgeted):
         return [True] * info.layers
 
     def request(self, info: ModelInfo, n: int) -> list[int] | None:
-        wanted = self.target(n)
-        amount = self.own(square(n)) if wanted is None else round(wanted)
+        amount = self.amount(square(n), info)
         return [min(n, amount if isinstance(amount, int) else sum(amount))] * info.layers
 
     def own(self, picture: Picture) -> int | list[int]:
         """Tokens kept of an image, or of each of its groups, where no budget is given."""
         raise NotImplementedError
+
+    def amount(self, picture: Picture, info: ModelInfo) -> int | list[int]:
+        """Tokens kept of an image, or of each of its groups."""
+        wanted = self.target(picture.tokens)
+        return self.own(picture) if wanted is None else round(wanted)
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,7 @@ class Board:
         """Fill in ``sizes`` and ``whole``; False where nothing leaves at all."""
         first = 0
         for i, picture in enumerate(self.pictures):
-            wanted, sizes = method.target(picture.tokens), picture.sizes
-            amount = method.own(picture) if wanted is None else round(wanted)
+            amount, sizes = method.amount(picture, self.seq.info), picture.sizes
             if isinstance(amount, int):
                 whole = amount >= picture.tokens
                 left = amount - len(picture.newlines) * (self.newlines == "keep")
@@ -103,6 +106,12 @@ class Board:
     def on_device(self, values: list[Any]) -> Tensor:
         """[G, 1] of one host value a group."""
         return on_device([[value] for value in values], self.seq.hidden.device)
+
+    def table(self, values: list[list[int]]) -> Tensor:
+        """[G, n] of a host value a token; the padding has 0."""
+        width = max(self.lengths)
+        rows = [row + [0] * (width - len(row)) for row in values]
+        return on_device(rows, self.seq.hidden.device)
 
     @cached_property
     def where(self) -> Tensor:
@@ -138,9 +147,7 @@ class Board:
 
     def behind(self, patches: Tensor) -> Tensor:
         """[G, n, ...] of ``patches`` [crops * P, ...], those behind the tokens; as ``states``."""
-        width = max(self.lengths)
-        rows = [g.origins + [0] * (width - len(g.origins)) for g in self.groups]
-        found = wide(patches[on_device(rows, patches.device)])
+        found = wide(patches[self.table([group.origins for group in self.groups])])
         return found * self.there.view(*self.there.shape, *[1] * (found.dim() - 2))
 
     def spread(self, table: Tensor, other: Any) -> Tensor:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from methods.base import Drop, ModelInfo, Positions, Ranking, Tokens, top_k_mask
+from methods.base import Drop, ModelInfo, Positions, Tokens, keep_best
 from methods.budget import Budgeted
 
 
@@ -95,8 +95,4 @@ class PyramidDrop(Budgeted):
         counts = [kept[stage] for kept in seq.memo["pyramiddrop"]]
         if counts == seq.image_counts:
             return None
-        image = seq.image
-        score = seq.last_row(layer)
-        keep = top_k_mask(score, image, counts) | (seq.valid & ~image)
-        left = [c - n + k for c, n, k in zip(seq.counts, seq.image_counts, counts, strict=True)]
-        return Drop(keep, left, self.positions, ranked=Ranking(score))
+        return keep_best(seq, seq.last_row(layer), counts, self.positions)

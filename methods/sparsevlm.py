@@ -29,7 +29,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import QUESTION, Drop, Merge, ModelInfo, Positions, Ranking, Tokens, top_k_mask
+from methods.base import QUESTION, Drop, Merge, ModelInfo, Positions, Tokens, keep_best
 from methods.budget import Budgeted
 from methods.dpc import fold
 from methods.picking import wide
@@ -135,13 +135,13 @@ class SparseVLM(Budgeted):
         lost = [n - k for n, k in zip(seq.image_counts, counts, strict=True)]
         if not any(lost):
             return None
-        image, score = seq.image, seq.memo.pop("sparsevlm score")
-        keep = top_k_mask(score, image, counts) | (seq.valid & ~image)
-        left = [c - gone for c, gone in zip(seq.counts, lost, strict=True)]
+        score = seq.memo.pop("sparsevlm score")
         positions: Positions = self.positions or ("original" if self.version == "2" else "compact")
+        drop = keep_best(seq, score, counts, positions)
         if self.version == "2":
-            return Drop(keep, left, positions, ranked=Ranking(score))
-        return fold(seq, score, keep, left, [self.folded(k) for k in lost], self.seed, positions)
+            return drop
+        folded = [self.folded(k) for k in lost]
+        return fold(seq, score, drop.keep, drop.counts or [], folded, self.seed, positions)
 
     def _score(self, layer: int, seq: Tokens, rows: Tensor) -> Tensor:
         if self.version == "1.5":

@@ -60,6 +60,15 @@ class Patches(Board):
         crop = [group.origins[0] // self.pictures[0].crop for group in self.groups]
         return torch.stack([self.seq.crops[c].states[0] for c in crop])
 
+    def assign(self, slot: Tensor) -> Tensor:
+        """[B, m] columns of ``slot`` [G, n], the index in its crop that a token joins, -1 none."""
+        import torch
+
+        width = self.seq.kinds.shape[1]
+        into = self.where.gather(1, slot.clamp(min=0)) % width
+        into = self.spread(into.masked_fill(slot < 0, -1), -1)
+        return torch.where(self.stay, torch.arange(width, device=slot.device), into)
+
     def merge(
         self,
         slot: Tensor,
@@ -69,17 +78,14 @@ class Patches(Board):
         positions: Positions,
         ranked: Ranking | None = None,
     ) -> Merge:
-        """Fold tokens into slots of their crop and give slots new states.
+        """Fold tokens into slots (``assign``) and give slots new states.
 
-        ``slot`` [G, n]: the index in its crop that a token joins, -1 where it leaves. ``new``:
-        pairs of [G, n] long, which of the states [..., w] a token takes (-1: none), and these
-        tower states. An image's tokens are ordered by ``key`` [G, n], 0..limit-1.
+        ``new``: pairs of [G, n] long, which of the states [..., w] a token takes (-1: none), and
+        these tower states. An image's tokens are ordered by ``key`` [G, n], 0..limit-1.
         """
         import torch
 
         width, device = self.seq.kinds.shape[1], slot.device
-        into = self.where.gather(1, slot.clamp(min=0)) % width
-        into = self.spread(into.masked_fill(slot < 0, -1), -1)
         first = [list(range(width)) for _ in self.seq.counts]  # where an image's tokens begin
         for image in self.pictures:
             first[image.row][image.start : image.start + image.tokens] = [
@@ -87,9 +93,10 @@ class Patches(Board):
             ] * image.tokens
         columns, start = torch.arange(width, device=device), on_device(first, device)
         order = torch.where(self.stay, columns * limit, start * limit + self.spread(key, 0))
-        assign = torch.where(self.stay, columns, into)
-        states = self._put(new)
-        return Merge(assign, self.counts, states, positions=positions, order=order, ranked=ranked)
+        made = self._put(new)
+        return Merge(
+            self.assign(slot), self.counts, made, positions=positions, order=order, ranked=ranked
+        )
 
     def _put(self, new: list[tuple[Tensor, Tensor]]) -> Tensor:
         """[B, m, d] running states, with the projections of new ones written over them."""

@@ -235,6 +235,14 @@ def top_k_mask(scores: Tensor, candidates: Tensor, counts: Sequence[int]) -> Ten
     return torch.zeros_like(candidates).scatter(1, order, first) & candidates
 
 
+def keep_best(seq: Tokens, scores: Tensor, counts: Sequence[int], positions: Positions) -> Drop:
+    """Of each row's image tokens the ``counts`` best by ``scores`` [B, m] stay, and all text."""
+    image = seq.image
+    keep = top_k_mask(scores, image, counts) | (seq.valid & ~image)
+    left = [c - n + k for c, n, k in zip(seq.counts, seq.image_counts, counts, strict=True)]
+    return Drop(keep, left, positions, ranked=Ranking(scores))
+
+
 def on_device(values: Sequence[Any], device: torch.device) -> Tensor:
     """A small tensor made on the host, sent without waiting for the device."""
     import torch

@@ -15,7 +15,19 @@ import torch
 
 import methods
 from harness import check
-from methods import fastv, gamma, mod, picking, plan, pmod, pyramiddrop, sparsevlm, visionzip
+from methods import (
+    fastv,
+    gamma,
+    mod,
+    picking,
+    plan,
+    pmod,
+    pyramiddrop,
+    sparsevlm,
+    visionzip,
+    vocabulary,
+    vscan,
+)
 from methods.base import Drop, top_k_mask
 from methods.budget import Budgeted
 
@@ -24,6 +36,7 @@ RANKING = {
     "pyramiddrop": pyramiddrop,
     "sparsevlm": sparsevlm,
     "visionzip": visionzip,
+    "vscan": vscan,
     "mod:capacity=0.5": mod,
     "pmod": pmod,
     "gamma:rule=topk": gamma,
@@ -47,6 +60,13 @@ def failures(spec: str, names: tuple[str, ...] | None = None) -> set[str]:
     return failed
 
 
+def replace_top_k(monkeypatch: Any, module: Any, mutant: Any) -> None:
+    """Where a method's file looks it up, and where ``keep_best`` does."""
+    monkeypatch.setattr(vocabulary, "top_k_mask", mutant)
+    if hasattr(module, "top_k_mask"):
+        monkeypatch.setattr(module, "top_k_mask", mutant)
+
+
 @pytest.mark.parametrize("spec", RANKING)
 def test_untouched_methods_pass(spec):
     assert failures(spec, CHOICE) == set()
@@ -57,7 +77,7 @@ def test_sign_flipped(monkeypatch, spec):
     def worst(scores: Any, candidates: Any, counts: Any) -> Any:
         return top_k_mask(-scores, candidates, counts)
 
-    monkeypatch.setattr(RANKING[spec], "top_k_mask", worst)
+    replace_top_k(monkeypatch, RANKING[spec], worst)
     assert "best_are_kept" in failures(spec, CHOICE)
 
 
@@ -66,7 +86,7 @@ def test_indices_shifted_by_one(monkeypatch, spec):
     def shifted(scores: Any, candidates: Any, counts: Any) -> Any:
         return top_k_mask(scores, candidates, counts).roll(1, dims=1)
 
-    monkeypatch.setattr(RANKING[spec], "top_k_mask", shifted)
+    replace_top_k(monkeypatch, RANKING[spec], shifted)
     assert failures(spec, CHOICE)
 
 

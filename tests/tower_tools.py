@@ -13,7 +13,7 @@ import torch
 import methods
 from harness.engine import routed
 from harness.model.tiny import any_resolution_inputs as any_resolution
-from methods.base import Crop
+from methods.base import Crop, ModelInfo
 from tests.routing_tools import (
     ROWS,
 )
@@ -47,6 +47,7 @@ def one_crop(states: Any, keys: Any, attention: Any) -> Any:
         counts=[n],
         image_counts=[n],
         project=lambda x: x,
+        info=ModelInfo(32, 4, 1, 1, 4, 24),
         memo={},
     )
 
