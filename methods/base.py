@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,10 @@ class Method:
     def build_modules(self, info: ModelInfo) -> nn.Module | None:
         """Fresh parameters of the method, or None."""
         return None
+
+    def drawn(self, info: ModelInfo, draw: random.Random) -> Method:
+        """The method as one training step runs it, where training draws a parameter anew."""
+        return self
 
     def before(self, seq: Tokens) -> Drop | Merge | None:
         """Once per prompt, on the packed sequence before layer 0 (vision features act here)."""

@@ -30,6 +30,7 @@ from harness.cost.ledger import (
     TERA,
     Counts,
     crop_count,
+    linear_sizes,
     projector_flops,
     scoring_flops,
     vision_flops,
@@ -225,7 +226,8 @@ class Referees:
         """counter -> FLOPs of everything that was computed to decide."""
         total = dict.fromkeys(COUNTERS, 0.0)
         for call in scoring:
-            what = (call["kind"], call.get("in", self.shape.hidden), call.get("out", 0))
+            linear = call["kind"] == "linear"
+            what = (call["kind"], *(linear_sizes(self.shape, call) if linear else (0, 0)))
             if what not in self._routers:
                 at = partial(self._count_router, what)
                 nodes = (58, 634, 2986) if call["kind"] == "mean_row" else (58, 634)

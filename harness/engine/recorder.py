@@ -81,7 +81,7 @@ class Recorder:
                     grid=grids[b],
                     method=method.spec,
                     sample=names[b] if names is not None else "",
-                    scoring=self.scoring.of_row(b, stop, int(late.sum()), parts.info.width),
+                    scoring=self.scoring.of_row(b, stop, int(late.sum()), parts.info),
                 )
             )
         return records

@@ -59,6 +59,8 @@ def model_info(shape: ModelShape) -> ModelInfo:
         kv_heads=shape.kv_heads,
         head_dim=shape.head_dim,
         tower_layers=shape.vision.layers,
+        tower_width=shape.vision.hidden,
+        tower_side=shape.vision.image_size // shape.vision.patch,
     )
 
 
