@@ -38,7 +38,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Files here that several methods are made of: a change to one may change any method.
-SHARED = ("base.py", "vocabulary.py", "placement.py", "picking.py", "question.py", "dpc.py")
+SHARED = (
+    "base.py",
+    "vocabulary.py",
+    "placement.py",
+    "picking.py",
+    "question.py",
+    "dpc.py",
+    "resampler.py",
+)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ A resampler of one layer turns the P patches of a crop into ``queries`` tokens, 
 every query pools with the same mask for every image. In training each step draws an even m from
 2 to ``queries`` (``drawn``), so that any prefix of the queries serves.
 
-Follows the released code: heads of 64 (16 at CLIP-L's width), norms with eps 1e-6, no bias and no
-norm behind the attention, the table of the first queries in raster order. ``queries`` is 256, or
+Follows the released code: heads of 64 (16 at CLIP-L's width), norms with eps 1e-6, no norm behind
+the attention, no bias in the last matrix, queries placed in raster order. ``queries`` is 256, or
 the number of patches where a crop has fewer. ``tokens``, ``ratio`` and ``kv`` take the place of
 ``m`` (``methods/budget.py``), split evenly over an image's crops.
 Different here: any-resolution images (the paper has none) give ``m`` tokens a crop, the base first,
@@ -22,20 +22,16 @@ products with the values do not.
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.base import Merge, ModelInfo, Tokens, on_device
+from methods.resampler import fresh, resample
 from methods.tower import Patches, Tower, split
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-HEAD, EPS = 64, 1e-6
-NOTHING = nullcontext()
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -78,66 +74,12 @@ class MQT(Tower):
 
     def drawn(self, info: ModelInfo, draw: random.Random) -> MQT:
         have = self.many(info)
-        given = (self.m, self.tokens, self.ratio, self.kv) != (None,) * 4
-        return (
-            self
-            if given or have < 2
-            else dataclasses.replace(self, m=draw.randrange(2, have + 1, 2))
-        )
+        if have < 2 or (self.m, self.tokens, self.ratio, self.kv) != (None,) * 4:
+            return self
+        return dataclasses.replace(self, m=draw.randrange(2, have + 1, 2))
 
     def build_modules(self, info: ModelInfo) -> nn.Module:
-        from torch import nn
-
-        width = info.tower_width
-        parts: dict[str, nn.Module] = {"query": nn.Embedding(self.many(info), width)}
-        parts |= {name: nn.LayerNorm(width, eps=EPS) for name in ("ln_q", "ln_k", "ln_v")}
-        parts |= {name: nn.Linear(width, width) for name in ("q", "k", "v", "out")}
-        modules = nn.ModuleDict(parts | {"proj": nn.Linear(width, info.width, bias=False)})
-        nn.init.trunc_normal_(modules["query"].weight, std=0.02)  # type: ignore[arg-type]
-        nn.init.normal_(modules["proj"].weight, std=info.width**-0.5)  # type: ignore[arg-type]
-        return modules
-
-    @staticmethod
-    def masks(modules: Any, side: int, m: int) -> Tensor:
-        """[heads, m, P]: how the first m queries pool a crop of ``side`` x ``side`` patches."""
-        import torch
-        import torch.nn.functional as F
-
-        query = modules["query"].weight
-        table = sincos(math.isqrt(query.shape[0] - 1) + 1, query.shape[1]).to(query)
-        grid = F.interpolate(table[None].float(), (side, side), mode="bicubic").to(query)
-        places = table.flatten(1).transpose(0, 1), grid[0].flatten(1).transpose(0, 1)
-        heads = max(1, query.shape[1] // HEAD)
-        states = modules["ln_q"](query[:m] + places[0][:m]), modules["ln_k"](places[1])
-        # Not through the layers' forward calls: what is the same for all images counts for none.
-        q, k = (
-            F.linear(x, modules[name].weight, modules[name].bias).unflatten(1, (heads, -1))
-            for x, name in zip(states, "qk", strict=True)
-        )
-        scores = torch.einsum("mhc,phc->hmp", q, k) * q.shape[2] ** -0.5
-        return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
-
-    def resample(
-        self,
-        modules: Any,
-        states: Tensor,
-        m: int,
-        reading: AbstractContextManager[None] = NOTHING,
-        making: AbstractContextManager[None] = NOTHING,
-    ) -> Tensor:
-        """[C, m, d]: the first m tokens of crops of patches [C, P, w].
-
-        Layers that see patches run under ``reading``, layers that see tokens under ``making``.
-        """
-        import torch
-
-        with reading:
-            values = modules["v"](modules["ln_v"](states))
-        masks = self.masks(modules, math.isqrt(states.shape[1]), m).to(values.dtype)
-        values = values.unflatten(2, (masks.shape[0], -1))
-        mixed = torch.einsum("hmp,cphd->cmhd", masks, values).flatten(2)
-        with making:
-            return modules["proj"](modules["out"](mixed))
+        return fresh(self.many(info), info.tower_width, info.width)
 
     def before(self, seq: Tokens) -> Merge | None:
         if not any(seq.image_counts):
@@ -160,7 +102,7 @@ class MQT(Tower):
             counts[b] += len(slots) - n
             read[b], made[b] = read[b] + len(crops) * patches.per_crop, made[b] + len(slots)
         noted = seq.noted_as(read), seq.noted_as(made)
-        tokens = self.resample(modules, patches.states[:, 1:], most, *noted)
+        tokens = resample(modules, patches.states[:, 1:], most, *noted)
         tokens = tokens.flatten(0, 1).to(seq.hidden.dtype)
         where = on_device(source, tokens.device)
         if most:
@@ -169,14 +111,3 @@ class MQT(Tower):
         else:
             hidden = seq.hidden
         return Merge(on_device(assign, tokens.device), counts, hidden, positions="compact")
-
-
-def sincos(side: int, width: int) -> Tensor:
-    """[width, side, side]: sines and cosines of the column, then those of the row."""
-    import torch
-
-    rate = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    turns = torch.arange(side)[None] * rate[:, None]
-    line = torch.cat([turns.sin(), turns.cos()])  # [width / 2, side]
-    wide, high = line[:, None].expand(-1, side, -1), line[:, :, None].expand(-1, -1, side)
-    return torch.cat([wide, high]).float()

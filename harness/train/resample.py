@@ -9,10 +9,8 @@ and the first m of them cover it about evenly at any m.
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +25,7 @@ from harness.train.fitting import arguments, facts, fit, write_log
 from harness.train.folders import sha256, start_folder, start_model
 from harness.train.recipe import Recipe
 from harness.train.scenes import Scenes
-from methods.mqt import sincos
+from methods.resampler import places, resample
 
 SAMPLE = 200  # scenes that the targets' variance is measured on
 
@@ -59,10 +57,10 @@ def regions(side: int) -> torch.Tensor:
 class Pooled(nn.Module):
     """The resampler and its targets; `forward` returns the relative squared error as loss."""
 
-    def __init__(self, method: Any, modules: nn.Module, sample: np.ndarray) -> None:
+    def __init__(self, modules: nn.Module, sample: np.ndarray) -> None:
         """`sample` float16 [M, P, H]: projected patches of some scenes."""
         super().__init__()
-        self.method, self.routers = method, modules
+        self.routers = modules
         side = int(sample.shape[1] ** 0.5)
         self.register_buffer("mean", regions(side)[: modules["query"].num_embeddings])  # type: ignore
         target = self.mean @ torch.from_numpy(sample.astype(np.float32))
@@ -72,13 +70,13 @@ class Pooled(nn.Module):
     def place(self) -> None:
         """Let every query start at the middle of its region."""
         query = self.routers["query"].weight  # type: ignore[index]
-        side, grid = int(self.mean.shape[1] ** 0.5), math.isqrt(len(query) - 1) + 1
-        own, keys = (sincos(n, query.shape[1]).flatten(1).T.to(query) for n in (grid, side))
-        query.copy_(self.mean @ keys - own[: len(query)])
+        side = int(self.mean.shape[1] ** 0.5)
+        own, patches = (t.to(query) for t in places(len(query), side, query.shape[1]))
+        query.copy_(self.mean @ patches - own)
 
     def forward(self, features: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         """`features` float32 [B, P, D] from the tower, `target` float32 [B, P, H] projected."""
-        tokens = self.method.resample(self.routers, features, len(self.mean))
+        tokens = resample(self.routers, features, len(self.mean))
         error = (tokens - self.mean @ target).square().mean(dim=(0, 2))
         return {"loss": (error / self.spread).mean()}
 
@@ -96,7 +94,7 @@ def start_resampler(
     count, layer = min(recipe.scenes, len(scenes)), llava.config.vision_feature_layer
     features = patch_features(llava.model.vision_tower, scenes, count, layer)
     target = projected(llava.model.multi_modal_projector, features)
-    model = Pooled(method, modules, target[:SAMPLE])
+    model = Pooled(modules, target[:SAMPLE])
     model.place()
     started = time.time()
     trainer = Trainer(
