@@ -63,7 +63,7 @@ checkpoints: $(STAMP)
 
 # What `make checkpoints` trained becomes what the repository ships.
 ship:
-	@set -e; for m in dense dense-longer mod gamma pmod llavolta; do \
+	@set -e; for m in dense dense-longer mod gamma pmod llavolta mqt; do \
 	  case $$m in dense) to=assets/tiny-llava;; dense-longer) to=assets/tiny-llava-dense;; \
 	    *) to=assets/tiny-llava-$$m;; esac; \
 	  mkdir -p $$to; \

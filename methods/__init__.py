@@ -48,6 +48,9 @@ REGISTRY: dict[str, Entry] = {
         "methods.freevideollm:FreeVideoLLM", "video frames in three pooled and cropped streams"
     ),
     "fastervlm": Entry("methods.fastervlm:FasterVLM", "keep patches the class token looks at"),
+    "mqt": Entry(
+        "methods.mqt:MQT", "Matryoshka queries resample each crop to m tokens", trained=True
+    ),
     "visionzip": Entry("methods.visionzip:VisionZip", "keep patches by attention, merge others"),
     "prumerge": Entry("methods.prumerge:PruMerge", "keep outliers of attention, merge neighbours"),
     "pyramiddrop": Entry("methods.pyramiddrop:PyramidDrop", "drop image tokens in three stages"),

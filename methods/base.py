@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 # Files here that several methods are made of: a change to one may change any method.
 SHARED = (
     "base.py", "vocabulary.py", "placement.py", "pictures.py", "picking.py", "tower.py",
-    "greedy.py", "question.py", "dpc.py",
+    "greedy.py", "question.py", "dpc.py", "resampler.py",
 )  # fmt: skip
 
 
@@ -143,6 +144,10 @@ class Method:
         class token never merges. The tokens of patches that merged leave before ``before``.
         """
         return None
+
+    def drawn(self, info: ModelInfo, draw: random.Random) -> Method:
+        """The method as one training step runs it, where training draws a parameter anew."""
+        return self
 
     def before(self, seq: Tokens) -> Drop | Merge | None:
         """Once per prompt, on the packed sequence before layer 0 (vision features act here)."""

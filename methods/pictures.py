@@ -31,6 +31,7 @@ class Picture:
     newlines: list[int] = field(default_factory=list)  # those that are in no group
     groups: list[Group] = field(default_factory=list)
     patches: int = 0
+    crops: range = range(0)  # numbers of its crops in the batch
 
     @property
     def sizes(self) -> list[int]:
@@ -61,6 +62,8 @@ def pictures(seq: Tokens, by_crop: bool, newlines: bool) -> list[Picture]:
                 start, length = grid["image_start"], grid["image_length"]
                 found.append(Picture(b, start, length, down * across))
                 groups: dict[int, Group] = {}
+                found[-1].crops = range(first, first)
+            found[-1].crops = range(found[-1].crops.start, first + grid["crops"])
             _fill(found[-1], groups, grid, (down, across), first, by_crop, newlines)
             found[-1].groups = list(groups.values())
             first += grid["crops"]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +41,8 @@ class ModelInfo:
     kv_heads: int
     head_dim: int
     tower_layers: int = 0
+    tower_width: int = 0
+    tower_side: int = 0  # patches along one side of a crop
 
 
 @dataclass
@@ -217,6 +220,7 @@ class Tokens(typing.Protocol):
     def words(self, texts: list[str]) -> list[Tensor] | None: ...  # input embeddings [t, d] each
     @property
     def clip(self) -> Clip: ...  # for methods with ``reads_clip``
+    def noted_as(self, tokens: list[int]) -> AbstractContextManager[None]: ...  # see Scoring
     def add_loss(self, loss: Tensor) -> None: ...  # auxiliary training loss, already weighted
 
 

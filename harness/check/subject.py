@@ -44,7 +44,9 @@ class Subject:
 
     @cached_property
     def modules(self) -> Any:
-        modules = self.method.build_modules(model_info(self.model))
+        with torch.random.fork_rng(devices=[]):  # what is drawn is the same every time
+            torch.manual_seed(0)
+            modules = self.method.build_modules(model_info(self.model))
         return None if modules is None else tiny.randomise(modules).to(self.model.dtype)
 
     @property

@@ -243,6 +243,14 @@ def decode_flops(shape: ModelShape, counts: Counts, decode: NDArray[np.bool_]) -
     return linear + attention + 2.0 * shape.head_weights * steps.shape[1]
 
 
+def linear_sizes(shape: ModelShape, call: Mapping[str, Any]) -> tuple[int, int]:
+    """In and out features of a linear layer in ``scoring``; widths may stand there by name."""
+    widths = {"width": shape.hidden, "tower": shape.vision.hidden}
+    found = (call.get("in", "width"), call["out"])
+    size, out = (widths[n] if isinstance(n, str) else int(n) for n in found)
+    return size, out
+
+
 def scoring_flops(shape: ModelShape, call: Mapping[str, Any]) -> float:
     """FLOPs of one call in a record's ``scoring``, at the model's true sizes.
 
@@ -255,7 +263,8 @@ def scoring_flops(shape: ModelShape, call: Mapping[str, Any]) -> float:
     if call["kind"] == "tower_rows":
         return 2.0 * n * n * shape.vision.hidden
     if call["kind"] == "linear":
-        return 2.0 * n * int(call.get("in", shape.hidden)) * int(call["out"])
+        size, out = linear_sizes(shape, call)
+        return 2.0 * n * size * out
     queries = {"last_row": 1, "mean_row": n}[call["kind"]]
     query, key = shape.attention_width, shape.kv_heads * shape.head_dim
     return 2.0 * (shape.hidden * (queries * query + n * key) + query * queries * n)

@@ -30,6 +30,7 @@ from harness.cost.ledger import (
     TERA,
     Counts,
     crop_count,
+    linear_sizes,
     projector_flops,
     scoring_flops,
     tower_tokens,
@@ -255,7 +256,8 @@ class Referees:
         """counter -> FLOPs of everything that was computed to decide."""
         total = dict.fromkeys(COUNTERS, 0.0)
         for call in scoring:
-            what = (call["kind"], call.get("in", self.shape.hidden), call.get("out", 0))
+            linear = call["kind"] == "linear"
+            what = (call["kind"], *(linear_sizes(self.shape, call) if linear else (0, 0)))
             if what not in self._routers:
                 at = partial(self._count_router, what)
                 square = call["kind"] in ("mean_row", "tower_rows")

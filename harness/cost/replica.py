@@ -19,7 +19,7 @@ from harness.model.tiny import Clip
 from harness.model.torchvision_ops import declare_missing_ops
 from harness.record import RoutingRecord
 
-WIDTH = 8
+WIDTH, TOWER = 8, 12  # other widths, so that notes of linear layers tell them apart
 IMAGE_TOKEN = 3
 WORD = 4
 PREFIX = 35  # tokens before the image in LLaVA's Vicuna template; fewer for a short prompt
@@ -54,8 +54,8 @@ def build_replica(config: Mapping[str, Any], seed: int = 0) -> Any:
         eos_token_id=None,
     )
     tower = CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=WIDTH,
+        hidden_size=TOWER,
+        intermediate_size=TOWER,
         num_hidden_layers=shape.vision.layers,
         num_attention_heads=2,
         image_size=shape.vision.image_size,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,6 +70,19 @@ class Reading(ABC):
     def spans(self) -> list[list[tuple[int, int]]]:
         """Per row, (first original column, length) of each image."""
         return self.samples.spans()
+
+    @contextmanager
+    def noted_as(self, tokens: list[int]) -> Iterator[None]:
+        """While open, the method's linear layers work on so many tokens of each row."""
+        scoring = self.scoring
+        if scoring is None:
+            yield
+            return
+        scoring.given = tokens
+        try:
+            yield
+        finally:
+            scoring.given = None
 
     def add_loss(self, loss: Tensor) -> None:
         """Collect an auxiliary loss of this pass."""

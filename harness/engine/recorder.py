@@ -83,7 +83,7 @@ class Recorder:
                     grid=grids[b],
                     method=method.spec,
                     sample=names[b] if names is not None else "",
-                    scoring=self.scoring.of_row(b, stop, int(late.sum()), parts.info.width)
+                    scoring=self.scoring.of_row(b, stop, int(late.sum()), parts.info)
                     + _read_in_tower(merge, grids[b]),
                     tower=list(merge.tokens) if merge is not None and grids[b] else [],
                 )

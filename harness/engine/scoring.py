@@ -18,6 +18,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from harness.engine.sequence import Sequence
+    from methods.base import ModelInfo
 
 Call = tuple[str, int, int, tuple[int, ...]]  # kind, in and out features, tokens of each row
 
@@ -27,6 +28,7 @@ class Scoring:
 
     def __init__(self) -> None:
         self.passes: list[tuple[int, Counter[Call]]] = []  # columns fed, calls; the prompt first
+        self.given: list[int] | None = None  # tokens of each row, where the method says them
         self._seq: Sequence | None = None
         self._routes_text = False
 
@@ -51,7 +53,9 @@ class Scoring:
         if self._seq is None:
             return
         tokens, shape = self._tokens(), states.shape[:-1]
-        if len(shape) > 1 and shape[0] == len(tokens):  # [B, k, d]: padding fills up a row
+        if self.given is not None:
+            tokens = self.given
+        elif len(shape) > 1 and shape[0] == len(tokens):  # [B, k, d]: padding fills up a row
             positions = shape[1:].numel()
             tokens = [min(count, positions) for count in tokens]
         elif sum(tokens):  # rows taken together: each by its share of the tokens
@@ -73,11 +77,11 @@ class Scoring:
     def _note(self, kind: str, size: int, out: int, tokens: list[int]) -> None:
         self.passes[-1][1][kind, size, out, tuple(tokens)] += 1
 
-    def of_row(self, row: int, steps: int, late: int, width: int) -> list[dict[str, Any]]:
+    def of_row(self, row: int, steps: int, late: int, info: ModelInfo) -> list[dict[str, Any]]:
         """What ``RoutingRecord.scoring`` holds of a row, equal calls together.
 
         ``steps`` are the decode steps that belong to the row, ``late`` its generated tokens that
-        stand in the prompt (a pass without cache; they are left out), ``width`` the model's.
+        stand in the prompt (a pass without cache; they are left out).
         """
         total: Counter[tuple[str, str, int, int, int]] = Counter()
         left = steps
@@ -87,16 +91,19 @@ class Scoring:
                 if count > 0:
                     total["decode" if number else "prompt", kind, size, out, count] += times
             left -= min(left, columns) if number else 0
-        return [_entry(*key, calls, width) for key, calls in total.items()]
+        return [_entry(*key, calls, info) for key, calls in total.items()]
 
 
 def _entry(
-    phase: str, kind: str, size: int, out: int, tokens: int, calls: int, width: int
+    phase: str, kind: str, size: int, out: int, tokens: int, calls: int, info: ModelInfo
 ) -> dict[str, Any]:
     entry: dict[str, Any] = {"phase": phase, "kind": kind, "tokens": tokens, "calls": calls}
     if kind == "linear":
-        # The model's width is left out, so that the entry holds at every width.
-        entry |= {"out": out} if size == width else {"out": out, "in": size}
+        # Widths of decoder and tower by name, so that the entry holds at every width.
+        named: dict[int, Any] = {info.tower_width: "tower", info.width: "width"}
+        entry["out"] = named.get(out, out)
+        if size != info.width:
+            entry["in"] = named.get(size, size)
     return entry
 
 

@@ -31,7 +31,7 @@ from harness.instruct.samples import Collator, Samples, open_samples
 from harness.instruct.trainer import InstructTrainer, arguments, show_curves
 from harness.train.fitting import fit
 from harness.train.guard import last_complete
-from harness.train.stages import Staged
+from harness.train.stages import Drawn, Staged
 from methods.base import Method, MethodError
 
 
@@ -174,6 +174,9 @@ def _trainer(
     )
     if recipe.stages:
         trainer.add_callback(Staged(run, recipe.stages))
+    elif run is not None:
+        method, info = methods.parse(recipe.method), model_info(model.llava)
+        trainer.add_callback(Drawn(run, method, info, recipe.seed))
     return trainer
 
 

@@ -18,6 +18,7 @@ from harness.cost.towers import CONVNEXT_L, llava_hr_parameters
 from harness.errors import UsageError
 from harness.instruct.recipe import InstructRecipe
 from harness.nearest import unknown
+from methods import resampler
 from methods.base import Method, ModelInfo
 
 _NEXT = KNOWN["llava-hf/llava-v1.6-vicuna-7b-hf"]["image_grid_pinpoints"]
@@ -59,6 +60,8 @@ def model_info(shape: ModelShape) -> ModelInfo:
         kv_heads=shape.kv_heads,
         head_dim=shape.head_dim,
         tower_layers=shape.vision.layers,
+        tower_width=shape.vision.hidden,
+        tower_side=shape.vision.image_size // shape.vision.patch,
     )
 
 
@@ -86,6 +89,10 @@ def router_parameters(method: Method, shape: ModelShape) -> int:
     routed = sum(method.mod_layers(model_info(shape)))
     if not method.trained:
         return 0
+    if method.name == "mqt":
+        info = model_info(shape)
+        many: int = method.many(info)  # type: ignore[attr-defined]
+        return resampler.parameters(many, info.tower_width, info.width)
     if method.name == "pmod":
         return routed * (shape.hidden + 1)
     outputs = {"mod": 1, "gamma": 2}.get(method.name)

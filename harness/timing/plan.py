@@ -208,14 +208,11 @@ def device_name(wish: str) -> str:
 
 
 def _check_method(method: Any, shape: ModelShape) -> None:
-    from methods.base import MethodError, ModelInfo
+    from harness.instruct.sizes import model_info
+    from methods.base import MethodError
 
-    vision = shape.vision.layers
-    info = ModelInfo(
-        shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, vision
-    )
     try:
-        method.check(info)
+        method.check(model_info(shape))
     except MethodError as error:
         raise UsageError(f"--methods: {error}") from None
 

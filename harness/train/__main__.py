@@ -19,6 +19,7 @@ TINY = (
     *("tower", "align", "dense-first", "dense-second"),
     *("tower-text", "refit", "dense", "dense-longer"),
     *("mod", "gamma", "pmod", "llavolta"),
+    *("mqt-first", "mqt"),
 )
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
@@ -107,13 +108,18 @@ def _run(path: Path, args: argparse.Namespace) -> None:
         own |= common | {"seed": args.seed, "data": args.data and str(args.data)}
         instruct(InstructRecipe.load(path, values, **own), out)
         return
-    from harness.train import jobs, pretrain
+    from harness.train import jobs, pretrain, resample
 
     data, decoder = args.data or BUILD / "scenes", args.decoder and Path(args.decoder)
     if not (data / "images.npy").exists():
         render(data)
     recipe = Recipe.load(path, start=args.start, seed=args.seed, **common)
-    job = {"tower": pretrain.train_tower, "align": pretrain.align, "tune": jobs.tune}[recipe.stage]
+    job = {
+        "tower": pretrain.train_tower,
+        "align": pretrain.align,
+        "resample": resample.start_resampler,
+        "tune": jobs.tune,
+    }[recipe.stage]
     job(recipe, data=data, work=args.work, out=out, decoder=decoder)
 
 

@@ -70,7 +70,7 @@ def _what(recipe: dict[str, Any], name: str) -> str:
     if name == "dense":
         return REFERENCE.format(**recipe)
     stages = recipe.get("stages")
-    extra = "" if name == "llavolta" else " and its routers"
+    extra = {"llavolta": "", "mqt": " and its resampler"}.get(name, " and its routers")
     text = METHOD.format(**recipe, routers=extra)
     return text + f" Trained in equal stages: `{'`, `'.join(stages)}`." if stages else text
 

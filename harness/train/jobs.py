@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from transformers import (
 
 import methods
 from harness.engine import model_info, routed
-from harness.model.checkpoints import save_checkpoint
+from harness.model.checkpoints import load_checkpoint, save_checkpoint
 from harness.train import tower as tower_module
 from harness.train.card import history, write_card
 from harness.train.fitting import Stop, arguments, earlier, facts, fit, write_log
@@ -32,10 +33,11 @@ from harness.train.planning import plan_by_arank
 from harness.train.rates import RateTrainer
 from harness.train.recipe import Recipe
 from harness.train.scenes import DenseScenes, Scenes, Vocabulary
-from harness.train.stages import Staged
+from harness.train.stages import Drawn, Staged
 from harness.train.tune import TuneModel, held_out_accuracy
 from methods.base import Method
 
+SMALL = 100_000  # parameters of modules that are saved in full precision
 PROBE = 80  # held-out scenes measured at every checkpoint; all of them at the end
 
 
@@ -71,7 +73,9 @@ def prepare(
     pad = tokenizer.pad_token_id
     packer = Packer(train.prefix, image, pad, recipe.max_text, recipe.seed, recipe.compile)
     method, planned = _method(recipe, llava, held, packer.head)
-    modules, run = _routing(method, llava, stack, bool(recipe.stages))
+    modules, run = _routing(
+        method, llava, stack, bool(recipe.stages), work / recipe.modules if recipe.modules else None
+    )
     if recipe.rank:
         llava.requires_grad_(False)
         add_low_rank(llava.model.language_model, recipe.rank)
@@ -97,6 +101,9 @@ def make_trainer(tuning: Tuning, recipe: Recipe, args: TrainingArguments) -> Rat
     trainer.tower_learning_rate = recipe.tower_learning_rate
     if recipe.stages:
         trainer.add_callback(Staged(tuning.run, recipe.stages))
+    elif tuning.run is not None:
+        info = model_info(tuning.llava)
+        trainer.add_callback(Drawn(tuning.run, tuning.method, info, recipe.seed))
     if recipe.until:
         trainer.add_callback(Stop(recipe.until))
     return trainer
@@ -109,12 +116,19 @@ def save_low_rank(
     save_checkpoint(
         out,
         tuning.method,
-        tuning.modules,
+        stored(tuning.modules),
         model_info(tuning.llava),
         deltas=low_rank_state(tuning.llava),
         base=base,
         training=training,
     )
+
+
+def stored(modules: nn.Module | None) -> nn.Module | None:
+    """Modules as they are saved: small ones (routers) as they are, a resampler in float16."""
+    if modules is None or sum(p.numel() for p in modules.parameters()) < SMALL:
+        return modules
+    return copy.deepcopy(modules).half()
 
 
 def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:
@@ -156,12 +170,19 @@ def _method(
 
 
 def _routing(
-    method: Method, llava: LlavaForConditionalGeneration, stack: ExitStack, staged: bool
+    method: Method,
+    llava: LlavaForConditionalGeneration,
+    stack: ExitStack,
+    staged: bool,
+    start: Path | None,
 ) -> tuple[nn.Module | None, Any]:
     """The method's modules and an open routing context; (None, None) for dense throughout."""
     if method.name == "dense" and not staged:
         return None, None
-    modules = method.build_modules(model_info(llava))
+    if start is not None:
+        modules = load_checkpoint(start, llava, method).modules
+    else:
+        modules = method.build_modules(model_info(llava))
     return modules, stack.enter_context(routed(llava, method, modules, record=False))
 
 

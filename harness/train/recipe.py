@@ -12,6 +12,8 @@ import yaml
 from harness.errors import UsageError, one_line
 from harness.nearest import unknown
 
+STAGES = ("tower", "align", "resample", "tune")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -21,7 +23,9 @@ class Recipe:
     decoder's words for the patches) or `tune` (instruction tuning).
     `start` names the folder of the model that tuning starts from (empty: assemble a new one from
     the tower and the pretrained decoder); a tower recipe starts from an earlier tower. An align
-    recipe with a start puts `tower` into that model and fits its projector to it.
+    recipe with a start puts `tower` into that model and fits its projector to it. A resample recipe
+    fits a resampler (`mqt`) to the start model's projector.
+    `modules` names an earlier recipe whose result the method's modules start from.
     `method` is what is saved, and what is trained where there are no `stages`.
     `rank` 0 trains every weight of decoder and projector; a positive rank trains low-rank updates
     of the decoder's matrices plus the method's modules.
@@ -31,6 +35,7 @@ class Recipe:
     method: str = "dense"
     stages: tuple[str, ...] = ()  # method specs, one an equal part of the schedule (LLaVolta)
     start: str = ""
+    modules: str = ""
     tower: str = ""
     plan: str = ""  # "arank": all layers but the four of highest ARank route
     epochs: float = 1.0
@@ -81,10 +86,8 @@ class Recipe:
             if key not in known:
                 raise UsageError(f"recipe {path}: {unknown('key', key, known)}")
         recipe = cls(**{k: _number(path, k, v) for k, v in {**values, **given}.items()})
-        if recipe.stage not in ("tower", "align", "tune"):
-            raise UsageError(
-                f"recipe {path}: stage {recipe.stage!r}, expected tower, align or tune"
-            )
+        if recipe.stage not in STAGES:
+            raise UsageError(f"recipe {path}: stage {recipe.stage!r}, expected {', '.join(STAGES)}")
         if recipe.plan not in ("", "arank"):
             raise UsageError(f"recipe {path}: plan {recipe.plan!r}, expected arank or nothing")
         return recipe

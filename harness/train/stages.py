@@ -1,14 +1,15 @@
-"""Staged training: the method changes with the optimiser's step (LLaVolta)."""
+"""The method changes with the optimiser's step: in stages (LLaVolta), or drawn anew (MQT)."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 import methods
-from methods.base import Method
+from methods.base import Method, ModelInfo
 
 
 def stage_at(step: int, total: int, count: int) -> int:
@@ -32,3 +33,24 @@ class Staged(TrainerCallback):
     ) -> None:
         number = stage_at(state.global_step, state.max_steps, len(self.stages))
         self.run.method = self.stages[number]
+
+
+class Drawn(TrainerCallback):
+    """Runs every step with `Method.drawn`, and everything in between with the method itself.
+
+    The draw follows from seed and step alone, so a resumed training goes on with the same ones.
+    """
+
+    def __init__(self, run: Any, method: Method, info: ModelInfo, seed: int) -> None:
+        self.run, self.method, self.info, self.seed = run, method, info, seed
+
+    def on_step_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        draw = random.Random(f"{self.seed} {state.global_step}")
+        self.run.method = self.method.drawn(self.info, draw)
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.run.method = self.method

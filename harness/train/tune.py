@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from harness.train.scenes import IGNORE
 from harness.train.tower import DenseTower
+from methods.base import Crop
 
 
 class TuneModel(nn.Module):
@@ -80,6 +81,8 @@ class TuneModel(nn.Module):
             )
         projected = self.llava.model.multi_modal_projector(features)
         image = BaseModelOutputWithPooling(pooler_output=list(projected))
+        if self.run is not None and self.run.method.reads_tower:
+            image.crops = self._crops(features)
         out = self.llava(
             input_ids=input_ids,
             mm_encoder_outputs={"image": image},
@@ -91,6 +94,12 @@ class TuneModel(nn.Module):
         loss = out.loss if extra is None else out.loss + extra
         routing = self.run.aux_loss() if self.run is not None else None
         return {"loss": loss if routing is None else loss + routing, "logits": out.logits}
+
+    def _crops(self, features: torch.Tensor) -> list[Crop]:
+        """The features as the tower's crops; a class token of zeros stands before each."""
+        heads = int(self.llava.config.vision_config.num_attention_heads)
+        states = torch.nn.functional.pad(features, (0, 0, 1, 0))
+        return [Crop(one, {}, heads) for one in states]
 
 
 def _forget_tied_head(module: nn.Module, state: dict, prefix: str, meta: Any) -> None:
