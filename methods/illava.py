@@ -70,6 +70,8 @@ class ILLaVA(Budgeted):
     def check(self, info: ModelInfo) -> None:
         k = self.at(info.layers)
         self.require(k < info.layers, f"k={k} needs more than {info.layers} layers")
+        depth, last = info.tower_layers, max(self.vit_layers or (0,))
+        self.require(not depth or last < depth, f"the tower has no layer {last}, only {depth}")
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.at(info.layers) or self.vit_remove > 0 for i in range(info.layers)]
@@ -83,6 +85,7 @@ class ILLaVA(Budgeted):
     def merge_layers(self, info: ModelInfo) -> tuple[int, ...]:
         if not self.vit_remove:
             return ()
+        self.require(info.tower_layers > 1, "this model's tower cannot merge: give vit_remove=0")
         first, last = 5 * info.tower_layers // DEPTH, info.tower_layers - 2
         return self.vit_layers or tuple(range(first, min(first + 3, last) + 1))
 
@@ -103,8 +106,8 @@ class ILLaVA(Budgeted):
         gone = before - self.left(seen.total, seen.info)[place]
         if not gone:
             return None
-        there = seen.received == seen.received
-        assign, weight = lowest(seen.received, there, [gone] * crops, growing=False)
+        every = seen.received >= 0
+        assign, weight = lowest(seen.received, every, [gone] * crops, growing=False)
         return Merge(assign, [before - gone] * crops, weight=weight)
 
     # --- the language model's half ----------------------------------------------------------
@@ -116,13 +119,9 @@ class ILLaVA(Budgeted):
         return min(r, have - 1) if have else 0
 
     def before(self, seq: Tokens) -> None:
-        alone = all(g["kind"] == "base" for row in seq.grids for g in row) if self._blind else True
-        self.require(alone, "tokens= of images in several crops needs vit_remove=0")
-
-    @property
-    def _blind(self) -> bool:
-        """Whether the tower would have to know an image's other crops."""
-        return self.tokens is not None and self.vit_remove > 0
+        if self.tokens is not None and self.vit_remove:
+            alone = all(grid["kind"] == "base" for grids in seq.grids for grid in grids)
+            self.require(alone, "tokens= of images in several crops needs vit_remove=0")
 
     def layer(self, layer: int, seq: Tokens) -> Merge | None:
         k = self.at(seq.info.layers)
@@ -154,6 +153,7 @@ def lowest(scores: Tensor, among: Tensor, gone: list[int], growing: bool) -> tup
     """
     import torch
 
+    kind = torch.promote_types(scores.dtype, torch.float32)
     scores = scores.float().masked_fill(~among, float("-inf"))
     order = scores.argsort(dim=1, descending=True, stable=True)  # best first
     ranks = order.argsort(dim=1)
@@ -163,6 +163,6 @@ def lowest(scores: Tensor, among: Tensor, gone: list[int], growing: bool) -> tup
     folds = among & (ranks >= best)
     slot = order.gather(1, best.clamp(max=order.shape[1] - 1))
     step = ranks - best + 1 if growing else best + last + 1 - ranks
-    weight = step.to(torch.float64) / ((last + 1) * (last + 2) / 2)
+    weight = step.to(kind) / ((last + 1) * (last + 2) / 2)
     columns = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
     return torch.where(folds, slot, columns), torch.where(folds, weight, 1.0)

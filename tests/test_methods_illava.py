@@ -47,10 +47,10 @@ def test_weights_fall_in_the_tower_and_grow_in_the_language_model() -> None:
     assign, weight = lowest(scores, there, [2, 3], growing=False)
     assert assign.tolist() == [[0, 4, 2, 4, 4], [0, 0, 0, 3, 0]]
     expected = [[1, 1 / 6, 1, 2 / 6, 3 / 6], [0.4, 0.3, 0.2, 1, 0.1]]
-    torch.testing.assert_close(weight, torch.tensor(expected).double())
+    torch.testing.assert_close(weight, torch.tensor(expected))
     _, weight = lowest(scores, there, [2, 0], growing=True)
     expected = [[1, 3 / 6, 1, 2 / 6, 1 / 6], [1] * 5]
-    torch.testing.assert_close(weight, torch.tensor(expected).double())
+    torch.testing.assert_close(weight, torch.tensor(expected).float())
 
 
 # --- a naive tower
@@ -259,6 +259,10 @@ def test_it_says_what_it_cannot_do() -> None:
     model = tiny_llava()
     with pytest.raises(methods.MethodError, match=r"^illava: tower layer 2 lies behind what the"):
         record_of(model, batch(model, ROWS), "illava:vit_layers=1+2")
+    with pytest.raises(methods.MethodError, match=r"^illava: the tower has no layer 3, only 3"):
+        record_of(model, batch(model, ROWS), "illava:vit_layers=1+3")
+    with pytest.raises(methods.MethodError, match=r"^illava: this model's tower cannot merge"):
+        methods.parse("illava").merge_layers(info(4, 0))
     with pytest.raises(methods.MethodError, match=r"^illava: vit_layers must rise"):
         methods.parse("illava:vit_layers=2+2")
     if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:

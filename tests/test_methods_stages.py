@@ -94,9 +94,7 @@ def test_illava_weights_on_the_worked_example():
         assert event.counts == [7]
         assert (event.assign[0, ranking[6:]] == ranking[6]).all()
         assert event.assign[0, ranking[:6]].tolist() == ranking[:6]
-        torch.testing.assert_close(
-            event.weight[0, ranking[6:]], torch.tensor(weights).double() / 10
-        )
+        torch.testing.assert_close(event.weight[0, ranking[6:]], torch.tensor(weights).float() / 10)
         assert (event.weight[0, ranking[:6]] == 1).all()
 
 
