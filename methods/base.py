@@ -103,7 +103,7 @@ class Method:
     @property
     def reads_tower(self) -> bool:
         """Whether the tower must run for every prompt: to read ``Tokens.crops``, or to merge."""
-        return False
+        return self.reads_clip
 
     @property
     def reads_clip(self) -> bool:

@@ -26,14 +26,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from methods.base import Drop, Positions, Tokens
+from methods.greedy import spread_out
 from methods.picking import Board, Keeping, unit, wide
-from methods.pictures import Picture
 from methods.question import DEFAULT, question_words, stripped
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-EPS, SPENT = 1e-6, 1e-6
+EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,6 @@ class CDPruner(Keeping):
     @property
     def reads_clip(self) -> bool:
         return self.relevance == "clip"
-
-    @property
-    def reads_tower(self) -> bool:
-        return self.reads_clip
-
-    def own(self, picture: Picture) -> int:
-        return picture.overall(self.keep)
 
     def before(self, seq: Tokens) -> Drop | None:
         if not any(seq.image_counts):
@@ -100,25 +93,6 @@ def scaled(found: Tensor, there: Tensor, images: Tensor) -> Tensor:
 
 def pick(states: Tensor, relevance: Tensor, there: Tensor, steps: int) -> Tensor:
     """[G, steps] picks in order, of ``states`` [G, n, d] where ``there`` [G, n]."""
-    import torch
-
-    out, states = float("-inf"), unit(states)
+    states = unit(states)
     kernel = relevance.unsqueeze(2) * (states @ states.transpose(1, 2)) * relevance.unsqueeze(1)
-    left = kernel.diagonal(dim1=1, dim2=2).clone()
-    first = left.amax(dim=1, keepdim=True)
-    bases = kernel.new_zeros(len(kernel), steps, kernel.shape[2])
-    free, order = there, [there.new_zeros(len(there), 0, dtype=torch.long)]
-    for step in range(steps):
-        best, chosen = left.masked_fill(~free, out).max(dim=1, keepdim=True)
-        alive = best > SPENT * first
-        filler = relevance.masked_fill(~free, out).argmax(dim=1, keepdim=True)
-        chosen = torch.where(alive, chosen, filler)
-        row = kernel.gather(1, chosen.unsqueeze(2).expand(-1, 1, kernel.shape[2]))
-        known = bases[:, :step].gather(2, chosen.unsqueeze(1).expand(-1, step, 1))
-        row = row[:, 0] - (known.transpose(1, 2) @ bases[:, :step])[:, 0]
-        basis = torch.where(alive, row / best.clamp(min=1e-30).sqrt(), 0)
-        bases[:, step] = basis
-        left = (left - basis.square()).clamp(min=0)
-        free = free.scatter(1, chosen, False)
-        order.append(chosen)
-    return torch.cat(order, dim=1)
+    return spread_out(kernel, relevance, there, steps)

@@ -65,10 +65,6 @@ class FreeVideoLLM(Budgeted):
     def reads_clip(self) -> bool:
         return self.relevance == "clip"
 
-    @property
-    def reads_tower(self) -> bool:
-        return self.reads_clip
-
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [True] * info.layers
 

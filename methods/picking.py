@@ -50,13 +50,16 @@ class Picking(Budgeted):
 
 @dataclass(frozen=True)
 class Keeping(Picking):
-    """... ``keep`` tokens of every 576."""
+    """... and keep ``keep`` tokens of 576 patches, of the image as a whole."""
 
     keep: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(self.keep >= 0, f"keep={self.keep} is below 0")
+
+    def own(self, picture: Picture) -> int | list[int]:
+        return picture.overall(self.keep)
 
 
 class Board:
