@@ -115,7 +115,7 @@ def test_pyramiddrop_layers_of_eight() -> None:
 
 def test_illava_language_half_keeps_n_minus_r_from_layer_8() -> None:
     """pruning_methods.md 7: r = round(N * .3) = 173; one merged token in the best slot of r + 1."""
-    assert tokens("illava") == [576] * 8 + [403] * 24
+    assert tokens("illava:vit_remove=0") == [576] * 8 + [403] * 24
 
 
 def test_sparsevlm_recycles_alike_only_under_the_same_seed() -> None:
