@@ -27,10 +27,12 @@ def contender(
     bench: str = "gqa",
     better: bool = True,
     images: bool = False,
+    **params: Any,
 ) -> Contender:
     """A row that has the documents in `right` right; with `images` two documents share one."""
     about = dict.fromkeys(columns.CELL, "") | {
         "cell_id": f"{label}/{bench}", "method": label.split()[0], "label": label, "bench": bench,
+        "params": json.dumps(params),
     }  # fmt: skip
     scores = {doc: float(int(doc) in right) for doc in DOCS}
     shared = {doc: f"i{int(doc) // 2}" if images else f"i{doc}" for doc in DOCS}
@@ -196,3 +198,23 @@ def test_a_run_writes_the_file_from_its_own_scores(tmp_path: Path) -> None:
             assert row["verdict"] == "not above"  # the fakes answer alike
     params = json.loads(rows[0]["params"])
     assert params["k"] == 2
+
+
+def test_controls_that_number_their_tokens_alike_come_first() -> None:
+    """Compact numbering alone costs 40 documents here; who says nothing meets all of them."""
+    rows = Controls(0).rows(
+        [
+            contender("prune", range(50), positions="compact"),
+            contender("merge", range(50), positions="original"),
+            contender("other", range(50)),
+            contender("random o", range(80), positions="original"),
+            contender("random c", range(40), positions="compact"),
+            contender("uniform o", range(80), positions="original"),
+        ]
+    )
+    assert row_of(rows, "prune")["control_label"] == "random c"
+    assert row_of(rows, "prune")["verdict"] == "above"
+    assert row_of(rows, "merge")["control_label"] == "random o"
+    assert row_of(rows, "merge")["verdict"] == "not above"
+    assert row_of(rows, "other")["control_rows"] == 2
+    assert row_of(rows, "prune", "uniform")["control_label"] == "uniform o"  # there is no other

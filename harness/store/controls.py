@@ -3,7 +3,9 @@
 A control has a method's budget when the mean shares of the image's KV cache that the two keep lie
 at most `BUDGET_POINTS` apart; `blind` keeps nothing and stands against every method. Several rows
 of one control at a budget (seeds of `random`) are averaged document by document, so that their
-luck is averaged out before the method is compared.
+luck is averaged out before the method is compared. Where a control stands there with its tokens
+numbered anew and with their original positions, only the rows that number them as the method does
+count (parameter ``positions``): numbering alone can cost more than the choice of tokens.
 
 The difference is the paired one of accuracy.csv (`harness.stats.paired`, images drawn whole).
 Verdict: `above` where the lower end of its 95 % interval, turned so that more is better, lies
@@ -13,6 +15,7 @@ over all methods and benches of one control: each control is one question.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +77,15 @@ def matched(one: Contender, control: str, all_: Sequence[Contender]) -> list[Con
     ]
     if control == BLIND:
         return found
-    return [other for other in found if same_budget(one.kv, other.kv)]
+    found = [other for other in found if same_budget(one.kv, other.kv)]
+    alike = [other for other in found if positions(other) == positions(one)]
+    return alike or found
+
+
+def positions(one: Contender) -> str | None:
+    """How a row numbers the tokens it keeps: ``original`` or ``compact``; None: it does not say."""
+    value: str | None = json.loads(one.subject.about["params"] or "{}").get("positions")
+    return value
 
 
 def same_budget(kv: float | None, other: float | None) -> bool:
