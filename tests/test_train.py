@@ -179,5 +179,5 @@ def test_recipe_rejects_unknown_keys_and_stages(tmp_path):
     with pytest.raises(UsageError, match="learning_rate"):
         Recipe.load(path)
     path.write_text("stage: bake\n")
-    with pytest.raises(UsageError, match="tower, align or tune"):
+    with pytest.raises(UsageError, match="tower, align, resample or tune"):
         Recipe.load(path)

@@ -93,7 +93,7 @@ def resampler_names(found: dict[str, Tensor]) -> dict[str, Tensor]:
 def decoder_tensors(
     found: dict[str, Tensor], parameters: dict[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """The tuned language model under names in memory; spare rows of the vocabulary from the base."""
+    """The tuned language model under names in memory; spare rows of words from the base."""
     full: dict[str, Tensor] = {}
     for name, value in found.items():
         if name.endswith("rotary_emb.inv_freq"):  # older files hold this buffer
