@@ -151,6 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from harness.model.catalog import load_model
 
+        _config(args.source)  # before any model is loaded
         convert(args.source, args.out, load_model(args.model, device="cpu").model)
     except (HarnessError, MethodError) as error:
         print(f"error: {one_line(error, 500)}", file=sys.stderr)

@@ -87,7 +87,9 @@ class Recipe:
                 raise UsageError(f"recipe {path}: {unknown('key', key, known)}")
         recipe = cls(**{k: _number(path, k, v) for k, v in {**values, **given}.items()})
         if recipe.stage not in STAGES:
-            raise UsageError(f"recipe {path}: stage {recipe.stage!r}, expected {', '.join(STAGES[:-1])} or tune")
+            raise UsageError(
+                f"recipe {path}: stage {recipe.stage!r}, expected {', '.join(STAGES[:-1])} or tune"
+            )
         if recipe.plan not in ("", "arank"):
             raise UsageError(f"recipe {path}: plan {recipe.plan!r}, expected arank or nothing")
         return recipe
