@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from harness.engine import model_info
 from harness.errors import EXIT_USAGE, HarnessError, UsageError, one_line
 from harness.model.checkpoints import save_checkpoint
-from methods import MethodError, build
+from methods import build
+from methods.base import MethodError
 from methods.resampler import places
 
 SAMPLER, TOWER = "model.query_abstractor.", "model.vision_tower."
