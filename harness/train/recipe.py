@@ -70,6 +70,7 @@ class Recipe:
     tower_learning_rate: float = 3e-4
     dense_weight: float = 0.5
     rank: int = 0
+    stored_rank: int = 0  # updates are cut to this rank before they are measured and saved
     compile: bool = False  # compile the decoder (dense only: shapes must not change)
 
     @classmethod
