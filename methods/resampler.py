@@ -1,8 +1,7 @@
 """A resampler of one layer with learned queries and keys without content (MQT-LLaVA's).
 
 Its weights are a ``ModuleDict``: ``query`` [Q, w], norms ``ln_q``, ``ln_k``, ``ln_v``, linear
-``q``, ``k``, ``v``, ``out`` [w, w] and ``proj`` [d, w] without bias. The table of positions is
-made anew.
+``q``, ``k``, ``v``, ``out`` [w, w] and ``proj`` [d, w] without bias. Positions are no weights.
 """
 
 from __future__ import annotations

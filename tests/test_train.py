@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.errors import UsageError
 from harness.train.llama2c import deepen, read_bundle
-from harness.train.lowrank import add_low_rank, low_rank_state
+from harness.train.lowrank import add_low_rank, cut_low_rank, low_rank_state
 from harness.train.packing import PackedScenes, Packer, block_mask
 from harness.train.recipe import Recipe
 from harness.train.scenes import IGNORE, DenseScenes, Scenes, Vocabulary
@@ -171,6 +171,14 @@ def test_low_rank_updates_start_at_zero_and_describe_the_change():
     torch.testing.assert_close(now, before + b @ a, atol=1e-2, rtol=1e-2)  # stored in float16
     assert (now - before).abs().max() > 0.1
     assert len(state) == sum(isinstance(m, nn.Linear) for m in model.model.modules())
+    whole = update.B.detach() @ update.A.detach()
+    cut_low_rank(model, 2)
+    a, b = low_rank_state(model)["model.layers.0.mlp.up_proj.weight"]
+    assert a.shape[0] == b.shape[1] == 2
+    now = model.model.layers[0].mlp.up_proj.weight
+    error = torch.linalg.svdvals(whole - (now - before))
+    torch.testing.assert_close(error[0], torch.linalg.svdvals(whole)[2])  # the nearest of rank 2
+    assert error[1] < 1e-4
 
 
 def test_recipe_rejects_unknown_keys_and_stages(tmp_path):
@@ -179,5 +187,5 @@ def test_recipe_rejects_unknown_keys_and_stages(tmp_path):
     with pytest.raises(UsageError, match="learning_rate"):
         Recipe.load(path)
     path.write_text("stage: bake\n")
-    with pytest.raises(UsageError, match="tower, align or tune"):
+    with pytest.raises(UsageError, match="tower, align, resample or tune"):
         Recipe.load(path)

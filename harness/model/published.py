@@ -94,7 +94,7 @@ def resampler_names(found: dict[str, Tensor]) -> dict[str, Tensor]:
 def decoder_tensors(
     found: dict[str, Tensor], parameters: dict[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """The tuned language model as named in memory; spare rows of the vocabulary from the base."""
+    """The tuned language model under names in memory; spare rows of words from the base."""
     full: dict[str, Tensor] = {}
     for name, value in found.items():
         if name.endswith("rotary_emb.inv_freq"):  # older files hold this buffer
@@ -152,6 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from harness.model.catalog import load_model
 
+        _config(args.source)  # before any model is loaded
         convert(args.source, args.out, load_model(args.model, device="cpu").model)
     except (HarnessError, MethodError) as error:
         print(f"error: {one_line(error, 500)}", file=sys.stderr)

@@ -23,7 +23,7 @@ WITHOUT_INFLUENCE = (
     *("settings.py", "validators.py", "stats.py", "suite.py", "suites.py", "bench/quiet.py"),
     *("bench/tasks_index.py", "cost/replica.py", "cost/rows.py", "cost/run.py"),
     *("cost/published.py", "cost/published_run.py", "model/catalog.py"),
-    *("model/tiny.py", "model/torchvision_ops.py", "model/weights.py"),
+    *("model/published.py", "model/tiny.py", "model/torchvision_ops.py", "model/weights.py"),
     *("check", "instruct", "layers", "store", "study", "timing", "train"),
 )
 # Installed packages that turn documents into tokens, tokens into answers, answers into scores.

@@ -45,10 +45,12 @@ aligned with the decoder's word embeddings, then decoder and projector tuned on 
 questions."""
 METHOD = """Low-rank updates (rank {rank}) of the decoder's matrices{routers} for `{method}` on
 `assets/tiny-llava`; load with `--checkpoint` or leave it to the default. The dense model it is
-compared with had the same extra steps (`assets/tiny-llava-dense`)."""
+compared with had {same} extra steps (`assets/tiny-llava-dense`)."""
 REFERENCE = """Low-rank updates (rank {rank}) of the decoder's matrices of `assets/tiny-llava`: the
 dense model tuned for as many extra steps as the trained methods. `dense` and every training-free
 method run on it."""
+
+DENSE_STEPS = 1000  # of the dense reference
 
 
 def history(work: Path, start: str) -> list[str]:
@@ -71,7 +73,11 @@ def _what(recipe: dict[str, Any], name: str) -> str:
         return REFERENCE.format(**recipe)
     stages = recipe.get("stages")
     extra = {"llavolta": "", "mqt": " and its resampler"}.get(name, " and its routers")
-    text = METHOD.format(**recipe, routers=extra)
+    rank = recipe.get("stored_rank") or recipe["rank"]
+    same = "the same" if recipe["max_steps"] == DENSE_STEPS else f"{DENSE_STEPS:,}"
+    text = METHOD.format(**{**recipe, "rank": rank}, routers=extra, same=same)
+    if rank != recipe["rank"]:
+        text += f" Trained at rank {recipe['rank']}, cut to {rank} before measuring."
     return text + f" Trained in equal stages: `{'`, `'.join(stages)}`." if stages else text
 
 

@@ -27,7 +27,7 @@ from harness.train import tower as tower_module
 from harness.train.card import history, write_card
 from harness.train.fitting import Stop, arguments, earlier, facts, fit, write_log
 from harness.train.folders import save_model, sha256, start_folder, start_model
-from harness.train.lowrank import add_low_rank, low_rank_state
+from harness.train.lowrank import add_low_rank, cut_low_rank, low_rank_state
 from harness.train.packing import PackedScenes, Packer, cache_features
 from harness.train.planning import plan_by_arank
 from harness.train.rates import RateTrainer
@@ -143,6 +143,8 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
         fit(trainer, lambda: held_out_accuracy(tuning.model, batches, benches))
         if tuning.run is not None:
             tuning.run.method = tuning.method  # what is saved, whatever the last stage was
+        if recipe.stored_rank:
+            cut_low_rank(tuning.llava, recipe.stored_rank)
         batches, benches = _probe(tuning.held, probe, len(tuning.held))
         scores = held_out_accuracy(tuning.model, batches, benches)
     log = {"held_out": scores, "seconds": time.time() - started, "plan": tuning.planned}
@@ -155,7 +157,7 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
             save_file(tuning.dense.heads.state_dict(), out / "heads.safetensors")
     write_log(out, recipe, log)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
-    before = history(work, recipe.start)
+    before = history(work, recipe.modules)[:1] + history(work, recipe.start)
     write_card(out, tuning.method.name, facts(recipe, log), len(scenes), device, before)
 
 

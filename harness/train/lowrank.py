@@ -37,3 +37,15 @@ def low_rank_state(model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tens
             update = module.parametrizations["weight"][0]  # type: ignore[index, union-attr]
             state[f"{name}.weight"] = (update.A.detach().half(), update.B.detach().half())
     return state
+
+
+@torch.no_grad()
+def cut_low_rank(model: nn.Module, rank: int) -> None:
+    """Replace every update by the nearest one of at most `rank` (its largest singular values)."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            update = module.parametrizations["weight"][0]  # type: ignore[index, union-attr]
+            u, s, v = torch.linalg.svd(update.B @ update.A, full_matrices=False)
+            root = s[:rank].sqrt()
+            update.A = nn.Parameter(root[:, None] * v[:rank])
+            update.B = nn.Parameter(u[:, :rank] * root)

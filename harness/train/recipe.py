@@ -70,6 +70,7 @@ class Recipe:
     tower_learning_rate: float = 3e-4
     dense_weight: float = 0.5
     rank: int = 0
+    stored_rank: int = 0  # updates are cut to this rank before they are measured and saved
     compile: bool = False  # compile the decoder (dense only: shapes must not change)
 
     @classmethod
@@ -87,7 +88,9 @@ class Recipe:
                 raise UsageError(f"recipe {path}: {unknown('key', key, known)}")
         recipe = cls(**{k: _number(path, k, v) for k, v in {**values, **given}.items()})
         if recipe.stage not in STAGES:
-            raise UsageError(f"recipe {path}: stage {recipe.stage!r}, expected {', '.join(STAGES)}")
+            raise UsageError(
+                f"recipe {path}: stage {recipe.stage!r}, expected {', '.join(STAGES[:-1])} or tune"
+            )
         if recipe.plan not in ("", "arank"):
             raise UsageError(f"recipe {path}: plan {recipe.plan!r}, expected arank or nothing")
         return recipe
