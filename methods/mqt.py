@@ -26,7 +26,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods.base import Merge, ModelInfo, Tokens, on_device
+from methods.base import Merge, ModelInfo, Positions, Tokens, on_device
 from methods.picking import Picking, split
 from methods.pictures import pictures
 from methods.resampler import fresh, resample
@@ -44,6 +44,7 @@ class MQT(Picking):
 
     m: int | None = None  # None: all queries
     queries: int | None = None  # None: 256, or as many as patches
+    positions: Positions = "compact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,4 +118,4 @@ class MQT(Picking):
             hidden = torch.where((where >= 0)[..., None], new, seq.hidden)
         else:
             hidden = seq.hidden
-        return Merge(on_device(assign, tokens.device), counts, hidden, positions="compact")
+        return Merge(on_device(assign, tokens.device), counts, hidden, positions=self.positions)

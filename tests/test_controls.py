@@ -201,12 +201,13 @@ def test_a_run_writes_the_file_from_its_own_scores(tmp_path: Path) -> None:
 
 
 def test_controls_that_number_their_tokens_alike_come_first() -> None:
-    """Compact numbering alone costs 40 documents here; who says nothing meets all of them."""
+    """Compact numbering alone costs 40 documents here; who says neither meets all."""
     rows = Controls(0).rows(
         [
             contender("prune", range(50), positions="compact"),
             contender("merge", range(50), positions="original"),
             contender("other", range(50)),
+            contender("either", range(50), positions=None),
             contender("random o", range(80), positions="original"),
             contender("random c", range(40), positions="compact"),
             contender("uniform o", range(80), positions="original"),
@@ -216,5 +217,6 @@ def test_controls_that_number_their_tokens_alike_come_first() -> None:
     assert row_of(rows, "prune")["verdict"] == "above"
     assert row_of(rows, "merge")["control_label"] == "random o"
     assert row_of(rows, "merge")["verdict"] == "not above"
-    assert row_of(rows, "other")["control_rows"] == 2
+    assert row_of(rows, "other")["control_label"] == "random o"
+    assert row_of(rows, "either")["control_rows"] == 2
     assert row_of(rows, "prune", "uniform")["control_label"] == "uniform o"  # there is no other

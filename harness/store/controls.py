@@ -83,8 +83,12 @@ def matched(one: Contender, control: str, all_: Sequence[Contender]) -> list[Con
 
 
 def positions(one: Contender) -> str | None:
-    """How a row numbers the tokens it keeps: ``original`` or ``compact``; None: it does not say."""
-    value: str | None = json.loads(one.subject.about["params"] or "{}").get("positions")
+    """How a row numbers the tokens it keeps: ``original`` or ``compact``; None: it does not say.
+
+    Without such a parameter they are the original ones, as everywhere by default.
+    """
+    params = json.loads(one.subject.about["params"] or "{}")
+    value: str | None = params.get("positions", "original")
     return value
 
 
