@@ -21,12 +21,14 @@ def fresh(queries: int, width: int, out: int) -> nn.Module:
     """Weights before any training, from tower states ``width`` wide to tokens ``out`` wide."""
     from torch import nn
 
-    query, proj = nn.Embedding(queries, width), nn.Linear(width, out, bias=False)
+    query = nn.Embedding(queries, width)
+    parts: dict[str, nn.Module] = {"query": query}
+    parts |= {name: nn.LayerNorm(width, eps=EPS) for name in ("ln_q", "ln_k", "ln_v")}
+    parts |= {name: nn.Linear(width, width) for name in ("q", "k", "v", "out")}
+    proj = nn.Linear(width, out, bias=False)
     nn.init.trunc_normal_(query.weight, std=0.02)
     nn.init.normal_(proj.weight, std=out**-0.5)
-    parts: dict[str, nn.Module] = {"query": query, "proj": proj}
-    parts |= {name: nn.LayerNorm(width, eps=EPS) for name in ("ln_q", "ln_k", "ln_v")}
-    return nn.ModuleDict(parts | {name: nn.Linear(width, width) for name in ("q", "k", "v", "out")})
+    return nn.ModuleDict(parts | {"proj": proj})
 
 
 def parameters(queries: int, width: int, out: int) -> int:

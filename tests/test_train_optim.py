@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
+from harness.train.fitting import fit
 from harness.train.optim import MuonAdamW, hidden_matrices
 from harness.train.rates import RateTrainer
 
@@ -129,3 +130,12 @@ def test_a_tuning_with_a_tied_head_is_saved_once_and_loads_again(tmp_path):
         second.model.language_model.embed_tokens.weight,
     )
     assert second.lm_head.weight is second.model.language_model.embed_tokens.weight
+
+
+def test_a_finished_training_is_read_and_not_run_on(tmp_path):
+    done = train(tmp_path)
+    again = RateTrainer(Stack(), done.args, train_dataset=ROWS)
+    fit(again)
+    assert again.state.global_step == 8
+    found, wanted = again.model.state_dict(), done.model.state_dict()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)

@@ -72,10 +72,19 @@ class Measure(TrainerCallback):
 
 
 def fit(trainer: Trainer, measure: Callable[[], dict[str, float]] | None = None) -> None:
-    """Train, from the newest whole checkpoint if there is one."""
+    """Train, from the newest whole checkpoint if there is one; one at the last step is only read.
+
+    `Trainer` would make one step more.
+    """
     if measure is not None:
         trainer.add_callback(Measure(measure))
     last = last_complete(Path(trainer.args.output_dir))
+    if last is not None:
+        state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        if state.global_step >= trainer.args.max_steps > 0:
+            trainer.state = state
+            trainer._load_from_checkpoint(str(last))
+            return
     trainer.train(resume_from_checkpoint=str(last) if last else None)
 
 
