@@ -39,8 +39,8 @@ class Picking(Budgeted):
         return [min(n, amount if isinstance(amount, int) else sum(amount))] * info.layers
 
     def own(self, picture: Picture) -> int | list[int]:
-        """Tokens kept of an image, or of each of its groups, where no budget is given."""
-        raise NotImplementedError
+        """Tokens kept of an image, or of each of its groups, without a budget: all by default."""
+        return picture.tokens
 
     def amount(self, picture: Picture, info: ModelInfo) -> int | list[int]:
         """Tokens kept of an image, or of each of its groups."""
