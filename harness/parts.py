@@ -84,14 +84,16 @@ class Parts:
             raise UsageError(f"--checkpoint: {one_line(error)}") from None
 
     def checkpoint_hashes(self, path: Path) -> dict[str, str]:
-        """File name -> sha256 of a checkpoint's weights and description. Raises UsageError."""
-        from harness.model.clip import clip_files, is_clip
-        from harness.model.weights import check_weights, file_hash
+        """Path below the folder -> sha256 of what is read of a checkpoint. Raises UsageError."""
+        from harness.model.checkpoints import META
+        from harness.model.clip import clip_hashes, is_clip
+        from harness.model.weights import check_weights, file_hash, weight_hashes
 
-        if is_clip(path) and not (path / "method.json").exists():
-            return {file.name: file_hash(file) for file in clip_files(path)}
-        files = check_weights(path)
-        return {file.name: file_hash(file) for file in [*files, *path.glob("method.json")]}
+        if is_clip(path) and not (path / META).exists():
+            return clip_hashes(path)
+        check_weights(path)
+        described = {META: file_hash(path / META)} if (path / META).exists() else {}
+        return {**weight_hashes(path), **described}
 
     def load(self, settings: Settings, source: Any, say: Callable[[str], None]) -> Any:
         """The loaded model. Raises UsageError."""

@@ -11,6 +11,7 @@ from harness.errors import UsageError
 from harness.nearest import unknown
 from harness.settings import ROOT, Settings
 from harness.store.cells import CellKey, package_versions
+from harness.store.rundir import read_run_json
 
 if TYPE_CHECKING:
     from harness.parts import Parts, Runtime
@@ -104,7 +105,7 @@ def make_plan(settings: Settings, parts: Parts) -> Plan:
             path = checkpoints.get(method.name)
             weights = {
                 "revision": source.revision,
-                "files": source.weight_hashes,
+                "files": source.file_hashes,
                 "checkpoint": parts.checkpoint_hashes(path) if path else None,
             }
             key = CellKey(
@@ -193,10 +194,30 @@ def with_trained_parameters(
     return found
 
 
-def weights_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
-    """Whether a run.json describes another state of the same model's files."""
-    old = before.get("weight_hashes")
-    return isinstance(old, dict) and bool(old) and old != plan.source.weight_hashes
+def require_same_files(out: Path, source: Any, checkpoints: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run whose model or checkpoints have changed on disk since.
+
+    ``checkpoints``: method name -> hashes of its files. What an older run.json does not say is not
+    compared. Raises UsageError naming the first file.
+    """
+    about = read_run_json(out)
+    model = ("weight_hashes", source.weight_hashes), ("model_files", source.setting_hashes)
+    pairs = [(source.model_id, about.get(name), files) for name, files in model]
+    for name, said in _table(about.get("checkpoints")).items():
+        files = checkpoints.get(name) or {}
+        pairs.append((f"the weights of {name}", _table(said).get("files"), files))
+    for whose, before, now in pairs:
+        known = _table(before)
+        for file in [*known, *now] if known else []:
+            if known.get(file) != now.get(file):
+                raise UsageError(
+                    f"--out: {file} of {whose} changed since '{out}' was made: choose another --out"
+                )
+
+
+def _table(value: Any) -> dict[str, Any]:
+    """What a run.json holds as an object; empty where it does not."""
+    return value if isinstance(value, dict) else {}
 
 
 def shipped_checkpoint(method_name: str, model_name: str) -> Path | None:

@@ -62,6 +62,7 @@ def describe_run(plan: Plan, argv: list[str], device_name: str) -> dict[str, Any
         "mini": bool(plan.source.mini),
         "revision": plan.source.revision,
         "weight_hashes": plan.source.weight_hashes,
+        "model_files": plan.source.setting_hashes,
         "processor_hash": plan.source.processor_hash,
         "engine_hash": plan.cells[0].key.engine_source,
         "checkpoints": plan.checkpoints,

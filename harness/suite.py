@@ -18,16 +18,15 @@ from harness.errors import (
     EXIT_OK,
     CellError,
     StoreError,
-    UsageError,
     one_line,
 )
 from harness.parts import Parts
-from harness.plan import Cell, Plan, make_plan, weights_changed
+from harness.plan import Cell, Plan, make_plan, require_same_files
 from harness.progress import Progressing
 from harness.runinfo import describe_run
 from harness.settings import Settings
 from harness.store.derive import Derived
-from harness.store.rundir import Store, check_out, default_out, read_run_json
+from harness.store.rundir import Store, check_out, default_out
 from harness.store.summary import LEGEND, summary_table
 
 PROGRAM = "run_suite.py"
@@ -48,11 +47,9 @@ def run_suite(settings: Settings, argv: Sequence[str], parts: Parts | None = Non
     resumed = check_out(out, recorded)
     if resumed and times:
         times.resume(out)
-    if resumed and weights_changed(plan, read_run_json(out)):
-        raise UsageError(
-            f"--out: the weights of {plan.source.model_id} changed since '{out}' was made: "
-            "choose another --out"
-        )
+    if resumed:
+        tuned = {name: said["files"] for name, said in plan.checkpoints.items()}
+        require_same_files(out, plan.source, tuned)
     again = resume_command(argv, settings, out)
 
     def work() -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.params import MethodError as MethodError
 from methods.params import to_text
+from methods.sources import with_imports
 from methods.vocabulary import ANSWER as ANSWER
 from methods.vocabulary import IMAGE as IMAGE
 from methods.vocabulary import QUESTION as QUESTION
@@ -39,12 +40,6 @@ from methods.vocabulary import top_k_mask as top_k_mask
 
 if TYPE_CHECKING:
     from torch import nn
-
-# Files here that several methods are made of: a change to one may change any method.
-SHARED = (
-    "base.py", "vocabulary.py", "placement.py", "pictures.py", "picking.py", "tower.py",
-    "greedy.py", "question.py", "dpc.py", "resampler.py",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,10 +83,10 @@ class Method:
 
     @classmethod
     def source_hash(cls) -> str:
-        """sha256 over the files that define this method: its classes' own, and shared ones."""
+        """sha256 over the files that define this method: its classes' own and all they import."""
         own = [Path(inspect.getfile(c)) for c in cls.__mro__ if issubclass(c, Method)]
         digest = hashlib.sha256()
-        for path in (*own, *(Path(__file__).with_name(name) for name in SHARED)):
+        for path in sorted(with_imports(own), key=lambda path: path.name):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 

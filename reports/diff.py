@@ -30,7 +30,10 @@ CONDITIONS = (
     ("Processor", "processor_hash"), ("Platform", "platform"),
 )  # fmt: skip
 DEFAULTS = {"margin": 1.0}  # of runs from before it was recorded
-GROUPS = {"versions.": "Version of ", "weight_hashes.": "Weights ", "checkpoints.": "Checkpoint "}
+GROUPS = {
+    "versions.": "Version of ", "weight_hashes.": "Weights ", "model_files.": "Model file ",
+    "checkpoints.": "Checkpoint ",
+}  # fmt: skip
 Key = tuple[str, ...]
 
 

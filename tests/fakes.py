@@ -45,9 +45,14 @@ class FakeSource:
     model_id: str = "fake-model"
     revision: str | None = None
     weight_hashes: dict[str, str] = field(default_factory=lambda: {"model.safetensors": "aa"})
+    setting_hashes: dict[str, str] = field(default_factory=lambda: {"config.json": "cc"})
     processor_hash: str = "pp"
     mini: bool = True
     info: ModelShape = SHAPE
+
+    @property
+    def file_hashes(self) -> dict[str, str]:
+        return {**self.weight_hashes, **self.setting_hashes}
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from harness.train.__main__ import main
 from harness.train.guard import Overflow
 from tests import instruct_tools as tools
+from tests.fixtures.bad_input import edit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,6 +38,15 @@ def command(tmp_path_factory):
         return ["--recipe", str(path), "--out", str(out), *given, *more]
 
     return make
+
+
+def test_a_run_does_not_go_on_from_another_start_model(command, tmp_path, capsys):
+    model = shutil.copytree(tools.model_folder(tmp_path / "model"), tmp_path / "copy")
+    args = [*command(tmp_path / "o", "--max-steps", "1", method="dense"), "--model", str(model)]
+    assert main(args) == 0
+    edit(model / "generation_config.json", repetition_penalty=1.5)
+    assert main(args) == 2
+    assert "generation_config.json of the start model is another file" in capsys.readouterr().err
 
 
 def test_flags_override_the_recipe(command, tmp_path, capsys):

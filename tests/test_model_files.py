@@ -14,6 +14,9 @@ from harness.model.catalog import find_model, load_model
 from tests.fixtures.bad_input import edit, line_of
 from tests.fixtures.hub_models import write_llava
 
+import torch  # isort: skip  after the fixtures, which prepare torchvision
+from safetensors.torch import load_file, save_file  # isort: skip
+
 SHARD = "model-00001-of-00002.safetensors"
 
 
@@ -94,6 +97,75 @@ def _not_safetensors(folder: Path) -> None:
     path.write_bytes(data[:8] + b"x" + data[9:])
 
 
+@damage("'../stolen.safetensors', a file outside its own folder")
+def _index_climbs(folder: Path) -> None:
+    shutil.copy(folder / SHARD, folder.parent / "stolen.safetensors")
+    _point(folder, "../stolen.safetensors")
+
+
+@damage("model.safetensors', a file outside its own folder")
+def _index_is_absolute(folder: Path) -> None:
+    _point(folder, str(folder / "model.safetensors"))
+
+
+def _point(folder: Path, name: str) -> None:
+    table = json.loads((folder / weights.INDEX).read_text())
+    moved = {k: name if v == SHARD else v for k, v in table["weight_map"].items()}
+    edit(folder / weights.INDEX, weight_map=moved)
+
+
+@damage("integer or quantised weights, 'language_model.lm_head.weight' is I8")
+def _integers(folder: Path) -> None:
+    _cast(folder, "lm_head.weight", torch.int8)
+
+
+@damage("is F8_E4M3")
+def _eight_bits(folder: Path) -> None:
+    _cast(folder, "lm_head.weight", torch.float8_e4m3fn)
+
+
+def _cast(folder: Path, end: str, dtype: torch.dtype) -> None:
+    for path in folder.glob("*.safetensors"):
+        tensors = load_file(path)
+        cast = {k: v.to(dtype) if k.endswith(end) else v for k, v in tensors.items()}
+        save_file(cast, path, {"format": "pt"})
+
+
+CODE = {"AutoProcessor": "processing_own.Own", "AutoModel": "modeling_own.Own"}
+
+
+@damage("processor_config.json: 'auto_map' asks for code of its own")
+def _processor_code(folder: Path) -> None:
+    edit(folder / "processor_config.json", auto_map=CODE)
+
+
+@damage("config.json: 'auto_map' asks for code of its own")
+def _code_of_a_part(folder: Path) -> None:
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    edit(folder / "config.json", text_config={**text, "auto_map": CODE})
+
+
+@damage("custom_generate: the model asks for code of its own")
+def _generate(folder: Path) -> None:
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate/generate.py").write_text("raise SystemExit")
+
+
+@damage("adapter_config.json: the model asks for an adapter")
+def _adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+
+
+@damage("'quantization_config' asks for quantised weights")
+def _quantised(folder: Path) -> None:
+    edit(folder / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+
+
+@damage("'transformers_weights' asks for weight files under other names")
+def _other_names(folder: Path) -> None:
+    edit(folder / "config.json", transformers_weights="other.safetensors")
+
+
 @pytest.mark.parametrize("text", DAMAGES)
 def test_damaged_folder(copy: Path, text: str) -> None:
     DAMAGES[text](copy)
@@ -109,9 +181,14 @@ def test_truncated_weights(copy: Path, keep: float) -> None:
     assert SHARD in line and "cut short" in line
 
 
-def test_a_missing_tensor_is_not_replaced_by_a_random_one(copy: Path) -> None:
-    from safetensors.torch import load_file, save_file
+def test_counters_of_old_files_are_no_weights(copy: Path) -> None:
+    tensors = load_file(copy / SHARD)
+    ids = {"vision_tower.vision_model.embeddings.position_ids": torch.arange(17)[None]}
+    save_file({**tensors, **ids}, copy / SHARD, {"format": "pt"})
+    assert load_model(str(copy)).dtype == "float32"
 
+
+def test_a_missing_tensor_is_not_replaced_by_a_random_one(copy: Path) -> None:
     tensors = load_file(copy / SHARD)
     gone = next(name for name in sorted(tensors) if "layers.1" in name)
     save_file({n: t for n, t in tensors.items() if n != gone}, copy / SHARD, {"format": "pt"})

@@ -171,12 +171,15 @@ def test_the_same_settings_written_differently_are_the_same(tmp_path: Path) -> N
     assert again.computed == []
 
 
-def test_changed_weights_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "file"), [("weight_hashes", "model.safetensors"), ("setting_hashes", "config.json")]
+)
+def test_changed_model_files_are_refused(tmp_path: Path, part: str, file: str) -> None:
     out = tmp_path / "run"
     run(out)
     other = FakeParts()
-    other.model.weight_hashes = {"model.safetensors": "bb"}
-    with pytest.raises(UsageError, match="weights of fake-model changed"):
+    setattr(other.model, part, {file: "bb"})
+    with pytest.raises(UsageError, match=f"{file} of fake-model changed"):
         run(out, other)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,16 @@ import pytest
 
 import methods
 from harness.errors import UsageError
+from harness.model import catalog
 from harness.study import jobs as study_jobs
 from harness.study import run as study_run
 from harness.study.jobs import Exam, gather, unique
 from harness.study.spec import REFERENCE, load_study
+from tests.fixtures.bad_input import edit
 
 SUITES = Path(__file__).parents[1] / "suites"
 STUDIES = sorted(p for p in SUITES.glob("*.yaml") if "\nstudy:" in p.read_text(encoding="utf-8"))
-NOTHING = {"data": "", "scenes": "x", "start": "y", "model": "tiny-llava"}
+NOTHING = {"data": "", "scenes": "x", "start": "y", "files": {}, "model": "tiny-llava"}
 
 # The papers' averages, typed in from their tables (p-MoD 3, 4, 6, 7; gamma-MoD's ablations).
 PAPERS = {
@@ -211,6 +214,23 @@ def test_another_study_in_the_same_folder_is_refused(finished):
     assert study_run.run_study(settings, []) == 0
     with pytest.raises(UsageError, match="choose another --out"):
         study_run.run_study(study_run.Settings(bench=("gqa",), limit=50, **common), [])
+
+
+def test_a_study_of_an_edited_start_model_is_another(finished, tmp_path, monkeypatch):
+    path, out = finished
+    settings = study_run.Settings(
+        study=str(path), bench=("gqa", "pope"), limit=50, out=str(out), quiet=True
+    )
+    assert study_run.run_study(settings, []) == 0
+    before = study_run._places(load_study(path), settings, study_run.Parts().source("tiny-llava"))
+    copy = shutil.copytree(SUITES.parent / "assets/tiny-llava", tmp_path / "copy")
+    edit(copy / "generation_config.json", repetition_penalty=1.5)
+    monkeypatch.setitem(catalog.MODELS, "tiny-llava", catalog.Entry(str(copy), "", mini=True))
+    with pytest.raises(UsageError, match=r"generation_config\.json of tiny-llava changed"):
+        study_run.run_study(settings, [])
+    after = study_run._places(load_study(path), settings, study_run.Parts().source("tiny-llava"))
+    folders = [{job.folder for job, _ in places.values()} for places in (before, after)]
+    assert folders[0].isdisjoint(folders[1])
 
 
 def test_a_flag_that_a_study_has_no_use_for_is_refused(capsys):

@@ -27,7 +27,9 @@ def job(tmp_path, monkeypatch):
     monkeypatch.setattr(work, "WORK", tmp_path / "work")
     monkeypatch.setattr(work, "EVERY", 1)
     (tmp_path / "work").mkdir()
-    start = next(iter(work._loaded("tiny-llava").weight_hashes.values()))
+    source = work._loaded("tiny-llava").source
+    start = next(iter(source.weight_hashes.values()))
+    files = source.setting_hashes
     exam = Exam(("gqa",), 3, 3, work.fingerprints(("gqa",), True))
 
     def make(method, tests=(), **changes):
@@ -35,7 +37,8 @@ def job(tmp_path, monkeypatch):
         recipe = Recipe(
             stage="tune", method=method, start="assets/tiny-llava", **{**settings, **changes}
         )
-        return Job(recipe, tests or (method,), exam, str(scenes), "noise", start, "tiny-llava")
+        about = (str(scenes), "noise", start, files, "tiny-llava")
+        return Job(recipe, tests or (method,), exam, *about)
 
     return make
 

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.errors import UsageError
+from harness.train.jobs import tower_key
 from harness.train.llama2c import deepen, read_bundle
 from harness.train.lowrank import add_low_rank, cut_low_rank, low_rank_state
 from harness.train.packing import PackedScenes, Packer, block_mask
@@ -189,3 +190,16 @@ def test_recipe_rejects_unknown_keys_and_stages(tmp_path):
     path.write_text("stage: bake\n")
     with pytest.raises(UsageError, match="tower, align, resample or tune"):
         Recipe.load(path)
+
+
+def test_kept_features_belong_to_the_whole_tower_and_the_layer():
+    from tests.tiny import tiny_llava
+
+    tower = tiny_llava().model.vision_tower
+    keys = {tower_key(tower, -2), tower_key(tower, -1)}
+    with torch.no_grad():
+        next(p for name, p in tower.named_parameters() if "layers.0" in name).add_(1)
+    keys.add(tower_key(tower, -2))
+    tower.config.layer_norm_eps = 0.5
+    keys.add(tower_key(tower, -2))
+    assert len(keys) == 4

@@ -30,7 +30,7 @@ from harness.settings import Settings
 from harness.store import columns
 from harness.store.cells import ID_LENGTH, params_json
 from harness.store.csvfile import write_csv
-from harness.store.rundir import Store, check_out, default_out
+from harness.store.rundir import Store, check_out, default_out, read_run_json
 
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 2}
 
@@ -57,13 +57,18 @@ def run_costs(settings: Settings, argv: Sequence[str]) -> int:
     methods = with_dense(parts.methods(settings.methods), parts)
     out = Path(settings.out) if settings.out else default_out()
     recorded = {**settings.recorded(), "methods": [method.spec for method in methods]}
-    check_out(out, recorded)
+    if check_out(out, recorded) and read_run_json(out).get("config") not in (None, config):
+        raise UsageError(
+            f"--out: the config of {shape.name} changed since '{out}' was made: "
+            "choose another --out"
+        )
     referees = Referees(shape)
     checked = referees.described()
     found, left_out = predict(methods, config, shape, settings, referees)
     rows = [row for one in found for row in cost_rows(one.about, [one.readout], settings.seed)]
     with Store(out) as store:
         content = {**environment(list(argv)), "settings": recorded, "referees": checked}
+        content["config"] = config
         store.write_run_json(content)
         write_csv(out / "cost.csv", columns.COST, rows)
         write_csv(out / "routing.csv", columns.ROUTING, routing_rows(found))
@@ -98,17 +103,22 @@ def predict(
             continue
         except MethodError as error:
             raise UsageError(f"--methods: {one_line(error)}") from None
-        found.append(_cost(method, record, shape, settings, referees))
+        found.append(_cost(method, record, config, shape, settings, referees))
     return found, left_out
 
 
 def _cost(
-    method: Any, record: RoutingRecord, shape: ModelShape, settings: Settings, referees: Any
+    method: Any,
+    record: RoutingRecord,
+    config: Mapping[str, Any],
+    shape: ModelShape,
+    settings: Settings,
+    referees: Any,
 ) -> Costed:
     workload = f"{record.n_text} text, {record.n_image} image, {settings.n_out} new"
-    key = [shape.name, method.spec, method.source_hash(), workload, settings.dtype]
+    key = [shape.name, config, method.spec, method.source_hash(), workload, settings.dtype]
     about = {
-        "cell_id": hashlib.sha256(json.dumps(key).encode()).hexdigest()[:ID_LENGTH],
+        "cell_id": hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:ID_LENGTH],
         "model": shape.name,
         "method": method.name,
         "params": params_json(method.params()),

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.cost.towers import CONVNEXT_L, llava_hr_flops
 from harness.errors import UsageError, one_line
+from harness.model.trust import refuse_keys
 from harness.settings import ROOT
 
 # Library defaults of the sub-configs (transformers LlamaConfig and CLIPVisionConfig).
@@ -210,6 +211,7 @@ def config_for(model: str) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read ({one_line(error)})") from None
     if not isinstance(config, dict):
         raise UsageError(f"{path}: not a model config")
+    refuse_keys(config, str(path))  # random weights are built from it, by the library
     return config
 
 

@@ -16,6 +16,8 @@ from harness.errors import UsageError, one_line
 from harness.instruct.recipe import InstructRecipe
 from harness.instruct.rows import IMAGE
 from harness.instruct.templates import VICUNA_CHAT
+from harness.model.trust import refuse_foreign, refuse_keys
+from harness.model.weights import check_weights, file_hash, setting_hashes
 
 PAD_TO = 64  # rows of the embeddings
 # LLaVA-NeXT's grids, (height, width) in crops.
@@ -46,13 +48,19 @@ def assemble(recipe: InstructRecipe) -> tuple[Any, Any]:
 
 
 def _decoder(recipe: InstructRecipe) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
+        _check_files(Path(recipe.decoder))
+        config = AutoConfig.from_pretrained(recipe.decoder, trust_remote_code=False)
+        refuse_keys(config.to_dict(), "its config")  # parts of a model ask for code by themselves
         text = AutoModelForCausalLM.from_pretrained(
-            recipe.decoder, dtype=torch.float32, attn_implementation=recipe.attn
+            recipe.decoder,
+            dtype=torch.float32,
+            attn_implementation=recipe.attn,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(recipe.decoder)
+        tokenizer = AutoTokenizer.from_pretrained(recipe.decoder, trust_remote_code=False)
     except Exception as error:  # the libraries raise nothing more specific
         raise UsageError(f"decoder {recipe.decoder}: {one_line(error, 200)}") from None
     if not hasattr(text, "model") or not hasattr(text.model, "layers"):
@@ -64,10 +72,32 @@ def _tower(recipe: InstructRecipe) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, CLIPVisionModel
 
     try:
+        _check_files(Path(recipe.vision))
         tower = CLIPVisionModel.from_pretrained(recipe.vision, dtype=torch.float32)
-        return tower, AutoImageProcessor.from_pretrained(recipe.vision)
+        return tower, AutoImageProcessor.from_pretrained(recipe.vision, trust_remote_code=False)
     except Exception as error:
         raise UsageError(f"vision {recipe.vision}: {one_line(error, 200)}") from None
+
+
+def _check_files(folder: Path) -> None:
+    """A local folder's weights and wishes, before the library sees them. Raises UsageError."""
+    if folder.is_dir():
+        refuse_foreign(folder)
+        if any(folder.glob("model.safetensors*")):
+            check_weights(folder)
+
+
+def part_hashes(recipe: InstructRecipe) -> dict[str, str]:
+    """Path -> sha256 of the local files that a model is put together from; none for hub ids."""
+    found = {}
+    for part in (recipe.decoder, recipe.vision):
+        if (folder := Path(part)).is_dir():
+            weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+            hashes = {**setting_hashes(folder), **{path.name: file_hash(path) for path in weights}}
+            found |= {f"{part}/{name}": value for name, value in hashes.items()}
+    if recipe.projector:
+        found[recipe.projector] = file_hash(Path(recipe.projector).expanduser())
+    return found
 
 
 def _add_tokens(text: Any, tokenizer: Any) -> None:

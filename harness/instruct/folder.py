@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from harness.model.checkpoints import SHARD, save_checkpoint
 from methods.base import Method
 
 FREE = ("save_steps", "keep", "logging_steps", "workers")  # may change when a run goes on
+START = "start_files"
 
 
 def write_folder(
@@ -63,9 +65,15 @@ def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix("llava."): v for k, v in state.items() if k.startswith("llava.")}
 
 
-def same_run(folder: Path, recipe: InstructRecipe, processes: int, rows: int) -> str | None:
-    """What differs from the run that `folder` holds already, or None; a new run is noted there."""
+def same_run(
+    folder: Path, recipe: InstructRecipe, processes: int, rows: int, start: Mapping[str, str]
+) -> str | None:
+    """What differs from the run that `folder` holds already, or None; a new run is noted there.
+
+    `start`: hashes of the files that training starts from, by path.
+    """
     facts = {**dataclasses.asdict(recipe), "processes": processes, "rows": rows}
+    facts |= {START: dict(start)}
     facts = json.loads(json.dumps({k: v for k, v in facts.items() if k not in FREE}))
     path = folder / "recipe.json"
     if not path.exists():
@@ -73,6 +81,10 @@ def same_run(folder: Path, recipe: InstructRecipe, processes: int, rows: int) ->
         path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         return None
     before = json.loads(path.read_text(encoding="utf-8"))
+    old = before.get(START, facts.pop(START))  # an older run's note does not have it
+    for file in [*old, *start]:
+        if old.get(file) != start.get(file):
+            return f"{file} of the start model is another file now"
     for key, value in facts.items():
         if before.get(key) != value:
             return f"{key} was {before.get(key)!r}, now {value!r}"

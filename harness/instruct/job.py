@@ -16,6 +16,7 @@ from transformers import set_seed
 import methods
 from harness.engine import model_info, routed
 from harness.errors import UsageError
+from harness.instruct.assemble import part_hashes
 from harness.instruct.batches import ModalitySampler
 from harness.instruct.folder import same_run, write_folder
 from harness.instruct.model import (
@@ -49,7 +50,8 @@ def instruct(recipe: InstructRecipe, out: Path) -> None:
         llava, processor, source = load_start(recipe)
     with args.main_process_first(desc="reading the data"):
         samples, index = open_samples(recipe, processor, llava.config.model_type, run_folder)
-        if other := same_run(run_folder, recipe, args.world_size, len(index)):
+        start = source.file_hashes if source is not None else part_hashes(recipe)
+        if other := same_run(run_folder, recipe, args.world_size, len(index), start):
             raise UsageError(
                 f"{run_folder} holds a run of another recipe ({other}): "
                 "remove it or choose another --out"

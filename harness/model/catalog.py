@@ -6,6 +6,7 @@ everything that can be checked without loading: family, weight format, completen
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cost.shapes import SIZES_ONLY, ModelShape, shape_from_config
 from harness.errors import UsageError
-from harness.model.weights import check_weights, processor_hash, weight_hashes
+from harness.model.trust import refuse_foreign
+from harness.model.weights import INDEX, check_weights, setting_hashes, weight_hashes
 from harness.nearest import nearest, unknown
 from harness.settings import ROOT
 
@@ -89,13 +91,24 @@ class ModelSource:
 
     @cached_property
     def weight_hashes(self) -> dict[str, str]:
-        """File name -> sha256 of the weight files."""
+        """Path below the folder -> sha256 of the weight files."""
         return weight_hashes(self.folder)
 
     @cached_property
+    def setting_hashes(self) -> dict[str, str]:
+        """Path below the folder -> sha256 of all other files that loading reads."""
+        return setting_hashes(self.folder)
+
+    @property
+    def file_hashes(self) -> dict[str, str]:
+        """Everything a loaded model and its processor are made of."""
+        return {**self.weight_hashes, **self.setting_hashes}
+
+    @property
     def processor_hash(self) -> str:
-        """sha256 over tokenizer, image processor and chat template."""
-        return processor_hash(self.folder)
+        """sha256 over what turns a document into inputs: tokenizer, image processor, templates."""
+        inputs = {k: v for k, v in self.setting_hashes.items() if k not in ("config.json", INDEX)}
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -150,6 +163,7 @@ def find_model(name: str) -> ModelSource:
     else:
         folder, revision = _locate(name)
     config = read_config(folder)
+    refuse_foreign(folder)
     check_weights(folder)
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         raise UsageError(f"{folder}: no tokenizer (tokenizer.json)")

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import UsageError
+from harness.model.weights import INDEX, SINGLE, check_weights
 from methods import build
 from methods.base import Method, MethodError, ModelInfo
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 DENSE, CLIP = "dense", "clip"
-META, WEIGHTS, INDEX = "method.json", "model.safetensors", "model.safetensors.index.json"
+META, WEIGHTS = "method.json", SINGLE
 SHARD = "5GB"  # larger files are split, as the hub's own libraries do
 
 # Names in saved files -> names in memory, for files in the layout of converted checkpoints.
@@ -230,23 +232,16 @@ def _read(folder: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    names = [WEIGHTS]
-    if not (folder / WEIGHTS).exists() and (folder / INDEX).exists():
-        try:
-            table = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            names = sorted(set(table["weight_map"].values()))
-        except (OSError, ValueError, KeyError):
-            raise CheckpointError(f"{folder / INDEX} is not a safetensors index") from None
+    try:
+        files = check_weights(folder)
+    except UsageError as error:
+        raise CheckpointError(str(error)) from None
     tensors: dict[str, Tensor] = {}
-    for name in names:
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} has no {name}")
+    for path in files:
         try:
-            tensors |= load_file(str(folder / name))
+            tensors |= load_file(str(path))
         except (SafetensorError, OSError, ValueError, KeyError):
-            raise CheckpointError(
-                f"{folder / name} is truncated or not a safetensors file"
-            ) from None
+            raise CheckpointError(f"{path} is damaged or not a safetensors file") from None
     return tensors
 
 

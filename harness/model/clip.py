@@ -30,16 +30,20 @@ def is_clip(folder: Path) -> bool:
     return bool(kind == "clip")
 
 
-def clip_files(folder: Path) -> list[Path]:
-    """Weights and config of a CLIP folder. Raises UsageError where there are no whole ones."""
-    from harness.model.weights import check_weights
+def clip_hashes(folder: Path) -> dict[str, str]:
+    """Path below the folder -> sha256 of all that loading a CLIP folder reads.
 
+    Raises UsageError where there are no whole weights, or code or quantised ones are asked for.
+    """
+    from harness.model.trust import refuse_foreign
+    from harness.model.weights import check_weights, file_hash, setting_hashes, weight_hashes
+
+    refuse_foreign(folder)
     old = folder / OLD_WEIGHTS
-    safe = any(folder.glob("model.safetensors*"))
-    return [
-        *([old] if old.is_file() and not safe else check_weights(folder)),
-        folder / "config.json",
-    ]
+    if old.is_file() and not any(folder.glob("model.safetensors*")):
+        return {old.name: file_hash(old), **setting_hashes(folder)}
+    check_weights(folder)
+    return {**weight_hashes(folder), **setting_hashes(folder)}
 
 
 class Clip:
@@ -97,7 +101,9 @@ def load_clip(folder: str | Path, model: Any) -> Clip:
             clip = CLIPModel.from_pretrained(
                 folder, dtype=model.dtype, local_files_only=True, attn_implementation="sdpa"
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # the library raises nothing more specific
         why = one_line(error, 160)
         raise UsageError(f"--checkpoint: {folder}: cannot be loaded: {why}") from None

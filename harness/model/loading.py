@@ -157,7 +157,9 @@ def load_processor(source: ModelSource) -> Any:
     from transformers import AutoProcessor
 
     try:
-        processor = AutoProcessor.from_pretrained(source.folder, local_files_only=True)
+        processor = AutoProcessor.from_pretrained(
+            source.folder, local_files_only=True, trust_remote_code=False
+        )
         tokenizer = processor.tokenizer
     except Exception as error:  # the tokenizer library raises nothing more specific
         raise UsageError(f"{source.folder}: no usable processor: {one_line(error, 200)}") from None

@@ -1,11 +1,14 @@
-"""Weight files on disk: are they whole, and what are their hashes? Torch-free."""
+"""Model files on disk: are the weights whole and plain numbers, and what are all files' hashes?
+
+Torch-free.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.errors import UsageError
@@ -13,6 +16,14 @@ from harness.errors import UsageError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack")
+# What the library reads of a model folder beside its weights: configs, tokenizer, processor, chat
+# templates, index, and code it might ask for.
+SETTINGS = (
+    *("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py"),
+    "additional_chat_templates/*.jinja",
+)
+FLOATS = ("F64", "F32", "F16", "BF16")
+COUNTERS = "position_ids"  # integers that old files hold and the library leaves out
 SHA256 = re.compile(r"[0-9a-f]{64}")
 CHUNK = 1 << 22
 
@@ -22,6 +33,8 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises UsageError for a folder without safetensors weights, a broken index or a missing shard.
     """
+    if (folder / SINGLE).is_file():  # what the library takes where there are both
+        return [folder / SINGLE]
     if (folder / INDEX).is_file():
         names = sorted(set(_index(folder / INDEX).values()))
         missing = [name for name in names if not (folder / name).is_file()]
@@ -31,8 +44,6 @@ def weight_files(folder: Path) -> list[Path]:
                 f"the first is {missing[0]}"
             )
         return [folder / name for name in names]
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
     others = sorted(p.name for pattern in OTHER_FORMATS for p in folder.glob(pattern))
     if others:
         raise UsageError(f"{folder}: only safetensors weights are read, it has {others[0]}")
@@ -40,10 +51,19 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _index(path: Path) -> dict[str, str]:
+    """Tensor name -> file, as the index says it; every file lies in the index's own folder.
+
+    Judged by name: a snapshot of the model hub is made of links to blobs elsewhere.
+    """
     try:
-        return {str(k): str(v) for k, v in json.loads(path.read_text())["weight_map"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = {str(k): str(v) for k, v in json.loads(path.read_text())["weight_map"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{path}: not a weight index") from None
+    for name in found.values():
+        place = PurePosixPath(name.replace("\\", "/"))
+        if place.is_absolute() or ".." in place.parts:
+            raise UsageError(f"{path}: names {name!r}, a file outside its own folder")
+    return found
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -61,7 +81,7 @@ def read_header(path: Path) -> dict[str, Any]:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             raise UsageError(f"{path}: not a safetensors file (unreadable header)") from None
     if size != 8 + length + end:
         raise UsageError(
@@ -71,10 +91,19 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def check_weights(folder: Path) -> list[Path]:
-    """`weight_files`, each one checked for completeness by its header."""
+    """`weight_files`, each one whole and of floating-point numbers, by its header.
+
+    Raises UsageError. Integers would be loaded as they stand, without the scales that they need.
+    """
     files = weight_files(folder)
     for path in files:
-        read_header(path)
+        for name, entry in read_header(path).items():
+            kind = entry.get("dtype")
+            if kind not in FLOATS and not name.endswith(COUNTERS):
+                raise UsageError(
+                    f"{path}: integer or quantised weights, {name!r} is {kind}; "
+                    f"give a folder of floating-point ones ({', '.join(FLOATS)})"
+                )
     return files
 
 
@@ -95,18 +124,15 @@ def file_hash(path: Path) -> str:
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:
-    """File name -> sha256 of every weight file of a model folder."""
-    return {path.name: file_hash(path) for path in weight_files(folder)}
+    """Path below the folder -> sha256 of every weight file of a model folder."""
+    return _hashes(folder, weight_files(folder))
 
 
-def processor_hash(folder: Path) -> str:
-    """One sha256 over everything that turns a document into model inputs.
+def setting_hashes(folder: Path) -> dict[str, str]:
+    """Path below the folder -> sha256 of everything else that loading reads (`SETTINGS`)."""
+    found = {path for pattern in SETTINGS for path in folder.glob(pattern) if path.is_file()}
+    return _hashes(folder, sorted(found))
 
-    That is the tokenizer, the image processor, the chat template and the generation defaults.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        is_input = path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file()
-        if is_input and path.name not in ("config.json", INDEX):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+
+def _hashes(folder: Path, files: list[Path]) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in files}

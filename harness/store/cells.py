@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.settings import ROOT
+from methods.sources import with_imports
 
 ID_LENGTH = 16  # hex digits, 64 bits: a collision within a study is out of the question
 
@@ -23,8 +24,12 @@ WITHOUT_INFLUENCE = (
     *("settings.py", "validators.py", "stats.py", "suite.py", "suites.py", "bench/quiet.py"),
     *("bench/tasks_index.py", "cost/replica.py", "cost/rows.py", "cost/run.py"),
     *("cost/published.py", "cost/published_run.py", "model/catalog.py"),
-    *("model/published.py", "model/tiny.py", "model/torchvision_ops.py", "model/weights.py"),
-    *("check", "instruct", "layers", "store", "study", "timing", "train"),
+    *("model/published.py", "model/tiny.py", "model/torchvision_ops.py"),
+    *("model/trust.py", "model/weights.py"),
+    *("store/__init__.py", "store/cells.py", "store/columns.py", "store/controls.py"),
+    *("store/csvfile.py", "store/derive.py", "store/fronts.py", "store/pictures.py"),
+    *("store/rundir.py", "store/summary.py"),  # not what packs and unpacks routing records
+    *("check", "instruct", "layers", "study", "timing", "train"),
 )
 # Installed packages that turn documents into tokens, tokens into answers, answers into scores.
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow", "lmms-eval")
@@ -91,11 +96,13 @@ def source_digest(paths: list[Path]) -> str:
 def engine_digest() -> str:
     """`source_digest` of all that stands between a method's decision and a score.
 
+    That is the harness but for `WITHOUT_INFLUENCE`, and what it imports from elsewhere here.
     Read once per process: an edit during a run does not split it.
     """
-    room = ROOT / "harness"
+    room, others = ROOT / "harness", ROOT / "methods"  # methods are in the key by themselves
     left_out = {room / name for name in WITHOUT_INFLUENCE}
-    return source_digest([p for p in room.rglob("*.py") if left_out.isdisjoint((p, *p.parents))])
+    own = [p for p in room.rglob("*.py") if left_out.isdisjoint((p, *p.parents))]
+    return source_digest(with_imports(own, lambda path: {room, others}.isdisjoint(path.parents)))
 
 
 @cache

@@ -44,6 +44,7 @@ class Job:
     data: str  # folder of the training scenes
     scenes: str  # fingerprint of them
     start: str  # sha256 of the weights training starts from
+    files: Mapping[str, str]  # and of every other file of that model, by path
     model: str  # the model the weights belong to, by name
     device: str = "cpu"  # the kind that trains and examines
 
@@ -57,6 +58,7 @@ class Job:
         """Where the weights and the results of this training are."""
         sources = {spec: source_of(spec) for spec in (self.recipe.method, *self.recipe.stages)}
         about = [CODE, settings_of(self.recipe), sources, self.scenes, self.start]
+        about += [dict(self.files)]
         about += [self.device] if self.device != "cpu" else []
         return CACHE / _digest(about)
 

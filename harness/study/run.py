@@ -14,6 +14,7 @@ from rich.table import Table
 
 from harness.errors import EXIT_CELLS_FAILED, EXIT_OK, UsageError, one_line
 from harness.parts import Parts
+from harness.plan import require_same_files
 from harness.progress import Progressing
 from harness.runinfo import environment
 from harness.settings import ROOT, Settings
@@ -57,13 +58,15 @@ def run_study(settings: Settings, argv: Sequence[str], parts: Parts | None = Non
     places = _places(study, settings, source)
     out = Path(settings.out) if settings.out else default_out()
     recorded = {**settings.recorded(), "study": study.name, "model": source.model_id}
-    check_out(out, recorded)
+    if check_out(out, recorded):
+        require_same_files(out, source, {})
     device = _device_name()
 
     def job() -> int:
         with Store(out) as store:
             about = {**environment(list(argv)), "settings": recorded, "model_id": source.model_id}
-            about |= {"mini": True, "weight_hashes": source.weight_hashes, "device_name": device}
+            about |= {"mini": True, "device_name": device}
+            about |= {"weight_hashes": source.weight_hashes, "model_files": source.setting_hashes}
             about |= {"dtype": "bfloat16 (autocast) training, float32 inference"}
             store.write_run_json({**about, "study": _described(study, places)})
             errors = _compute(unique(places.values()), show)
@@ -90,6 +93,7 @@ def _places(
         data=str(SCENES),
         scenes=f"minidata train --n {COUNT} --seed {SCENE_SEED}",
         start=next(iter(source.weight_hashes.values())),
+        files=source.setting_hashes,
         model=source.model_id,
         device=_device(),
     )

@@ -63,7 +63,7 @@ class TimingPlan:
         """What the weights are: hashes of files, or the seed they are drawn from."""
         if self.source is None:
             return {"random": self.settings.seed, "config": _digest(dict(self.config))}
-        return {"revision": self.source.revision, "files": self.source.weight_hashes}
+        return {"revision": self.source.revision, "files": self.source.file_hashes}
 
     @property
     def recorded(self) -> dict[str, Any]:

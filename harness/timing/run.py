@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.parts import Parts
+from harness.plan import require_same_files
 from harness.progress import Progressing
 from harness.runinfo import environment
 from harness.settings import Settings
@@ -34,6 +36,7 @@ def run_throughput(settings: Settings, argv: Sequence[str], parts: Parts | None 
     out = Path(settings.out) if settings.out else default_out()
     if check_out(out, plan.recorded):
         same_device(out, plan.device_name)
+        same_model(out, plan)
     again = resume_command(argv, settings, out)
     return resumable(lambda: _open(plan, argv, out, parts, show), show, again)
 
@@ -49,6 +52,19 @@ def same_device(out: Path, name: str, part: str = "") -> None:
         raise UsageError(
             f"--out: '{out}' was timed on {before}, this is {name}: times of two devices do not "
             "mix; choose another --out"
+        )
+
+
+def same_model(out: Path, plan: TimingPlan) -> None:
+    """Refuse to add times of another model, checkpoint or config. Raises UsageError."""
+    if plan.source is not None:
+        require_same_files(out, plan.source, plan.trained)
+        return
+    before = read_run_json(out).get("config")
+    if before and before != json.loads(json.dumps(dict(plan.config))):
+        raise UsageError(
+            f"--out: the config of {plan.model} changed since '{out}' was made: "
+            "choose another --out"
         )
 
 
@@ -171,6 +187,8 @@ def describe(plan: TimingPlan, argv: Sequence[str], watch: Watch) -> dict[str, A
         "weights": "random" if plan.source is None else "loaded",
         "revision": None if plan.source is None else plan.source.revision,
         "weight_hashes": {} if plan.source is None else plan.source.weight_hashes,
+        "model_files": {} if plan.source is None else plan.source.setting_hashes,
+        "checkpoints": {name: {"files": files} for name, files in plan.trained.items() if files},
         "config": dict(plan.config) if plan.source is None else None,
         "settings": plan.recorded,
     }

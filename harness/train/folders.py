@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from harness.errors import UsageError
+from harness.model.trust import refuse_foreign
 from harness.settings import ROOT
 from harness.train.build import build_llava, build_processor
 from harness.train.llama2c import deepen, fetch_bundle, read_bundle
@@ -31,8 +32,9 @@ def start_model(
     folder = start_folder(recipe, work)
     if not (folder / "config.json").exists():
         raise UsageError(f"start model {recipe.start!r}: no folder {folder} with a config.json")
+    refuse_foreign(folder)
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    return model, AutoProcessor.from_pretrained(folder).tokenizer
+    return model, AutoProcessor.from_pretrained(folder, trust_remote_code=False).tokenizer
 
 
 def assemble(

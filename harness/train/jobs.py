@@ -195,14 +195,21 @@ def _images(
     tower, layer = llava.model.vision_tower, llava.config.vision_feature_layer
     if not recipe.train_tower:
         tower.requires_grad_(False)
-        key = hashlib.sha256(tower.state_dict()["embeddings.patch_embedding.weight"].numpy())
-        path = work / f"features-{key.hexdigest()[:12]}.npy"
+        path = work / f"features-{tower_key(tower, layer)}.npy"
         return cache_features(tower, scenes, path, layer), None
     vocabulary = Vocabulary.of(scenes)
     dense = tower_module.DenseTower(tower, vocabulary)
     heads = start_folder(recipe, work) if recipe.start else work / "tower"
     dense.heads.load_state_dict(load_file(heads / "heads.safetensors"))
     return DenseScenes(scenes, vocabulary, tower.config.patch_size), dense
+
+
+def tower_key(tower: nn.Module, layer: int) -> str:
+    """12 hex digits over everything that features of a frozen tower depend on, but the images."""
+    key = hashlib.sha256(f"{tower.config.to_json_string()}{layer}".encode())
+    for value in tower.state_dict().values():
+        key.update(value.cpu().numpy())
+    return key.hexdigest()[:12]
 
 
 def _probe(
