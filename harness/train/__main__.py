@@ -92,10 +92,11 @@ def _complain(error: HarnessError) -> None:
 
 def _run(path: Path, args: argparse.Namespace) -> None:
     from harness.model.torchvision_ops import declare_missing_ops
-    from harness.train.recipe import Recipe, read_yaml
+    from harness.train.recipe import Recipe
+    from harness.yamlfile import read_mapping
 
     declare_missing_ops()
-    values = read_yaml(path)
+    values = read_mapping(path, f"recipe {path}")
     out = args.out or args.work / path.stem
     common = {"method": args.method, "max_steps": args.max_steps, "epochs": args.epochs}
     if values.get("stage") == "instruct":
