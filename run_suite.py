@@ -3,7 +3,9 @@
 
 import sys
 
-from harness.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from harness.stops import main
+    except KeyboardInterrupt:  # in the milliseconds before anything can be said
+        sys.exit(130)
+    main()

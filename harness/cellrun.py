@@ -71,19 +71,16 @@ def run_cell(
         )
         if not result.samples:
             raise CellError(f"{cell.bench.name}: no documents")
-    except StoreError:
+        _commit(cell, result, store)
+    except (StoreError, KeyboardInterrupt):
         raise
     except HarnessError as error:  # said in one line already
         raise CellError(one_line(error)) from error
-    except OSError as error:
-        if error.errno in DISK_FULL:
+    except BaseException as error:  # SystemExit too: a cell may not end the run
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise StoreError(f"{cell.name}: {error.strerror}") from error
         log_fault(store, key.cell_id)
         raise CellError(one_line(error)) from error
-    except Exception as error:
-        log_fault(store, key.cell_id)
-        raise CellError(one_line(error)) from error
-    _commit(cell, result, store)
     return result
 
 

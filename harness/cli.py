@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import (
     EXIT_CELLS_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_OK,
     HarnessError,
     UsageError,
     one_line,
 )
-from harness.flags import PROGRAM, build_parser
+from harness.flags import build_parser
 from harness.nearest import unknown
 from harness.settings import (
     ANALYSIS,
@@ -28,6 +28,7 @@ from harness.settings import (
     flag,
     make_settings,
 )
+from harness.stops import PROGRAM, interrupted, stoppable
 from harness.validators import VALIDATORS
 
 FREE = ("out", "quiet", "verbose")  # settings that every run may have
@@ -68,22 +69,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; every expected error is one line."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _dispatch(argv)
-        sys.stdout.flush()
-        return code
+        with stoppable():
+            raw, settings = parse(argv)
+            code = _guarded(raw, settings, argv)
+            sys.stdout.flush()
+            return code
     except HarnessError as error:
         print(f"{PROGRAM}: {one_line(error, 1000)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return interrupted(argv)
     except BrokenPipeError:  # `--list methods | head`: the reader has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
 
 
-def _dispatch(argv: list[str]) -> int:
-    raw, settings = parse(argv)
+def _guarded(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
+    """`_dispatch`; what nobody expected is one line as well: whose fault, and where.
+
+    Code of a method file that ends the process (`sys.exit`) is among it.
+    """
+    from methods.files import blamed
+    from methods.params import MethodError
+
+    try:
+        return _dispatch(raw, settings, argv)
+    except (HarnessError, KeyboardInterrupt, BrokenPipeError):
+        raise
+    except BaseException as error:
+        if settings.verbose:
+            traceback.print_exc()
+        if isinstance(error, MethodError) or blamed(error):
+            raise UsageError(one_line(error)) from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}, line {last.lineno}"
+        raise HarnessError(
+            f"{one_line(error)} (a fault of this program, {where}; --verbose shows all of it)"
+        ) from error
+
+
+def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     jobs: list[str] = [name for name in ("list", "check", "plots_only", "diff") if name in raw]
     jobs += [name for name in ("costs_only", "throughput") if getattr(settings, name)]
     if len(jobs) > 1:

@@ -6,10 +6,11 @@ written), 3 some cells failed, 130 interrupted.
 
 from __future__ import annotations
 
+from harness.stops import EXIT_INTERRUPTED as EXIT_INTERRUPTED
+
 EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_CELLS_FAILED = 3
-EXIT_INTERRUPTED = 130
 
 
 class HarnessError(Exception):
@@ -33,9 +34,20 @@ class StoreError(HarnessError):
 
 
 def one_line(error: BaseException | str, limit: int = 300) -> str:
-    """`error` as a single line of at most `limit` characters, never empty."""
+    """`error` as a single line of at most `limit` printable characters, never empty.
+
+    The line of a user's method file that an error came out of stands before it.
+    """
+    if isinstance(error, BaseException) and not _speaks_for_itself(error):
+        from methods.files import blamed
+
+        error = blamed(error) or error
     name = type(error).__name__ if isinstance(error, BaseException) else ""
-    text = " ".join(str(error).split())
+    try:
+        text = str(error)
+    except Exception:  # an exception of somebody's own, whose text is as broken as its code
+        text = ""
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
     if not text:
         return name or "unknown error"
     if isinstance(error, BaseException) and not _speaks_for_itself(error):
@@ -45,7 +57,7 @@ def one_line(error: BaseException | str, limit: int = 300) -> str:
 
 def _speaks_for_itself(error: BaseException) -> bool:
     """Whether the message was written for the user: ours, and the methods' own errors."""
-    return isinstance(error, HarnessError) or type(error).__module__.split(".")[0] in (
+    return isinstance(error, HarnessError) or str(type(error).__module__).split(".")[0] in (
         "harness",
         "methods",
         "reports",

@@ -7,9 +7,9 @@ from typing import NoReturn
 
 from harness.errors import UsageError
 from harness.settings import LIST_KINDS
+from harness.stops import PROGRAM
 from harness.validators import ATTENTION, DATA, DTYPES
 
-PROGRAM = "run_suite.py"
 EPILOG = """\
 examples:
   python run_suite.py --methods gamma,pmod --bench gqa,textvqa
@@ -56,7 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_jobs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--methods", metavar="LIST", help="comma list of name[:key=value]..., see --list methods"
+        "--methods",
+        metavar="LIST",
+        help="comma list of name[:key=value]..., see --list methods; a name may be the path of a "
+        "FILE.py that defines a method",
     )
     group.add_argument(
         "--controls",
@@ -100,7 +103,9 @@ def _add_jobs(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--list", metavar="|".join(LIST_KINDS), help="what there is, a line each")
     group.add_argument(
-        "--check", metavar="METHOD|all", help="the conformance suite on a tiny random model"
+        "--check",
+        metavar="METHOD|all|FILE.py",
+        help="the conformance suite on a tiny random model",
     )
 
 

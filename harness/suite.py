@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,10 @@ from harness.plan import Cell, Plan, make_plan, require_same_files
 from harness.progress import Progressing
 from harness.runinfo import describe_run
 from harness.settings import Settings
+from harness.stops import PROGRAM, stoppable
 from harness.store.derive import Derived
 from harness.store.rundir import Store, check_out, default_out
 from harness.store.summary import LEGEND, summary_table
-
-PROGRAM = "run_suite.py"
 
 
 def run_suite(settings: Settings, argv: Sequence[str], parts: Parts | None = None) -> int:
@@ -77,7 +74,7 @@ def _times(settings: Settings, plan: Plan, out: Path) -> Any:
 def resumable(work: Callable[[], int], show: Progressing, again: str) -> int:
     """The exit code of `work`; when it is stopped or the disk fails, a line says how to go on."""
     try:
-        with terminated_like_interrupted():
+        with stoppable():
             return work()
     except KeyboardInterrupt:
         show.warn(f"{PROGRAM}: interrupted; resume with: {again}")
@@ -91,20 +88,6 @@ def resume_command(argv: Sequence[str], settings: Settings, out: Path) -> str:
     """The command that goes on with this run."""
     words = [*argv, *([] if settings.out else ["--out", str(out)])]
     return f"python {PROGRAM} {shlex.join(words)}"
-
-
-@contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """A polite kill (SIGTERM, from a scheduler) ends a run the way Ctrl-C does."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not in the main thread: leave signals alone
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _load(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError, one_line
+from harness.errors import UsageError
 from harness.nearest import unknown
 from harness.settings import SUITES, SWITCHES, add_checkpoint, convert, flag
 from harness.validators import VALIDATORS
+from harness.yamlfile import read_mapping
 
 DESCRIPTION = "description"
 STUDY = "study"
@@ -32,14 +33,14 @@ def suite_path(text: str) -> Path:
 
 def describe(name: str) -> str:
     """The one-line description inside a shipped suite."""
-    return str(_read(SUITES / f"{name}.yaml").get(DESCRIPTION, ""))
+    return str(read_mapping(SUITES / f"{name}.yaml").get(DESCRIPTION, ""))
 
 
 def load_suite(text: str) -> dict[str, Any]:
     """Settings values declared in the suite `text` (path or shipped name), validated."""
     path = suite_path(text)
     values: dict[str, Any] = {}
-    for key, value in _read(path).items():
+    for key, value in read_mapping(path).items():
         name = str(key).replace("-", "_")
         if name == DESCRIPTION:
             continue
@@ -57,27 +58,13 @@ def load_suite(text: str) -> dict[str, Any]:
     return values
 
 
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({one_line(error)})") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not valid YAML ({one_line(error, 160)})") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: expected `key: value` lines, with the flags as keys")
-    return content
-
-
 def _text(name: str, value: Any, path: Path) -> str:
     """A YAML scalar, or list of scalars, as the flag would have been written."""
     if isinstance(value, list):
         if name not in ("methods", "bench", "workload", "analyse"):
             raise UsageError(f"{path}: {flag(name)[2:]} takes one value, not a list")
         return ",".join(_text(name, item, path) for item in value)
-    if value is None or isinstance(value, (dict, bool)):
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UsageError(f"{path}: {flag(name)[2:]} takes a plain value")
     return str(value)
 

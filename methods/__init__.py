@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
-import inspect
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from methods.base import Method
+from methods.files import PREFIX, load_file, told
 from methods.params import MethodError, make
 
 
@@ -76,37 +73,11 @@ def register_file(path: str) -> str:
     Raises :class:`MethodError` with one line for a file that is missing, does not import, defines
     no method or several, or takes a name that another method has.
     """
-    file = Path(path).expanduser().resolve()
-    module = f"method_file_{file.stem}_{abs(hash(file))}"
-    if module not in sys.modules:
-        _import(path, file, module)
-    found = [
-        cls
-        for _, cls in inspect.getmembers(sys.modules[module], inspect.isclass)
-        if issubclass(cls, Method) and cls.__module__ == module and cls.name
-    ]
-    if len(found) != 1:
-        names = ", ".join(cls.name for cls in found) or "none"
-        raise MethodError(f"{path}: one class of methods.base.Method with a name expected: {names}")
-    (cls,) = found
-    entry = Entry(f"{module}:{cls.__name__}", f"from {path}", cls.trained)
+    cls = load_file(path)
+    entry = Entry(f"{cls.__module__}:{cls.__name__}", f"from {path}", bool(cls.trained))
     if REGISTRY.setdefault(cls.name, entry).target != entry.target:
         raise MethodError(f"{path}: the name '{cls.name}' is taken, give the method another one")
     return cls.name
-
-
-def _import(path: str, file: Path, module: str) -> None:
-    if not file.is_file():
-        raise MethodError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(module, file)
-    assert spec is not None and spec.loader is not None  # the name ends in .py
-    sys.modules[module] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(sys.modules[module])
-    except Exception as error:
-        del sys.modules[module]
-        first = (str(error).splitlines() or [""])[0]
-        raise MethodError(f"{path}: {type(error).__name__}: {first}") from None
 
 
 def load(name: str) -> type[Method]:
@@ -120,7 +91,13 @@ def load(name: str) -> type[Method]:
 
 def build(name: str, params: Mapping[str, Any] | None = None) -> Method:
     """A method from its name and named values (as a suite file gives them)."""
-    return make(load(name), params or {})
+    cls = load(name)
+    if not cls.__module__.startswith(PREFIX):
+        return make(cls, params or {})
+    with told(REGISTRY[name].summary.removeprefix("from ")):
+        method = make(cls, params or {})
+        _ = method.spec, method.label, method.params()  # what is written down of it later
+    return method
 
 
 def parse(text: str) -> Method:

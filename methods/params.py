@@ -35,21 +35,24 @@ def from_text(name: str, key: str, kind: Any, text: Any) -> Any:
                 return None
             return from_text(name, key, next(a for a in args if a is not type(None)), text)
         if origin is tuple:
-            return tuple(args[0](part) for part in words.split("+"))
+            return tuple(_finite(args[0](part)) for part in words.split("+"))
         if origin is Literal:
             if words not in args:
                 raise MethodError(f"{name}: {key}={words} is not one of {', '.join(args)}")
             return words
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[words.lower()]
-        value = kind(words)
-        if kind is float and not math.isfinite(value):
-            raise ValueError(words)
-        return value
+        return _finite(kind(words))
     except (KeyError, ValueError) as error:
         if isinstance(error, MethodError):
             raise
         raise MethodError(f"{name}: {key}={words} is not {_wanted(kind)}") from None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(value)
+    return value
 
 
 def _wanted(kind: Any) -> str:
@@ -65,9 +68,10 @@ def make(cls: type[T], values: Mapping[str, Any]) -> T:
     converted = {}
     for key, text in values.items():
         if key not in kinds:
-            close = difflib.get_close_matches(key, kinds, n=1, cutoff=0.0)
-            hint = f"; nearest is '{close[0]}'" if close else " (it takes none)"
-            raise MethodError(f"{name}: unknown parameter '{key}'{hint}")
+            close = difflib.get_close_matches(key, kinds, n=1)
+            hint = f"; nearest is '{close[0]}'" if close else ""
+            has = f"it has {', '.join(kinds)}" if kinds else "it takes none"
+            raise MethodError(f"{name}: unknown parameter '{key}'{hint} ({has})")
         converted[key] = from_text(name, key, kinds[key], text)
     return cls(**converted)
 

@@ -9,6 +9,7 @@ import pytest
 
 import methods
 from harness.cli import main
+from harness.store.csvfile import read_rows
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -56,6 +57,15 @@ def test_the_readmes_method_runs_and_can_be_refused(tmp_path, capsys, registry):
         ("def broken(:", "SyntaxError"),
         ("x = 1", "one class of methods.base.Method with a name expected: none"),
         (readme_method().replace('"nearest"', '"fastv"'), "the name 'fastv' is taken"),
+        (readme_method().replace('"nearest"', '"a:b"'), "'a:b' cannot be the name of a method"),
+        ("import sys\n\nsys.exit(0)", "mine.py, line 3: SystemExit: 0"),
+        ("class E(BaseException): ...\nraise E('a\\nb')", "mine.py, line 2: E: a"),
+        ("class E(Exception):\n    __str__ = None\nraise E", "mine.py, line 3: E"),
+        ("def f():\n    f()\nf()", "mine.py, line 2: RecursionError"),
+        ("x = (", "mine.py, line 1: SyntaxError: '(' was never closed"),
+        ("x = '\0'", "SyntaxError"),
+        (readme_method() + "    def __post_init__(self):\n        1 / 0\n", "ZeroDivisionError"),
+        (readme_method() + "    def params(self):\n        exit(0)\n", "SystemExit: 0"),
     ],
 )
 def test_bad_files_get_one_line(tmp_path, capsys, registry, text, said):
@@ -70,3 +80,54 @@ def test_bad_files_get_one_line(tmp_path, capsys, registry, text, said):
 def test_bad_parameters_of_a_check_get_one_line(capsys):
     assert main(["--check", "fastv:k=99"]) == 2
     assert "k=99" in capsys.readouterr().err
+
+
+EXIT = readme_method() + "\n    def check(self, info):\n        exit(0)\n"
+LEAVES = readme_method() + "\n    def layer(self, layer, seq):\n        exit(0)\n"
+
+
+def line_of(text: str) -> int:
+    return text.splitlines().index("        exit(0)") + 1
+
+
+def test_an_interrupt_of_a_file_is_an_interrupt(tmp_path, capsys, registry):
+    file = tmp_path / "mine.py"
+    file.write_text("raise KeyboardInterrupt")
+    assert main(["--check", str(file)]) == 130
+    assert capsys.readouterr().err == (
+        f"run_suite.py: interrupted; resume with: python run_suite.py --check {file}\n"
+    )
+
+
+@pytest.mark.parametrize("job", [["--bench", "pope", "--quiet"], ["--costs-only"], []])
+def test_a_file_that_ends_the_process_while_it_is_planned(tmp_path, capsys, registry, job):
+    file = tmp_path / "mine.py"
+    file.write_text(EXIT)
+    out = tmp_path / "run"
+    command = [*job, "--methods", str(file), "--out", str(out)] if job else ["--check", str(file)]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"mine.py, line {line_of(EXIT)}: SystemExit: 0" in line
+    assert not out.exists()
+
+
+def test_a_method_that_ends_the_process_fails_its_cell_and_no_other(tmp_path, capsys, registry):
+    file = tmp_path / "mine.py"
+    file.write_text(LEAVES)
+    out = tmp_path / "run"
+    command = ["--methods", f"{file},random", "--bench", "pope", "--limit", "1", "--quiet"]
+    assert main([*command, "--out", str(out)]) == 3
+    capsys.readouterr()
+    rows = {row["method"]: row for row in read_rows(out / "cells.csv")}
+    states = {name: row["status"] for name, row in rows.items()}
+    assert states == {"dense": "done", "nearest": "failed", "random": "done"}
+    assert f"mine.py, line {line_of(LEAVES)}: SystemExit: 0" in rows["nearest"]["error"]
+
+
+def test_a_method_that_ends_the_process_fails_its_checks(tmp_path, capsys, registry):
+    file = tmp_path / "mine.py"
+    file.write_text(LEAVES)
+    assert main(["--check", str(file)]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("FAIL") and "SystemExit: 0" in line for line in lines)
+    assert re.search(r"of \d+ checks hold", lines[-1])

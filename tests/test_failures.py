@@ -51,7 +51,7 @@ def test_a_report_that_cannot_be_drawn_loses_nothing(
     assert len(read_rows(tmp_path / "run/cells.csv")) == 6
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_prints_the_resume_command(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "run"
     script = f"""

@@ -77,7 +77,7 @@ def test_bad_input_is_one_line_and_exit_2(command, tmp_path, capsys, more, value
 def test_no_recipe_or_a_broken_one_is_one_line(tmp_path, capsys):
     (tmp_path / "r.yaml").write_text("stage: [instruct")
     (tmp_path / "l.yaml").write_text("- a\n")
-    for name, message in (("r", "r.yaml"), ("l", "not a mapping"), ("no", "No such file")):
+    for name, message in (("r", "r.yaml"), ("l", "key: value"), ("no", "No such file")):
         assert main(["--recipe", str(tmp_path / f"{name}.yaml")]) == 2
         said = capsys.readouterr().err.strip()
         assert message in said and "\n" not in said

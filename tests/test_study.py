@@ -124,8 +124,14 @@ def write(tmp_path, **changes):
         ({"claims": [{**GOOD["claims"][0], "worse": "c"}]}, "unknown arm 'c'"),
         ({"claims": [{**GOOD["claims"][0], "kind": "bigger"}]}, "unknown kind of claim 'bigger'"),
         ({"seeds": [1, 1]}, "different whole numbers"),
-        ({"seeds": 5}, "different whole numbers"),
-        ({"settings": [1]}, "is a mapping"),
+        ({"seeds": 5}, "study: seeds: 5: .*tuple"),
+        ({"seeds": ["one"]}, "seeds.0: 'one': .*integer"),
+        ({"settings": [1]}, "settings: .*dictionary"),
+        ({"margin": "wide"}, "margin: 'wide': .*number"),
+        ({"notes": "one text"}, "notes: 'one text': .*tuple"),
+        ({"arms": [{"name": "a", "train": ["pmod"]}]}, "arm: train: .*string"),
+        ({"arms": [3]}, "arm: '3' is not a mapping"),
+        ({"paper_dense": "nan"}, "nan is not a finite number"),
     ],
 )
 def test_a_bad_study_is_refused_in_one_line(tmp_path, changes, said):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,49 @@ def test_two_devices_never_share_a_run(
     assert "this is Other CPU" in line
     assert "times of two devices do not mix" in line
     assert (done / "run.json").read_bytes() == before
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, errors: dict[str, BaseException]) -> None:
+    honest = workrun.answer
+
+    def answer(bench: Any, subject: Any, prompt: Any, n_out: int) -> Any:
+        if subject.method.name in errors:
+            raise errors[subject.method.name]
+        return honest(bench, subject, prompt, n_out)
+
+    monkeypatch.setattr(workrun, "answer", answer)
+
+
+def test_when_dense_fails_every_row_says_why(
+    folder: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_with(monkeypatch, {"dense": RuntimeError("boom")})
+    out = tmp_path / "run"
+    assert main(command(folder, out, "--workload", WORK)) == 3
+    cells = pd.read_csv(out / "cells.csv").set_index("label")
+    assert cells.status.tolist() == ["failed"] * 3
+    assert cells.error["dense"] == "RuntimeError: boom"
+    for label in ("pmod", "fastv"):
+        assert cells.error[label].endswith("dense could not be run: RuntimeError: boom")
+    # Where dense was timed before, a later failure of it does not take its row away.
+    shutil.copytree(done, tmp_path / "again")
+    rows = (done / "cells.csv").read_text().splitlines()
+    (tmp_path / "again/cells.csv").write_text("\n".join(rows[:-1]) + "\n")
+    assert main(command(folder, tmp_path / "again", "--workload", WORK)) == 3
+    cells = pd.read_csv(tmp_path / "again/cells.csv").set_index("label")
+    assert cells.status.to_dict() == {"dense": "done", "pmod": "done", "fastv": "failed"}
+    assert "RuntimeError: boom" in cells.error["fastv"]
+
+
+def test_a_method_that_ends_the_process_fails_its_row_only(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_with(monkeypatch, {"pmod": SystemExit(0)})
+    out = tmp_path / "run"
+    assert main(command(folder, out, "--workload", WORK)) == 3
+    cells = pd.read_csv(out / "cells.csv").set_index("label")
+    assert cells.status.to_dict() == {"pmod": "failed", "dense": "done", "fastv": "done"}
+    assert cells.error["pmod"] == "SystemExit: 0"
 
 
 def test_a_wrong_batch_fails_its_cell_and_no_other(

@@ -15,6 +15,7 @@ import methods
 from harness.check import choosing, running, settings
 from harness.check.subject import NotApplicable, Subject
 from harness.engine import model_info
+from methods.files import blamed, said
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,11 @@ def check(specs: Iterable[str]) -> Iterable[CheckResult]:
                 yield CheckResult(method.spec, title(test), True)
             except NotApplicable as reason:
                 yield CheckResult(method.spec, title(test), True, f"not applicable: {reason}")
-            except Exception as error:
-                detail = (str(error).splitlines() or [""])[0]
-                if not isinstance(error, AssertionError) or not detail:
-                    detail = f"{type(error).__name__}: {detail}"
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # SystemExit too: it would end the suite unseen
+                own_words = isinstance(error, AssertionError) and str(error).partition("\n")[0]
+                detail = blamed(error) or own_words or said(error)
                 yield CheckResult(method.spec, title(test), False, detail)
 
 

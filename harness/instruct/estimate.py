@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -34,6 +33,7 @@ from harness.instruct.recipe import InstructRecipe
 from harness.instruct.sizes import model_info, parameters, recipe_shape, trained_parts
 from harness.instruct.work import image_of, sample_work, scheduled_work
 from harness.progress import print_whole
+from harness.yamlfile import read_mapping
 from methods.base import Method, MethodError
 
 # Samples of the data sets the recipes name, where the file itself is not here.
@@ -97,11 +97,8 @@ def load_recipe(path: Path, **changes: Any) -> InstructRecipe:
 
     A new method replaces the recipe's stages. Raises UsageError.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"recipe {path}: {one_line(error)}") from None
-    if not isinstance(values, dict) or values.get("stage") != "instruct":
+    values = read_mapping(path, f"recipe {path}")
+    if values.get("stage") != "instruct":
         raise UsageError(f"recipe {path}: --estimate is for recipes with stage: instruct")
     if changes.get("method"):
         values["stages"] = []

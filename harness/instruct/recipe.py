@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.nearest import unknown
+from harness.typed import make
 
 TEMPLATES = ("vicuna_v1", "plain", "model")
 ASPECTS = ("pad", "anyres", "processor")
@@ -81,18 +81,14 @@ class InstructRecipe:
     def load(cls, path: Path, values: dict[str, Any], **changes: Any) -> InstructRecipe:
         """From the content of the YAML file `path`; `changes` that are not None override it.
 
-        Raises UsageError, one line, for unknown keys and for values outside the closed lists.
+        Raises UsageError, one line, for unknown keys, values of another type than their field's
+        and values outside the closed lists.
         """
-        known = [f.name for f in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                raise UsageError(f"recipe {path}: {unknown('key', key, known)}")
         merged = {**values, **{k: v for k, v in changes.items() if v is not None}}
         for key in ("stages", "train"):
-            if key in merged:
-                value = merged[key] or ()
-                merged[key] = (value,) if isinstance(value, str) else tuple(value)
-        recipe = cls(**{key: _typed(path, key, value, cls) for key, value in merged.items()})
+            if isinstance(merged.get(key, ()), str | None):  # one alone, or nothing behind the key
+                merged[key] = (merged[key],) if merged[key] else ()
+        recipe = make(cls, merged, f"recipe {path}")
         for key, value, allowed in (
             ("template", recipe.template, TEMPLATES),
             ("image_aspect", recipe.image_aspect, ASPECTS),
@@ -102,23 +98,3 @@ class InstructRecipe:
             if value not in allowed:
                 raise UsageError(f"recipe {path}: {unknown(key, str(value), allowed)}")
         return recipe
-
-
-def _typed(path: Path, key: str, value: Any, cls: Any) -> Any:
-    """The value as its field's type. YAML reads `2e-5` as text, and a typo as anything."""
-    default: Any = {f.name: f.default for f in dataclasses.fields(cls)}[key]
-    kind: type = type(default)
-    if kind is bool or isinstance(value, bool):
-        good = kind is bool and isinstance(value, bool)
-    elif kind is tuple:
-        good = all(isinstance(item, str) for item in value)
-    elif kind is float:
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            good = False
-    else:
-        good = isinstance(value, kind)
-    if not good:
-        raise UsageError(f"recipe {path}: {key}: {value!r} is no {kind.__name__}")
-    return value

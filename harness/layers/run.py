@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import CellError, HarnessError, StoreError, one_line
+from harness.errors import CellError, StoreError, one_line
 from harness.plan import DENSE, Cell, Plan
 from harness.settings import ROOT
 from harness.store.csvfile import write_json
@@ -98,9 +98,9 @@ def analyse(
             work[name](job)
             if name != "plan":
                 write_correlations(job)
-        except StoreError:
+        except (StoreError, KeyboardInterrupt):
             raise
-        except (HarnessError, RuntimeError, ValueError, MemoryError) as error:
+        except BaseException as error:
             raise CellError(f"analysis {name} failed: {one_line(error)}") from error
         seconds = round(time.perf_counter() - started, 3)
         done = _stamps(folder) | {name: {"stamp": stamp(plan, name), "seconds": seconds}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +125,17 @@ def _compute(jobs: Sequence[Job], show: Progressing) -> dict[Job, str]:
             job = running[future]
             try:
                 said = future.result()
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a process hands over the SystemExit of a method too
                 failed[job] = one_line(error)
                 show.warn(f"[{number}/{len(todo)}] {job.name} failed: {failed[job]}")
                 continue
             show.say(f"[{number}/{len(todo)}] {job.name}{': overflow: ' + said if said else ''}")
+    except KeyboardInterrupt:
+        for child in active_children():  # they would train on for minutes, unheard
+            child.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return failed

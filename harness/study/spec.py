@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Any
 
 from harness.errors import UsageError
 from harness.nearest import unknown
+from harness.typed import make
+from harness.yamlfile import read_mapping
 
 REFERENCE = "dense, tuned as long"
-Kind = Literal["higher", "not lower", "overflow"]
-KINDS: tuple[Kind, ...] = ("higher", "not lower", "overflow")
+KINDS = ("higher", "not lower", "overflow")
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Claim:
     """What the paper says: `better` beats `worse` (or is not below it), or `arm` overflows."""
 
     claim: str
-    kind: Kind
+    kind: str  # one of KINDS
     better: str
     worse: str = ""
     source: str = ""
@@ -75,15 +73,14 @@ class Study:
 
 def load_study(path: Path) -> Study:
     """The `study:` of a suite file. Raises UsageError, one line, for whatever is wrong with it."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    values = content.get("study")
+    values = read_mapping(path).get("study")
     if not isinstance(values, dict):
         raise UsageError(f"{path}: study is not a mapping with arms and claims")
     values = dict(values)
-    arms = tuple(_make(Arm, path, "arm", item) for item in _list(values, "arms", path))
-    claims = tuple(_make(Claim, path, "claim", item) for item in _list(values, "claims", path))
+    arms = tuple(make(Arm, item, f"{path}: arm") for item in _list(values, "arms", path))
+    claims = tuple(make(Claim, item, f"{path}: claim") for item in _list(values, "claims", path))
     values |= {"name": path.stem, "arms": arms, "claims": claims}
-    study: Study = _make(Study, path, "study", values)
+    study = make(Study, values, f"{path}: study")
     _check(study, path)
     return study
 
@@ -93,21 +90,6 @@ def _list(values: dict[str, Any], key: str, path: Path) -> list[Any]:
     if not isinstance(items, list) or not items:
         raise UsageError(f"{path}: study has no list of {key}")
     return items
-
-
-def _make(kind: Any, path: Path, what: str, values: Any) -> Any:
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: {what} '{values}' is not a mapping")
-    known = {f.name for f in dataclasses.fields(kind)}
-    for key in values:
-        if key not in known:
-            raise UsageError(f"{path}: {what}: " + unknown("key", str(key), sorted(known)))
-    lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
-    try:
-        return kind(**{**values, **lists})
-    except TypeError as error:
-        missing = str(error).rpartition(": ")[2]
-        raise UsageError(f"{path}: {what} lacks {missing}") from None
 
 
 def _check(study: Study, path: Path) -> None:
@@ -125,9 +107,5 @@ def _check(study: Study, path: Path) -> None:
         for name in needed:
             if name not in names:
                 raise UsageError(f"{path}: claim '{claim.claim}': {unknown('arm', name, names)}")
-    seeds = study.seeds if isinstance(study.seeds, tuple) else ()
-    if not seeds or len(set(seeds)) != len(seeds) or not all(type(s) is int for s in seeds):
+    if not study.seeds or len(set(study.seeds)) != len(study.seeds):
         raise UsageError(f"{path}: seeds must be a list of different whole numbers")
-    for changes in (study.settings, *(arm.recipe for arm in study.arms)):
-        if not isinstance(changes, dict):
-            raise UsageError(f"{path}: what a recipe changes is a mapping, not '{changes}'")

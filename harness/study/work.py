@@ -19,7 +19,9 @@ EVERY = 5  # steps between two points of the loss curve
 def set_up(threads: int) -> None:
     """Called once in each process."""
     import os
+    import signal
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches it too; its parent tells of it
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 

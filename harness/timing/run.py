@@ -17,8 +17,9 @@ from harness.plan import require_same_files
 from harness.progress import Progressing
 from harness.runinfo import environment
 from harness.settings import Settings
+from harness.stops import PROGRAM
 from harness.store.rundir import Store, check_out, default_out, read_run_json
-from harness.suite import PROGRAM, draw_report, resumable, resume_command
+from harness.suite import draw_report, resumable, resume_command
 from harness.timing.cells import Cells, TimedCell
 from harness.timing.device import Watch, busy_host, cores
 from harness.timing.plan import TimingPlan, check_fit, make_timing_plan

@@ -17,8 +17,8 @@ from harness.errors import UsageError
 from harness.plan import Plan
 from harness.progress import Progressing
 from harness.settings import Settings, flag
+from harness.stops import PROGRAM
 from harness.store.rundir import Store
-from harness.suite import PROGRAM
 from harness.timing.cells import Cells
 from harness.timing.device import Watch, busy_now
 from harness.timing.plan import (

@@ -41,7 +41,7 @@ class Entry:
     """One method on the way through a workload."""
 
     cell: TimedCell
-    subject: Subject
+    subject: Subject = field(init=False)  # built when it is recorded
     sizes: Mapping[str, Any] = field(default_factory=dict)
     tflops: Mapping[str, float] = field(default_factory=dict)
     kv_mib: float = 0.0
@@ -67,48 +67,57 @@ def run_workload(
     wanted = {method.spec for method in cells.missing(work)}
     began = time.perf_counter()
     entries: list[Entry] = []
-    failed: list[Entry] = []
+    failed: dict[str, TimedCell] = {}
+
+    def fail(cell: TimedCell, reason: str) -> None:
+        if cell.method.spec in wanted:  # dense runs along where it is done: its row is kept
+            cells.fail(store, cell, reason)
+            failed[cell.cell_id] = cell
+
     try:
         prompts = make_prompts(
             bench, work, plan.settings.limit, plan.settings.data, plan.settings.seed
         )
-        for entry in _entries(plan, bench, work, cells, wanted):
-            error = _attempt(store, entry.cell, partial(_record, plan, bench, entry, prompts))
-            (failed if error else entries).append(entry)
+        for cell in _cells(plan, work, cells, wanted):
+            entry = Entry(cell)
+            error = _attempt(store, cell, partial(_record, plan, bench, entry, prompts))
             if error:
-                cells.fail(store, entry.cell, error)
-        if not entries or not is_dense(entries[0].cell.method):
-            raise CellError("dense could not be run, so there is nothing to compare with")
+                fail(cell, error)
+            else:
+                entries.append(entry)
+            if error and is_dense(cell.method) and cell.attn == plan.runtime.attn:
+                raise CellError(f"nothing to compare with: dense could not be run: {error}")
         found = _measure(plan, bench, work, entries, prompts, watch, on_round)
-    except StoreError:
+        seconds = time.perf_counter() - began
+        lines = _write(plan, cells, store, entries, found, prompts, notes, seconds, wanted)
+    except (StoreError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # SystemExit too: a workload may not end the run
         reason = _reason(store, cells.cell(plan.methods[0], work), error)
-        rest = [cells.cell(method, work) for method in plan.methods if method.spec in wanted]
-        for cell in rest:
-            cells.fail(store, cell, reason)
-        return [(cell, "") for cell in rest]
-    seconds = time.perf_counter() - began
-    lines = _write(plan, cells, store, entries, found, prompts, notes, seconds, wanted)
-    return [*lines, *((entry.cell, "") for entry in failed)]
+        done = cells.done()
+        for cell in _cells(plan, work, cells, wanted):
+            if cell.cell_id not in (*failed, *done):  # a reason of its own is not written over
+                fail(cell, reason)
+        lines = []
+    return [*lines, *((cell, "") for cell in failed.values())]
 
 
-def _entries(
-    plan: TimingPlan, bench: Bench, work: Any, cells: Cells, wanted: set[str]
-) -> list[Entry]:
+def _cells(plan: TimingPlan, work: Any, cells: Cells, wanted: set[str]) -> list[TimedCell]:
     """Dense, dense on the best backend where the run has another, and the missing methods."""
     found = []
     for method in plan.methods:
         if method.spec not in wanted and not is_dense(method):
             continue
-        found.append(Entry(cells.cell(method, work), _subject(plan, bench, method)))
+        found.append(cells.cell(method, work))
         if is_dense(method) and plan.runtime.attn == "eager":
-            best = cells.cell(method, work, BEST_ATTN)
-            found.append(Entry(best, Subject(method, attn=BEST_ATTN)))
+            found.append(cells.cell(method, work, BEST_ATTN))
     return found
 
 
-def _subject(plan: TimingPlan, bench: Bench, method: Any) -> Subject:
+def _subject(plan: TimingPlan, bench: Bench, cell: TimedCell) -> Subject:
+    method = cell.method
+    if cell.attn != plan.runtime.attn:
+        return Subject(method, attn=cell.attn)
     if plan.source is None:
         return fresh(method, bench.model, plan.settings.seed)
     return trained(method, bench, plan.checkpoints.get(method.name))
@@ -116,6 +125,7 @@ def _subject(plan: TimingPlan, bench: Bench, method: Any) -> Subject:
 
 def _record(plan: TimingPlan, bench: Bench, entry: Entry, prompts: Prompts) -> None:
     """One untimed call a batch: token counts, FLOPs, cache bytes, and whether batching is exact."""
+    entry.subject = _subject(plan, bench, entry.cell)
     n_out, batch = entry.cell.work.n_out, entry.cell.work.batch
     answers = [answer(bench, entry.subject, prompt, n_out) for prompt in prompts.batches]
     records = [record for one in answers for record in one.records]
@@ -221,14 +231,14 @@ def _attempt(store: Store, cell: TimedCell, step: Callable[[], None]) -> str:
     """Run a step of one method; its error in one line, empty when it went well."""
     try:
         step()
-    except StoreError:
+    except (StoreError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # SystemExit too, of a method's code
         return _reason(store, cell, error)
     return ""
 
 
-def _reason(store: Store, cell: TimedCell, error: Exception) -> str:
+def _reason(store: Store, cell: TimedCell, error: BaseException) -> str:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "t allocate memory" in str(
         error
     ):

@@ -12,8 +12,17 @@ import os
 import sys
 from pathlib import Path
 
-from harness.errors import HarnessError, UsageError, one_line
+from harness.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    HarnessError,
+    UsageError,
+    one_line,
+)
 from harness.instruct import estimate
+from harness.stops import stoppable
+from methods.params import MethodError
 
 TINY = (
     *("tower", "align", "dense-first", "dense-second"),
@@ -63,22 +72,30 @@ def main(argv: list[str] | None = None) -> int:
     estimate.add_flags(parser)
     args = parser.parse_args(argv)
     try:
-        if args.estimate:
-            return estimate.main(args)
-        if args.all == bool(args.recipe):
-            raise UsageError("give either --recipe FILE or --all")
-        recipes = [ROOT / f"recipes/tiny/{n}.yaml" for n in TINY] if args.all else [args.recipe]
-        for path in recipes:
-            _run(path, args)
-        if args.all:
-            print(f"trained {', '.join(TINY)} in {args.work}; `make ship` copies them to assets/")
+        with stoppable():
+            return _dispatch(args)
     except HarnessError as error:
         _complain(error)
         return error.exit_code
+    except MethodError as error:
+        _complain(UsageError(one_line(error)))
+        return EXIT_USAGE
     except KeyboardInterrupt:
         print("interrupted; give the same command again to resume", file=sys.stderr)
-        return 130
-    return 0
+        return EXIT_INTERRUPTED
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    if args.estimate:
+        return estimate.main(args)
+    if args.all == bool(args.recipe):
+        raise UsageError("give either --recipe FILE or --all")
+    recipes = [ROOT / f"recipes/tiny/{n}.yaml" for n in TINY] if args.all else [args.recipe]
+    for path in recipes:
+        _run(path, args)
+    if args.all:
+        print(f"trained {', '.join(TINY)} in {args.work}; `make ship` copies them to assets/")
+    return EXIT_OK
 
 
 def _complain(error: HarnessError) -> None:
@@ -92,10 +109,11 @@ def _complain(error: HarnessError) -> None:
 
 def _run(path: Path, args: argparse.Namespace) -> None:
     from harness.model.torchvision_ops import declare_missing_ops
-    from harness.train.recipe import Recipe, read_yaml
+    from harness.train.recipe import Recipe
+    from harness.yamlfile import read_mapping
 
     declare_missing_ops()
-    values = read_yaml(path)
+    values = read_mapping(path, f"recipe {path}")
     out = args.out or args.work / path.stem
     common = {"method": args.method, "max_steps": args.max_steps, "epochs": args.epochs}
     if values.get("stage") == "instruct":

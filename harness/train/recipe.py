@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from harness.errors import UsageError, one_line
-from harness.nearest import unknown
+from harness.errors import UsageError
+from harness.typed import make
+from harness.yamlfile import read_mapping
 
 STAGES = ("tower", "align", "resample", "tune")
 
@@ -75,46 +72,14 @@ class Recipe:
 
     @classmethod
     def load(cls, path: Path, **changes: object) -> Recipe:
-        """Read `path`; `changes` override it. Raises UsageError on an unknown key."""
-        values = read_yaml(path)
-        known = [f.name for f in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                raise UsageError(f"recipe {path}: {unknown('key', key, known)}")
-        values["stages"] = tuple(values.get("stages") or ())
+        """Read `path`; `changes` override it. Raises UsageError, one line."""
+        shown = f"recipe {path}"
         given = {k: v for k, v in changes.items() if v is not None}
-        for key in given:
-            if key not in known:
-                raise UsageError(f"recipe {path}: {unknown('key', key, known)}")
-        recipe = cls(**{k: _number(path, k, v) for k, v in {**values, **given}.items()})
+        recipe = make(cls, {**read_mapping(path, shown), **given}, shown)
         if recipe.stage not in STAGES:
             raise UsageError(
-                f"recipe {path}: stage {recipe.stage!r}, expected {', '.join(STAGES[:-1])} or tune"
+                f"{shown}: stage {recipe.stage!r}, expected {', '.join(STAGES[:-1])} or tune"
             )
         if recipe.plan not in ("", "arank"):
-            raise UsageError(f"recipe {path}: plan {recipe.plan!r}, expected arank or nothing")
+            raise UsageError(f"{shown}: plan {recipe.plan!r}, expected arank or nothing")
         return recipe
-
-
-def _number(path: Path, key: str, value: Any) -> Any:
-    """A value of the field's type; YAML reads 1e-3 as text. Raises UsageError."""
-    default = next(f.default for f in dataclasses.fields(Recipe) if f.name == key)
-    if not isinstance(default, float) or isinstance(value, (int, float)):
-        return value
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"recipe {path}: {key}: '{value}' is not a number") from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UsageError: no such file, not YAML, not a mapping."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UsageError(f"recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path}: {one_line(error)}") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"recipe {path}: not a mapping of keys to values")
-    return values
