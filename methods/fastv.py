@@ -22,6 +22,7 @@ once (one released variant stores them twice).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -49,6 +50,10 @@ class FastV(Budgeted):
 
     def check(self, info: ModelInfo) -> None:
         self.require(self.k < info.layers, f"k={self.k} needs more than {info.layers} layers")
+        super().check(info)
+
+    def lower(self, info: ModelInfo) -> Iterator[dict[str, Any]]:
+        return ({"k": k} for k in range(self.k - 1, 0, -1))
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.k for i in range(info.layers)]

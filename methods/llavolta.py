@@ -18,6 +18,7 @@ over all layers, of lengths that differ by one at most.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -44,6 +45,10 @@ class LLaVolta(Budgeted):
 
     def check(self, info: ModelInfo) -> None:
         self.require(self.k < info.layers, f"k={self.k} needs more than {info.layers} layers")
+        super().check(info)
+
+    def lower(self, info: ModelInfo) -> Iterator[dict[str, Any]]:
+        return ({"k": k} for k in range(self.k - 1, -1, -1))
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.k for i in range(info.layers)]
