@@ -50,7 +50,7 @@ class PyramidDrop(Budgeted):
     def stages(self, depth: int) -> tuple[int, ...]:
         """The layers before which tokens leave."""
         parts = len(self.ratios) + 1
-        return self.layers or tuple(max(i, i * depth // parts) for i in range(1, parts))
+        return self.layers or tuple(i * max(1, depth // parts) for i in range(1, parts))
 
     def check(self, info: ModelInfo) -> None:
         last = self.stages(info.layers)[-1]
