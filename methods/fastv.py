@@ -3,6 +3,9 @@
 Layers 0..k-1 see everything. Image tokens are scored by layer k-1's attention and the best
 round(N * (1 - r)) of the sample stay, in order; text always stays. Training-free, one event.
 
+Defaults are the paper's headline setting; the demo of the released code has k=3, r=0.75, its port
+to an evaluation harness k=3, r=0.5.
+
 Follows the released KV-cached code: pruned once at prefill, ``k`` counts the layers that see all
 tokens, ``r`` is the fraction *pruned*, original position ids. Its other variants use the same
 names differently: there ``ratio`` is the fraction kept (0.5 is the only value where both agree).
