@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import Merge, ModelInfo, Ranking, Seen, Tokens, on_device
+from methods.base import Merge, ModelInfo, Positions, Ranking, Seen, Tokens, on_device
 from methods.budget import Budgeted
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ class ILLaVA(Budgeted):
         layers = self.vit_layers or (0,)
         rises = all(a < b for a, b in zip((-1, *layers), layers, strict=False))
         self.require(rises, "vit_layers must rise from 0")
+
+    @property
+    def numbering(self) -> Positions:
+        """What the tower merges never had a place in the prompt; the other half keeps places."""
+        return "compact" if self.vit_remove else "original"
 
     @property
     def reads_tower(self) -> bool:

@@ -7,7 +7,7 @@ int(ratio * N) of the N the sample began with stay, in order; text always stays.
 Follows the released code: kept 1/2, 1/4, 1/8 after 8, 16, 24 of 32 layers (a mean of 270 of 576),
 numbered anew at each stage (``positions=original`` keeps the position ids). Without ``layers``
 S - 1 ratios stand at i * floor(L / S) of L layers, the last part taking the rest: at S = 3 that
-gives the paper's 2.13 TFLOPs, at S = 4 its 1.78. Its 1.38 at S = 5 no equal split gives (this one 1.39).
+gives the paper's 2.13 TFLOPs, at S = 4 its 1.78. Its 1.38 at S = 5 no equal split gives (1.39).
 A budget (``methods/budget.py``) multiplies all ratios by one factor, as far as N allows, so that
 the mean over the layers meets it; one that the layers before the first stage exceed alone is
 refused (the papers' 128 and 64 of 576 need earlier ``layers``, which none of them states).

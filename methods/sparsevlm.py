@@ -96,6 +96,10 @@ class SparseVLM(Budgeted):
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i > self.stages(info.layers)[0][0] for i in range(info.layers)]
 
+    @property
+    def numbering(self) -> Positions:
+        return self.positions or ("original" if self.version == "2" else "compact")
+
     def stages(self, depth: int) -> list[tuple[int, int]]:
         """(layer, tokens kept behind it, of 576), for a model of this depth."""
         keep = self.keep or TABLES[self.version][self.budget]
@@ -146,7 +150,7 @@ class SparseVLM(Budgeted):
         if not any(lost):
             return None
         score = seq.memo.pop("sparsevlm score")
-        positions: Positions = self.positions or ("original" if self.version == "2" else "compact")
+        positions = self.numbering
         drop = keep_best(seq, score, counts, positions)
         if self.version == "2":
             return drop
