@@ -149,6 +149,7 @@ def identity(cell: Cell) -> dict[str, Any]:
         "device": key.device,
         "dtype": key.dtype,
         "attn": key.attn,
+        "positions": cell.method.numbering,
     }
 
 

@@ -1,5 +1,7 @@
 """`--controls`: random, uniform and pool at every method's own budget, and blind once. Torch-free.
 
+They number their tokens as the method does (`Method.numbering`): at one budget with methods of both
+kinds every control stands twice, since numbering alone can cost more than the choice of tokens.
 A method's budget is the one that it was given (`kv`, `tokens`, `ratio`), else what its parameters
 ask of the model's layers (`Method.request`), as a mean over layers. Where the images decide there
 is none to match beforehand; the method is named. Budgets nearer to each other than `SAME` share
@@ -34,12 +36,13 @@ def with_controls(
     """
     info, n = model_info(shape), image_tokens(shape)
     budgets = {method: budget_of(method, info, n) for method in methods}
-    there: dict[str, list[float]] = {name: [] for name in MATCHED}
+    # Shares that each control already stands at, by the way it numbers its tokens.
+    there: dict[tuple[str, str], list[float]] = {}
     for method, budget in budgets.items():
         # A control counts as what it was given: pool's grids may miss it, again and again.
         known = _given(method) or budget
-        if method.name in there and known:
-            there[method.name].append(_share(known, n))
+        if method.name in MATCHED and known:
+            there.setdefault((method.name, method.numbering), []).append(_share(known, n))
     specs, without = [], []
     for method, budget in budgets.items():
         if method.name in ("dense", BLIND, *MATCHED):
@@ -47,13 +50,14 @@ def with_controls(
         if budget is None:
             without.append(method.label)
             continue
-        share = _share(budget, n)
+        share, kind = _share(budget, n), method.numbering or "original"
         if share >= 1:
             continue  # it processes every token, as dense does
         for name in MATCHED:
-            if all(abs(share - other) > SAME for other in there[name]):
-                there[name].append(share)
-                specs.append(f"{name}:{budget[0]}={_text(budget[1])}")
+            shares = there.setdefault((name, kind), [])
+            if all(abs(share - other) > SAME for other in shares):
+                shares.append(share)
+                specs.append(f"{name}:{budget[0]}={_text(budget[1])}:positions={kind}")
     if BLIND not in {method.name for method in methods}:
         specs.append(BLIND)
     said = f"no matched controls for {', '.join(without)}: the images decide what it keeps"

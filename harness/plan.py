@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError
+from harness.errors import UsageError, one_line
 from harness.nearest import unknown
 from harness.settings import ROOT, Settings
 from harness.store.cells import CellKey, package_versions
 from harness.store.rundir import read_run_json
 
 if TYPE_CHECKING:
+    from harness.cost.shapes import ModelShape
     from harness.parts import Parts, Runtime
 
 DENSE = "dense"
@@ -91,6 +92,7 @@ def make_plan(settings: Settings, parts: Parts) -> Plan:
     runtime = parts.runtime(settings, source)
     checkpoints = find_checkpoints(settings, methods, source, parts)
     methods = with_trained_parameters(methods, checkpoints, parts)
+    check_methods(methods, source.info)
     notes: tuple[str, ...] = ()
     if settings.controls:
         from harness.matched import with_controls
@@ -131,6 +133,18 @@ def make_plan(settings: Settings, parts: Parts) -> Plan:
             )
             cells.append(Cell(key, method, bench, path))
     return Plan(settings, source, runtime, tuple(cells), notes)
+
+
+def check_methods(methods: Sequence[Any], shape: ModelShape) -> None:
+    """Refuse parameters that do not fit the model's sizes, before its weights are loaded."""
+    from harness.instruct.sizes import model_info
+    from methods.base import MethodError
+
+    try:
+        for method in methods:
+            method.check(model_info(shape))
+    except MethodError as error:
+        raise UsageError(f"--methods: {one_line(error)}") from None
 
 
 def with_dense(methods: list[Any], parts: Parts) -> list[Any]:

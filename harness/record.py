@@ -69,6 +69,11 @@ class RoutingRecord:
         return int((self.kinds == IMAGE).sum())
 
     @property
+    def n_images(self) -> int:
+        """Images in the prompt; 1 where there are image tokens of an unknown geometry."""
+        return sum(grid["kind"] == "base" for grid in self.grid) or int(self.n_image > 0)
+
+    @property
     def n_text(self) -> int:
         """Prompt tokens that are neither image nor (teacher-forced) answer."""
         return int(((self.kinds == SYSTEM) | (self.kinds == QUESTION)).sum())

@@ -96,6 +96,15 @@ class Method:
             raise MethodError(f"{self.name}: {message}")
 
     @property
+    def numbering(self) -> Positions | None:
+        """How it numbers the tokens it keeps: by their ``original`` position ids, or anew.
+
+        By its parameter ``positions``, else the original ones; a method that numbers anew without
+        such a parameter says so here. None: it drops no token, or all of them.
+        """
+        return getattr(self, "positions", "original")
+
+    @property
     def reads_tower(self) -> bool:
         """Whether the tower must run for every prompt: to read ``Tokens.crops``, or to merge."""
         return self.reads_clip

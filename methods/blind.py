@@ -20,6 +20,10 @@ class Blind(Method):
     name: ClassVar[str] = "blind"
     needs_images: ClassVar[bool] = False
 
+    @property
+    def numbering(self) -> None:
+        return None
+
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [True] * info.layers
 

@@ -15,5 +15,9 @@ class Dense(Method):
     name: ClassVar[str] = "dense"
     neutral: ClassVar[dict[str, Any] | None] = {}
 
+    @property
+    def numbering(self) -> None:
+        return None
+
     def request(self, info: ModelInfo, n: int) -> list[int]:
         return [n] * info.layers

@@ -4,9 +4,10 @@ Before the language model, every crop keeps the ``keep`` patches with the highes
 the class token of tower layer ``tower`` (head mean), in raster order, numbered as if the image had
 fewer tokens. Text plays no part; nothing is merged; the class token itself stays out.
 
-Follows the released code: the last layer but one, the amount per crop (144 of 576, 25 %), no
-newline tokens on any-resolution images. ``tokens``, ``ratio`` and ``kv`` take the place of
-``keep`` (``methods/budget.py``), split over an image's crops as ``methods/picking.py`` says.
+Follows the released code: the last layer but one, an amount per crop (144 of 576, by default, is
+one of the paper's five budgets), no newline tokens on any-resolution images. ``tokens``, ``ratio``
+and ``kv`` take the place of ``keep`` (``methods/budget.py``), split over an image's crops as
+``methods/picking.py`` says.
 Different here: the attention row is formed beside the tower's own kernel in float32; LLaVA-NeXT
 keeps its own grid rule and its un-padding (the code chooses the grid by filled area and does not
 un-pad), so patches of the padding are no candidates; ties go to the lowest index.

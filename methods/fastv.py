@@ -3,6 +3,9 @@
 Layers 0..k-1 see everything. Image tokens are scored by layer k-1's attention and the best
 round(N * (1 - r)) of the sample stay, in order; text always stays. Training-free, one event.
 
+Defaults are the paper's headline setting; the demo of the released code has k=3, r=0.75, its port
+to an evaluation harness k=3, r=0.5.
+
 Follows the released KV-cached code: pruned once at prefill, ``k`` counts the layers that see all
 tokens, ``r`` is the fraction *pruned*, original position ids. Its other variants use the same
 names differently: there ``ratio`` is the fraction kept (0.5 is the only value where both agree).
@@ -22,6 +25,7 @@ once (one released variant stores them twice).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -49,6 +53,10 @@ class FastV(Budgeted):
 
     def check(self, info: ModelInfo) -> None:
         self.require(self.k < info.layers, f"k={self.k} needs more than {info.layers} layers")
+        super().check(info)
+
+    def lower(self, info: ModelInfo) -> Iterator[dict[str, Any]]:
+        return ({"k": k} for k in range(self.k - 1, 0, -1))
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.k for i in range(info.layers)]

@@ -30,7 +30,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import Merge, ModelInfo, Tokens, on_device
+from methods.base import Merge, ModelInfo, Positions, Tokens, on_device
 from methods.budget import Budgeted
 from methods.picking import unit, wide
 from methods.question import DEFAULT, question_words, stripped
@@ -60,6 +60,10 @@ class FreeVideoLLM(Budgeted):
         super().__post_init__()
         self.require(min(self.slow, self.middle, self.fast_grid) >= 0, "streams must be 0 or more")
         self.require(0 < self.alpha <= 1, f"alpha={self.alpha} is outside 0..1")
+
+    @property
+    def numbering(self) -> Positions:
+        return "compact"
 
     @property
     def reads_clip(self) -> bool:

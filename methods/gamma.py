@@ -2,7 +2,10 @@
 
 One linear router (d -> 2, no bias), shared by all MoD layers, reads each layer's normed input;
 p = softmax(logits)[1] is the keep probability. Kept tokens attend among themselves and their MLP
-branch is scaled by p; skipped tokens pass unchanged. Defaults follow the released code.
+branch is scaled by p; skipped tokens pass unchanged. Layers, thresholds, numbering, ``aux`` and the
+shared router are by default the released code's; ``ratio=0.34`` and ``mask=Q`` are the paper's
+gamma-0.3 (the release has the ratio 0.5 and behaves as ``QA``). The two matter in training only,
+unless ``rule=topk``.
 
   training   top-k with k = N - floor(A * ratio), where A counts the tokens up to the last image
              token (system text included). ``mask`` protects tokens from skipping:

@@ -25,10 +25,11 @@ merges in half precision); ties go to the lowest index; one token at least is le
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import Merge, ModelInfo, Ranking, Seen, Tokens, on_device
+from methods.base import Merge, ModelInfo, Positions, Ranking, Seen, Tokens, on_device
 from methods.budget import Budgeted
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ class ILLaVA(Budgeted):
         self.require(rises, "vit_layers must rise from 0")
 
     @property
+    def numbering(self) -> Positions:
+        """What the tower merges never had a place in the prompt; the other half keeps places."""
+        return "compact" if self.vit_remove else "original"
+
+    @property
     def reads_tower(self) -> bool:
         return self.vit_remove > 0
 
@@ -72,6 +78,15 @@ class ILLaVA(Budgeted):
         self.require(k < info.layers, f"k={k} needs more than {info.layers} layers")
         depth, last = info.tower_layers, max(self.vit_layers or (0,))
         self.require(not depth or last < depth, f"the tower has no layer {last}, only {depth}")
+        patches, steps = info.tower_side**2, len(self.merge_layers(info))
+        gone = round(patches * self.vit_remove / PATCHES) * steps
+        own = self.target(1) is None and patches > 0
+        left = f"vit_remove={self.vit_remove} in {steps} layers is more than a crop has patches"
+        self.require(not own or gone < patches, left)
+        super().check(info)
+
+    def lower(self, info: ModelInfo) -> Iterator[dict[str, Any]]:
+        return ({"k": k} for k in range(self.at(info.layers) - 1, 0, -1))
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.at(info.layers) or self.vit_remove > 0 for i in range(info.layers)]

@@ -4,6 +4,10 @@ Each image's tokens are pooled along their order with kernel = stride = ``stride
 the input of layer ``k`` (0-based; -1 and 0 both mean before the first layer). No parameters. Here
 it runs training-free; the paper trains with staged compression.
 
+The default (2, 2) of (k, stride) is no released recipe: it is the one setting that fits the row of
+this method in p-MoD's table (53.1 % of the KV cache). The release has (2, 8) or (16, 8) throughout
+or, in turn while training, (2, 8), (2, 2), (16, 2) and off, and then pools nothing in answering.
+
 Follows the released code (its ``avgpool1d``): floor(N / stride) windows, the remainder is dropped
 (``remainder=average`` keeps it as a shorter window). A window takes the position of its first
 token plus (stride - 1) // 2 in integers: the code averages positions in half precision, which is
@@ -18,12 +22,14 @@ over all layers, of lengths that differ by one at most.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from methods.base import Merge, ModelInfo, Tokens, on_device
 from methods.budget import Budgeted
+from methods.picking import wide
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,10 @@ class LLaVolta(Budgeted):
 
     def check(self, info: ModelInfo) -> None:
         self.require(self.k < info.layers, f"k={self.k} needs more than {info.layers} layers")
+        super().check(info)
+
+    def lower(self, info: ModelInfo) -> Iterator[dict[str, Any]]:
+        return ({"k": k} for k in range(self.k - 1, -1, -1))
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.k for i in range(info.layers)]
@@ -85,9 +95,9 @@ class LLaVolta(Budgeted):
             return None
         device = seq.hidden.device
         sizes = on_device(size, device)
-        states = seq.hidden.clone()
+        states = members = wide(seq.hidden)  # as the released pooling, which adds in float32
         for step in range(1, max(map(max, size))):
-            states = states + seq.hidden.roll(-step, dims=1) * (sizes > step).unsqueeze(-1)
+            states = states + members.roll(-step, dims=1) * (sizes > step).unsqueeze(-1)
         states = (states / sizes.unsqueeze(-1)).to(seq.hidden.dtype)
         middle = (sizes - 1) // 2
         positions = seq.position_ids + middle

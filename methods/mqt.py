@@ -64,8 +64,9 @@ class MQT(Picking):
         self.require(width > 0 and width % 4 == 0, f"no sin-cos table for a tower {width} wide")
         self.require(have <= patches, f"queries={have} is above the {patches} patches of a crop")
         self.require((self.m or 1) <= have, f"m={self.m} is above the {have} queries there are")
-        if self.tokens is None:  # of several images and crops only a prompt knows
+        if self.tokens is None or info.image_tokens:  # how many crops there are, a prompt knows
             self.parts(patches, 1, have)
+            super().check(info)
 
     def parts(self, n: int, crops: int, queries: int) -> list[int]:
         """Tokens of each crop of an image that had ``n``."""

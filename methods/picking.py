@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from methods.base import Drop, ModelInfo, Positions, Ranking, Tokens, on_device
 from methods.budget import Budgeted
-from methods.pictures import Picture, pictures, square
+from methods.pictures import PATCHES, Picture, pictures, square
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +57,8 @@ class Keeping(Picking):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(self.keep >= 0, f"keep={self.keep} is below 0")
+        most = f"keep={self.keep} is above the {PATCHES} patches that it is counted of"
+        self.require(self.keep <= PATCHES, most)
 
     def own(self, picture: Picture) -> int | list[int]:
         return picture.overall(self.keep)

@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from methods.base import Method, ModelInfo, Ranking, Route, Scope, Tokens, top_k_mask
+from methods.budget import rounded_up
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -124,7 +125,9 @@ class PMoD(Method):
         The mean jumps where a layer's ratio passes ``max`` and becomes 1; a budget inside the jump
         gives that layer what is left over.
         """
-        self.require(kv >= self.min, f"kv={kv} is below min={self.min}, what every layer keeps")
+        least = f"every layer keeps min={self.min}, so the smallest is kv={self.min}"
+        way = f"min={kv} would reach {kv}"
+        self.require(kv >= self.min, f"kv={kv} cannot be met: {least}; {way}")
         low, high = -1.0, 2.0
         for _ in range(60):
             middle = (low + high) / 2
@@ -142,8 +145,14 @@ class PMoD(Method):
         want = mean - (depth - sum(routed))
         self.require(any(routed), f"the {self.schedule} schedule routes none of {depth} layers")
         ratio = want / sum(routed)
-        what = "ratio=..." if self.kv is None else f"another budget than kv={self.kv}"
-        self.require(0 <= ratio <= 1, f"schedule={self.schedule} needs {what} at {depth} layers")
+        need = f"schedule={self.schedule} needs ratio=... at {depth} layers"
+        if self.kv is not None:
+            full = depth - sum(routed)
+            least = f"{full} of {depth} layers keep everything, so the smallest is "
+            least += f"kv={rounded_up(full / depth):g}"
+            way = f"schedule=constant with span=all would reach {self.kv}"
+            need = f"kv={self.kv} cannot be met: {least}; {way}"
+        self.require(0 <= ratio <= 1, need)
         return ratio
 
     def check(self, info: ModelInfo) -> None:

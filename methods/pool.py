@@ -35,6 +35,12 @@ class Pool(Budgeted):
         self.require(0 < self.keep <= 1, f"keep={self.keep} is outside 0..1")
         self.require(self.side is None or self.side >= 1, f"side={self.side} is below 1")
 
+    def check(self, info: ModelInfo) -> None:
+        high = info.tower_side or self.side or 0
+        most = f"side={self.side} is above the {high} patches of a crop's side"
+        self.require(self.side is None or self.side <= high, most)
+        super().check(info)
+
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [True] * info.layers
 

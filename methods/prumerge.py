@@ -1,10 +1,11 @@
 """LLaVA-PruMerge and PruMerge+: adaptive pruning and merging (Shang et al. 2024, arXiv 2403.15388).
 
 Patches are scored by the class token's row in the last tower layer, its queries and keys taken as
-one wide head. Every crop keeps its outliers, above the third quartile + ``iqr`` times the range
-of the quartiles. A kept patch takes in the ``neighbours`` patches nearest by key (cosine), kept
-or not, each times its attention; one more token is the sum of all pruned patches times theirs.
-``plus`` adds every t-th patch, t = int(int(N / k) / 3) with k outliers of N.
+one wide head. Every crop keeps its outliers, above the third quartile + ``iqr`` times the range of
+the quartiles. A kept patch takes in the ``neighbours`` patches nearest by key (cosine), kept or
+not, each times its attention; one more token is the sum of all pruned patches times theirs.
+``plus`` adds every t-th patch, t = int(int(N / k) / 3) with k outliers of N; it is off by default,
+while the released forward pass runs it.
 
 Follows the released code: sums that are not normalised, formed before the projector; order by
 falling attention, then the added patches, then the extra token; numbered without gaps.

@@ -9,6 +9,7 @@ nothing. One seed is not a baseline: run several.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -35,6 +36,10 @@ class RandomDrop(Budgeted):
 
     def check(self, info: ModelInfo) -> None:
         self.require(self.k < info.layers, f"k={self.k} needs more than {info.layers} layers")
+        super().check(info)
+
+    def lower(self, info: ModelInfo) -> Iterator[dict[str, Any]]:
+        return ({"k": k} for k in range(self.k - 1, -1, -1))
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.k for i in range(info.layers)]

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -76,15 +77,28 @@ class SparseVLM(Budgeted):
         gaps = [b - a for a, b in itertools.pairwise(layers)]
         ok = min(layers) >= 0 and all(gap >= 2 for gap in gaps)
         self.require(ok, "layers must rise by 2 or more: a drop needs its layer to itself")
-        self.require(min(keep) >= 0, "keep must be 0 or more")
+        kept = self.keep or TABLES[self.version][self.budget]
+        falls = all(a >= b for a, b in itertools.pairwise((PATCHES, *kept)))
+        self.require(falls, f"keep must fall, from at most the {PATCHES} tokens it is counted of")
+        self.require(min(kept) >= 0, "keep must be 0 or more")
 
     def check(self, info: ModelInfo) -> None:
         stages = self.stages(info.layers)
         ok = bool(stages) and stages[-1][0] < info.layers - 1
         self.require(ok, f"its last stage needs a layer behind it, the model has {info.layers}")
+        super().check(info)
+
+    def lower(self, info: ModelInfo) -> Iterator[dict[str, Any]]:
+        places = [layer for layer, _ in self.stages(info.layers)]
+        moved = ({"layers": tuple(at - step for at in places)} for step in range(1, places[0] + 1))
+        return moved if len(places) == len(self.keep or LAYERS) else iter(())
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i > self.stages(info.layers)[0][0] for i in range(info.layers)]
+
+    @property
+    def numbering(self) -> Positions:
+        return self.positions or ("original" if self.version == "2" else "compact")
 
     def stages(self, depth: int) -> list[tuple[int, int]]:
         """(layer, tokens kept behind it, of 576), for a model of this depth."""
@@ -136,7 +150,7 @@ class SparseVLM(Budgeted):
         if not any(lost):
             return None
         score = seq.memo.pop("sparsevlm score")
-        positions: Positions = self.positions or ("original" if self.version == "2" else "compact")
+        positions = self.numbering
         drop = keep_best(seq, score, counts, positions)
         if self.version == "2":
             return drop

@@ -7,6 +7,7 @@ mean over all layers meets it. A stride that divides the row length keeps vertic
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,6 +33,10 @@ class Uniform(Budgeted):
 
     def check(self, info: ModelInfo) -> None:
         self.require(self.k < info.layers, f"k={self.k} needs more than {info.layers} layers")
+        super().check(info)
+
+    def lower(self, info: ModelInfo) -> Iterator[dict[str, Any]]:
+        return ({"k": k} for k in range(self.k - 1, -1, -1))
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [i >= self.k for i in range(info.layers)]

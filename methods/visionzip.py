@@ -11,7 +11,8 @@ two, about twice as long as its neighbours; stride max(1, R // contextual) over 
 numbered without gaps; order class token, dominant in raster order, contextual. On any-resolution
 images that order holds for the base crop; then come all tiles' dominant patches in the joined
 raster, their class tokens, their contextual tokens. Newline tokens leave. 54 + 10 a crop is the
-paper's "64". A budget (``methods/budget.py``) keeps the ratio of the two.
+paper's "64" (the released function's own default is 191 + 30). A budget (``methods/budget.py``)
+keeps the ratio of the two.
 Different here: un-padding stays, so patches of the padding are no candidates; similarities are
 float32; ties go to the lowest index. The class token and the record: it takes the place of the
 crop's first patch that is neither dominant nor a target, and is recorded there; a crop that keeps

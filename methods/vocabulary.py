@@ -43,6 +43,7 @@ class ModelInfo:
     tower_layers: int = 0
     tower_width: int = 0
     tower_side: int = 0  # patches along one side of a crop
+    image_tokens: int = 0  # of an image, where every image has as many; else 0
 
 
 @dataclass

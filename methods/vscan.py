@@ -61,6 +61,7 @@ class VScan(Tower, Keeping):
     def check(self, info: ModelInfo) -> None:
         k = self.at(info.layers)
         self.require(k < info.layers, f"k={k} needs more than {info.layers} layers")
+        super().check(info)
 
     def taps(self, info: ModelInfo) -> tuple[int, ...]:
         local = 5 * info.tower_layers // 24 if self.local is None else self.local

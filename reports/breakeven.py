@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -44,15 +45,29 @@ def verdict(entry: Timed) -> str:
     return "slower" if whole.speedup_high < 1 else "neither"
 
 
-def pays_from(places: dict[Place, Timed], batch: float) -> float | None:
-    """The fewest measured image tokens from which on every larger number is faster; None: none."""
+@dataclass(frozen=True)
+class Crossing:
+    """Between which measured numbers of image tokens a method starts to pay; None: no such end."""
+
+    above: float | None
+    """The largest number at which it is not (surely) faster yet."""
+    upto: float | None
+    """The smallest number from which on every larger one measured is faster."""
+
+    def __str__(self) -> str:
+        if self.upto is None:
+            return f"> {self.above:.0f} (largest measured)"
+        if self.above is None:
+            return f"≤ {self.upto:.0f} (smallest measured)"
+        return f"> {self.above:.0f}, ≤ {self.upto:.0f}"
+
+
+def crossing(places: dict[Place, Timed], batch: float) -> Crossing:
+    """Where a method starts to pay at a batch, as far as what was measured tells."""
     row = sorted((n, verdict(e)) for (n, b), e in places.items() if b == batch)
-    found = None
-    for n, word in reversed(row):
-        if word != "faster":
-            break
-        found = n
-    return found
+    above = max((n for n, word in row if word != "faster"), default=None)
+    upto = next((n for n, _ in row if above is None or n > above), None)
+    return Crossing(above, upto)
 
 
 def table(entries: list[Timed]) -> Table | None:
@@ -72,13 +87,13 @@ def table(entries: list[Timed]) -> Table | None:
             if not any(b == batch for _, b in places):
                 row.append(Cell(text.GAP))
                 continue
-            found = pays_from(places, batch)
-            shown = "not reached" if found is None else f"{found:.0f}"
-            row.append(Cell(shown, sort=math.inf if found is None else found))
+            found = crossing(places, batch)
+            row.append(Cell(str(found), sort=math.inf if found.upto is None else found.upto))
         rows.append(row)
     note = (
-        "Image tokens, among those measured, from which on the method is faster than dense end to "
-        "end: the whole 95 % interval of the speed-up lies above 1 there and at every larger one."
+        "Image tokens from which on the method is faster than dense end to end, between the two "
+        "measured numbers named: the whole 95 % interval of the speed-up lies above 1 at the upper "
+        "one and at every larger one, and not at the lower one."
     )
     return Table("breakeven", "Break-even", columns, rows, note)
 

@@ -21,6 +21,7 @@ from reports import (
     heatmap,
     latex,
     layerdata,
+    numbering,
     pareto,
     published,
     radar,
@@ -117,7 +118,12 @@ def _sections(summary: Summary, rivals: Rivals, folder: Path) -> list[Section]:
     for anchor, title, intro, table, folded in optional:
         if table is not None:
             sections.append(Section(anchor, title, intro, tables=(table,), folded=folded))
-    return sections
+    return [_numbered(summary, s) if s.anchor in ACCURACIES else s for s in sections]
+
+
+def _numbered(summary: Summary, section: Section) -> Section:
+    tables = tuple(numbering.with_column(summary, table) for table in section.tables)
+    return replace(section, tables=tables)
 
 
 def _redundancy(summary: Summary, folder: Path) -> list[Section]:
@@ -193,6 +199,9 @@ def _tables(*found: Table | None) -> tuple[Table, ...]:
     return tuple(table for table in found if table is not None)
 
 
+ACCURACIES = ("overview", "controls", "fronts", "changes", "normalised", "cells", "metrics")
+"""Sections with tables of accuracies."""
+
 LISTS = ("cells", "failures", "runs")
 """Tables for looking things up: they are no part of a paper."""
 
@@ -234,6 +243,8 @@ def _page(summary: Summary, rivals: Rivals, sections: list[Section]) -> dict[str
         notices.insert(0, f"This run is not complete: {done} of {total} cells are done. "
                           "Run the same command again to go on.")  # fmt: skip
     opening = text.opening(summary)
+    if numbering.differ(summary):
+        opening += f" {numbering.WARNING}"
     findings = text.findings(summary) + controls.findings(rivals)
     reading: tuple[tuple[str, str], ...] = text.READING
     if clock is not None:

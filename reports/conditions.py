@@ -8,7 +8,7 @@ import shlex
 from datetime import datetime
 from typing import Any
 
-from reports import text
+from reports import numbering, text
 from reports.rundata import Run
 from reports.study import Study
 from reports.studytext import sample_count
@@ -73,6 +73,7 @@ def entries(summary: Summary) -> list[tuple[str, str]]:
         if margins:
             noun = "point" if margins == {"1"} else "points"
             pairs.append(("Margin", f"{text.listing(sorted(margins))} {noun}"))
+        pairs += numbering.condition(summary)
     pairs += recorded(run, TIMING if run.is_timing else ENTRIES)
     if run.timed is not None:
         pairs += [pair for pair in recorded(run, BESIDE) if pair[0] != "Versions"]

@@ -30,15 +30,16 @@ MARK = "≯ random"
 
 TITLE = "Against the controls"
 FOOTNOTE = (
-    f"{MARK}: not above the random control at the same budget: the 95 % interval of the paired "
-    f"difference reaches 0 or below (see “{TITLE}”)."
+    f"{MARK}: not above the random control at the same budget and numbering: the 95 % interval of "
+    f"the paired difference reaches 0 or below (see “{TITLE}”)."
 )
 INTRO = (
     "Method minus control on the same documents, each control at the method's own budget: the mean "
-    "shares of the image's KV cache lie at most 1.5 points apart. Blind keeps nothing and stands "
-    "against every budget. Several rows of one control (seeds) are averaged document by document. "
-    "“Above” needs an interval wholly above 0 (below, where less is better); p is after Holm's "
-    "correction over all methods and benches of one control."
+    "shares of the image's KV cache lie at most 1.5 points apart, and both number the tokens they "
+    "keep alike. Blind keeps nothing and stands against every budget. Several rows of one control "
+    "(seeds) are averaged document by document. “Above” needs an interval wholly above 0 (below, "
+    "where less is better); p is after Holm's correction over all methods and benches of one "
+    "control."
 )
 
 
@@ -129,9 +130,10 @@ def missing_sentence(summary: Summary, rivals: Rivals) -> str:
     everywhere = {len(found) for found in places.values()} == {len(summary.benches)}
     names = text.listing(list(places)) if everywhere else text.by_method(places)
     return (
-        f"No random row at the budget of {names}: whether chance would do as well is not known. "
-        "The flag --controls adds random, uniform and pool at every budget that is known before "
-        "the run; beside a method that lets the images decide, ask for random:kv=... by name."
+        f"No random row at the budget and numbering of {names}: whether chance would do as well is "
+        "not known. The flag --controls adds random, uniform and pool at every budget that is "
+        "known before the run, numbered alike; beside a method that lets the images decide, ask "
+        "for random:kv=...:positions=... by name."
     )
 
 
@@ -168,7 +170,7 @@ def table(summary: Summary, rivals: Rivals) -> Table | None:
             found = {name: rivals.of(series, bench, name) for name in names}
             if any(rival and rival.is_matched for rival in found.values()):
                 rows.append(_row(summary, series, bench, found))
-    note = "A dash: no row of that control at this budget." if _has_gap(rows) else ""
+    note = "A dash: no row of that control at this budget and numbering." if _has_gap(rows) else ""
     return Table("controls", TITLE, columns, rows, note, searchable=len(rows) > 12)
 
 

@@ -14,10 +14,11 @@ CELLS = Spec(
 )
 ACCURACY = Spec(
     "accuracy.csv",
-    (*CELL_TEXT, "task", "metric", "verdict"),
+    (*CELL_TEXT, "task", "metric", "verdict", "positions", "budget_unit"),
     ("value", "n", "ci_low", "ci_high", "dense_value", "delta", "delta_ci_low", "delta_ci_high")
     + ("p_value", "p_adjusted", "headline", "n_paired", "right_to_wrong", "wrong_to_right")
-    + ("detectable", "margin", "skill", "skill_ci_low", "skill_ci_high"),
+    + ("detectable", "margin", "skill", "skill_ci_low", "skill_ci_high")
+    + ("budget_asked", "budget_met", "budget_within"),
     ("cell_id", "task", "metric"),
     ("cell_id", "method", "bench", "value"),
 )

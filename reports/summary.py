@@ -59,6 +59,14 @@ class Score:
     skill: float = NAN
     skill_low: float = NAN
     skill_high: float = NAN
+    positions: str = ""
+    """How kept tokens are numbered: ``original``, ``compact``, or nothing."""
+    budget_asked: float = NAN
+    budget_met: float = NAN
+    budget_unit: str = ""
+    """``tokens`` of one image or ``share`` of its tokens."""
+    budget_within: float = NAN
+    """1 where the budget was met, 0 where it was missed."""
 
     @property
     def significant(self) -> bool:
@@ -125,6 +133,11 @@ class Summary:
             if (score.task, score.metric) == wanted and not math.isnan(score.value):
                 return score
         return None
+
+    def positions(self, series: Series) -> str:
+        """How a method's rows number the tokens they keep, "" where none says."""
+        found = (score.positions for b in self.benches for score in self.cell(series, b).scores)
+        return next(filter(None, found), "")
 
     def prefill(self, series: Series, bench: str) -> Cost | None:
         """The prefill cost of a cell under the overview's counter and convention, or None."""
@@ -222,6 +235,8 @@ def _score(row: Any) -> Score:
         row.delta, row.delta_ci_low, row.delta_ci_high, row.p_adjusted, str(row.verdict),
         row.headline == 1, row.n_paired, row.right_to_wrong, row.wrong_to_right, row.detectable,
         row.margin, row.skill, row.skill_ci_low, row.skill_ci_high,
+        str(row.positions), row.budget_asked, row.budget_met, str(row.budget_unit),
+        row.budget_within,
     )  # fmt: skip
 
 

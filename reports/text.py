@@ -116,7 +116,18 @@ def flops_scale(summary: Summary) -> tuple[float, str]:
 def verdict(score: Score) -> str:
     """The verdict in words with a sign, so that it never depends on colour."""
     signs = {"better": "▲ better", "worse": "▼ worse", "non-inferior": "≈ non-inferior"}
-    return signs.get(score.verdict, score.verdict)
+    missed = missed_budget(score)
+    return f"no verdict: {missed}" if missed else signs.get(score.verdict, score.verdict)
+
+
+def missed_budget(score: Score) -> str:
+    """``asked 64 tokens, got 72`` of a row that missed its budget, else nothing."""
+    if score.budget_within != 0:
+        return ""
+    if score.budget_unit == "tokens":
+        return f"asked {score.budget_asked:g} tokens, got {score.budget_met:.4g}"
+    asked, got = (f"{100 * share:.4g} %" for share in (score.budget_asked, score.budget_met))
+    return f"asked {asked}, got {got}"
 
 
 def sample_count(summary: Summary, bench: str | None = None) -> str:
@@ -224,7 +235,19 @@ def findings(summary: Summary) -> list[str]:
             sentences.append(f"{word}: {shown}.")
         elif name == "better" and found:
             sentences.append("Nothing is significantly better than dense.")
+    missed = {
+        series.label: benches
+        for series in summary.series
+        if (benches := [b for b in summary.benches if _missed(summary.score(series, b))])
+    }
+    if missed:
+        shown = by_method(missed)
+        sentences.append(f"Missed the budget asked for, so no verdict: {shown}.")
     return sentences
+
+
+def _missed(score: Score | None) -> bool:
+    return score is not None and bool(missed_budget(score))
 
 
 def by_method(places: dict[str, list[str]]) -> str:

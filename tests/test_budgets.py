@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.cli import main
+from harness.cost.shapes import shape_of
+from harness.instruct.sizes import model_info
 from methods import MethodError, parse
 from methods.base import ModelInfo
 
@@ -101,6 +107,93 @@ def test_bad_budgets_are_one_clear_line(text: str, message: str) -> None:
 
 
 def test_a_budget_below_what_a_schedule_keeps_is_refused() -> None:
-    with pytest.raises(MethodError, match=r"kv=0.1 is below min=0.15"):
+    with pytest.raises(MethodError, match=r"every layer keeps min=0.15, .* min=0.1 would reach"):
         parse("pmod:kv=0.1").check(ModelInfo(32, 8, 2, 2, 4))
     parse("pmod:kv=0.1:min=0.05").check(ModelInfo(32, 8, 2, 2, 4))
+
+
+LLAVA, NEXT = "llava-hf/llava-1.5-7b-hf", "llava-hf/llava-v1.6-vicuna-7b-hf"
+# Before the first drop FastV's k layers, PyramidDrop's eight, SparseVLM's three hold 576 tokens.
+OUT_OF_REACH = [
+    ("pyramiddrop:tokens=64", 8),
+    ("pyramiddrop:tokens=128", 8),
+    ("pyramiddrop:kv=0.1111", 8),
+    ("fastv:k=8:tokens=64", 8),
+    ("fastv:ratio=0.05", 2),
+    ("random:k=4:kv=0.1", 4),
+    ("uniform:k=16:tokens=192", 16),
+    ("llavolta:tokens=30", 2),
+    ("sparsevlm:tokens=30", 3),
+    ("sparsevlm:version=2:kv=0.05", 3),
+    ("illava:vit_remove=0:tokens=64", 8),
+]
+
+
+@pytest.mark.parametrize(("spec", "full"), OUT_OF_REACH)
+@pytest.mark.parametrize("model", [LLAVA, NEXT])
+def test_a_budget_out_of_reach_names_the_smallest_and_the_way(
+    spec: str, full: int, model: str
+) -> None:
+    """Both what is named as the smallest and what is named as the way are accepted, and keep it."""
+    info = model_info(shape_of(model))
+    with pytest.raises(MethodError) as caught:
+        parse(spec).check(info)
+    said = str(caught.value)
+    assert f"{full} of 32 layers keep all 576 tokens" in said and "\n" not in said
+    head, _, asked = spec.rpartition(":")
+    smallest = re.search(r"smallest is (\w+)=([\d.]+)", said)
+    way = re.search(r"; (\S+) would reach", said)
+    assert smallest and way
+    unit = 576 if smallest[1] != "tokens" else 1
+    floor = 576 * full / 32
+    assert floor - 0.1 <= float(smallest[2]) * unit <= floor + 4.1  # SparseVLM's merged tokens
+    changed = way[1].partition("=")[0]
+    kept = ":".join(part for part in head.split(":") if not part.startswith(f"{changed}="))
+    for good in (f"{head}:{smallest[0].split()[-1]}", f"{kept}:{way[1]}:{asked}"):
+        method = parse(good)
+        method.check(info)
+        wanted = method.target(576)
+        assert abs(sum(method.request(info, 576)) / 32 - wanted) <= max(1, 0.02 * wanted)
+
+
+def test_a_budget_above_what_an_image_has_is_refused_where_that_is_known() -> None:
+    known, grids = (model_info(shape_of(name)) for name in (LLAVA, NEXT))
+    for spec in ("fastervlm:tokens=640", "pool:tokens=640", "fastv:tokens=640"):
+        with pytest.raises(MethodError, match="the largest is tokens=576"):
+            parse(spec).check(known)
+        parse(spec).check(grids)  # five crops may hold as many
+    with pytest.raises(MethodError, match="above the 256 queries"):
+        parse("mqt:tokens=300").check(known)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("fastervlm:keep=700", "keep=700 is above the 576 patches"),
+        ("sparsevlm:keep=600+200+110", "keep must fall, from at most the 576 tokens"),
+        ("sparsevlm:keep=100+200+110", "keep must fall"),
+        ("pool:side=25", "side=25 is above the 24 patches"),
+        ("illava:vit_remove=183", "vit_remove=183 in 4 layers is more than a crop has"),
+    ],
+)
+def test_an_amount_that_no_crop_has_is_refused(spec: str, message: str) -> None:
+    with pytest.raises(MethodError, match=re.escape(message)):
+        parse(spec).check(model_info(shape_of(LLAVA)))
+
+
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        (["--methods", "pyramiddrop:kv=0.12", "--bench", "gqa"], "layers=1+4+7"),
+        (["--methods", "fastv:k=8:tokens=64", "--costs-only", "--model", LLAVA], "k=3"),
+        (["--methods", "random:k=6:kv=0.3", "--throughput"], "k=3"),
+    ],
+)
+def test_the_command_line_refuses_it_before_anything_runs(
+    words: list[str], way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main([*words, "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "cannot be met" in said and f"{way} would reach" in said
+    assert len(said.splitlines()) == 1 and not out.exists()

@@ -126,6 +126,17 @@ def test_unsorted(monkeypatch, name):
     assert "order_is_kept" in failures(name, CHOICE)
 
 
+@pytest.mark.parametrize("name", ["fastv", "llavolta", "divprune", "pmod"])
+def test_numbering_that_is_not_what_it_says(monkeypatch, name):
+    """Of llavolta and p-MoD no parameter tells it."""
+    names = ("numbered_as_said",)
+    assert failures(name, names) == set()
+    said = methods.parse(name).numbering
+    other = "compact" if said == "original" else "original"
+    monkeypatch.setattr(methods.load(name), "numbering", property(lambda self: other))
+    assert failures(name, names) == set(names)
+
+
 @pytest.mark.parametrize("name", ["fastv", "divprune", "llavolta"])
 def test_cache_doubled(monkeypatch, name):
     from transformers.cache_utils import DynamicLayer

@@ -12,7 +12,7 @@ from statsmodels.stats.multitest import multipletests
 
 from harness import stats
 from harness.store import columns
-from harness.store.controls import BUDGET_POINTS, Contender, Controls
+from harness.store.controls import BUDGET_POINTS, Contender, Controls, positions_of
 from harness.store.csvfile import read_rows
 from harness.store.fronts import Subject
 from tests.fakes import FakeParts, run
@@ -36,7 +36,8 @@ def contender(
     }  # fmt: skip
     scores = {doc: float(int(doc) in right) for doc in DOCS}
     shared = {doc: f"i{int(doc) // 2}" if images else f"i{doc}" for doc in DOCS}
-    return Contender(Subject(about, "exact_match", scores, better, {}, shared), kv)
+    main = Subject(about, "exact_match", scores, better, {}, shared)
+    return Contender(main, kv, positions_of(about))
 
 
 def row_of(rows: list[dict[str, Any]], label: str, control: str = "random") -> dict[str, Any]:
@@ -200,17 +201,17 @@ def test_a_run_writes_the_file_from_its_own_scores(tmp_path: Path) -> None:
     assert params["k"] == 2
 
 
-def test_controls_that_number_their_tokens_alike_come_first() -> None:
-    """Compact numbering alone costs 40 documents here; who says neither meets all."""
+def test_only_controls_that_number_their_tokens_alike_count() -> None:
+    """Compact numbering alone costs 40 documents here; without a parameter they are original."""
     rows = Controls(0).rows(
         [
             contender("prune", range(50), positions="compact"),
             contender("merge", range(50), positions="original"),
             contender("other", range(50)),
-            contender("either", range(50), positions=None),
             contender("random o", range(80), positions="original"),
             contender("random c", range(40), positions="compact"),
             contender("uniform o", range(80), positions="original"),
+            contender("blind", range(30)),
         ]
     )
     assert row_of(rows, "prune")["control_label"] == "random c"
@@ -218,5 +219,13 @@ def test_controls_that_number_their_tokens_alike_come_first() -> None:
     assert row_of(rows, "merge")["control_label"] == "random o"
     assert row_of(rows, "merge")["verdict"] == "not above"
     assert row_of(rows, "other")["control_label"] == "random o"
-    assert row_of(rows, "either")["control_rows"] == 2
-    assert row_of(rows, "prune", "uniform")["control_label"] == "uniform o"  # there is no other
+    assert "delta" not in row_of(rows, "prune", "uniform")  # none of its kind
+    assert row_of(rows, "prune", "blind")["verdict"] == "above"  # it has nothing to number
+
+
+def test_the_numbering_is_the_cells_and_not_its_parameters() -> None:
+    """freevideollm numbers anew without a parameter; sparsevlm's says none and its version one."""
+    params = {"cell_id": "x", "params": '{"positions": null}', "method": "sparsevlm"}
+    assert positions_of({**params, "positions": "compact"}) == "compact"
+    assert positions_of({**params, "positions": ""}) == "original"  # a file from before
+    assert positions_of({**params, "method": "dense", "positions": ""}) == ""

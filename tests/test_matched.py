@@ -73,8 +73,11 @@ def added(*methods: Any) -> tuple[list[str], tuple[str, ...]]:
     return [method.spec for method in found[len(methods) :]], notes
 
 
-def at(budget: str) -> list[str]:
-    return [f"{name}:{budget}" for name in MATCHED]
+def at(budget: str, positions: str = "original") -> list[str]:
+    """The controls at a budget; a spec leaves out what is their default."""
+    default = {"random": "original", "uniform": "original", "pool": "compact"}
+    said = f":positions={positions}"
+    return [f"{n}:{budget}{'' if default[n] == positions else said}" for n in MATCHED]
 
 
 def test_the_budget_a_method_was_given() -> None:
@@ -93,6 +96,22 @@ def test_a_budget_that_cannot_be_met_gives_way_to_what_is_asked() -> None:
     assert added(Floor(kv=0.252))[0] == [*at("kv=0.252"), "blind"]  # as good as met
 
 
+@dataclasses.dataclass(frozen=True)
+class Anew(Half):
+    """Numbers anew what it keeps."""
+
+    name: ClassVar[str] = "anew"
+    positions: str = "compact"
+
+
+def test_controls_number_their_tokens_as_the_method_does() -> None:
+    assert added(Anew()) == ([*at("kv=0.5", "compact"), "blind"], ())
+    both = added(Anew(), Half())[0]
+    assert both == [*at("kv=0.5", "compact"), *at("kv=0.5"), "blind"]
+    (given,) = Parts().methods(("random:kv=0.5",))  # of the other kind
+    assert added(Anew(), given)[0] == [*at("kv=0.5", "compact"), "blind"]
+
+
 def test_no_budget_gets_its_controls_twice() -> None:
     given = Adaptive(kv=0.5), Adaptive(ratio=0.5), Adaptive(tokens=72), Half(), Adaptive(kv=0.504)
     assert added(*given) == ([*at("kv=0.5"), "blind"], ())
@@ -100,7 +119,8 @@ def test_no_budget_gets_its_controls_twice() -> None:
 
 
 def test_controls_that_were_asked_for_stay_the_only_ones() -> None:
-    asked = Parts().methods(("random:kv=0.5", "random:kv=0.5:seed=1", "pool:tokens=72", "blind"))
+    said = ("random:kv=0.5", "random:kv=0.5:seed=1", "pool:tokens=72:positions=original", "blind")
+    asked = Parts().methods(said)
     assert added(Half(), *asked) == (["uniform:kv=0.5"], ())
     assert added(*Parts().methods(("dense", "random:kv=0.2"))) == (["blind"], ())
     missing = Adaptive(kv=0.4), Grid(ratio=0.4)  # pool keeps a quarter whatever it is given
@@ -142,19 +162,23 @@ def test_a_run_computes_and_compares_them(tmp_path: Path) -> None:
     said = ("fastv:kv=0.5", "divprune:kv=0.5")
     assert run(out, FakeParts(), methods=said, bench=("gqa",), controls=True) == 0
     labels = [row["label"] for row in read_rows(out / "cells.csv")]
-    assert labels == [
-        "dense", "fastv kv=0.5", "divprune kv=0.5", "random kv=0.5", "uniform kv=0.5",
-        "pool kv=0.5", "blind",
-    ]  # fmt: skip
+    controls = [spec.replace(":", " ") for spec in (*at("kv=0.5"), *at("kv=0.5", "compact"))]
+    assert labels == ["dense", "fastv kv=0.5", "divprune kv=0.5", *controls, "blind"]
     rows = read_rows(out / "controls.csv")
     assert {(r["label"], r["control"]): r["control_label"] for r in rows} == {
-        (label, control): "blind" if control == "blind" else f"{control} kv=0.5"
-        for label in ("fastv kv=0.5", "divprune kv=0.5")
-        for control in (*MATCHED, "blind")
+        **dict(zip([("fastv kv=0.5", c) for c in MATCHED], controls[:3], strict=True)),
+        **dict(zip([("divprune kv=0.5", c) for c in MATCHED], controls[3:], strict=True)),
+        ("fastv kv=0.5", "blind"): "blind",
+        ("divprune kv=0.5", "blind"): "blind",
     }
+    accuracy = read_rows(out / "accuracy.csv")
+    assert {r["label"]: r["positions"] for r in accuracy} == {
+        "dense": "", "fastv kv=0.5": "original", "divprune kv=0.5": "compact", "blind": "",
+        **dict.fromkeys(controls[:3], "original"), **dict.fromkeys(controls[3:], "compact"),
+    }  # fmt: skip
     # The same rows by name are the same run: nothing is left to do.
     parts = FakeParts()
-    written = (*said, "random:kv=0.5", "uniform:kv=0.5", "pool:kv=0.5", "blind")
+    written = (*said, *at("kv=0.5"), *at("kv=0.5", "compact"), "blind")
     assert run(out, parts, methods=written, bench=("gqa",)) == 0
     assert parts.computed == []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, permutations
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import methods
+from harness.cost.shapes import shape_of
 from harness.engine import routed
+from harness.instruct.sizes import model_info
 from tests import naive
 from tests.routing_tools import (
     IMAGES,
@@ -35,6 +37,35 @@ def test_pyramiddrop_published_counts():
     assert method.kept(576, 1, 32) == [288, 144, 72]
     assert (576 + 288 + 144 + 72) / 4 == 270
     assert method.kept(2880, 1, 32) == [1440, 720, 360]
+
+
+def _tflops(counts):
+    """The paper's count of image tokens at 7B sizes: 4nd^2 + 2n^2d + 3ndm MACs a layer."""
+    d, m = 4096, 11008
+    return sum(4 * n * d**2 + 2 * n**2 * d + 3 * n * d * m for n in counts) / 1e12
+
+
+@pytest.mark.parametrize(
+    ("ratios", "stages", "printed"),
+    [("0.5+0.25", (10, 20), 2.13), ("0.5+0.25+0.125", (8, 16, 24), 1.78)],
+)
+def test_pyramiddrop_stages_are_the_releases_at_the_printed_costs(ratios, stages, printed):
+    method = methods.parse(f"pyramiddrop:ratios={ratios}")
+    info = model_info(shape_of("llava-hf/llava-1.5-7b-hf"))
+    assert method.stages(32) == stages
+    assert _tflops(method.request(info, 576)) == pytest.approx(printed, abs=0.005)
+
+
+def test_pyramiddrop_at_five_parts_has_no_equal_split_of_the_printed_cost():
+    """The paper prints 1.38. Parts of six layers and one more or two: whichever they are."""
+    spans = [(6, 6, 6, 6, 8), *set(permutations((6, 6, 6, 7, 7)))]
+    kept = [576, 288, 144, 72, 36]
+    for parts in spans:
+        counts = [n for n, span in zip(kept, parts, strict=True) for _ in range(span)]
+        assert len(counts) == 32 and _tflops(counts) > 1.385
+    method = methods.parse("pyramiddrop:ratios=0.5+0.25+0.125+0.0625")
+    assert method.stages(32) == (6, 12, 18, 24)
+    assert method.stages(3) == (1, 2, 3, 4)  # no model for it: refused by its depth
 
 
 @pytest.mark.parametrize("tokens", [150, 192, 270, 288, 400, 500, 576])

@@ -118,8 +118,8 @@ def test_methods_without_a_random_row_are_named_with_the_flag(tmp_path: Path) ->
     out = tmp_path / "run"
     assert run(out, FakeParts(), methods=("fastv", "fastv:k=3")) == 0
     html = build_report(out).read_text(encoding="utf-8")
-    said = "No random row at the budget of fastv (keeps 62.5 %) and fastv k=3 (keeps 62.5 %):"
-    assert said in html
+    said = "No random row at the budget and numbering of "
+    assert f"{said}fastv (keeps 62.5 %) and fastv k=3 (keeps 62.5 %):" in html
     assert "--controls adds random" in html
     assert controls.MARK not in html
     summary, rivals = read(out)
@@ -137,7 +137,7 @@ def test_a_gap_on_one_bench_names_the_bench(path: Path, tmp_path: Path) -> None:
     write(tmp_path / "controls.csv", rows)
     summary, rivals = read(tmp_path)
     said = controls.missing_sentence(summary, rivals)
-    assert said.startswith("No random row at the budget of fastv (keeps 62.5 %) on pope:")
+    assert said.startswith("No random row at the budget and numbering of fastv (keeps 62.5 %) on ")
     table = controls.table(summary, rivals)
     assert table is not None and table.note.startswith("A dash: no row")
 

@@ -131,16 +131,25 @@ def test_a_backend_penalty_stands_alone(run: Path) -> None:
     assert sum(found.values()) == pytest.approx(2 * found["method"])
 
 
-def test_break_even_is_the_first_number_from_which_it_stays_faster(run: Path) -> None:
+def test_break_even_lies_between_measured_numbers(run: Path) -> None:
+    """pmod pays at 2928 and not at 576 in batch 1, at the only number measured in batch 8."""
     entries = entries_of(run)
-    groups = breakeven.grouped(entries)
-    assert breakeven.pays_from(groups["pmod", 32.0], 8) == 576
-    assert breakeven.pays_from(groups["fastv", 32.0], 1) is None
     table = breakeven.table(entries)
     assert table is not None
     shown = {row[0].main: [cell.main for cell in row[1:]] for row in table.rows}
-    assert shown == {"pmod": ["2928", "576"], "fastv": ["not reached", "not reached"]}
+    assert shown == {
+        "pmod": ["> 576, ≤ 2928", "≤ 576 (smallest measured)"],
+        "fastv": ["> 2928 (largest measured)", "> 576 (largest measured)"],
+    }
     assert breakeven.table(entries[:1]) is None
+
+
+def test_break_even_of_a_method_that_pays_everywhere(run: Path) -> None:
+    """Faster at 576 and at 2928: the smaller one bounds it from above, nothing from below."""
+    places = breakeven.grouped(entries_of(run))["pmod", 32.0]
+    fast = places[2928, 1]
+    found = breakeven.crossing({(576, 1): fast, (2928, 1): fast}, 1)
+    assert (found.above, found.upto) == (None, 576)
 
 
 def test_a_throttled_device_is_a_watermark_of_its_own(run: Path) -> None:

@@ -41,6 +41,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     choosing.budget_is_met,
     choosing.best_are_kept,
     choosing.order_is_kept,
+    choosing.numbered_as_said,
     running.cache_is_recorded,
     running.recount,
     running.future_unseen,

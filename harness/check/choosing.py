@@ -117,3 +117,23 @@ def order_is_kept(s: Subject) -> None:
         for b, row in enumerate(index):
             rises = row[row >= 0].diff() > 0
             require(bool(rises.all()), f"layer {layer}, row {b}: tokens stand in another order")
+
+
+def numbered_as_said(s: Subject) -> None:
+    """kept tokens are numbered as it says, anew or by their place: controls go by that"""
+    seen = 0
+    for method in (s.method, *variants(s.method, model_info(s.model)).values()):
+        if method.merge_layers(model_info(s.model)):
+            continue  # what the tower merges, the engine numbers
+        watched = Watched(method)
+        with suppress(MethodError):  # refused on this model, with a reason
+            s.other(method).prefill(s.prompt(0), watched)
+        for noted in watched.noted:
+            stays = noted.kept & noted.image
+            if not bool(stays.any()) or bool((noted.kept == noted.valid).all()):
+                continue  # all of them left, or none did
+            seen += 1
+            found, said = noted.decision.positions, method.numbering
+            require(found == said, f"{method.spec}: positions are {found}, it says {said}")
+    if not seen:
+        raise NotApplicable("it leaves out no token, or all of them")

@@ -37,6 +37,7 @@ def read_out(
     columns = {
         "n_text": record.n_text,
         "n_image": record.n_image,
+        "n_images": record.n_images,
         "skip_mod_layers": cost.skip_mod_layers,
         "skip_all_layers": cost.skip_all_layers,
         "kv_ratio": cost.kv_ratio_all,

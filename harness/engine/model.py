@@ -64,7 +64,7 @@ def find_parts(model: nn.Module) -> Parts:
         tower=tower,
         tower_layers=tower_layers,
         image_token=int(token),
-        info=_info(text, tower_layers, getattr(model.config, "vision_config", None)),
+        info=_info(text, tower_layers, model.config),
     )
 
 
@@ -83,9 +83,11 @@ def backend(config: Any) -> str:
     raise EngineError(f"attention backend '{name}' is not supported: use sdpa, eager or flash")
 
 
-def _info(text: Any, tower_layers: nn.ModuleList | None, vision: Any) -> ModelInfo:
-    config = text.config
+def _info(text: Any, tower_layers: nn.ModuleList | None, whole: Any) -> ModelInfo:
+    config, vision = text.config, getattr(whole, "vision_config", None)
     patch = int(getattr(vision, "patch_size", None) or 0)
+    side = int(vision.image_size) // patch if patch else 0
+    tiles = getattr(whole, "image_grid_pinpoints", None)
     heads = int(config.num_attention_heads)
     return ModelInfo(
         layers=len(text.layers),
@@ -95,7 +97,8 @@ def _info(text: Any, tower_layers: nn.ModuleList | None, vision: Any) -> ModelIn
         head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         tower_layers=len(tower_layers) if tower_layers is not None else 0,
         tower_width=int(getattr(vision, "hidden_size", None) or 0),
-        tower_side=int(vision.image_size) // patch if patch else 0,
+        tower_side=side,
+        image_tokens=0 if tiles else side**2,
     )
 
 

@@ -62,6 +62,7 @@ def model_info(shape: ModelShape) -> ModelInfo:
         tower_layers=shape.vision.layers,
         tower_width=shape.vision.hidden,
         tower_side=shape.vision.image_size // shape.vision.patch,
+        image_tokens=shape.image_tokens or (0 if shape.tiles else shape.vision.patches),
     )
 
 

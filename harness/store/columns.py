@@ -24,6 +24,7 @@ CELLS = (*CELL, "data", "status", "error", "n", "seconds") + (
     "dtype",
     "attn",
     "finished_at",
+    "positions",  # how kept tokens are numbered: `original`, `compact`; empty: none or all leave
 )
 ACCURACY = (*CELL, "task", "metric", "value", "n", "ci_low", "ci_high") + (
     "dense_value",
@@ -44,6 +45,11 @@ ACCURACY = (*CELL, "task", "metric", "value", "n", "ci_low", "ci_high") + (
     "skill",  # (method - blind) / (dense - blind) on the documents that all three answered
     "skill_ci_low",
     "skill_ci_high",
+    "positions",  # as in cells.csv
+    "budget_asked",  # empty without a budget, as the next three
+    "budget_met",  # what the records show: mean over layers and samples, in the same unit
+    "budget_unit",  # `tokens` of one image, or `share` of its tokens
+    "budget_within",  # 1: met to one token or 2 %; 0: missed, and the row gets no verdict
 )
 # Who stands on the accuracy-cost front, and in what share of the bootstrap's draws.
 FRONTS = (*CELL, "metric", "n", "images", "score", "tflops_prefill") + (
@@ -82,6 +88,7 @@ SAMPLES = (
     "tflops_decode",
 ) + (
     "image_id",
+    "n_images",
     "kv_ratio_vision",
     "kv_mib",
     "tflops_vision",

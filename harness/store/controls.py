@@ -3,9 +3,9 @@
 A control has a method's budget when the mean shares of the image's KV cache that the two keep lie
 at most `BUDGET_POINTS` apart; `blind` keeps nothing and stands against every method. Several rows
 of one control at a budget (seeds of `random`) are averaged document by document, so that their
-luck is averaged out before the method is compared. Where a control stands there with its tokens
-numbered anew and with their original positions, only the rows that number them as the method does
-count (parameter ``positions``): numbering alone can cost more than the choice of tokens.
+luck is averaged out before the method is compared. Only the rows of a control count that number
+their tokens as the method does (column `positions`): numbering alone can cost more than the choice
+of tokens. Where the run has none of them, the method is compared with no row of that control.
 
 The difference is the paired one of accuracy.csv (`harness.stats.paired`, images drawn whole).
 Verdict: `above` where the lower end of its 95 % interval, turned so that more is better, lies
@@ -34,6 +34,7 @@ class Contender:
 
     subject: Subject
     kv: float | None
+    positions: str = ""  # how its tokens are numbered, see `positions_of`
 
     @property
     def cell_id(self) -> str:
@@ -77,19 +78,22 @@ def matched(one: Contender, control: str, all_: Sequence[Contender]) -> list[Con
     ]
     if control == BLIND:
         return found
-    found = [other for other in found if same_budget(one.kv, other.kv)]
-    alike = [other for other in found if positions(other) == positions(one)]
-    return alike or found
+    return [
+        other
+        for other in found
+        if same_budget(one.kv, other.kv) and other.positions == one.positions
+    ]
 
 
-def positions(one: Contender) -> str | None:
-    """How a row numbers the tokens it keeps: ``original`` or ``compact``; None: it does not say.
+def positions_of(row: Mapping[str, str]) -> str:
+    """How a cell numbers the tokens it keeps: `original`, `compact`, or "" (none or all leave).
 
-    Without such a parameter they are the original ones, as everywhere by default.
+    Rows of cells.csv from before there was a column say it by the parameter, if they have one.
     """
-    params = json.loads(one.subject.about["params"] or "{}")
-    value: str | None = params.get("positions", "original")
-    return value
+    if row.get("method") in ("dense", BLIND):
+        return ""
+    said = row.get("positions") or json.loads(row.get("params") or "{}").get("positions")
+    return str(said or "original")
 
 
 def same_budget(kv: float | None, other: float | None) -> bool:

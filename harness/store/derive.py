@@ -17,7 +17,8 @@ from harness.changes import changes, detectable
 from harness.cost.rows import cost_rows
 from harness.evidence import evidence_rows
 from harness.store import columns
-from harness.store.controls import Contender, Controls
+from harness.store.budgets import budget_columns
+from harness.store.controls import Contender, Controls, positions_of
 from harness.store.csvfile import read_rows, write_csv
 from harness.store.fronts import BLIND, Fronts, Subject, prefill_of
 from harness.store.rundir import Store
@@ -38,11 +39,17 @@ class CellData:
     cost: list[dict[str, Any]]
     evidence: list[dict[str, Any]] = field(default_factory=list)
     prefill: dict[str, float] = field(default_factory=dict)  # doc_id -> TFLOP, causal
+    budget: dict[str, Any] = field(default_factory=dict)  # columns of accuracy.csv
 
     @property
     def about(self) -> dict[str, str]:
         """The identifying columns every derived file starts with."""
         return {name: self.row.get(name, "") for name in columns.CELL}
+
+    @property
+    def positions(self) -> str:
+        """How its kept tokens are numbered; "" where there is nothing to number differently."""
+        return positions_of(self.row)
 
     @property
     def kv(self) -> float | None:
@@ -104,7 +111,7 @@ class Derived:
             write_csv(path / "evidence.csv", columns.EVIDENCE, evidence, durable=False)
         subjects = [subject(cell) for cell in cells]
         write_csv(path / "fronts.csv", columns.FRONTS, self._fronts.rows(subjects), durable=False)
-        contenders = [Contender(s, c.kv) for s, c in zip(subjects, cells, strict=True)]
+        contenders = [Contender(s, c.kv, c.positions) for s, c in zip(subjects, cells, strict=True)]
         beaten = self._controls.rows(contenders)
         write_csv(path / "controls.csv", columns.CONTROLS, beaten, durable=False)
 
@@ -144,6 +151,7 @@ def read_cell(store: Store, row: dict[str, str], seed: int) -> CellData:
         cost=cost_rows(about, samples, seed),
         evidence=evidence_rows(store.read_evidence(cell_id), metrics, images, seed),
         prefill=prefill_of(samples),
+        budget=budget_columns(row.get("params", ""), samples),
     )
 
 
@@ -181,6 +189,8 @@ def metric_rows(cell: CellData, metric: Mapping[str, Any], against: Against) -> 
         "value": value,
         "n": len(scores) or cell.n,
         "headline": int(bool(metric["headline"])),
+        "positions": cell.positions,
+        **cell.budget,
     }
     if metric["is_mean"] and scores:
         yield _tested(row, metric, other, cell, against)
@@ -281,7 +291,9 @@ def adjusted(rows: Sequence[MetricRow]) -> list[dict[str, Any]]:
         assert one.paired is not None  # by the choice of the family
         gain = one.paired.delta if one.higher_is_better else -one.paired.delta
         word = stats.verdict(gain, p_value, one.margin)
-        extra[id(one)] = {"p_adjusted": p_value, "verdict": word}
+        extra[id(one)] = {"p_adjusted": p_value}
+        if one.row.get("budget_within") != 0:  # else it is no row at the budget asked for
+            extra[id(one)]["verdict"] = word
     return [{**one.row, **extra.get(id(one), {})} for one in rows]
 
 

@@ -13,7 +13,13 @@ from typing import Any
 from harness.cost.shapes import ModelShape, config_for, shape_from_config
 from harness.errors import UsageError
 from harness.parts import Parts, Runtime
-from harness.plan import DENSE, find_checkpoints, with_dense, with_trained_parameters
+from harness.plan import (
+    DENSE,
+    check_methods,
+    find_checkpoints,
+    with_dense,
+    with_trained_parameters,
+)
 from harness.settings import Settings
 from harness.store.cells import ID_LENGTH, package_versions
 from harness.timing.device import cores, cpu_name, free_host_bytes
@@ -107,8 +113,7 @@ def make_timing_plan(settings: Settings, parts: Parts) -> TimingPlan:
         _random(settings, methods) if settings.random_weights else _real(settings, methods, parts)
     )
     plan = replace(plan, workloads=tuple(work))
-    for method in plan.methods:
-        _check_method(method, plan.shape)
+    check_methods(plan.methods, plan.shape)
     return plan
 
 
@@ -205,16 +210,6 @@ def device_name(wish: str) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return cpu_name() + ("" if threads == cores() else f", {threads} in use")
-
-
-def _check_method(method: Any, shape: ModelShape) -> None:
-    from harness.instruct.sizes import model_info
-    from methods.base import MethodError
-
-    try:
-        method.check(model_info(shape))
-    except MethodError as error:
-        raise UsageError(f"--methods: {error}") from None
 
 
 def check_fit(plan: TimingPlan, workloads: Sequence[Workload]) -> None:
