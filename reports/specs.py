@@ -48,7 +48,16 @@ THROUGHPUT = Spec(
     (*CELL_TEXT, "workload", "device", "attn", "dtype", "phase", "notes"),
     ("batch", "n_text", "n_image", "n_out", "median_ms", "p10_ms", "p90_ms", "samples_per_s")
     + ("tokens_per_s", "speedup_vs_dense", "speedup_ci_low", "speedup_ci_high", "flops_ratio")
-    + ("realisation", "peak_mib", "kv_mib", "repeats", "agreement", "joules_per_sample"),
+    + (
+        "realisation",
+        "realisation_ci_low",
+        "realisation_ci_high",
+        "peak_mib",
+        "kv_mib",
+        "repeats",
+        "agreement",
+        "joules_per_sample",
+    ),
     ("cell_id", "method", "params", "workload", "phase", "batch", "device", "attn", "dtype"),
     ("method", "phase", "median_ms"),
 )

@@ -138,6 +138,8 @@ THROUGHPUT = (
         "speedup_ci_high",
         "flops_ratio",  # dense / method under `causal`: above 1 the method does less
         "realisation",  # speedup_vs_dense / flops_ratio
+        "realisation_ci_low",  # from the draws of the speed-up; FLOPs are counted, not sampled
+        "realisation_ci_high",
         "peak_mib",
         "kv_mib",  # of the whole batch after the last token, from the cache tensors
         "repeats",
