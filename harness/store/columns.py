@@ -65,7 +65,7 @@ CONTROLS = (*CELL, "metric", "control", "kv_ratio_vision") + (
     "delta_ci_high",
     "p_value",
     "p_adjusted",
-    "verdict",  # `above`, `not above`
+    "verdict",  # `above` where better and p_adjusted is below 0.05, else `not above`
 )
 SAMPLES = (
     "doc_id",
