@@ -44,6 +44,8 @@ ACCURACY = (*CELL, "task", "metric", "value", "n", "ci_low", "ci_high") + (
     "skill",  # (method - blind) / (dense - blind) on the documents that all three answered
     "skill_ci_low",
     "skill_ci_high",
+    "same_answers",  # documents that both answered with the same text
+    "smallest_n",  # from which on equal scores can be `non-inferior`, at this margin and images
 )
 # Who stands on the accuracy-cost front, and in what share of the bootstrap's draws.
 FRONTS = (*CELL, "metric", "n", "images", "score", "tflops_prefill") + (
