@@ -61,7 +61,8 @@ COLUMNS = (
     "model", "method", "label", "phase", "device", "dtype", "attn", "threads", "layers",
     "acting_layers", "width", "n_image", "n_text", "batch", "n", "median_ms", "p10_ms", "p90_ms",
     "samples_per_s", "tokens_per_s", "speedup_vs_dense", "speedup_ci_low", "speedup_ci_high",
-    "flops_ratio", "realisation", "tflop_sample", "peak_mib", "settled",
+    "flops_ratio", "realisation", "realisation_ci_low", "realisation_ci_high", "tflop_sample",
+    "peak_mib", "settled",
 )  # fmt: skip
 
 
@@ -169,6 +170,7 @@ def result_rows(
             gain = speedup(times[0].rounds[phase], ms, seed)
             ratio = flops_ratio(dense[phase], work[phase])
             first = subject is subjects[0]
+            realised = None if first else realisation(gain, ratio)
             yield {
                 **common,
                 "method": subject.method.name,
@@ -185,7 +187,9 @@ def result_rows(
                 "speedup_ci_low": None if gain is None or first else gain.low,
                 "speedup_ci_high": None if gain is None or first else gain.high,
                 "flops_ratio": ratio,
-                "realisation": None if first else realisation(gain and gain.value, ratio),
+                "realisation": realised.value if realised else None,
+                "realisation_ci_low": realised.low if realised else None,
+                "realisation_ci_high": realised.high if realised else None,
                 "tflop_sample": work[phase] / 1e12 if work[phase] else None,
                 "peak_mib": peak if phase == "step" else None,
                 "settled": own.settled,

@@ -4,9 +4,9 @@ Front     how often a method stands on the accuracy-cost front when documents (w
           drawn again, jointly for all methods of a bench. In the average over benches each bench
           draws its own documents.
 Skill     (method - blind) / (dense - blind) with a percentile interval over the documents that all
-          three answered. Two invented documents, one won and one lost, stand for what has not
-          been seen (see `harness.stats`). No interval where some draw has dense at or below blind:
-          the ratio is unbounded then.
+          three answered. Two invented images of mean size, one won and one lost, stand for what
+          has not been seen (see `harness.stats`). No interval where some draw has dense at or
+          below blind: the ratio is unbounded then.
 """
 
 from __future__ import annotations
@@ -95,9 +95,10 @@ def skill(
     if groups.max() < 1:
         return Interval(value, None, None)
     top = top_score(rows.ravel())
-    invented = np.array([[top, 0.0, 0.0], [0.0, top, 0.0]])
-    names = [*groups.tolist(), groups.max() + 1, groups.max() + 2]
-    means = resampled_means(np.vstack([rows, invented]), names, seed)
+    size = round(rows.shape[0] / (int(groups.max()) + 1))  # documents of a mean image
+    invented = np.repeat([[top, 0.0, 0.0], [0.0, top, 0.0]], size, axis=0)
+    ends = np.repeat([groups.max() + 1, groups.max() + 2], size)
+    means = resampled_means(np.vstack([rows, invented]), [*groups.tolist(), *ends.tolist()], seed)
     lead = means[:, 1] - means[:, 2]
     if (lead <= 0).any():
         return Interval(value, None, None)

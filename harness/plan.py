@@ -147,6 +147,31 @@ def check_methods(methods: Sequence[Any], shape: ModelShape) -> None:
         raise UsageError(f"--methods: {one_line(error)}") from None
 
 
+def too_few(plan: Plan, margin: float) -> str:
+    """A line on benches with fewer documents than `non-inferior` within `margin` points needs.
+
+    Empty without such a bench, and where dense stands alone. Before the run the images are not
+    known; with several documents an image more are needed, which the report says.
+    """
+    from harness.power import smallest_n
+
+    needed = smallest_n(margin / 100)
+    benches = {c.bench.name: c.bench.documents for c in plan.cells if c.method.name != DENSE}
+    limit = plan.settings.limit
+    planned = {
+        b: min(n for n in (known, limit) if n) for b, known in benches.items() if known or limit
+    }
+    few = [f"{bench} has {n}" for bench, n in planned.items() if needed is None or n < needed]
+    if not few:
+        return ""
+    points = f"{margin:g} point{'' if margin == 1 else 's'}"
+    least = "no number of documents" if needed is None else f"{needed} documents"
+    return (
+        f"non-inferior within {points} takes at least {least}, even where nothing changes: "
+        f"{', '.join(few)}"
+    )
+
+
 def with_dense(methods: list[Any], parts: Parts) -> list[Any]:
     """The methods with dense in front, added where it was not asked for."""
     dense = [method for method in methods if method.name == DENSE]

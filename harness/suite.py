@@ -19,7 +19,7 @@ from harness.errors import (
     one_line,
 )
 from harness.parts import Parts
-from harness.plan import Cell, Plan, make_plan, require_same_files
+from harness.plan import Cell, Plan, make_plan, require_same_files, too_few
 from harness.progress import Progressing
 from harness.runinfo import describe_run
 from harness.settings import Settings
@@ -126,7 +126,7 @@ def _run(
     margin = store.margin(plan.settings.margin)
     derived = Derived(store, [c.key.cell_id for c in plan.cells], plan.settings.seed, margin)
     todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
-    for line in plan.notes:
+    for line in filter(None, (*plan.notes, too_few(plan, margin))):
         show.say(line)
     show.say(f"{store.path}: {len(plan.cells)} cells, {len(plan.cells) - len(todo)} done before")
     failed = []

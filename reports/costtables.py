@@ -62,7 +62,7 @@ def speed(summary: Summary) -> Table | None:
     columns = [Column(t, numeric=False) for t in ("Method", "Workload", "Phase", "On")]
     columns += [Column("Batch"), Column("Median", "ms, p10 to p90"), Column("Rate", "samples/s")]
     columns += [Column("Speed-up", "to dense, 95 % CI"), Column("FLOPs ratio", "dense / method")]
-    columns += [Column("Realisation", "speed-up / FLOPs ratio"), Column("Peak", "MiB")]
+    columns += [Column("Realisation", "speed-up / FLOPs ratio, 95 % CI"), Column("Peak", "MiB")]
     names = {(s.model, s.method, s.label): s for s in summary.series}
     rows = []
     for row in frame.itertuples():
@@ -83,7 +83,11 @@ def speed(summary: Summary) -> Table | None:
                 Cell(text.number(row.samples_per_s, 2), sort=row.samples_per_s),
                 Cell(gain if gain == text.GAP else f"{gain}×", ci, sort=row.speedup_vs_dense),
                 Cell(text.number(row.flops_ratio, 2), sort=row.flops_ratio),
-                Cell(text.number(row.realisation, 2), sort=row.realisation),
+                Cell(
+                    text.number(row.realisation, 2),
+                    text.interval(row.realisation_ci_low, row.realisation_ci_high, 2),
+                    sort=row.realisation,
+                ),
                 Cell(text.number(row.peak_mib, 0), sort=row.peak_mib),
             ]
         )

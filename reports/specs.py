@@ -18,7 +18,7 @@ ACCURACY = Spec(
     ("value", "n", "ci_low", "ci_high", "dense_value", "delta", "delta_ci_low", "delta_ci_high")
     + ("p_value", "p_adjusted", "headline", "n_paired", "right_to_wrong", "wrong_to_right")
     + ("detectable", "margin", "skill", "skill_ci_low", "skill_ci_high")
-    + ("budget_asked", "budget_met", "budget_within"),
+    + ("budget_asked", "budget_met", "budget_within", "same_answers", "smallest_n"),
     ("cell_id", "task", "metric"),
     ("cell_id", "method", "bench", "value"),
 )
@@ -49,7 +49,8 @@ THROUGHPUT = Spec(
     (*CELL_TEXT, "workload", "device", "attn", "dtype", "phase", "notes"),
     ("batch", "n_text", "n_image", "n_out", "median_ms", "p10_ms", "p90_ms", "samples_per_s")
     + ("tokens_per_s", "speedup_vs_dense", "speedup_ci_low", "speedup_ci_high", "flops_ratio")
-    + ("realisation", "peak_mib", "kv_mib", "repeats", "agreement", "joules_per_sample"),
+    + ("realisation", "realisation_ci_low", "realisation_ci_high", "peak_mib", "kv_mib")
+    + ("repeats", "agreement", "joules_per_sample"),
     ("cell_id", "method", "params", "workload", "phase", "batch", "device", "attn", "dtype"),
     ("method", "phase", "median_ms"),
 )

@@ -91,8 +91,9 @@ READING = (
     ),
     (
         "Intervals",
-        "are 95 %, over both seeds and documents (t intervals). p is adjusted over the study's "
-        "claims (Holm), so the same pair of arms may be judged otherwise in another study.",
+        "are 95 %, over both seeds and documents (t intervals), each by itself. p, of no "
+        "difference, is adjusted over the study's claims (Holm), and so is the test against the "
+        "margin: the same pair of arms may be judged otherwise in another study.",
     ),
     (
         "Δ to dense",

@@ -67,6 +67,14 @@ class Score:
     """``tokens`` of one image or ``share`` of its tokens."""
     budget_within: float = NAN
     """1 where the budget was met, 0 where it was missed."""
+    same_answers: float = NAN
+    smallest_n: float = NAN
+
+    @property
+    def is_same(self) -> bool:
+        """Whether dense gave every one of these answers, and was scored alike (a judge may not)."""
+        compared = self.n if math.isnan(self.n_paired) else self.n_paired
+        return self.delta == 0 and self.same_answers == compared > 0
 
     @property
     def significant(self) -> bool:
@@ -186,9 +194,8 @@ class Summary:
 
 def timed_part(summary: Summary) -> Summary | None:
     """The grid of methods and workloads: of a run that timed only, or beside its benchmarks."""
-    if summary.run.is_timing:
-        return summary
-    return summarise(summary.run.timed) if summary.run.timed is not None else None
+    run = summary.run
+    return summary if run.is_timing else None if run.timed is None else summarise(run.timed)
 
 
 def summarise(run: Run) -> Summary:
@@ -236,7 +243,7 @@ def _score(row: Any) -> Score:
         row.headline == 1, row.n_paired, row.right_to_wrong, row.wrong_to_right, row.detectable,
         row.margin, row.skill, row.skill_ci_low, row.skill_ci_high,
         str(row.positions), row.budget_asked, row.budget_met, str(row.budget_unit),
-        row.budget_within,
+        row.budget_within, row.same_answers, row.smallest_n,
     )  # fmt: skip
 
 
@@ -301,7 +308,7 @@ def _main_counting(run: Run, cells: dict[tuple[Series, str], Cell]) -> tuple[str
     for cell in cells.values():
         for cost in cell.costs:
             if cost.scope == "llm_prefill" and not math.isnan(cost.tflops):
-                key = (cost.counter, cost.convention)
+                key = cost.counter, cost.convention
                 counts[key] = counts.get(key, 0) + 1
                 units.add(cost.unit)
     if len(units) > 1:

@@ -86,7 +86,7 @@ def overview(summary: Summary, beside: Beside = (), marks: Marks = NO_MARKS) -> 
         row = [name_cell(series), *scores]
         row += _mean_costs(summary, series, scale)
         rows.append(row + [found[number] for _, found in beside])
-    return Table("overview", "Overview", columns, rows, marks.note)
+    return Table("overview", "Overview", columns, rows, text.verdict_note(summary, marks.note))
 
 
 def cells(summary: Summary, marks: Marks = NO_MARKS) -> Table:
@@ -113,7 +113,8 @@ def cells(summary: Summary, marks: Marks = NO_MARKS) -> Table:
             row = _cell_row(summary, series, bench, scale)
             row[3] = marks.put(row[3], series, bench)
             rows.append(row)
-    return Table("cells", "Every cell", columns, rows, marks.note, searchable=len(rows) > 12)
+    note = text.verdict_note(summary, marks.note)
+    return Table("cells", "Every cell", columns, rows, note, searchable=len(rows) > 12)
 
 
 def _cell_row(summary: Summary, series: Series, bench: str, scale: float) -> list[Cell]:

@@ -22,14 +22,15 @@ READING = (
     ),
     (
         "Non-inferior",
-        "means worse than dense by less than the margin, with 95 % confidence. Inconclusive means "
-        "that the samples show neither that nor a significant difference.",
+        "means that the whole interval of a row lies above a loss of the margin, without "
+        "correction for the number of rows. Inconclusive means that the samples show neither that "
+        "nor a significant difference. Same answers, with their number: dense's in every document.",
     ),
     (
         "Detectable",
-        "is the smallest true difference that the paired test (two-sided 5 %, before the "
-        "correction) finds with 80 % power, at this n and this many changed answers. A smaller "
-        "loss goes unnoticed more often.",
+        "is the smallest true difference that the paired test (exact, two-sided 5 %, before the "
+        "correction) finds with 80 % power, at this n, its images and this many changed answers. A "
+        "smaller loss goes unnoticed more often.",
     ),
     (
         "Prefill",
@@ -115,6 +116,8 @@ def flops_scale(summary: Summary) -> tuple[float, str]:
 
 def verdict(score: Score) -> str:
     """The verdict in words with a sign, so that it never depends on colour."""
+    if score.is_same:
+        return f"same answers ({number(score.same_answers, 0)})"
     signs = {"better": "▲ better", "worse": "▼ worse", "non-inferior": "≈ non-inferior"}
     missed = missed_budget(score)
     return f"no verdict: {missed}" if missed else signs.get(score.verdict, score.verdict)
@@ -169,6 +172,35 @@ def detectable(summary: Summary, benches: list[str] | None = None) -> str:
     return f"Smallest difference the paired test finds with 80 % power (blind left out): {shown}."
 
 
+def verdict_note(summary: Summary, more: str = "") -> str:
+    """Below tables with verdicts: from which n on non-inferior can be had, where known; `more`."""
+    needed: dict[str, float] = {}
+    have: dict[str, float] = {}
+    for bench in summary.benches:
+        for series in summary.series:
+            score = summary.score(series, bench)
+            if score and not math.isnan(score.smallest_n):
+                needed[bench] = max(score.smallest_n, needed.get(bench, 0))
+                have[bench] = min(score.n_paired, have.get(bench, math.inf))
+    if not needed:
+        return more
+    places: dict[float, list[str]] = {}
+    for bench, n in needed.items():
+        places.setdefault(n, []).append(bench)
+    shown = listing([f"n = {n:.0f} on {_benches(on)}" for n, on in sorted(places.items())[:4]])
+    if len(places) > 4:
+        low, high = (pick(needed, key=lambda b: needed[b]) for pick in (min, max))
+        shown = f"n = {needed[low]:.0f} ({low}) to {needed[high]:.0f} ({high})"
+    few = [f"{b} ({have[b]:.0f})" for b in needed if have[b] < needed[b]]
+    short = f"Fewer here: {listing(few)}." if few else ""
+    said = f"A method that scores as dense on every document can be non-inferior from {shown} on."
+    return " ".join(filter(None, (said, short, more)))
+
+
+def _benches(names: list[str]) -> str:
+    return listing(names) if len(names) <= 5 else plural(len(names), "bench", "benches")
+
+
 def conditions(summary: Summary) -> str:
     """The short form that stands in every caption."""
     run = summary.run
@@ -219,11 +251,13 @@ def findings(summary: Summary) -> list[str]:
             score = summary.score(series, bench)
             # That a control loses is what it is there for; that one wins would be news.
             told = not series.is_control or (score is not None and score.verdict == "better")
-            if score and score.verdict and series.method != "dense" and told:
-                found.setdefault(score.verdict, {}).setdefault(series.label, []).append(bench)
+            if score and (score.verdict or score.is_same) and series.method != "dense" and told:
+                word = "same" if score.is_same else score.verdict
+                found.setdefault(word, {}).setdefault(series.label, []).append(bench)
     words = {
         "better": "Significantly better than dense",
         "worse": "Significantly worse than dense",
+        "same": "The same answers as dense in every document",
         "non-inferior": "No worse than dense by more than the margin",
         "inconclusive": "Neither a significant difference nor shown to be as good",
     }
@@ -252,10 +286,7 @@ def _missed(score: Score | None) -> bool:
 
 def by_method(places: dict[str, list[str]]) -> str:
     """``gamma on gqa and pope; pmod on textvqa``, cut short in a large study."""
-    parts = [
-        f"{label} on {listing(on) if len(on) <= 5 else plural(len(on), 'bench', 'benches')}"
-        for label, on in places.items()
-    ]
+    parts = [f"{label} on {_benches(on)}" for label, on in places.items()]
     more = f"; and {plural(len(parts) - 6, 'more method')}" if len(parts) > 6 else ""
     return "; ".join(parts[:6]) + more
 

@@ -29,6 +29,8 @@ class Phase:
     speedup_high: float
     flops_ratio: float
     realisation: float
+    realisation_low: float
+    realisation_high: float
     peak_mib: float
     kv_mib: float
 
@@ -76,7 +78,8 @@ def timed(summary: Summary) -> list[Timed]:
             )  # fmt: skip
         entry.phases[str(row.phase)] = Phase(
             row.median_ms, row.p10_ms, row.p90_ms, row.speedup_vs_dense, row.speedup_ci_low,
-            row.speedup_ci_high, row.flops_ratio, row.realisation, row.peak_mib, row.kv_mib,
+            row.speedup_ci_high, row.flops_ratio, row.realisation, row.realisation_ci_low,
+            row.realisation_ci_high, row.peak_mib, row.kv_mib,
         )  # fmt: skip
         if row.phase == "end_to_end":
             entry.rounds, entry.agreement = row.repeats, row.agreement
@@ -145,7 +148,7 @@ def beside(summary: Summary, entries: list[Timed]) -> list[tuple[Column, list[Ce
         name = first.bench or work
         size = f"batch {text.number(first.batch, 0)}, {text.number(first.n_out, 0)} new tokens"
         latency = Column(f"Time, {name}", f"ms end to end, speed-up; {size}")
-        realised = Column(f"Realisation, {name}", "speed-up / FLOPs ratio of the prefill")
+        realised = Column(f"Realisation, {name}", "speed-up / FLOPs ratio of the prefill, 95 % CI")
         rows = [known.get(series) for series in summary.series]
         found.append((latency, [_latency(entry) for entry in rows]))
         found.append((realised, [_realised(entry) for entry in rows]))
@@ -166,7 +169,12 @@ def _realised(entry: Timed | None) -> Cell:
     if prefill is None or math.isnan(prefill.realisation):
         return Cell(text.GAP)
     of = f"{text.number(prefill.speedup, 2)}× of {text.number(prefill.flops_ratio, 2)}×"
-    return Cell(text.number(prefill.realisation, 2), sub=of, sort=prefill.realisation)
+    realised = text.number(prefill.realisation, 2)
+    return Cell(realised, _realised_ci(prefill), sub=of, sort=prefill.realisation)
+
+
+def _realised_ci(phase: Phase) -> str:
+    return text.interval(phase.realisation_low, phase.realisation_high, 2)
 
 
 READING = (
@@ -174,7 +182,8 @@ READING = (
     (
         "Speed-up",
         "is dense's median over the method's. Both ran in the same process on the same weights, in "
-        "turn; the 95 % interval draws whole rounds again. Above 1 the method is faster.",
+        "turn; the 95 % interval draws whole rounds again. Above 1 the method is faster. Each row "
+        "is read by itself: “faster” and “slower” are not corrected for the number of rows.",
     ),
     (
         "Phases",
@@ -185,7 +194,7 @@ READING = (
     (
         "Realisation",
         "is speed-up over FLOPs ratio in the same phase: 1 when the whole saving became time, and "
-        "1 / FLOPs ratio when none of it did.",
+        "1 / FLOPs ratio when none of it did. Its interval is the speed-up's: FLOPs are counted.",
     ),
     ("Break-even", "counts only where the whole interval of the speed-up lies above 1."),
     (
@@ -200,7 +209,8 @@ READING = (
 NOTE = (
     "Speed-up is dense's median over the method's, from rounds run in turn in one process. The "
     "FLOPs ratio is dense's FLOPs over the method's in the same phase (convention causal). "
-    "Realisation is speed-up over FLOPs ratio: 1 when all of the saving became time."
+    "Realisation is speed-up over FLOPs ratio: 1 when all of the saving became time. Intervals are "
+    "row by row, not corrected for the number of rows."
 )
 
 
@@ -236,7 +246,8 @@ def _gain(phase: Phase | None) -> Cell:
     ci = text.interval(phase.speedup_low, phase.speedup_high, 2)
     note = ""
     if not math.isnan(phase.realisation):
-        note = f"{text.number(phase.realisation, 2)} of {text.number(phase.flops_ratio, 2)}×"
+        shares = (text.number(phase.realisation, 2), _realised_ci(phase))
+        note = f"{' '.join(filter(None, shares))} of {text.number(phase.flops_ratio, 2)}×"
     return Cell(f"{text.number(phase.speedup, 2)}×", ci, note=note, sort=phase.speedup)
 
 

@@ -61,6 +61,7 @@ class FakeBench:
     data: str = "mini"
     task_version: str = "1"
     fingerprint: str = "ff"
+    documents: int | None = DOCUMENTS
 
     @property
     def task(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,25 @@ def test_half_prepared_dataset_is_missing(no_hub: Path) -> None:
     bench.require()
     assert hubdata.revision(GQA, "testdev_balanced_images", None) == "abc123"
     assert bench.fingerprint != resolve_bench("pope", "mini").fingerprint
+
+
+def test_documents_are_counted_where_they_need_not_be_loaded(no_hub: Path) -> None:
+    import pandas as pd
+
+    mini = resolve_bench("pope", "mini")
+    assert mini.documents == len(pd.read_parquet(next((MINI / "pope").glob("*.parquet"))))
+    split = read_task(resolve_bench("gqa", "hub").file.path)["test_split"]
+    ready = no_hub / "datasets" / "lmms-lab-encoder___gqa"
+    ready /= "testdev_balanced_instructions/0.0.0/abc123"
+    ready.mkdir(parents=True)
+    for about, known in (
+        (json.dumps({"splits": {split: {"num_examples": 12578}}}), 12578),
+        (json.dumps({"splits": {"other": {"num_examples": 7}}}), None),
+        ("{", None),
+    ):
+        (ready / "dataset_info.json").write_text(about)
+        assert resolve_bench("gqa", "hub").documents == known
+    assert resolve_bench("textvqa", "hub").documents is None  # not here
 
 
 def test_snapshot_in_the_hub_cache_is_found(no_hub: Path) -> None:

@@ -170,6 +170,19 @@ def test_holm_is_over_all_methods_and_benches_of_one_control() -> None:
         assert [r["p_adjusted"] for r in family] == pytest.approx(expected.tolist())
 
 
+def test_above_is_by_the_adjusted_p_value() -> None:
+    """Seven documents won and none lost: p = 0.016, and its interval lies above 0; with a second
+    method in the family it is still above, with four it is not."""
+    won = contender("won", range(67))
+    random = contender("random", range(60))
+    for others, word in ((1, "above"), (3, "not above")):
+        rest = [contender(f"other{i}", range(61)) for i in range(others)]
+        one = row_of(Controls(0).rows([won, *rest, random]), "won")
+        assert one["delta_ci_low"] > 0
+        assert one["p_adjusted"] == pytest.approx((others + 1) * binomtest(7, 7).pvalue)
+        assert one["verdict"] == word
+
+
 def test_a_run_writes_the_file_from_its_own_scores(tmp_path: Path) -> None:
     """fastv and random keep half everywhere in the fakes; uniform is not in the run."""
     out = tmp_path / "run"

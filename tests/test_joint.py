@@ -1,4 +1,4 @@
-"""Changes, detectable effects, fronts and skill: closed forms, brute force, statsmodels."""
+"""Changes, fronts and skill: closed forms and brute force."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness import joint, stats
-from harness.changes import changes, detectable
+from harness.changes import changes
 from harness.store.csvfile import read_rows
 from harness.store.fronts import AVERAGE, Fronts, Subject
 from tests.fakes import FakeParts, run
@@ -24,54 +24,6 @@ def test_changes_count_falls_and_rises() -> None:
     turned = changes([0, 0, 1, 1, 0.5], [1, 1, 0, 1, 0.4], higher_is_better=False)
     assert (turned.right_to_wrong, turned.wrong_to_right) == (2, 2)
     assert changes([3, 1], [1, 1], higher_is_better=False).right_to_wrong == 1
-
-
-@pytest.mark.parametrize(("n", "lost", "won"), [(500, 40, 30), (2000, 60, 60), (12000, 400, 500)])
-def test_detectable_effect_has_eighty_percent_power(n: int, lost: int, won: int) -> None:
-    """Turned round: with that true effect and discordance, the z test finds it in 80 %."""
-    ours = [0.0] * lost + [1.0] * won + [1.0] * (n - lost - won)
-    dense = [1.0] * lost + [0.0] * won + [1.0] * (n - lost - won)
-    effect = detectable(ours, dense)
-    assert effect is not None
-    share = (lost + won) / n
-    from scipy.stats import norm
-
-    away = effect * math.sqrt(n) - norm.isf(0.025) * math.sqrt(share)
-    assert norm.cdf(away / math.sqrt(share - effect**2)) == pytest.approx(0.8, abs=1e-9)
-
-
-def test_detectable_effect_in_a_simulation_of_mcnemar() -> None:
-    from scipy.stats import binomtest
-
-    n, share = 1500, 0.06
-    ours = [0.0] * 45 + [1.0] * 45 + [1.0] * (n - 90)
-    effect = detectable(ours, [1.0] * 45 + [0.0] * 45 + [1.0] * (n - 90))
-    assert effect is not None
-    chances = [(share + effect) / 2, (share - effect) / 2, 1 - share]
-    drawn = np.random.default_rng(5).multinomial(n, chances, size=600)
-    found = [binomtest(int(a), int(a + b)).pvalue < 0.05 for a, b, _ in drawn]
-    assert 0.72 < np.mean(found) < 0.86  # the exact test is a little conservative
-
-
-def test_detectable_effect_without_any_difference_is_not_zero() -> None:
-    effect = detectable([1.0] * 200, [1.0] * 200)
-    assert effect is not None and effect == pytest.approx((1.96 + 0.8416) ** 2 / 200, rel=0.05)
-    assert detectable([0.4] * 50, [0.4] * 50) is None  # graded scores: nothing to go by
-    assert detectable([1.0] * 3, [1.0] * 3) is None  # no effect is large enough
-
-
-def test_detectable_effect_of_shared_images_and_other_scales() -> None:
-    rng = np.random.default_rng(0)
-    ours, dense = rng.integers(0, 2, 400).astype(float), rng.integers(0, 2, 400).astype(float)
-    alone = detectable(ours.tolist(), dense.tolist())
-    hundred = detectable((100 * ours).tolist(), (100 * dense).tolist())
-    assert alone is not None and hundred == pytest.approx(100 * alone)
-    twice = detectable(np.repeat(ours, 4).tolist(), np.repeat(dense, 4).tolist())
-    images = [str(i // 4) for i in range(1600)]
-    together = detectable(np.repeat(ours, 4).tolist(), np.repeat(dense, 4).tolist(), images)
-    assert twice is not None and together is not None
-    assert together == pytest.approx(alone, rel=0.01)  # four copies of one answer are one answer
-    assert together > 1.9 * twice
 
 
 def test_resampled_means_have_the_closed_form_of_a_bootstrap() -> None:
@@ -126,6 +78,17 @@ def test_skill_of_known_rows() -> None:
     assert joint.skill([], [], []) is None
     near = joint.skill([1.0, 0.0] * 10, [1.0] * 11 + [0.0] * 9, [0.0] * 10 + [1.0] * 10)
     assert near is not None and near.low is None and near.high is None  # unbounded ratio
+
+
+def test_skill_of_images_that_answer_alike_is_that_of_one_answer_an_image() -> None:
+    """Five copies of every answer are no more evidence, invented ones included."""
+    dense, blind = [1.0] * 36 + [0.0] * 4, [0.0] * 32 + [1.0] * 8
+    ours = [1.0] * 26 + [0.0] * 14
+    alone = joint.skill(ours, dense, blind)
+    copies = [np.repeat(row, 5).tolist() for row in (ours, dense, blind)]
+    together = joint.skill(*copies, [i // 5 for i in range(200)])
+    assert alone is not None and together is not None and alone.low is not None
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high))
 
 
 def test_skill_interval_agrees_with_the_delta_method() -> None:

@@ -76,7 +76,7 @@ def test_mark_stands_where_the_file_says_not_above_and_nowhere_else(path: Path) 
         if cell.mark
     }
     assert marked == {("fastv", "gqa")}
-    assert table.note == controls.FOOTNOTE
+    assert table.note.endswith(controls.FOOTNOTE)
     every = cells(summary, rivals.marks)
     assert [(r[0].main, r[1].main) for r in every.rows if r[3].mark] == [("fastv", "gqa")]
     assert controls.findings(rivals) == ["Not above random at the same budget: fastv on gqa."]
@@ -160,7 +160,7 @@ def test_without_the_file_there_is_a_report_and_no_claim(
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda row: row.update(verdict="above"),  # with an interval around 0
+        lambda row: row.update(p_adjusted=""),  # a verdict from no test
         lambda row: row.update(verdict="splendid"),
         lambda row: row.update(control="dense"),
         lambda row: row.update(delta_ci_low=""),
@@ -179,6 +179,18 @@ def test_a_row_that_cannot_be_is_left_out_and_said(
     assert "controls.csv: 1 line(s) that cannot be, left out." in summary.run.notices
     assert not rivals.marks.on
     assert len(rivals.found) == len(rows) - 1
+
+
+def test_above_from_before_the_correction_is_read_as_not_above(path: Path, tmp_path: Path) -> None:
+    copy(path, tmp_path)
+    rows = rows_of(tmp_path / "controls.csv")
+    target = next(r for r in rows if (r["bench"], r["control"]) == ("pope", "random"))
+    assert target["verdict"] == "above"
+    target.update(p_adjusted="0.06")
+    write(tmp_path / "controls.csv", rows)
+    summary, rivals = read(tmp_path)
+    assert [(s.label, b) for s, b in rivals.marks.on] == [("fastv", "gqa"), ("fastv", "pope")]
+    assert any("1 line(s) say “above” without" in notice for notice in summary.run.notices)
 
 
 def test_rows_of_a_cell_that_is_no_longer_done_are_not_shown(path: Path, tmp_path: Path) -> None:

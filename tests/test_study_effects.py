@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
 
 from harness.study.effects import Effect, effect, judge_higher, judge_not_lower
+from harness.study.spec import REFERENCE, Arm, Claim, Study
+from harness.study.tables import Result, claim_rows
 
 
 def test_without_seed_noise_the_interval_is_the_t_interval_of_the_documents():
@@ -58,26 +61,85 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(seed_sd, document_sd)
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "p", "expected"),
+    ("low", "high", "p", "p_margin", "expected"),
     [
-        (1.0, 5.0, 0.01, "reproduced"),
-        (1.0, 5.0, 0.2, "inconclusive"),  # significant alone, not after Holm
-        (-5.0, -1.0, 0.01, "not reproduced"),
-        (-2.0, 0.5, 0.5, "not reproduced"),  # an advantage of a point is excluded
-        (-2.0, 3.0, 0.5, "inconclusive"),
+        (1.0, 5.0, 0.01, 0.5, "reproduced"),
+        (1.0, 5.0, 0.2, 0.5, "inconclusive"),  # significant alone, not after Holm
+        (-5.0, -1.0, 0.01, 0.01, "not reproduced"),
+        (-5.0, -1.0, 0.1, 0.1, "inconclusive"),  # below zero alone, not after Holm
+        (-2.0, 0.5, 0.5, 0.01, "not reproduced"),  # an advantage of a point is excluded
+        (-2.0, 0.5, 0.5, 0.1, "inconclusive"),  # the same, not after Holm
+        (-2.0, 3.0, 0.5, 0.5, "inconclusive"),
     ],
 )
-def test_verdicts_on_higher(low, high, p, expected):
+def test_verdicts_on_higher(low, high, p, p_margin, expected):
     found = Effect((low + high) / 2, low, high, p)
-    verdict, reason = judge_higher(found, p, margin=1.0)
+    verdict, reason = judge_higher(found, p, p_margin, margin=1.0)
     assert verdict == expected
-    assert ("both zero" in reason) == (verdict == "inconclusive" and low < 0)
+    assert ("both zero" in reason) == (verdict == "inconclusive" and low < 0 and high > 1)
+    alone = low > 0 or high < 1
+    assert ("not after Holm" in reason) == (verdict == "inconclusive" and alone)
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(-0.5, 2.0, "reproduced"), (-5.0, -2.0, "not reproduced"), (-5.0, -0.1, "not reproduced"),
-     (-3.0, 2.0, "inconclusive")],
+    ("low", "high", "p", "p_margin", "expected"),
+    [
+        (-0.5, 2.0, 0.5, 0.01, "reproduced"),
+        (-0.5, 2.0, 0.5, 0.1, "inconclusive"),
+        (-5.0, -2.0, 0.01, 0.01, "not reproduced"),
+        (-5.0, -0.1, 0.01, 0.5, "not reproduced"),
+        (-5.0, -0.1, 0.1, 0.5, "inconclusive"),
+        (-3.0, 2.0, 0.5, 0.5, "inconclusive"),
+    ],
+)
+def test_verdicts_on_not_lower(low, high, p, p_margin, expected):
+    found = Effect((low + high) / 2, low, high, p)
+    verdict, reason = judge_not_lower(found, p, p_margin, margin=1.0)
+    assert verdict == expected
+    alone = low > -1 or high < 0
+    assert ("not after Holm" in reason) == (verdict == "inconclusive" and alone)
+
+
+def test_p_values_of_a_bound_turn_the_interval_round():
+    scores = np.random.default_rng(4).normal(0, 3, (3, 40))
+    found = effect([scores], [[""] * 40])
+    assert found.p_of(0.0) == pytest.approx(found.p_value)
+    assert [found.p_of(end) for end in (found.low, found.high)] == pytest.approx([0.05, 0.05])
+    documents = np.tile(np.random.default_rng(5).normal(1, 3, 40), (2, 1))
+    expected = scipy_stats.ttest_1samp(documents[0], -1.0).pvalue
+    assert effect([documents], [[""] * 40]).p_of(-1.0) == pytest.approx(expected)
+
+
+def claims_of(kind: str, shifts: list[float], margin: float = 1.0) -> list[dict]:
+    """Rows of claims "arm i against dense", arm i being dense plus its shift, three seeds alike."""
+    rng = np.random.default_rng(6)
+    noise = rng.normal(0, 3, (len(shifts), 60))
+    noise -= noise.mean(axis=1, keepdims=True)
+    arms = [Arm(f"arm {i}", "mod") for i in range(len(shifts))]
+    claims = [Claim(f"claim {i}", kind, f"arm {i}", REFERENCE) for i in range(len(shifts))]
+    study = Study("s", "S", "p", "t", "r", tuple(arms), tuple(claims), margin=margin)
+    rows = {REFERENCE: np.full(60, 50.0)}
+    rows |= {a.name: 50.0 + s + n for a, s, n in zip(arms, shifts, noise, strict=True)}
+    found = {}
+    for arm in study.everyone:
+        scores = [{"score": x, "image_id": str(i)} for i, x in enumerate(rows[arm.name])]
+        found[arm.name] = Result(arm, {seed: {"scores": {"gqa": scores}} for seed in study.seeds})
+    return claim_rows(study, found, ["gqa"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "shift", "alone"),
+    [("higher", 0.95, "reproduced"), ("higher", 0.05, "not reproduced"),
+     ("not lower", -0.05, "reproduced"), ("not lower", -0.95, "not reproduced")],
 )  # fmt: skip
-def test_verdicts_on_not_lower(low, high, expected):
-    assert judge_not_lower(Effect((low + high) / 2, low, high, 0.5), margin=1.0)[0] == expected
+def test_every_verdict_is_corrected_for_the_number_of_claims(kind, shift, alone):
+    """p is about 0.02 for one claim; among six like it, Holm leaves none."""
+    (one,) = claims_of(kind, [shift])
+    assert one["verdict"] == alone
+    six = claims_of(kind, [shift] * 6)
+    for name in ("p_value", "p_margin"):
+        adjusted = multipletests([row[name] for row in six], method="holm")[1]
+        key = "p_adjusted" if name == "p_value" else "p_margin_adjusted"
+        assert [row[key] for row in six] == pytest.approx(adjusted.tolist())
+    assert {row["verdict"] for row in six} == {"inconclusive"}
+    assert all("not after Holm" in row["reason"] for row in six)

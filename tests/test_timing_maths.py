@@ -13,6 +13,7 @@ from harness.cost.ledger import sample_cost
 from harness.cost.shapes import shape_of
 from harness.errors import UsageError
 from harness.record import dense_record
+from harness.stats import Interval
 from harness.store import columns
 from harness.timing import ratios
 from harness.timing.device import Reading, Watch
@@ -125,7 +126,10 @@ def test_dense_against_dense_contains_one() -> None:
 def test_realisation_and_its_gaps() -> None:
     assert ratios.flops_ratio(9.0, 5.0) == pytest.approx(1.8)
     assert ratios.flops_ratio(9.0, 0.0) is None
-    assert ratios.realisation(1.41, 1.8) == pytest.approx(0.7833, abs=1e-4)
+    found = ratios.realisation(Interval(1.41, 1.35, 1.5), 1.8)
+    assert found is not None and found.value == pytest.approx(0.7833, abs=1e-4)
+    assert (found.low, found.high) == pytest.approx((0.75, 0.8333), abs=1e-4)
+    assert ratios.realisation(Interval(1.41, None, None), 1.8) == Interval(found.value, None, None)
     assert ratios.realisation(None, 1.8) is None
     assert ratios.speedup([1.0, 2.0], [0.0, 0.0], 0) is None
 
@@ -208,6 +212,10 @@ def test_rows_follow_the_schema_and_the_arithmetic() -> None:
     assert prefill["speedup_vs_dense"] == pytest.approx(np.median(theirs) / np.median(ours))
     assert prefill["flops_ratio"] == pytest.approx(2.0)
     assert prefill["realisation"] == pytest.approx(prefill["speedup_vs_dense"] / 2)
+    for end in ("low", "high"):  # from draws of both rows' rounds over the same count of FLOPs
+        bound = prefill[f"realisation_ci_{end}"]
+        assert bound == pytest.approx(prefill[f"speedup_ci_{end}"] / 2)
+    assert prefill["realisation_ci_low"] < prefill["realisation"] < prefill["realisation_ci_high"]
     assert (prefill["repeats"], prefill["rejected"], prefill["sm_mhz"]) == (11, 1, 1000.0)
     assert prefill["peak_mib"] is None  # not measured is empty, never 0
     assert whole["samples_per_s"] == pytest.approx(4e3 / whole["median_ms"])
@@ -225,7 +233,7 @@ def test_dense_has_no_speedup_over_itself() -> None:
     row = Row({"cell_id": "a", "label": "dense"}, tflops, 1, 1, 1.0)
     (one,) = throughput_rows(row, dense, dense, tflops, [Reading()] * 6, 0)
     assert one["speedup_vs_dense"] is None
-    assert one["realisation"] is None
+    assert one["realisation"] is one["realisation_ci_low"] is one["realisation_ci_high"] is None
 
 
 # --- the device -----------------------------------------------------------------------------

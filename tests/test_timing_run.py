@@ -86,6 +86,8 @@ def test_ratios_flops_and_bytes_come_out_of_the_files(done: Path, folder: Path) 
     less = prefill([25] * 4) / prefill([25, 25, 17, 17])
     assert row.flops_ratio == pytest.approx(less)
     assert row.realisation == pytest.approx(gain / less)
+    assert row.realisation_ci_low == pytest.approx(row.speedup_ci_low / less)
+    assert row.realisation_ci_high == pytest.approx(row.speedup_ci_high / less)
     assert table.loc["dense", "prefill"].tflops * 1e12 == pytest.approx(prefill([25] * 4))
     entries = 2 * (25 + 25 + 17 + 17 + 4 * 2)  # rows; two of three new tokens are fed
     assert row.kv_mib * 2**20 == entries * shape.kv_bytes_per_entry(4)

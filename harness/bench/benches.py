@@ -156,6 +156,26 @@ class Bench:
         text = f"{path} {name} {revision(str(path), str(name), self.root)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @cached_property
+    def documents(self) -> int | None:
+        """How many documents there are at most, where that can be told without loading them."""
+        if self.mini:
+            from pyarrow.parquet import read_metadata
+
+            return int(read_metadata(_mini_data(self.file.path)).num_rows)
+        from harness.bench.hubdata import prepared_documents
+
+        config = read_task(self.file.path)
+        split = config.get("test_split") or config.get("validation_split")
+        if self.file.kind != "task" or not split or not config.get("dataset_path"):
+            return None
+        return prepared_documents(
+            str(config["dataset_path"]),
+            str(config.get("dataset_name") or ""),
+            str(split),
+            self.root,
+        )
+
     def require(self, limit: int | None = None) -> None:
         """Check what can be checked before running.
 

@@ -9,6 +9,7 @@ library is imported only when a real dataset is asked for.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -68,6 +69,20 @@ def prepared(dataset: str, config: str) -> Path | None:
         done = [path for path in done if path.parents[2].name == "default"]
     newest = max(done, key=lambda path: path.parent.stat().st_mtime, default=None)
     return newest.parent if newest is not None else None
+
+
+def prepared_documents(dataset: str, config: str, split: str, root: Path | None) -> int | None:
+    """Documents of a split that is ready to use in the cache; None where it is not."""
+    if not HUB_ID.fullmatch(dataset) or local_copy(dataset, root) is not None:
+        return None
+    ready = prepared(dataset, config)
+    if ready is None:
+        return None
+    try:
+        about = json.loads((ready / "dataset_info.json").read_text(encoding="utf-8"))
+        return int(about["splits"][split]["num_examples"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @cache

@@ -50,6 +50,8 @@ ACCURACY = (*CELL, "task", "metric", "value", "n", "ci_low", "ci_high") + (
     "budget_met",  # what the records show: mean over layers and samples, in the same unit
     "budget_unit",  # `tokens` of one image, or `share` of its tokens
     "budget_within",  # 1: met to one token or 2 %; 0: missed, and the row gets no verdict
+    "same_answers",  # documents that both answered with the same text
+    "smallest_n",  # from which on equal scores can be `non-inferior`, at this margin and images
 )
 # Who stands on the accuracy-cost front, and in what share of the bootstrap's draws.
 FRONTS = (*CELL, "metric", "n", "images", "score", "tflops_prefill") + (
@@ -71,7 +73,7 @@ CONTROLS = (*CELL, "metric", "control", "kv_ratio_vision") + (
     "delta_ci_high",
     "p_value",
     "p_adjusted",
-    "verdict",  # `above`, `not above`
+    "verdict",  # `above` where better and p_adjusted is below 0.05, else `not above`
 )
 SAMPLES = (
     "doc_id",
@@ -145,6 +147,8 @@ THROUGHPUT = (
         "speedup_ci_high",
         "flops_ratio",  # dense / method under `causal`: above 1 the method does less
         "realisation",  # speedup_vs_dense / flops_ratio
+        "realisation_ci_low",  # from the draws of the speed-up; FLOPs are counted, not sampled
+        "realisation_ci_high",
         "peak_mib",
         "kv_mib",  # of the whole batch after the last token, from the cache tensors
         "repeats",

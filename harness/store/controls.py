@@ -8,9 +8,9 @@ their tokens as the method does (column `positions`): numbering alone can cost m
 of tokens. Where the run has none of them, the method is compared with no row of that control.
 
 The difference is the paired one of accuracy.csv (`harness.stats.paired`, images drawn whole).
-Verdict: `above` where the lower end of its 95 % interval, turned so that more is better, lies
-above 0, else `not above`; empty where no row of the control has the budget. Holm's correction is
-over all methods and benches of one control: each control is one question.
+Verdict: `above` where the method scores better and its p-value is below 0.05 after Holm's
+correction over all methods and benches of one control (each control is one question), else
+`not above`; empty where no row of the control has the budget, or all documents show one image.
 """
 
 from __future__ import annotations
@@ -50,13 +50,14 @@ class Controls:
 
     def rows(self, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
         """Method by method in the given order, a row a control; dense is no contender."""
-        rows = [
-            self._row(one, name, matched(one, name, contenders))
+        found = [
+            (one, name, matched(one, name, contenders))
             for one in contenders
             if one.subject.about["method"] not in ("dense", *CONTROLS) and one.subject.scores
             for name in CONTROLS
         ]
-        return list(_adjusted(rows))
+        rows = [self._row(*each) for each in found]
+        return list(_judged(rows, [one.subject.higher_is_better for one, _, _ in found]))
 
     def _row(self, one: Contender, name: str, found: Sequence[Contender]) -> dict[str, Any]:
         key = (name, one.cell_id, *(other.cell_id for other in found))
@@ -132,16 +133,7 @@ def compare(one: Contender, name: str, found: Sequence[Contender], seed: int) ->
         "delta_ci_low": paired.delta.low,
         "delta_ci_high": paired.delta.high,
         "p_value": paired.p_value,
-        "verdict": verdict(paired.delta, one.subject.higher_is_better),
     }
-
-
-def verdict(delta: stats.Interval, higher_is_better: bool) -> str | None:
-    """`above` or `not above`; None without an interval (a single image)."""
-    gain = delta if higher_is_better else -delta
-    if gain.low is None:
-        return None
-    return ABOVE if gain.low > 0 else NOT_ABOVE
 
 
 def _pooled(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -152,12 +144,21 @@ def _pooled(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {doc: sum(row[doc] for row in rows) / len(rows) for doc in docs}
 
 
-def _adjusted(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows in their order with Holm's p-values."""
+def _judged(
+    rows: Sequence[dict[str, Any]], higher_is_better: Sequence[bool]
+) -> Iterator[dict[str, Any]]:
+    """The rows in their order with Holm's p-values and the verdicts from them."""
     p_values: dict[int, float] = {}
     for name in CONTROLS:
         family = [row for row in rows if row["control"] == name and "p_value" in row]
         found = stats.holm([row["p_value"] for row in family])
         p_values |= {id(row): p for row, p in zip(family, found, strict=True)}
-    for row in rows:
-        yield row | ({"p_adjusted": p_values[id(row)]} if id(row) in p_values else {})
+    for row, better in zip(rows, higher_is_better, strict=True):
+        p_value = p_values.get(id(row))
+        if p_value is None:
+            yield row
+            continue
+        gain = row["delta"] if better else -row["delta"]
+        word = ABOVE if gain > 0 and p_value < stats.ALPHA else NOT_ABOVE
+        known = row["delta_ci_low"] is not None
+        yield row | {"p_adjusted": p_value, "verdict": word if known else None}

@@ -8,14 +8,16 @@ interrupted and resumed run writes the same bytes as one that ran through.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from harness import joint, stats
-from harness.changes import changes, detectable
+from harness.changes import changes, same_answers
 from harness.cost.rows import cost_rows
 from harness.evidence import evidence_rows
+from harness.power import detectable, smallest_n
 from harness.store import columns
 from harness.store.budgets import budget_columns
 from harness.store.controls import Contender, Controls, positions_of
@@ -40,6 +42,7 @@ class CellData:
     evidence: list[dict[str, Any]] = field(default_factory=list)
     prefill: dict[str, float] = field(default_factory=dict)  # doc_id -> TFLOP, causal
     budget: dict[str, Any] = field(default_factory=dict)  # columns of accuracy.csv
+    answers: dict[str, str] = field(default_factory=dict)  # doc_id -> what was answered
 
     @property
     def about(self) -> dict[str, str]:
@@ -152,6 +155,7 @@ def read_cell(store: Store, row: dict[str, str], seed: int) -> CellData:
         evidence=evidence_rows(store.read_evidence(cell_id), metrics, images, seed),
         prefill=prefill_of(samples),
         budget=budget_columns(row.get("params", ""), samples),
+        answers={sample["doc_id"]: sys.intern(sample["prediction"]) for sample in samples},
     )
 
 
@@ -195,10 +199,11 @@ def metric_rows(cell: CellData, metric: Mapping[str, Any], against: Against) -> 
     if metric["is_mean"] and scores:
         yield _tested(row, metric, other, cell, against)
         return
-    if other is not None:
+    if other is not None and against.dense is not None:
         row["dense_value"] = other["value"]
         if cell.row["method"] != DENSE:
             row["delta"] = value - other["value"]
+            row["same_answers"] = same_answers(cell.answers, against.dense.answers, cell.answers)
     yield MetricRow(row)
     if scores:
         value = sum(scores.values()) / len(scores)
@@ -220,7 +225,7 @@ def _tested(
     assert interval is not None  # there are scores
     row |= {"ci_low": interval.low, "ci_high": interval.high}
     theirs = (other.get("scores") or {}) if other is not None else {}
-    if not theirs:
+    if not theirs or against.dense is None:
         return MetricRow(row)
     row["dense_value"] = sum(theirs.values()) / len(theirs)
     shared = [doc for doc in ours if doc in theirs]
@@ -230,23 +235,18 @@ def _tested(
     images = _images(cell, shared)
     paired = stats.paired(*scores, images, against.seed)
     assert paired is not None  # there are shared documents
+    better = bool(metric["higher_is_better"])
+    margin = stats.margin_for([*ours.values(), *theirs.values()], against.margin)
     row |= {
         "delta": paired.delta.value,
         "delta_ci_low": paired.delta.low,
         "delta_ci_high": paired.delta.high,
         "p_value": paired.p_value,
-    }
-    better = bool(metric["higher_is_better"])
-    margin = stats.margin_for([*ours.values(), *theirs.values()], against.margin)
-    changed = changes(*scores, better)
-    row |= {
-        "n_paired": changed.n,
-        "right_to_wrong": changed.right_to_wrong,
-        "wrong_to_right": changed.wrong_to_right,
-        "right_to_wrong_share": changed.right_to_wrong / changed.n,
-        "wrong_to_right_share": changed.wrong_to_right / changed.n,
+        **changes(*scores, better).row(),
         "detectable": detectable(*scores, images),
         "margin": margin,
+        "same_answers": same_answers(cell.answers, against.dense.answers, shared),
+        "smallest_n": smallest_n(against.margin / 100, images),
         **_skill(metric, other, cell, against),
     }
     return MetricRow(

@@ -13,7 +13,11 @@ from harness.store.derive import DENSE
 from harness.timing.workload import is_workload
 
 MARKS = {"better": "+", "worse": "−", "non-inferior": "=", "inconclusive": "?"}
-LEGEND = "difference to dense: + better, − worse, = not worse by the margin, ? cannot tell"
+SAME = "≡"
+LEGEND = (
+    "difference to dense: + better, − worse, = not worse by the margin, ? cannot tell, "
+    f"{SAME} the same answers"
+)
 
 
 def summary_table(run_dir: Path) -> Table:
@@ -51,7 +55,8 @@ def score_text(row: Mapping[str, str], scale: int) -> str:
     text = f"{float(row['value']) * scale:.1f}"
     if row["method"] == DENSE or not row["delta"]:
         return text
-    mark = MARKS.get(row["verdict"], "")
+    same = row["same_answers"] == (row["n_paired"] or row["n"]) and float(row["delta"]) == 0
+    mark = SAME if same else MARKS.get(row["verdict"], "")
     if row["budget_within"] == "0":
         digits = "g" if row["budget_unit"] == "tokens" else ".3g"
         asked, got = (format(float(row[name]), digits) for name in ("budget_asked", "budget_met"))

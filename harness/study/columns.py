@@ -12,6 +12,7 @@ RUNS = (
 CLAIMS = (
     *("claim", "kind", "better", "worse", "bench", "difference", "ci_low", "ci_high", "p_value"),
     *("p_adjusted", "paper_difference", "margin", "verdict", "reason", "source"),
+    *("p_margin", "p_margin_adjusted"),  # of a difference of just the margin
 )
 SCORES = ("arm", "seed", "bench", "doc_id", "image_id", "score")
 LOSSES = ("arm", "seed", "step", "loss")

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from harness.stats import ALPHA, cluster_ids
 
 Floats = NDArray[np.float64]
+NOT_AFTER_HOLM = ", not after Holm over the study's claims"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,16 @@ class Effect:
     low: float | None
     high: float | None
     p_value: float | None  # two-sided, of zero
+    error: float = math.nan  # standard error of the value
+    freedom: float = math.nan
+
+    def p_of(self, bound: float) -> float:
+        """Two-sided p-value of the truth being `bound`: below 0.05 outside the interval only."""
+        from scipy.stats import t
+
+        if self.error == 0:
+            return 1.0 if self.value == bound else 0.0
+        return 2 * float(t.sf(abs(self.value - bound) / self.error, self.freedom))
 
 
 def effect(scores: Sequence[Floats], groups: Sequence[Sequence[str]]) -> Effect:
@@ -80,36 +91,54 @@ def _interval(value: float, parts: Sequence[tuple[float, int]]) -> Effect:
 
     variance = sum(v for v, _ in parts)
     if variance == 0:
-        return Effect(value, value, value, 1.0 if value == 0 else 0.0)
+        return Effect(value, value, value, 1.0 if value == 0 else 0.0, 0.0)
     freedom = variance**2 / sum(v**2 / f for v, f in parts)
-    half = float(t.ppf(1 - ALPHA / 2, freedom)) * math.sqrt(variance)
-    p = 2 * float(t.sf(abs(value) / math.sqrt(variance), freedom))
-    return Effect(value, value - half, value + half, p)
+    error = math.sqrt(variance)
+    half = float(t.ppf(1 - ALPHA / 2, freedom)) * error
+    p = 2 * float(t.sf(abs(value) / error, freedom))
+    return Effect(value, value - half, value + half, p, error, freedom)
 
 
-def judge_higher(found: Effect, p_adjusted: float, margin: float) -> tuple[str, str]:
-    """(verdict, why) on "better scores higher than worse"; points, `margin` included."""
+def judge_higher(found: Effect, p_zero: float, p_margin: float, margin: float) -> tuple[str, str]:
+    """(verdict, why) on "better scores higher than worse"; points.
+
+    Both p-values are adjusted over the study's claims: of no difference, and of an advantage of
+    just `margin`.
+    """
     if found.low is None or found.high is None:
         return "inconclusive", "fewer than two seeds"
-    if found.value > 0 and p_adjusted < ALPHA:
+    if found.value > 0 and p_zero < ALPHA:
         return "reproduced", "higher, significant after Holm"
-    if found.high < 0:
-        return "not reproduced", "lower: the whole interval is below zero"
-    if found.high < margin:
+    if found.value < margin and p_margin < ALPHA:
+        if found.high < 0:
+            return "not reproduced", "lower: the whole interval is below zero"
         return "not reproduced", f"an advantage of {margin:g} point or more is excluded"
+    if found.high < margin:
+        why = f"an advantage of {margin:g} point or more is excluded by itself"
+        return "inconclusive", why + NOT_AFTER_HOLM
     if found.low > 0:
-        return "inconclusive", "above zero by itself, not after Holm over the study's claims"
+        return "inconclusive", "above zero by itself" + NOT_AFTER_HOLM
     return "inconclusive", "the interval holds both zero and a relevant advantage"
 
 
-def judge_not_lower(found: Effect, margin: float) -> tuple[str, str]:
-    """(verdict, why) on "better is not below worse", with `margin` points of tolerance."""
+def judge_not_lower(
+    found: Effect, p_zero: float, p_margin: float, margin: float
+) -> tuple[str, str]:
+    """(verdict, why) on "better is not below worse", with `margin` points of tolerance.
+
+    As in `judge_higher`; `p_margin` is of a loss of just `margin`.
+    """
     if found.low is None or found.high is None:
         return "inconclusive", "fewer than two seeds"
-    if found.low > -margin:
+    if found.value > -margin and p_margin < ALPHA:
         return "reproduced", f"a loss of {margin:g} point or more is excluded"
-    if found.high < -margin:
-        return "not reproduced", f"lower by more than {margin:g} point"
-    if found.high < 0:
+    if found.value < 0 and p_zero < ALPHA:
+        if found.high < -margin:
+            return "not reproduced", f"lower by more than {margin:g} point"
         return "not reproduced", "lower: the whole interval is below zero"
+    if found.low > -margin:
+        why = f"a loss of {margin:g} point or more is excluded by itself"
+        return "inconclusive", why + NOT_AFTER_HOLM
+    if found.high < 0:
+        return "inconclusive", "below zero by itself" + NOT_AFTER_HOLM
     return "inconclusive", f"the interval reaches below -{margin:g} point and above zero"

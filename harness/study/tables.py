@@ -15,6 +15,7 @@ from harness.study.jobs import Job, read
 from harness.study.spec import REFERENCE, Arm, Claim, Study
 
 AVERAGE = "average"
+TESTS = ("p_value", "p_adjusted", "p_margin", "p_margin_adjusted")
 Row = dict[str, Any]
 
 
@@ -131,20 +132,23 @@ def _numbers(result: Result, reference: Result, benches: Sequence[str]) -> Row:
 
 
 def claim_rows(study: Study, found: Mapping[str, Result], benches: Sequence[str]) -> list[Row]:
-    """`study_claims.csv`: one verdict a claim, p-values adjusted over the study's comparisons."""
+    """`study_claims.csv`: one verdict a claim, p-values adjusted over the study's claims.
+
+    Two tests a claim, whichever verdict it ends in: of no difference, and of a difference of just
+    the margin (an advantage for "higher", a loss for "not lower"). Holm's correction is over all
+    claims, for each of the two.
+    """
     effects = {
         claim: contrast(found[claim.better], found[claim.worse], benches)
         for claim in study.claims
         if claim.kind != "overflow"
     }
-    # Only "higher" is judged by a p-value; "not lower" by its interval.
-    tested = [
-        (c, e)
-        for c, e in effects.items()
-        if c.kind == "higher" and e is not None and e.p_value is not None
-    ]
-    adjusted = holm([float(e.p_value or 0.0) for _, e in tested])
-    by_claim = {c: p for (c, _), p in zip(tested, adjusted, strict=True)}
+    tested = {c: e for c, e in effects.items() if e is not None and e.p_value is not None}
+    bounds = {c: study.margin if c.kind == "higher" else -study.margin for c in tested}
+    zero = [e.p_of(0.0) for e in tested.values()]
+    margin = [e.p_of(bounds[c]) for c, e in tested.items()]
+    columns = zip(tested, zero, holm(zero), margin, holm(margin), strict=True)
+    tests = {c: dict(zip(TESTS, values, strict=True)) for c, *values in columns}
     return [
         {
             "claim": claim.claim,
@@ -154,14 +158,14 @@ def claim_rows(study: Study, found: Mapping[str, Result], benches: Sequence[str]
             "bench": AVERAGE,
             "margin": study.margin,
             "source": claim.source or f"{study.paper}, {study.table}",
-            **_judged(study, claim, found, effects.get(claim), by_claim.get(claim, 1.0)),
+            **_judged(study, claim, found, effects.get(claim), tests.get(claim, {})),
         }
         for claim in study.claims
     ]
 
 
 def _judged(
-    study: Study, claim: Claim, found: Mapping[str, Result], away: Effect | None, p: float
+    study: Study, claim: Claim, found: Mapping[str, Result], away: Effect | None, tests: Row
 ) -> Row:
     if claim.kind == "overflow":
         return _overflowed(study, found[claim.better])
@@ -170,16 +174,13 @@ def _judged(
     row: Row = {"paper_difference": None if theirs is None else round(theirs, 6)}
     if away is None:
         return {**row, "verdict": "inconclusive", "reason": "an arm has no results"}
-    if claim.kind == "higher":
-        verdict, why = judge_higher(away, p, study.margin)
-    else:
-        verdict, why = judge_not_lower(away, study.margin)
+    judge = judge_higher if claim.kind == "higher" else judge_not_lower
+    p_zero, p_margin = (tests.get(name, 1.0) for name in ("p_adjusted", "p_margin_adjusted"))
+    verdict, why = judge(away, p_zero, p_margin, study.margin)
     numbers = {"difference": away.value, "ci_low": away.low, "ci_high": away.high}
     used = [s for s in found[claim.better].exams if s in found[claim.worse].exams]
     if len(used) < len(study.seeds):
         why += f"; only {len(used)} of {len(study.seeds)} seeds have both arms"
-    holm_used = claim.kind == "higher" and away.p_value is not None
-    tests = {"p_value": away.p_value, "p_adjusted": p if holm_used else None}
     return {**row, **numbers, **tests, "verdict": verdict, "reason": why}
 
 

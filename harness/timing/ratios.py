@@ -52,9 +52,15 @@ def flops_ratio(dense: float, method: float) -> float | None:
     return dense / method if dense > 0 and method > 0 else None
 
 
-def realisation(gain: float | None, ratio: float | None) -> float | None:
-    """Speed-up / FLOPs ratio: 1 when all of the saving became time, 1 / ratio when none did."""
-    return None if gain is None or ratio is None else gain / ratio
+def realisation(gain: Interval | None, ratio: float | None) -> Interval | None:
+    """Speed-up / FLOPs ratio: 1 when all of the saving became time, 1 / ratio when none did.
+
+    Its interval is the speed-up's: FLOPs are counted on the same samples every round, not drawn.
+    """
+    if gain is None or ratio is None:
+        return None
+    low, high = (None if bound is None else bound / ratio for bound in (gain.low, gain.high))
+    return Interval(gain.value / ratio, low, high)
 
 
 def settled(times: Sequence[float], window: int = 3, within: float = 0.01) -> bool:

@@ -76,7 +76,7 @@ def throughput_rows(
         if times is not dense and reference is not None:
             gain = ratios.speedup(reference, ours, seed)
         less = ratios.flops_ratio(dense_tflops[phase], row.tflops[phase])
-        value = gain.value if gain else None
+        realised = ratios.realisation(gain, less)
         against_best = None
         if best is not None and phase in best.rounds:
             against_best = ratios.speedup(np.asarray(best.rounds[phase])[keep], ours, seed)
@@ -86,11 +86,13 @@ def throughput_rows(
             **_rates(phase, float(np.median(ours)), row.batch, row.n_out),
             **state,
             "phase": phase,
-            "speedup_vs_dense": value,
+            "speedup_vs_dense": gain.value if gain else None,
             "speedup_ci_low": gain.low if gain else None,
             "speedup_ci_high": gain.high if gain else None,
             "flops_ratio": less,
-            "realisation": ratios.realisation(value, less),
+            "realisation": realised.value if realised else None,
+            "realisation_ci_low": realised.low if realised else None,
+            "realisation_ci_high": realised.high if realised else None,
             "speedup_vs_best": against_best.value if against_best else None,
             "tflops": row.tflops[phase],
             "peak_mib": times.peak_mib.get(phase),
