@@ -52,12 +52,16 @@ def render(table: Table, conditions: str) -> str:
         cells = [_cell(c, column) for c, column in zip(row, table.columns, strict=True)]
         lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else "")]
-    footnote = " ".join(filter(None, (table.note, LEGEND if _bold(table) else "", conditions)))
+    footnote = " ".join(filter(None, (table.note, _legend(table), conditions)))
     lines += [rf"\par\smallskip{{\footnotesize {escape(footnote)}\par}}"]
     return "\n".join([*lines, rf"\end{{table{star}}}", ""])
 
 
 LEGEND = "Bold: significant after Holm's correction; brackets: 95 % CI."
+LEGENDS = {
+    "arms": "Bold: the 95 % CI in brackets leaves out zero, without correction for the number of "
+    "arms."
+}
 
 
 def escape(text: str) -> str:
@@ -71,8 +75,10 @@ def label(name: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
 
 
-def _bold(table: Table) -> bool:
-    return any(cell.strong for row in table.rows for cell in row)
+def _legend(table: Table) -> str:
+    if not any(cell.strong for row in table.rows for cell in row):
+        return ""
+    return LEGENDS.get(table.name, LEGEND)
 
 
 def _align(column: Column) -> str:

@@ -103,3 +103,13 @@ def test_tables_compile(folder: Path, tmp_path: Path) -> None:
     )
     command = [str(LATEX), "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+
+
+def test_bold_of_a_studys_arms_claims_no_correction(tmp_path: Path) -> None:
+    """Their differences are bold by their own interval; the claims' are corrected."""
+    path = write_study(tmp_path / "study")
+    build_report(path)
+    arms, claims = ((path / "tables" / f"{n}.tex").read_text("utf-8") for n in ("arms", "claims"))
+    assert r"\textbf" in arms and r"\textbf" in claims
+    assert "without correction for the number of arms" in arms and "Holm" not in arms
+    assert "significant after Holm" in claims
