@@ -106,10 +106,18 @@ def make_timing_plan(settings: Settings, parts: Parts) -> TimingPlan:
     plan = (
         _random(settings, methods) if settings.random_weights else _real(settings, methods, parts)
     )
-    plan = replace(plan, workloads=tuple(work))
+    plan = replace(plan, workloads=tuple(work), data=_data(settings, work, plan.source, parts))
     for method in plan.methods:
         _check_method(method, plan.shape)
     return plan
+
+
+def _data(settings: Settings, work: list[Workload], source: Any, parts: Parts) -> dict[str, str]:
+    """Bench -> the data it is timed on. Raises UsageError for benches that there are not."""
+    names = dict.fromkeys(one.bench for one in work if one.bench)
+    if names and source is None:
+        raise UsageError("--workload: documents need a processor: leave out --random-weights")
+    return {name: parts.bench(name, settings.data, source).data for name in names}
 
 
 def check_rounds(settings: Settings) -> None:
