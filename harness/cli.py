@@ -14,6 +14,7 @@ from harness.errors import (
     EXIT_OK,
     HarnessError,
     UsageError,
+    is_text,
     one_line,
 )
 from harness.flags import build_parser
@@ -24,12 +25,13 @@ from harness.settings import (
     SWITCHES,
     Settings,
     add_checkpoint,
+    checked,
     convert,
     flag,
     make_settings,
 )
 from harness.stops import PROGRAM, interrupted, stoppable
-from harness.validators import VALIDATORS
+from harness.validators import VALIDATORS, place
 
 FREE = ("out", "quiet", "verbose")  # settings that every run may have
 STUDIED = ("study", "bench", "limit", "batch_size")  # settings that a study has a use for
@@ -40,6 +42,9 @@ def parse(argv: Sequence[str]) -> tuple[dict[str, Any], Settings]:
 
     Raises UsageError with one line for anything wrong.
     """
+    for text in argv:
+        if not is_text(text):
+            raise UsageError(f"'{one_line(text)}' is not UTF-8 text")
     parser = build_parser()
     known, extra = parser.parse_known_args(list(argv))
     if extra:
@@ -50,9 +55,9 @@ def parse(argv: Sequence[str]) -> tuple[dict[str, Any], Settings]:
     raw = vars(known)
     values: dict[str, Any] = {}
     if "suite" in raw:
-        from harness.suites import load_suite
+        from harness.suites import load_suite, suite_path
 
-        values = load_suite(raw["suite"])
+        values = load_suite(checked("--suite", suite_path, raw["suite"]))
     if "workload" in raw:
         raw["workload"] = ",".join(raw["workload"])
     values |= {name: convert(name, raw[name]) for name in VALIDATORS if name in raw}
@@ -70,8 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         with stoppable():
-            raw, settings = parse(argv)
-            code = _guarded(raw, settings, argv)
+            code = _guarded(argv)
             sys.stdout.flush()
             return code
     except HarnessError as error:
@@ -84,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
 
 
-def _guarded(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
+def _guarded(argv: list[str]) -> int:
     """`_dispatch`; what nobody expected is one line as well: whose fault, and where.
 
     Code of a method file that ends the process (`sys.exit`) is among it.
@@ -92,12 +96,16 @@ def _guarded(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     from methods.files import blamed
     from methods.params import MethodError
 
+    settings = None
     try:
+        raw, settings = parse(argv)
         return _dispatch(raw, settings, argv)
     except (HarnessError, KeyboardInterrupt, BrokenPipeError):
         raise
     except BaseException as error:
-        if settings.verbose:
+        if settings is None and isinstance(error, SystemExit):
+            raise  # --help
+        if "--verbose" in argv:
             traceback.print_exc()
         if isinstance(error, MethodError) or blamed(error):
             raise UsageError(one_line(error)) from error
@@ -193,7 +201,7 @@ def _check(name: str) -> int:
 def _plots(target: str) -> int:
     from harness.store.rundir import open_for_reading
 
-    run_dir: Path = open_for_reading(target)
+    run_dir: Path = open_for_reading(checked("--plots-only", place, target))
     from reports.build import build_report
 
     print(build_report(run_dir))
@@ -204,6 +212,7 @@ def _diff(one: str, other: str, out: str | None) -> int:
     from reports.diffview import show_diff
     from reports.errors import ReportError
 
+    one, other = (checked("--diff", place, text) for text in (one, other))
     try:
         show_diff(Path(one), Path(other), Path(out) if out else None)
     except ReportError as error:

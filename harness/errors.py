@@ -33,6 +33,11 @@ class StoreError(HarnessError):
     """The run directory cannot be written (full disk, lost permission) while a run is going on."""
 
 
+def is_text(text: str) -> bool:
+    """Whether a word can be a name or be written to a file: no NUL, no half of a character."""
+    return "\0" not in text and text.encode(errors="ignore").decode() == text
+
+
 def one_line(error: BaseException | str, limit: int = 300) -> str:
     """`error` as a single line of at most `limit` printable characters, never empty.
 

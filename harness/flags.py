@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from harness.errors import UsageError
 from harness.settings import LIST_KINDS
@@ -36,6 +36,22 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message.removeprefix("argument "))
 
 
+class _Once(argparse.Action):
+    """Stores a value; another one for the same flag would silently take its place."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest, values)
+        if before != values:
+            raise UsageError(f"{option_string} stands twice, with '{before}' and '{values}'")
+        setattr(namespace, self.dest, values)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser. Values stay text here; `harness.settings` checks them, as it does a suite's."""
     parser = _Parser(
@@ -47,6 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
+    for action in (None, "store"):
+        parser.register("action", action, _Once)
     _add_jobs(parser.add_argument_group("what to do"))
     _add_settings(parser.add_argument_group("settings (all recorded)"))
     _add_analysis(parser.add_argument_group("layer redundancy, beside benchmarks"))

@@ -7,14 +7,15 @@ flag or from a suite file; a bad value is a `UsageError` of one line.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.errors import UsageError
 from harness.validators import VALIDATORS, checkpoint
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 SUITES = ROOT / "suites"
 
@@ -112,18 +113,20 @@ SWITCHES = (
 
 def convert(name: str, value: str, shown_as: str | None = None) -> Any:
     """`value` checked and converted for the settings field `name`; errors name the flag."""
+    return checked(shown_as or flag(name), VALIDATORS[name], value)
+
+
+def checked(shown: str, check: Callable[[str], T], value: str) -> T:
+    """What `check` makes of a value; a UsageError of it names the flag or key, `shown`."""
     try:
-        return VALIDATORS[name](value)
+        return check(value)
     except UsageError as error:
-        raise UsageError(f"{shown_as or flag(name)}: {error}") from None
+        raise UsageError(f"{shown}: {error}") from None
 
 
 def add_checkpoint(found: dict[str, str], text: str) -> None:
     """Add one `method=PATH` to `found`; the same method with two paths is refused."""
-    try:
-        name, path = checkpoint(text)
-    except UsageError as error:
-        raise UsageError(f"--checkpoint: {error}") from None
+    name, path = checked("--checkpoint", checkpoint, text)
     if found.setdefault(name, path) != path:
         raise UsageError(f"--checkpoint: '{name}' stands twice, with different weights")
 

@@ -69,7 +69,7 @@ def interrupted(argv: Sequence[str]) -> int:
 
 def _catch(handler: Any) -> dict[int, Any]:
     """Set the handler of all signals but the ignored ones (`nohup`); returns what was there."""
-    before = {}
+    before: dict[int, Any] = {}
     for number in SIGNALS:
         was = signal.getsignal(number)
         if was is not signal.SIG_IGN:

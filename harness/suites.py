@@ -8,7 +8,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.nearest import unknown
 from harness.settings import SUITES, SWITCHES, add_checkpoint, convert, flag
-from harness.validators import VALIDATORS
+from harness.validators import VALIDATORS, place
 from harness.yamlfile import read_mapping
 
 DESCRIPTION = "description"
@@ -22,13 +22,13 @@ def suite_names() -> list[str]:
 
 def suite_path(text: str) -> Path:
     """The file behind `--suite`: a path as it stands, or the name of a shipped suite."""
-    path = Path(text)
+    path = Path(place(text))
     if path.is_file():
         return path
     shipped = SUITES / f"{text}.yaml"
     if shipped.is_file():
         return shipped
-    raise UsageError("--suite: " + unknown("suite", path.stem, suite_names(), f"no file {text}"))
+    raise UsageError(unknown("suite", path.stem, suite_names(), f"no file {text}"))
 
 
 def describe(name: str) -> str:
@@ -36,9 +36,8 @@ def describe(name: str) -> str:
     return str(read_mapping(SUITES / f"{name}.yaml").get(DESCRIPTION, ""))
 
 
-def load_suite(text: str) -> dict[str, Any]:
-    """Settings values declared in the suite `text` (path or shipped name), validated."""
-    path = suite_path(text)
+def load_suite(path: Path) -> dict[str, Any]:
+    """Settings values declared in a suite file, validated. Raises UsageError, one line."""
     values: dict[str, Any] = {}
     for key, value in read_mapping(path).items():
         name = str(key).replace("-", "_")
@@ -78,9 +77,9 @@ def _switch(name: str, value: Any, path: Path) -> bool:
 def _checkpoints(value: Any, path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     if isinstance(value, dict):
-        value = [f"{name}={target}" for name, target in value.items()]
+        value = [f"{name}={_text('checkpoint', to, path)}" for name, to in value.items()]
     if not isinstance(value, list):
         raise UsageError(f"{path}: checkpoint is a list of method=PATH, or method: PATH lines")
     for item in value:
-        add_checkpoint(found, str(item))
+        add_checkpoint(found, _text("checkpoint", item, path))
     return found

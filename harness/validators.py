@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
+from harness.errors import UsageError, one_line
 from harness.nearest import unknown
 
 DATA = ("auto", "mini", "hub")
@@ -139,9 +139,19 @@ def device(text: str) -> str:
     return text
 
 
+def place(text: str) -> str:
+    """A path, or a name that might be one: text that the file system can be asked about."""
+    try:
+        Path(non_empty(text)).expanduser().exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a home of nobody, no access
+        why = getattr(error, "strerror", None) or one_line(str(error))
+        raise UsageError(f"'{one_line(text, 80)}' is no path to look at ({why})") from None
+    return text
+
+
 def data(text: str) -> str:
     """`auto`, `mini`, `hub`, or a folder with local copies of hub datasets."""
-    if text not in DATA and not Path(text).expanduser().is_dir():
+    if text not in DATA and not Path(place(text)).expanduser().is_dir():
         raise UsageError(unknown("data source", text, DATA, "nor is it a folder"))
     return text
 
@@ -151,7 +161,7 @@ def checkpoint(text: str) -> tuple[str, str]:
     name, equals, path = text.partition("=")
     if not (equals and name.strip() and path.strip()):
         raise UsageError(f"expected method=PATH_OR_ID, got '{text}'")
-    return name.strip(), path.strip()
+    return name.strip(), place(path.strip())
 
 
 def non_empty(text: str) -> str:
@@ -164,7 +174,7 @@ def non_empty(text: str) -> str:
 VALIDATORS: dict[str, Callable[[str], Any]] = {
     "methods": comma_list,
     "bench": benches,
-    "model": non_empty,
+    "model": place,
     "data": data,
     "limit": positive,
     "batch_size": batch_size,

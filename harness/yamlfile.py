@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from harness.errors import UsageError, one_line
+from harness.errors import UsageError, is_text, one_line
 
 MOST_BYTES = 64 * 1024  # ten times the longest file that ships; read in well under a second
 DEEPEST = 20  # levels; the longest suite has five
@@ -39,8 +39,8 @@ class PlainLoader(yaml.SafeLoader):
 
     def construct_scalar(self, node: Any) -> Any:
         value = super().construct_scalar(node)
-        if isinstance(value, str) and not _writable(value):  # half of a surrogate pair, escaped
-            raise _refused("text that is not Unicode", node)
+        if isinstance(value, str) and not is_text(value):  # written as an escape
+            raise _refused("text with a NUL or half a character", node)
         return value
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
@@ -98,14 +98,6 @@ def read_mapping(path: Path, shown: str = "") -> dict[str, Any]:
     if other is not None:
         raise UsageError(f"{shown}: the key '{other}' is no text")
     return values
-
-
-def _writable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _refused(what: str, at: Any) -> yaml.MarkedYAMLError:

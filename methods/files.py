@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from methods.base import Method
-from methods.params import MethodError
+from methods.params import MethodError, cut
 
 PREFIX = "method_file_"  # of the modules that such files become
 SHOWN: dict[str, str] = {}  # resolved path of a file -> as the user wrote it
@@ -23,14 +23,13 @@ def load_file(path: str) -> type[Method]:
     Raises :class:`MethodError` with one line for a file that is missing, does not import, or
     defines no method or several. A KeyboardInterrupt passes: it may be the user's.
     """
-    file = Path(path).expanduser()
     try:
-        file = file.resolve()
+        file = Path(path).expanduser().resolve()
         there = file.is_file()
-    except (OSError, ValueError):  # a name too long, or no name at all
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, a home of nobody
         there = False
     if not there:
-        raise MethodError(f"{path}: no such file")
+        raise MethodError(f"{cut(path)}: no such file")
     SHOWN[str(file)] = path
     name = f"{PREFIX}{file.stem}_{abs(hash(file))}"
     with told(path):

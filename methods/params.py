@@ -25,6 +25,11 @@ def to_text(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def cut(text: str, limit: int = 120) -> str:
+    """A user's word as a message shows it: what is wrong with it must fit behind it."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def from_text(name: str, key: str, kind: Any, text: Any) -> Any:
     """Convert one value (text, or a YAML scalar/list) to the type of the dataclass field."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -38,7 +43,7 @@ def from_text(name: str, key: str, kind: Any, text: Any) -> Any:
             return tuple(_finite(args[0](part)) for part in words.split("+"))
         if origin is Literal:
             if words not in args:
-                raise MethodError(f"{name}: {key}={words} is not one of {', '.join(args)}")
+                raise MethodError(f"{name}: {key}={cut(words)} is not one of {', '.join(args)}")
             return words
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[words.lower()]
@@ -46,7 +51,7 @@ def from_text(name: str, key: str, kind: Any, text: Any) -> Any:
     except (KeyError, ValueError) as error:
         if isinstance(error, MethodError):
             raise
-        raise MethodError(f"{name}: {key}={words} is not {_wanted(kind)}") from None
+        raise MethodError(f"{name}: {key}={cut(words)} is not {_wanted(kind)}") from None
 
 
 def _finite(value: Any) -> Any:

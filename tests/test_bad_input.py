@@ -86,6 +86,68 @@ def test_command_lines(
     assert list(tmp_path.iterdir()) == []
 
 
+LONG = "x" * 5000
+RUN = ["--methods", "random", "--bench", "pope"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([*RUN, "--model", LONG], "--model: 'xx"),
+        ([*RUN, "--data", LONG], "--data: 'xx"),
+        ([*RUN, "--checkpoint", f"random={LONG}"], "--checkpoint: 'xx"),
+        ([*RUN, "--checkpoint", "random=~no.body/x"], "--checkpoint: '~no.body/x' is no path"),
+        ([*RUN, "--model", "~no.body/x"], "--model: '~no.body/x' is no path"),
+        (["--costs-only", "--methods", "random", "--model", LONG], "--model: 'xx"),
+        (["--suite", LONG], "--suite: 'xx"),
+        (["--plots-only", LONG], "--plots-only: 'xx"),
+        (["--diff", LONG, "b"], "--diff: 'xx"),
+        (["--check", f"{LONG}.py"], "no such file"),
+        (["--check", "~no.body/x.py"], "no such file"),
+        (["--methods", "\udcff.py", "--bench", "gqa"], "'?.py' is not UTF-8 text"),
+        (["--list", "a\0b"], "'a?b' is not UTF-8 text"),
+        ([*RUN, "--bench", "gqa"], "--bench stands twice, with 'pope' and 'gqa'"),
+        ([*RUN, "--limit", "9" * 5000], "--limit: expected a whole number"),
+        ([*RUN, "--limit", "nan"], "--limit: expected a whole number"),
+        (["--costs-only", "--methods", "pmod:beta=nan"], "beta=nan is not a number"),
+        (["--costs-only", "--methods", "fastv:k=" + "9" * 5000], "is not a whole number"),
+        (["--methods", "fastv:", "--bench", "gqa"], "'' is not key=value"),
+        (["--methods", "fastv:foo=1", "--bench", "gqa"], "(it has tokens, ratio, kv, k, r"),
+        (["--throughput", "--methods", "random", "--workload", "bench=nope"], "'nope'"),
+        (["--throughput", "--methods", "random", "--bench", "nope"], "'nope'"),
+        ([*RUN, "--with-throughput", "--workload", "bench=nope"], "'nope'"),
+    ],
+)
+def test_what_no_file_system_or_library_would_take(
+    argv: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refused(argv, capsys)
+    assert said in line
+    assert len(line) < 1100
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_the_program_is_one_line_with_its_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness import listing
+
+    def broken(kind: str) -> list[str]:
+        raise KeyError(kind)
+
+    monkeypatch.setattr(listing, "lines", broken)
+    assert main(["--list", "suites"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "KeyError: 'suites' (a fault of this program, test_bad_input.py, line" in line
+    assert main(["--list", "suites", "--verbose"]) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -96,6 +158,7 @@ def test_command_lines(
         ("methods: pmod\nbench: gqa\nmodel:\n", "model takes a plain value"),
         ("methods: {a: 1}\n", "methods takes a plain value"),
         ("checkpoint: pmod=x\n", "checkpoint is a list"),
+        ("checkpoint: {pmod: [x]}\n", "checkpoint takes one value, not a list"),
         ("list: methods\n", "unknown key 'list'"),
         ("- pmod\n- gqa\n", "expected `key: value` lines"),
         ("methods: [pmod\n", "not valid YAML"),

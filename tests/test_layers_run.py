@@ -172,6 +172,8 @@ def test_a_failed_analysis_is_one_line_and_leaves_the_cells(
     monkeypatch.setattr(damage, "_documents", broken)
     assert go(tmp_path / "run", Counting(), ["--analyse", "damage"]) == 3
     assert "analysis damage failed: no documents" in capsys.readouterr().err
+    stamps = json.loads((tmp_path / "run/analysis.json").read_text())
+    assert stamps == {"damage": {"error": "no documents"}}
     assert (tmp_path / "run/accuracy.csv").is_file() and (tmp_path / "run/report.html").is_file()
 
 

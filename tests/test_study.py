@@ -146,8 +146,11 @@ def test_a_recipe_key_that_is_none_is_refused(tmp_path):
         gather(study, exam=exam(), **NOTHING)
 
 
-def test_a_bad_method_of_an_arm_is_refused(tmp_path):
-    study = load_study(write(tmp_path, arms=[{"name": "a", "train": "pmod:betta=1"}], claims=[
+@pytest.mark.parametrize(
+    "arm", [{"train": "pmod:betta=1"}, {"train": "pmod", "stages": ["mod", "pmod:betta=1"]}]
+)
+def test_a_bad_method_of_an_arm_is_refused(tmp_path, arm):
+    study = load_study(write(tmp_path, arms=[{"name": "a", **arm}], claims=[
         {"claim": "x", "kind": "overflow", "better": "a"}]))  # fmt: skip
     with pytest.raises(UsageError, match="unknown parameter 'betta'"):
         gather(study, exam=exam(), **NOTHING)

@@ -228,6 +228,8 @@ def test_real_documents_with_trained_weights(tmp_path: Path) -> None:
         (["--workload", "n_image=17"], "the nearest is 16"),
         (["--repeats", "5"], "too few for a 95 % interval"),
         (["--bench", "gqa"], "leave out --random-weights"),
+        (["--workload", "bench=gqa"], "leave out --random-weights"),
+        (["--workload", f"n_out={'9' * 5000}"], "at most 12 digits"),
         (["--methods", "fastv:k=9"], "k=9 needs"),
         (["--batch-size", "auto"], "a time belongs to one batch size"),
         (["--width", "100"], "a multiple of 64"),

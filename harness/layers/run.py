@@ -1,7 +1,7 @@
 """The analyses of an ordinary run, after its cells and with the same loaded model.
 
 Each finished analysis is stamped in `analysis.json` with a hash over everything that can change
-its numbers; one with the same stamp and all its files is kept.
+its numbers; one with the same stamp and all its files is kept. Of a failed one the reason is there.
 """
 
 from __future__ import annotations
@@ -101,6 +101,8 @@ def analyse(
         except (StoreError, KeyboardInterrupt):
             raise
         except BaseException as error:
+            failed = _stamps(folder) | {name: {"error": one_line(error)}}
+            write_json(folder / STAMPS, failed)
             raise CellError(f"analysis {name} failed: {one_line(error)}") from error
         seconds = round(time.perf_counter() - started, 3)
         done = _stamps(folder) | {name: {"stamp": stamp(plan, name), "seconds": seconds}}

@@ -126,7 +126,8 @@ def gather(study: Study, **how: Any) -> dict[tuple[str, int], tuple[Job, str]]:
     places = []
     for seed in study.seeds:
         for arm in study.everyone:
-            parse(arm.tested)
+            for spec in (arm.train, *arm.stages, arm.tested):
+                parse(spec)  # before anything is written
             recipe = recipe_of(study, arm, seed)
             key = _digest(settings_of(recipe))
             recipes[key] = recipe

@@ -112,9 +112,17 @@ def make_timing_plan(settings: Settings, parts: Parts) -> TimingPlan:
     plan = (
         _random(settings, methods) if settings.random_weights else _real(settings, methods, parts)
     )
-    plan = replace(plan, workloads=tuple(work))
+    plan = replace(plan, workloads=tuple(work), data=_data(settings, work, plan.source, parts))
     check_methods(plan.methods, plan.shape)
     return plan
+
+
+def _data(settings: Settings, work: list[Workload], source: Any, parts: Parts) -> dict[str, str]:
+    """Bench -> the data it is timed on. Raises UsageError for benches that there are not."""
+    names = dict.fromkeys(one.bench for one in work if one.bench)
+    if names and source is None:
+        raise UsageError("--workload: documents need a processor: leave out --random-weights")
+    return {name: parts.bench(name, settings.data, source).data for name in names}
 
 
 def check_rounds(settings: Settings) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.bench.benches import resolve_bench
 from harness.errors import UsageError
 from harness.plan import Plan
 from harness.progress import Progressing
@@ -87,15 +88,23 @@ class Within:
 
 
 def plan_within(plan: Plan) -> TimingPlan:
-    """The timing of a planned run: its methods, weights and conditions, on its benches."""
+    """The timing of a planned run: its methods, weights and conditions, on its benches.
+
+    Raises UsageError for a workload on a bench that there is not.
+    """
     settings = plan.settings
     check_rounds(settings)
     found = {cell.bench.name: cell.bench.data for cell in plan.cells}
+    workloads = tuple(_workloads(settings))
+    for work in workloads:
+        if work.bench and work.bench not in found:
+            bench = resolve_bench(work.bench, settings.data, mini_model=plan.source.mini)
+            found[work.bench] = bench.data
     checkpoints = {c.method.name: c.checkpoint for c in plan.cells if c.checkpoint is not None}
     return TimingPlan(
         settings=replace(settings, limit=min(settings.limit or DOCUMENTS, DOCUMENTS)),
         methods=tuple(dict.fromkeys(cell.method for cell in plan.cells)),
-        workloads=tuple(_workloads(settings)),
+        workloads=workloads,
         model=plan.source.model_id,
         shape=plan.source.info,
         config=plan.source.config,

@@ -19,6 +19,7 @@ from harness.nearest import unknown
 
 KEYS = ("n_text", "n_image", "n_out", "batch", "bench")
 SPEC = re.compile(r":n_out=\d+:batch=\d+$")  # how every canonical text ends
+MOST_DIGITS = 12  # more than any device could hold, and a number that every library takes
 LOWEST = {"n_text": 2, "n_image": 0, "n_out": 1, "batch": 1}
 
 
@@ -77,9 +78,11 @@ def is_workload(text: str) -> bool:
 
 
 def _number(key: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < LOWEST[key]:
-        raise UsageError(f"{key} is a whole number of at least {LOWEST[key]}, not '{text}'")
-    return int(text)
+    value = int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else -1
+    if value < LOWEST[key]:
+        most = f"{LOWEST[key]}, of at most {MOST_DIGITS} digits"
+        raise UsageError(f"{key} is a whole number of at least {most}, not '{text}'")
+    return value
 
 
 # --- image tokens ---------------------------------------------------------------------------
