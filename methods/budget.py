@@ -36,6 +36,14 @@ def met(wanted: float, got: float) -> bool:
     return abs(got - wanted) <= max(TOKEN, SHARE * wanted) + 1e-9
 
 
+def _smallest(name: str, least: list[int], n: int) -> str:
+    mean, full = sum(least) / len(least), sum(count == n for count in least)
+    kept = f"{full} of {len(least)} layers keep all {n} tokens"
+    kept = kept if full else f"it never keeps fewer than {mean:g} tokens"
+    first = math.ceil(mean) if name == "tokens" else rounded_up(mean / n)
+    return f"{kept}, so the smallest is {name}={first:g}"
+
+
 def rounded_up(share: float) -> float:
     """A share with four decimals, never below it: what an error names can be asked for."""
     return math.ceil(share * 1e4 - 1e-6) / 1e4
@@ -62,55 +70,52 @@ class Budgeted(Method):
         The sizes of an any-resolution image are known from the image alone, so these are held
         against its smallest, one crop; whether they met their budget, the records say.
         """
-        missed = self._missed(info)
-        if missed is None:
+        name = next((name for name in NAMES if getattr(self, name) is not None), None)
+        n = info.image_tokens or info.tower_side**2
+        if name is None or not n:
             return
-        name, smallest, why = missed
-        ways = (change for change in self.lower(info) if self._reaches(change, info))
-        way = " with ".join(f"{k}={to_text(v)}" for k, v in next(ways, {}).items())
-        asked = f"{name}={getattr(self, name):g}"
-        hint = f"; {way} would reach {getattr(self, name):g}" if way and smallest else ""
-        raise MethodError(f"{self.name}: {asked} cannot be met on this model: {why}{hint}")
+        value = getattr(self, name)
+        asked = f"{name}={value:g} cannot be met on this model"
+        short = self._short(name, info, n)
+        if short is not None:
+            ways = self.lower(info)
+            near = next((w for w in ways if not replace(self, **w)._short(name, info, n)), {})
+            way = " with ".join(f"{k}={to_text(v)}" for k, v in near.items())
+            hint = f"; {way} would reach {value:g}" if way else ""
+            crop = "" if info.image_tokens else " for an image of one crop"
+            raise MethodError(f"{self.name}: {asked}: {_smallest(name, short, n)}{crop}{hint}")
+        if name != "tokens" or info.image_tokens:  # else images of more crops have more
+            most = self._most(name, info, n)
+            unit = 1 if name == "tokens" else n
+            enough = most is None or value * unit <= most or met(value * unit, most)
+            largest = f"the largest is {name}={(most or 0) / unit:g}, an image has {n} tokens"
+            self.require(enough, f"{asked}: {largest}")
 
     def lower(self, info: ModelInfo) -> Iterator[dict[str, Any]]:
         """Changes of its own parameters that make smaller budgets reachable, smallest first."""
         return iter(())
 
-    def _reaches(self, change: dict[str, Any], info: ModelInfo) -> bool:
-        return replace(self, **change)._missed(info) is None
+    def _short(self, name: str, info: ModelInfo, n: int) -> list[int] | None:
+        """What each layer holds of ``n`` tokens at the least, where that is above the budget."""
+        least = self._at(name, 0, info, n)
+        wanted = getattr(self, name) * (1 if name == "tokens" else n)
+        mean = sum(least) / len(least) if least else 0.0
+        return least if mean > wanted and not met(wanted, mean) else None
 
-    def _missed(self, info: ModelInfo) -> tuple[str, bool, str] | None:
-        """(parameter, whether it is too small, why) of a budget out of reach, else None."""
-        name = next((name for name in NAMES if getattr(self, name) is not None), None)
-        n = info.image_tokens or info.tower_side**2
-        least = self._mean(name, 0, info, n) if name and n else None
-        if name is None or least is None:
+    def _most(self, name: str, info: ModelInfo, n: int) -> float | None:
+        """The largest layer mean, where less than the budget is asked of the layers."""
+        asked = self._at(name, getattr(self, name), info, n)
+        wanted = getattr(self, name) * (1 if name == "tokens" else n)
+        if asked is None or sum(asked) / len(asked) >= wanted:
             return None
-        unit = 1.0 if name == "tokens" else float(n)
-        wanted = getattr(self, name) * unit
-        if wanted < least[0] and not met(wanted, least[0]):
-            full = sum(count == n for count in least[1])
-            kept = f"{full} of {info.layers} layers keep all {n} tokens"
-            kept = kept if full else f"it never keeps fewer than {least[0]:g} tokens"
-            first = math.ceil(least[0]) if name == "tokens" else rounded_up(least[0] / n)
-            crop = "" if info.image_tokens else " for an image of one crop"
-            return name, True, f"{kept}, so the smallest is {name}={first:g}{crop}"
-        if name == "tokens" and not info.image_tokens:
-            return None  # images of more crops have more tokens
-        asked = self._mean(name, getattr(self, name), info, n)
-        if asked is None or asked[0] >= wanted or met(wanted, asked[0]):
-            return None
-        most = self._mean(name, n if name == "tokens" else 1, info, n)
-        if most is None or wanted <= most[0] or met(wanted, most[0]):
-            return None
-        return name, False, f"the largest is {name}={most[0] / unit:g}, of {n} tokens an image"
+        most = self._at(name, n if name == "tokens" else 1, info, n)
+        return None if most is None else sum(most) / len(most)
 
-    def _mean(
-        self, name: str, value: float, info: ModelInfo, n: int
-    ) -> tuple[float, list[int]] | None:
-        """(Layer mean, each layer's image tokens) at another value of a budget, where known."""
-        asked = replace(self, **{name: value}).request(info, n)
-        return None if asked is None else (sum(asked) / len(asked), list(asked))
+    def _at(self, name: str, value: float, info: ModelInfo, n: int) -> list[int] | None:
+        """Each layer's image tokens at another value of a budget; None where images decide."""
+        changed: dict[str, Any] = {name: value}
+        asked = replace(self, **changed).request(info, n)
+        return None if asked is None else list(asked)
 
     def images(self, seq: Tokens) -> list[int]:
         """Images in each row; their places are asked for only where a budget needs them."""

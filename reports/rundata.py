@@ -180,6 +180,10 @@ def _drop_impossible(run: Run) -> None:
     )
     columns = ["n_paired", "right_to_wrong", "wrong_to_right", "detectable"]
     blank(run, acc, wrong, columns, "accuracy.csv", "counts of changed answers that cannot be")
+    told, known = acc["budget_within"].notna(), ["budget_asked", "budget_met"]
+    wrong = told & (acc[known].isna().any(axis=1) | ~acc["budget_within"].isin([0, 1]))
+    columns = [*known, "budget_within"]
+    blank(run, acc, wrong, columns, "accuracy.csv", "budgets that cannot be")
     outside = (acc["skill"] < acc["skill_ci_low"] - slack) | (
         acc["skill"] > acc["skill_ci_high"] + slack
     )

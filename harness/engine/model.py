@@ -84,7 +84,8 @@ def backend(config: Any) -> str:
 
 
 def _info(text: Any, tower_layers: nn.ModuleList | None, whole: Any) -> ModelInfo:
-    config, vision = text.config, getattr(whole, "vision_config", None)
+    config = text.config
+    vision: Any = getattr(whole, "vision_config", None)
     patch = int(getattr(vision, "patch_size", None) or 0)
     side = int(vision.image_size) // patch if patch else 0
     tiles = getattr(whole, "image_grid_pinpoints", None)

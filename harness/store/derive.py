@@ -50,11 +50,6 @@ class CellData:
         return {name: self.row.get(name, "") for name in columns.CELL}
 
     @property
-    def positions(self) -> str:
-        """How its kept tokens are numbered; "" where there is nothing to number differently."""
-        return positions_of(self.row)
-
-    @property
     def kv(self) -> float | None:
         """Mean share of the image's KV cache, as cost.csv has it; None where nobody recorded it."""
         return next((row["kv_ratio_vision"] for row in self.cost), None)
@@ -114,7 +109,9 @@ class Derived:
             write_csv(path / "evidence.csv", columns.EVIDENCE, evidence, durable=False)
         subjects = [subject(cell) for cell in cells]
         write_csv(path / "fronts.csv", columns.FRONTS, self._fronts.rows(subjects), durable=False)
-        contenders = [Contender(s, c.kv, c.positions) for s, c in zip(subjects, cells, strict=True)]
+        contenders = [
+            Contender(s, c.kv, positions_of(c.row)) for s, c in zip(subjects, cells, strict=True)
+        ]
         beaten = self._controls.rows(contenders)
         write_csv(path / "controls.csv", columns.CONTROLS, beaten, durable=False)
 
@@ -193,7 +190,7 @@ def metric_rows(cell: CellData, metric: Mapping[str, Any], against: Against) -> 
         "value": value,
         "n": len(scores) or cell.n,
         "headline": int(bool(metric["headline"])),
-        "positions": cell.positions,
+        "positions": positions_of(cell.row),
         **cell.budget,
     }
     if metric["is_mean"] and scores:
