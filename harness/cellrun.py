@@ -147,6 +147,7 @@ def identity(cell: Cell) -> dict[str, Any]:
         "label": cell.method.label,
         "bench": key.bench,
         "data": key.data,
+        "data_source": cell.bench.data_source,
         "requested_id": key.cell_id,
         "batch_size": key.batch_size,
         "device": key.device,

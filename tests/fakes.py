@@ -56,6 +56,7 @@ class FakeBench:
     data: str = "mini"
     task_version: str = "1"
     fingerprint: str = "ff"
+    data_source: str = "documents@ff"
 
     @property
     def task(self) -> str:
