@@ -68,6 +68,7 @@ def run_cell(
             on_image=functools.partial(save_image, store.path / "routing"),
             attention=cell.method.name == DENSE,
             verbose=verbose,
+            allow=key.allow,
         )
         if not result.samples:
             raise CellError(f"{cell.bench.name}: no documents")
@@ -110,6 +111,8 @@ def _commit(cell: Cell, result: Any, store: Store) -> None:
             "n": result.n,
             "seconds": round(result.seconds, 3),
             "batch_size": result.batch_size,
+            "over_length": result.over_length,
+            "truncated_images": result.truncated_images,
             "notes": "; ".join([*result.notes, *weights_notes(cell)]),
             "finished_at": now(),
         }

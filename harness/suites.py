@@ -74,7 +74,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _text(name: str, value: Any, path: Path) -> str:
     """A YAML scalar, or list of scalars, as the flag would have been written."""
     if isinstance(value, list):
-        if name not in ("methods", "bench", "workload", "analyse"):
+        if name not in ("methods", "bench", "workload", "analyse", "allow"):
             raise UsageError(f"{path}: {flag(name)[2:]} takes one value, not a list")
         return ",".join(_text(name, item, path) for item in value)
     if value is None or isinstance(value, (dict, bool)):

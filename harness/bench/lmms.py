@@ -16,9 +16,10 @@ from lmms_eval.api.model import lmms
 
 from harness.bench.generation import MAX_NEW_TOKENS, GenerationKwargs, Generator, Request
 from harness.bench.pictures import Boxes, words
-from harness.errors import CellError, UsageError
+from harness.errors import CellError, HarnessError, UsageError
 from harness.store.response_log import Answer, Batch, ResponseLog, pack
 
+NAMED = 4  # samples of a failed batch that its error names
 OnBatch = Callable[[int, int], None]  # answered requests, all requests
 OnSample = Callable[[str, Any], dict[str, Any]]  # doc_id, record -> numbers to keep of it
 OnImage = Callable[[str, Any], None]  # image id, PIL image of a sample whose record is kept
@@ -58,12 +59,48 @@ class RoutedModel(lmms):
         self.keep_record = keep_record or (lambda position: True)
         self.on_image = on_image
         self.boxes = Boxes()
+        self.answering = False  # whether documents are asked for one by one by now
         self.first: Request | None = None  # of those whose record is kept
         self.notes: list[str] = []
         if not generator.has_template:
             self.notes.append("the model has no chat template: prompts in the form of LLaVA-1.5")
         self.answers: dict[tuple[str, str], Answer] = {}
         self.seconds = 0.0
+
+    def found_truncated(self) -> None:
+        """A truncated picture was decoded. Raises CellError where that cannot be counted.
+
+        A task that decodes and stores its pictures again before it asks anything leaves no trace
+        of which were whole.
+        """
+        if not self.answering:
+            raise CellError(
+                "the task reads all its pictures before it asks, and the file of one ends too "
+                "early: mend or leave out that document"
+            )
+
+    @property
+    def over_length(self) -> int:
+        """Answered samples that are longer than the model's context."""
+        return sum(answer.over_length for answer in self.answers.values())
+
+    @property
+    def truncated(self) -> int:
+        """Images from truncated files, counted in every sample that shows them."""
+        return sum(answer.truncated for answer in self.answers.values())
+
+    def damage_notes(self) -> list[str]:
+        """What must be said of samples that were answered although something is wrong with them."""
+        n, notes = len(self.answers), []
+        if self.over_length:
+            context = self.generator.context
+            notes.append(
+                f"{self.over_length} of {n} samples longer than the model's context of {context} "
+                "tokens, allowed"
+            )
+        if self.truncated:
+            notes.append(f"truncated images, their rest grey: {self.truncated} in {n} samples")
+        return notes
 
     @property
     def device(self) -> torch.device:
@@ -76,6 +113,7 @@ class RoutedModel(lmms):
     # --- what lmms-eval asks ----------------------------------------------------------------
     def generate_until(self, requests: list[Any]) -> list[str]:
         """The answers, in the order of the requests."""
+        self.answering = True
         wanted = [self._request(position, one) for position, one in enumerate(requests)]
         self.first = self.first or next((r for r in wanted if self.keep_record(r.position)), None)
         order = self._order(wanted)
@@ -173,8 +211,10 @@ class RoutedModel(lmms):
         """
         try:
             return self.generator.answer(batch)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             if not is_out_of_memory(error):
+                if not isinstance(error, HarnessError):  # ours name it themselves
+                    error.add_note(_where(batch, self.generator.label))
                 raise
         _free_memory(self.device)
         return None
@@ -201,6 +241,8 @@ class RoutedModel(lmms):
             readout=readout,
             packed=pack(output.record) if kept else None,
             picture=self._picture(output) if kept else None,
+            over_length=output.over_length,
+            truncated=output.truncated,
         )
 
     def _picture(self, output: Any) -> dict[str, Any]:
@@ -234,6 +276,13 @@ def _free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def _where(batch: Sequence[Request], label: str) -> str:
+    """Of which samples an error comes; a batch is not taken apart to find the one."""
+    names = [request.name for request in batch]
+    shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" * (len(names) > NAMED))
+    return f"method {label}, sample {shown}" if len(names) == 1 else f"method {label}, in {shown}"
 
 
 def _task(requests: Sequence[Any]) -> str:

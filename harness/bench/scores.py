@@ -194,6 +194,15 @@ def doc_key(doc_id: Any, task: str = "") -> str:
     return f"{task}/{doc_id}" if task else str(doc_id)
 
 
+def lacks_answer(sample: Mapping[str, Any], task: Any) -> bool:
+    """Whether the fields that a task takes its right answer from are there and empty (None)."""
+    given, doc = task.config.doc_to_target, sample.get("doc") or {}
+    if not isinstance(given, str):
+        return False
+    found = [doc[name] for name in {given, "answer", "answers"} if name in doc]
+    return bool(found) and all(value is None for value in found)
+
+
 def target_text(sample: Mapping[str, Any], task: Any) -> str:
     """What the right answer was, for the table of samples.
 
