@@ -33,13 +33,12 @@ class StoreError(HarnessError):
 
 
 def one_line(error: BaseException | str, limit: int = 300) -> str:
-    """`error` as a single line of at most `limit` characters, never empty."""
+    """`error` as a single line of at most `limit` characters, never empty, its notes behind it."""
     name = type(error).__name__ if isinstance(error, BaseException) else ""
     text = " ".join(str(error).split())
-    if not text:
-        return name or "unknown error"
     if isinstance(error, BaseException) and not _speaks_for_itself(error):
-        text = f"{name}: {text}"
+        text = f"{name}: {text}" if text else name
+    text = ", ".join([text or name or "unknown error", *getattr(error, "__notes__", ())])
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
