@@ -237,4 +237,6 @@ def test_target_text() -> None:
     assert target_text({"target": "answer", "doc": {"answers": answers}}, task) == "y"
     assert target_text({"target": ["p", "q"], "doc": {}}, task) == "p"
     assert target_text({"target": 3, "doc": {}}, task) == "3"
+    box = {"target": [0.25, 0.5, 0.25, 1.0], "doc": {}}  # one answer, not four to choose from
+    assert target_text(box, task) == "[0.25, 0.5, 0.25, 1.0]"
     assert target_text({"target": None}, task) == ""

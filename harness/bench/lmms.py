@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from lmms_eval.api.model import lmms
 
+from harness.bench.answerboxes import BOX_TASKS, in_image
 from harness.bench.generation import MAX_NEW_TOKENS, GenerationKwargs, Generator, Request
 from harness.bench.pictures import Boxes, words
+from harness.bench.remarks import remarks
 from harness.errors import CellError, HarnessError, UsageError
 from harness.store.response_log import Answer, Batch, ResponseLog, pack
 
@@ -80,27 +82,10 @@ class RoutedModel(lmms):
             )
 
     @property
-    def over_length(self) -> int:
-        """Answered samples that are longer than the model's context."""
-        return sum(answer.over_length for answer in self.answers.values())
-
-    @property
-    def truncated(self) -> int:
-        """Images from truncated files, counted in every sample that shows them."""
-        return sum(answer.truncated for answer in self.answers.values())
-
-    def damage_notes(self) -> list[str]:
-        """What must be said of samples that were answered although something is wrong with them."""
-        n, notes = len(self.answers), []
-        if self.over_length:
-            context = self.generator.context
-            notes.append(
-                f"{self.over_length} of {n} samples longer than the model's context of {context} "
-                "tokens, allowed"
-            )
-        if self.truncated:
-            notes.append(f"truncated images, their rest grey: {self.truncated} in {n} samples")
-        return notes
+    def answer_notes(self) -> list[str]:
+        """What must be said of the answers."""
+        model = self.generator.model
+        return remarks(self.answers, self.generator.context, str(model.config.model_type))
 
     @property
     def device(self) -> torch.device:
@@ -130,7 +115,7 @@ class RoutedModel(lmms):
                 self.on_batch(len(answers), len(wanted))
         for request in wanted:
             self.answers[request.task, request.doc_id] = answers[request.position]
-        return [answers[request.position].text for request in wanted]
+        return [answers[request.position].for_scoring for request in wanted]
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Refused: given answers would be routed as part of the prompt, not as answers."""
@@ -243,7 +228,16 @@ class RoutedModel(lmms):
             picture=self._picture(output) if kept else None,
             over_length=output.over_length,
             truncated=output.truncated,
+            scored=self._scored(request, output),
         )
+
+    def _scored(self, request: Request, output: Any) -> str | None:
+        """The answer as the task's scoring shall read it, where that is not as it was given."""
+        if not BOX_TASKS.search(request.task) or len(output.images) != 1:
+            return None
+        family = str(self.generator.model.config.model_type)
+        processor = self.generator.processor.image_processor
+        return in_image(output.text, output.images[0], family, processor)
 
     def _picture(self, output: Any) -> dict[str, Any]:
         """What a picture of a sample shows besides its routing; the images go to ``on_image``."""

@@ -123,6 +123,7 @@ def evaluate(
     from harness.bench.generation import MAX_NEW_TOKENS, Generator
     from harness.bench.lmms import RoutedModel
     from harness.bench.quiet import quiet
+    from harness.bench.remarks import over_length, truncated
     from harness.bench.upstream import run_lmms_eval
     from harness.store.response_log import PackedRecords, ResponseLog
 
@@ -163,10 +164,10 @@ def evaluate(
         records=records,
         batch_size=lm.batch_size,
         max_new_tokens=lm.max_new_tokens,
-        notes=(*loaded.notes, *lm.notes, *lm.damage_notes()),
+        notes=(*loaded.notes, *lm.notes, *lm.answer_notes),
         attention=maps,
-        over_length=lm.over_length,
-        truncated_images=lm.truncated,
+        over_length=over_length(lm.answers.values()),
+        truncated_images=truncated(lm.answers.values()),
     )
 
 

@@ -10,6 +10,7 @@ where they count together (mmbench).
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import tempfile
 from collections import Counter
@@ -214,6 +215,8 @@ def target_text(sample: Mapping[str, Any], task: Any) -> str:
     given = task.config.doc_to_target
     if isinstance(given, str) and target == given and given not in doc and doc.get("answers"):
         target = doc["answers"]
+    if isinstance(target, (list, tuple)) and not all(isinstance(t, (str, dict)) for t in target):
+        return json.dumps(list(target), default=str)  # one answer of several parts: a box
     if isinstance(target, (list, tuple)):
         texts = [str(t.get("answer", t)) if isinstance(t, dict) else str(t) for t in target]
         return Counter(texts).most_common(1)[0][0] if texts else ""

@@ -31,6 +31,7 @@ class Answer:
     ``readout`` is whatever the caller computed from the record (JSON-able); ``packed`` the record
     itself in compressed form, None where it was not to be kept; ``picture`` (JSON-able) what a
     picture of it needs besides. ``over_length`` and ``truncated``: as the loop's outputs have them.
+    ``scored``: what the scoring reads, where that is not the text itself.
     """
 
     text: str
@@ -41,6 +42,12 @@ class Answer:
     picture: dict[str, Any] | None = None
     over_length: bool = False
     truncated: int = 0
+    scored: str | None = None
+
+    @property
+    def for_scoring(self) -> str:
+        """The text that the task's scoring reads."""
+        return self.text if self.scored is None else self.scored
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,7 @@ def _as_json(batch: Batch) -> dict[str, Any]:
                 "picture": a.picture,
                 "over_length": a.over_length,
                 "truncated": a.truncated,
+                "scored": a.scored,
             }
             for a in batch.answers
         ],
@@ -146,6 +154,7 @@ def _batch(data: Mapping[str, Any]) -> Batch:
             picture=a["picture"],
             over_length=bool(a["over_length"]),
             truncated=int(a["truncated"]),
+            scored=a["scored"],
         )
         for a in data["answers"]
     )
