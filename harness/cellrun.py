@@ -68,6 +68,7 @@ def run_cell(
             on_image=functools.partial(save_image, store.path / "routing"),
             attention=cell.method.name == DENSE,
             verbose=verbose,
+            allow=key.allow,
         )
         if not result.samples:
             raise CellError(f"{cell.bench.name}: no documents")
@@ -107,6 +108,8 @@ def _commit(cell: Cell, result: Any, store: Store) -> None:
             "n": result.n,
             "seconds": round(result.seconds, 3),
             "batch_size": result.batch_size,
+            "over_length": result.over_length,
+            "truncated_images": result.truncated_images,
             "notes": "; ".join([*result.notes, *weights_notes(cell)]),
             "finished_at": now(),
         }
@@ -144,6 +147,7 @@ def identity(cell: Cell) -> dict[str, Any]:
         "label": cell.method.label,
         "bench": key.bench,
         "data": key.data,
+        "data_source": cell.bench.data_source,
         "requested_id": key.cell_id,
         "batch_size": key.batch_size,
         "device": key.device,

@@ -41,8 +41,9 @@ def is_text(text: str) -> bool:
 def one_line(error: BaseException | str, limit: int = 300) -> str:
     """`error` as a single line of at most `limit` printable characters, never empty.
 
-    The line of a user's method file that an error came out of stands before it.
+    The line of a user's method file that an error came out of stands before it, its notes behind.
     """
+    notes = getattr(error, "__notes__", ())
     if isinstance(error, BaseException) and not _speaks_for_itself(error):
         from methods.files import blamed
 
@@ -52,11 +53,11 @@ def one_line(error: BaseException | str, limit: int = 300) -> str:
         text = str(error)
     except Exception:  # an exception of somebody's own, whose text is as broken as its code
         text = ""
-    text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-    if not text:
-        return name or "unknown error"
+    text = " ".join(text.split())
     if isinstance(error, BaseException) and not _speaks_for_itself(error):
-        text = f"{name}: {text}"
+        text = f"{name}: {text}" if text else name
+    text = ", ".join([text or name or "unknown error", *map(str, notes)])
+    text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

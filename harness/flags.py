@@ -147,6 +147,12 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--attn", metavar="|".join(ATTENTION), help="default auto")
     group.add_argument("--seed", metavar="N", help="default 0")
     group.add_argument(
+        "--allow",
+        metavar="LIST",
+        help="over-length: answer and count samples longer than the model's context instead of "
+        "failing the cell",
+    )
+    group.add_argument(
         "--margin",
         metavar="POINTS",
         help="loss up to which a method is non-inferior to dense (default 1); another one on a "

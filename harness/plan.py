@@ -130,6 +130,7 @@ def make_plan(settings: Settings, parts: Parts) -> Plan:
                 attn=runtime.attn,
                 batch_size=batch_size,
                 seed=settings.seed,
+                allow=settings.allow,
             )
             cells.append(Cell(key, method, bench, path))
     return Plan(settings, source, runtime, tuple(cells), notes)

@@ -43,6 +43,7 @@ class Settings:
     dtype: str = "auto"
     attn: str = "auto"
     seed: int = 0
+    allow: tuple[str, ...] = ()  # faults of single samples that shall not end a cell
     margin: float | None = None  # None: the run directory's, else 1 point
     n_text: int = 58
     n_out: int = 32
@@ -70,11 +71,11 @@ class Settings:
     def idle(self) -> set[str]:
         """Settings of costs and times that this kind of run has no use for."""
         if self.throughput:
-            return {"with_throughput", "controls"}
+            return {"with_throughput", "controls", "allow"}
         found = {"throughput", *TIMING_ONLY, "with_throughput"}
         found -= {*MEASURED, "with_throughput"} if self.with_throughput else set()
         if self.costs_only:
-            found |= {"controls"}
+            found |= {"controls", "allow"}
         else:
             found |= {"n_text"} if self.with_throughput else {"n_text", "n_out"}
         return found
@@ -85,10 +86,11 @@ class Settings:
         skip |= {"controls"}  # they stand among the methods then
         skip |= set() if self.published else {"published"}
         skip |= set() if self.study else {"study"}
+        skip |= set() if self.allow else {"allow"}
         skip |= self.idle
         skip |= set() if self.analyse else set(ANALYSIS)
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
-        for name in ("methods", "bench", "workload", "analyse"):
+        for name in ("methods", "bench", "workload", "analyse", "allow"):
             if name in values:
                 values[name] = list(values[name])
         values["checkpoint"] = dict(sorted(self.checkpoint.items()))

@@ -60,7 +60,7 @@ def load_suite(path: Path) -> dict[str, Any]:
 def _text(name: str, value: Any, path: Path) -> str:
     """A YAML scalar, or list of scalars, as the flag would have been written."""
     if isinstance(value, list):
-        if name not in ("methods", "bench", "workload", "analyse"):
+        if name not in ("methods", "bench", "workload", "analyse", "allow"):
             raise UsageError(f"{path}: {flag(name)[2:]} takes one value, not a list")
         return ",".join(_text(name, item, path) for item in value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):

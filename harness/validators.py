@@ -20,8 +20,12 @@ DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
 ATTENTION_ALIASES = {"flash": "flash_attention_2", "fa2": "flash_attention_2"}
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+MAX_BATCH = 1024  # 1.4 GB of pixels at 336 x 336
 # What --analyse can do, in the order in which it is done.
 ANALYSES = ("arank", "damage", "plan")
+# Faults of single samples that --allow counts instead of ending the cell.
+OVER_LENGTH = "over-length"
+ALLOWED = (OVER_LENGTH,)
 
 
 def comma_list(text: str) -> tuple[str, ...]:
@@ -102,6 +106,12 @@ def analyses(text: str) -> tuple[str, ...]:
     return tuple(name for name in ANALYSES if name in asked)
 
 
+def allowed(text: str) -> tuple[str, ...]:
+    """A comma list of faults that shall not end a cell, each once."""
+    known = one_of("fault", ALLOWED)
+    return tuple(dict.fromkeys(known(item) for item in comma_list(text)))
+
+
 def share(text: str) -> float:
     """A number above 0, at most 1."""
     try:
@@ -114,8 +124,15 @@ def share(text: str) -> float:
 
 
 def batch_size(text: str) -> int | str:
-    """A positive integer, or `auto`."""
-    return "auto" if text == "auto" else positive(text)
+    """A positive integer up to `MAX_BATCH`, or `auto`.
+
+    Pixels and prompts of a whole batch are held at once, and a host that swaps to death raises
+    nothing that could be caught and halved.
+    """
+    value = "auto" if text == "auto" else positive(text)
+    if value != "auto" and int(value) > MAX_BATCH:
+        raise UsageError(f"expected at most {MAX_BATCH} samples, got '{text}'")
+    return value
 
 
 def one_of(
@@ -182,6 +199,7 @@ VALIDATORS: dict[str, Callable[[str], Any]] = {
     "dtype": one_of("dtype", DTYPES, DTYPE_ALIASES),
     "attn": one_of("attention backend", ATTENTION, ATTENTION_ALIASES),
     "seed": natural,
+    "allow": allowed,
     "margin": points,
     "n_text": positive,
     "n_out": positive,

@@ -62,6 +62,11 @@ def entries(summary: Summary) -> list[tuple[str, str]]:
         ("Model", model + (" (mini)" if summary.is_mini_model else "")),
         ("Data", text.listing(data) or "not recorded"),
     ]
+    read = run.cells[run.cells["data_source"] != ""]
+    if len(read):
+        names = read.groupby("data_source", sort=False)["bench"].unique()
+        shown = [f"{source} ({text.listing(list(on))})" for source, on in names.items()]
+        pairs.append(("Data read", "; ".join(shown)))
     if not run.is_timing:
         pairs.append(("Samples", text.sample_count(summary)))
         margins = {

@@ -7,7 +7,7 @@ from reports.csvio import Spec
 CELL_TEXT = ("cell_id", "model", "method", "params", "label", "bench")
 CELLS = Spec(
     "cells.csv",
-    (*CELL_TEXT, "data", "status", "error"),
+    (*CELL_TEXT, "data", "data_source", "status", "error"),
     ("n", "seconds"),
     ("cell_id",),
     ("cell_id", "method", "bench", "status"),

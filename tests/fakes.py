@@ -62,6 +62,7 @@ class FakeBench:
     task_version: str = "1"
     fingerprint: str = "ff"
     documents: int | None = DOCUMENTS
+    data_source: str = "documents@ff"
 
     @property
     def task(self) -> str:

@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.bench import hubdata
-from harness.bench.benches import BENCHES, MINI, bench_names, resolve_bench
-from harness.bench.tasks_index import index, read_task, task_digest, upstream_folder
+from harness.bench.benches import BENCHES, JUDGES, MINI, Bench, bench_names, resolve_bench
+from harness.bench.tasks_index import TaskFile, index, read_task, task_digest, upstream_folder
 from harness.settings import ROOT
 from tests.fixtures.bad_input import line_of
 from tests.fixtures.hub_data import GQA, TEXTVQA, write_gqa, write_textvqa
@@ -185,6 +186,79 @@ def test_snapshot_in_the_hub_cache_is_found(no_hub: Path) -> None:
     shutil.rmtree(snapshot / "data")
     hubdata._hub_cache.cache_clear()
     assert TEXTVQA in line_of(lambda: resolve_bench("textvqa", "hub").require())
+
+
+def own_task(folder: Path, **changes: object) -> Bench:
+    """A task file of somebody's own, over one file beside it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "rows.jsonl").write_text('{"question": "who?", "answer": "me"}\n')
+    task = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}}}
+    path = folder / "own.yaml"
+    path.write_text(json.dumps({"task": "own", "test_split": "test", **task, **changes}))
+    return Bench("own", "own", "hub", "", TaskFile("own", "task", path))
+
+
+def test_data_are_called_what_was_read(no_hub: Path, tmp_path: Path) -> None:
+    """Local copies, own files and own folders are `local`; only a dataset by its id is `hub`."""
+    shutil.copytree(write_gqa(tmp_path / "made", ["red"]), tmp_path / "copies" / "GQA")
+    copy = resolve_bench("gqa", str(tmp_path / "copies"))
+    assert copy.data == "local" and copy.data_source == f"GQA@{copy.sources[0].version[:12]}"
+
+    own = own_task(tmp_path / "own")
+    assert own.data == "local"
+    assert own.data_source == f"rows.jsonl@{own.sources[0].version[:12]}"
+    own.require()
+    before = own.fingerprint
+    (tmp_path / "own" / "rows.jsonl").write_text('{"question": "who?", "answer": "he"}\n')
+    assert own_task_again(own).fingerprint != before
+    (tmp_path / "own" / "rows.jsonl").unlink()
+    assert "rows.jsonl" in line_of(own_task_again(own).require)
+
+    folder = own_task(tmp_path / "own", dataset_path=str(tmp_path / "copies" / "GQA"))
+    assert folder.data == "local" and folder.data_source.startswith("GQA@")
+
+    snapshot = no_hub / "hub" / "datasets--lmms-lab-encoder--textvqa" / "snapshots" / "fedc"
+    shutil.copytree(write_textvqa(no_hub / "made", [["red"] * 10]), snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("fedc")
+    hub = resolve_bench("textvqa", "hub")
+    assert hub.data == "hub" and hub.data_source == f"{TEXTVQA}@fedc"
+    mini = resolve_bench("gqa", "mini")
+    assert mini.data == "mini" and mini.data_source.startswith("testdev.parquet@")
+
+
+def own_task_again(bench: Bench) -> Bench:
+    """The same bench without what it remembers."""
+    return Bench(bench.name, bench.task, bench.asked, bench.metric, bench.file)
+
+
+def test_groups_are_checked_and_known_by_their_parts(no_hub: Path, tmp_path: Path) -> None:
+    """A group has no dataset of its own: what its tasks read must be here, and is its data."""
+    for name in ("pope_full", "unig2u_mmsi_motion_obj"):
+        assert "cannot be reached" in line_of(resolve_bench(name, "hub").require)
+    before = []
+    for answers in (["red"] * 10, ["dog"] * 10):
+        write_textvqa(tmp_path, [answers])
+        group = resolve_bench("textvqa", str(tmp_path))
+        parts = replace(group, file=TaskFile("all", "group", group.file.path), parts=group.tasks)
+        parts.require()
+        before.append(parts.fingerprint)
+    assert before[0] != before[1]
+    assert len({resolve_bench("pope_full", "hub").task_version, *before}) == 3
+
+
+@pytest.mark.parametrize("name", ["mathvista", "mathvista_testmini_cot", "mmbench_en_dev"])
+def test_a_judge_without_a_key(name: str, monkeypatch: pytest.MonkeyPatch, no_hub: Path) -> None:
+    for key in JUDGES:
+        monkeypatch.delenv(key, raising=False)
+    assert "OPENAI_API_KEY" in line_of(resolve_bench(name, "hub").require)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    assert "cannot be reached" in line_of(resolve_bench(name, "hub").require)
+
+
+@pytest.mark.parametrize("name", ["videomme", "mvbench", "egoschema", "nextqa", "activitynetqa"])
+def test_videos_are_refused_before_anything_is_fetched(name: str) -> None:
+    assert "video" in line_of(lambda: resolve_bench(name, "hub"))
 
 
 def test_fingerprint_follows_the_data(tmp_path: Path) -> None:

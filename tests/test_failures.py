@@ -8,14 +8,17 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.errors import CellError
+from harness.errors import CellError, UsageError
 from harness.settings import ROOT
 from harness.store.csvfile import read_rows
 from harness.suite import run_suite
+from reports.build import build_report
 from tests.fakes import FakeParts, run, settings
 
 
@@ -30,6 +33,25 @@ def test_nan_logits_fail_the_cell_and_only_that(
     assert rows["random", "gqa"]["status"] == "done"
     said = [line for line in capsys.readouterr().err.splitlines() if "failed" in line]
     assert len(said) == 2  # a line for each bench, though the run is quiet
+
+
+def test_what_is_wrong_with_samples_stands_in_the_row_and_the_report(tmp_path: Path) -> None:
+    class Damaged(FakeParts):
+        def evaluate(self, *args: Any, **options: Any) -> Any:
+            assert options["allow"] == ("over-length",)
+            note = "truncated images, their rest grey: 2 in 24 samples"
+            found = super().evaluate(*args, **options)
+            return replace(found, over_length=3, truncated_images=2, notes=(note,))
+
+    out = tmp_path / "run"
+    assert run(out, Damaged(), allow=("over-length",)) == 0
+    rows = read_rows(out / "cells.csv")
+    assert {(r["over_length"], r["truncated_images"]) for r in rows} == {("3", "2")}
+    build_report(out)
+    assert "truncated images, their rest grey: 2 in 24" in (out / "report.md").read_text()
+    assert "documents@ff (gqa and pope)" in (out / "report.md").read_text()
+    with pytest.raises(UsageError, match="--allow over-length"):  # another run
+        run(out, Damaged())
 
 
 def test_a_failing_dense_cell_leaves_the_others_without_a_reference(tmp_path: Path) -> None:

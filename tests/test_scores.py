@@ -82,6 +82,28 @@ def test_pope(upstream: Any) -> None:
     assert set(chosen[0].scores) == set("01234")
 
 
+def test_every_pope_metric_follows_the_answers(upstream: Any) -> None:
+    """Upstream's yes ratio counts the right answers: one half also for who never says yes."""
+    pope = upstream("tasks.pope.utils")
+    names = ("accuracy", "precision", "recall", "f1_score", "yes_ratio")
+    task = Task({f"pope_{n}": getattr(pope, f"pope_aggregate_{n}") for n in names})
+    gold = ["yes", "no"] * 3
+
+    def values(told: list[str]) -> dict[str, float]:
+        rows = [
+            pope.pope_process_results({"question_id": i, "answer": right}, [said])
+            for i, (said, right) in enumerate(zip(told, gold, strict=True))
+        ]
+        metrics = extract(results_of(task, rows), {"t": task}, "", "t")
+        return {m.metric: m.value for m in metrics}
+
+    never, always = values(["no"] * 6), values(["yes"] * 6)
+    assert (never["pope_yes_ratio"], always["pope_yes_ratio"]) == (0, 1)
+    some = values(["yes", "no", "yes", "no", "perhaps", "No."])
+    assert some["pope_yes_ratio"] == pytest.approx(2 / 6)
+    assert all(len({v[name] for v in (never, always, some)}) > 1 for name in never)
+
+
 def test_mme_pairs(upstream: Any) -> None:
     mme = upstream("tasks.mme.utils")
     names = ("mme_perception_score", "mme_cognition_score")
@@ -215,4 +237,6 @@ def test_target_text() -> None:
     assert target_text({"target": "answer", "doc": {"answers": answers}}, task) == "y"
     assert target_text({"target": ["p", "q"], "doc": {}}, task) == "p"
     assert target_text({"target": 3, "doc": {}}, task) == "3"
+    box = {"target": [0.25, 0.5, 0.25, 1.0], "doc": {}}  # one answer, not four to choose from
+    assert target_text(box, task) == "[0.25, 0.5, 0.25, 1.0]"
     assert target_text({"target": None}, task) == ""

@@ -19,6 +19,7 @@ from harness.settings import ROOT
 from harness.store import columns
 from harness.store.cells import WITHOUT_INFLUENCE, CellKey, source_digest
 from harness.store.csvfile import append_row, cell_text, read_rows, repair, to_csv, write_atomic
+from harness.store.rundir import Store
 from tests.fakes import DOCUMENTS, FakeParts, run
 
 KEY = CellKey(
@@ -188,6 +189,21 @@ def test_the_table_a_run_ends_with(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 # --- files --------------------------------------------------------------------------------------
+
+
+def test_a_run_of_an_older_version_keeps_its_cells(tmp_path: Path) -> None:
+    """Rows with new columns are not put below an old header, where readers would drop them."""
+    run(tmp_path / "run", limit=4, bench=("gqa",))
+    path = tmp_path / "run" / "cells.csv"
+    old = pd.read_csv(path, dtype=str).drop(columns="data_source")
+    old.to_csv(path, index=False, lineterminator="\n")
+    run(tmp_path / "new", limit=4, bench=("pope",), methods=("uniform",))
+    with Store(tmp_path / "run") as store:
+        for row in read_rows(tmp_path / "new" / "cells.csv"):
+            store.record(row)
+    rows = read_rows(path)
+    assert len(rows) == len(old) + 2 and rows[0]["data_source"] == ""
+    assert rows[-1]["data_source"] == "documents@ff"
 
 
 def test_a_file_of_half_a_header_is_removed(tmp_path: Path) -> None:

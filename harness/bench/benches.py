@@ -12,14 +12,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from harness.bench.tasks_index import TaskFile, index, read_task, task_digest, upstream_folder
+from harness.bench.sources import Source
+from harness.bench.tasks_index import (
+    TaskFile,
+    index,
+    read_task,
+    task_digest,
+    tasks_of,
+    upstream_folder,
+)
+from harness.bench.wants import asks_judge, refuse_unanswerable
 from harness.errors import UsageError
 from harness.model.weights import file_hash
 from harness.nearest import nearest
 from harness.settings import ROOT
 
 MINI = ROOT / "assets" / "mini"
-ANSWERED = ("generate_until",)  # the request types our model class answers
+JUDGES = ("OPENAI_API_KEY", "AZURE_API_KEY")  # either lets upstream's judges work
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ BENCHES: dict[str, Spec] = {
         "mmvet",
         "gpt_eval_score",
         "free answers, scored by a GPT judge (needs a key and a network)",
-        judge=("OPENAI_API_KEY", "AZURE_API_KEY"),
+        judge=JUDGES,
     ),
     "vizwiz": Spec("vizwiz_vqa_val", "exact_match", "photos by blind people, validation"),
     "seedbench": Spec("seedbench", "seed_image", "multiple choice, score of the image part"),
@@ -115,14 +124,14 @@ def bench_names() -> list[str]:
 class Bench:
     """A bench on concrete data.
 
-    ``name`` as it was asked for, ``task`` the lmms-eval name, ``data`` mini or hub, ``metric``
+    ``name`` as it was asked for, ``task`` the lmms-eval name, ``asked`` mini or hub, ``metric``
     the headline metric ("" = the first of the task), ``root`` a folder of local copies of hub
-    datasets (see :mod:`harness.bench.hubdata`).
+    datasets (see :mod:`harness.bench.hubdata`), ``parts`` the tasks of a group or tag.
     """
 
     name: str
     task: str
-    data: str
+    asked: str
     metric: str
     file: TaskFile
     summary: str = ""
@@ -130,31 +139,53 @@ class Bench:
     pairs: bool = False
     judge: tuple[str, ...] = ()
     configs: tuple[str, ...] = ()
+    parts: tuple[TaskFile, ...] = ()
 
     @property
     def mini(self) -> bool:
-        return self.data == "mini"
+        return self.asked == "mini"
+
+    @property
+    def tasks(self) -> tuple[TaskFile, ...]:
+        """The files of all tasks that are run."""
+        return self.parts or (self.file,)
+
+    @cached_property
+    def sources(self) -> tuple[Source, ...]:
+        """What each of the tasks reads."""
+        return tuple(
+            Source.of_task(read_task(file.path), file.path.parent, self.root) for file in self.tasks
+        )
+
+    @property
+    def data(self) -> str:
+        """What is read: ``mini``, ``hub``, ``local`` (files of the user's own), ``hub+local``."""
+        if self.mini:
+            return "mini"
+        return "+".join(sorted({source.kind for source in self.sources}))
+
+    @property
+    def data_source(self) -> str:
+        """The data by name and version: dataset and commit, or file and hash."""
+        return ", ".join(dict.fromkeys(str(source) for source in self.sources))
 
     @cached_property
     def task_version(self) -> str:
         """Version of prompt and scoring: the file's own number and a hash over task and code."""
-        digest = task_digest(self.file.path)[:12]
+        files = dict.fromkeys((self.file, *self.tasks))
+        digests = [task_digest(file.path) for file in files]
+        digest = digests[0] if len(digests) == 1 else _digest("\n".join(digests))
         meta = read_task(self.file.path).get("metadata")
         entries = meta if isinstance(meta, list) else [meta]
         numbers = [str(m["version"]) for m in entries if isinstance(m, dict) and "version" in m]
-        return f"{numbers[0]}-{digest}" if numbers else digest
+        return f"{numbers[0]}-{digest[:12]}" if numbers else digest[:12]
 
     @cached_property
     def fingerprint(self) -> str:
-        """What the documents are: a hash of the mini file, or dataset, configuration, revision."""
+        """What the documents are: a hash over dataset, configuration and version of every task."""
         if self.mini:
             return file_hash(_mini_data(self.file.path))
-        from harness.bench.hubdata import revision
-
-        config = read_task(self.file.path)
-        path, name = config.get("dataset_path", ""), config.get("dataset_name") or ""
-        text = f"{path} {name} {revision(str(path), str(name), self.root)}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest("\n".join(f"{s.dataset} {s.config} {s.version}" for s in self.sources))
 
     @cached_property
     def documents(self) -> int | None:
@@ -190,12 +221,12 @@ class Bench:
             if not _mini_data(self.file.path).is_file():
                 raise UsageError(f"--bench: the mini data of {self.name} is missing: run make data")
             return
-        from harness.bench.hubdata import require_dataset
+        for source in self.sources:
+            source.require(self.configs, self.name)
 
-        config = read_task(self.file.path)
-        if self.file.kind == "task" and config.get("dataset_path"):
-            names = (config.get("dataset_name") or "", *self.configs)
-            require_dataset(str(config["dataset_path"]), names, self.root, self.name)
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _mini_data(task_file: Path) -> Path:
@@ -216,7 +247,7 @@ def resolve_bench(name: str, data: str = "auto", mini_model: bool = False) -> Be
         root = Path(data).expanduser()
         if not root.is_dir():
             raise UsageError(f"--data: '{data}' is not auto, mini, hub or a folder")
-        data = "hub"
+        data = "hub"  # by name; what is read is `Bench.data`
     spec = BENCHES.get(name)
     mini_tasks = index(MINI / "tasks")
     if spec is None and name in mini_tasks and data != "hub":
@@ -243,7 +274,7 @@ def _mini_bench(name: str, mini_tasks: dict[str, TaskFile]) -> Bench:
     return Bench(
         name=name,
         task=task,
-        data="mini",
+        asked="mini",
         metric=spec.metric,
         file=mini_tasks[task],
         summary=spec.summary,
@@ -253,19 +284,18 @@ def _mini_bench(name: str, mini_tasks: dict[str, TaskFile]) -> Bench:
 
 def _hub_bench(name: str, spec: Spec | None, root: Path | None) -> Bench:
     file = _known(spec.task if spec else name)
-    if file.kind == "task":
-        wants = read_task(file.path).get("output_type", ANSWERED[0])
-        if wants not in ANSWERED:
-            raise UsageError(
-                f"--bench: task '{file.name}' wants {wants} requests; "
-                "only tasks with generated answers (generate_until) can be run"
-            )
+    parts = tuple(tasks_of(file, index(upstream_folder())))
+    judged = False
+    for part in parts:
+        refuse_unanswerable(part)
+        judged = judged or asks_judge(part)
     if spec is None:
-        return Bench(name=name, task=name, data="hub", metric="", file=file, root=root)
+        judge = JUDGES if judged else ()
+        return Bench(name, name, "hub", "", file, root=root, judge=judge, parts=parts)
     return Bench(
         name=name,
         task=spec.task,
-        data="hub",
+        asked="hub",
         metric=spec.metric,
         file=file,
         summary=spec.summary,

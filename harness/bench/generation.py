@@ -10,24 +10,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
-from harness.errors import CellError
+from harness.bench.decoding import is_truncated
+from harness.bench.watching import NanWatch, StopOnText, first_stop
+from harness.errors import CellError, one_line
 from harness.model.catalog import LoadedModel
+from harness.model.context import context_length
 from harness.model.features import Sharing, image_key
 from harness.model.framing import place
+from harness.validators import OVER_LENGTH
 
 # For tasks that set no limit (textvqa, vizwiz, seedbench, ...). Their answers are a few words; a
 # model that has not ended by then is not going to match one.
 MAX_NEW_TOKENS = 128
 # Where a processor has no chat template: the form LLaVA-1.5 was trained with.
 PLAIN_TEMPLATE = "USER: {images}{text} ASSISTANT:"
-TAIL = 8  # tokens more than a stop string has characters: enough to find it at the end
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,9 @@ class Request:
 class Output:
     """What one request got back; ``n_out`` counts generated tokens with the end token.
 
-    ``record`` says where in its image each grid of tokens lies.
+    ``record`` says where in its image each grid of tokens lies. ``over_length``: prompt and
+    answer together are longer than the model's context. ``truncated``: images of the prompt
+    whose files end too early.
     """
 
     text: str
@@ -95,13 +95,26 @@ class Output:
     record: Any
     prompt_ids: Any = ()  # without padding
     images: Sequence[Any] = ()
+    over_length: bool = False
+    truncated: int = 0
 
 
 class Generator:
-    """Answers batches with one loaded model under one routed method."""
+    """Answers batches with one loaded model under one routed method.
 
-    def __init__(self, loaded: LoadedModel, run: Any, sharing: Sharing, label: str) -> None:
+    ``allow``: what is answered although it should not be (``over-length``).
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        run: Any,
+        sharing: Sharing,
+        label: str,
+        allow: Sequence[str] = (),
+    ) -> None:
         self.loaded, self.run, self.sharing, self.label = loaded, run, sharing, label
+        self.allow, self.context = allow, context_length(loaded.model.config)
         self.model, self.processor = loaded.model, loaded.processor
         config = self.model.generation_config
         tokenizer = self.processor.tokenizer
@@ -112,11 +125,14 @@ class Generator:
     def answer(self, batch: Sequence[Request]) -> list[Output]:
         """Generate for one batch of requests with the same settings.
 
-        Raises CellError naming method and sample for NaN logits and for media that are no images.
+        Raises CellError naming method and sample for NaN logits, for media that are no images and
+        for prompts that do not fit the context.
         """
         images = [self._images(request) for request in batch]
         keys = [[image_key(image) for image in row] for row in images]
         inputs = self._inputs(batch, images)
+        sizes = inputs["attention_mask"].sum(dim=1).tolist()
+        self._check_length(batch, sizes, [1] * len(batch))
         self.sharing.expect([key for row in keys for key in row])
         questions = [request.text for request in batch]
         self.run.set_samples([request.name for request in batch], questions)
@@ -136,15 +152,17 @@ class Generator:
         rows = ids[:, start:].tolist()
         lengths = [self._length(row, stop.ended.get(i)) for i, row in enumerate(rows)]
         self._check(batch, watch.first_bad(), lengths)
+        over = self._check_length(batch, sizes, lengths)
         records = self.run.records(lengths)
         for record, row in zip(records, images, strict=True):
             place(record.grid, [(i.height, i.width) for i in row], self.processor.image_processor)
         prompts = zip(inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), strict=True)
         real = [[i for i, own in zip(*prompt, strict=True) if own] for prompt in prompts]
-        found = zip(rows, lengths, keys, records, real, images, strict=True)
+        cut = [sum(map(is_truncated, row)) for row in images]
+        found = zip(rows, lengths, keys, records, real, images, over, cut, strict=True)
         return [
-            Output(self._text(row[:n], how.stops), n, "+".join(key), record, ids, pictures)
-            for row, n, key, record, ids, pictures in found
+            Output(self._text(row[:n], how.stops), n, "+".join(key), record, *more)
+            for row, n, key, record, *more in found
         ]
 
     def inputs_of(self, request: Request) -> dict[str, Any]:
@@ -159,7 +177,12 @@ class Generator:
     def _images(self, request: Request) -> list[Any]:
         from PIL.Image import Image
 
-        found = request.load_images() or []
+        try:
+            found = request.load_images() or []
+        except (OSError, SyntaxError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CellError(
+                f"sample {request.name}: its images cannot be read: {one_line(error, 200)}"
+            ) from error
         if not all(isinstance(image, Image) for image in found):
             kind = type(next(v for v in found if not isinstance(v, Image))).__name__
             raise CellError(f"sample {request.name} has media of type {kind}; only images work")
@@ -218,54 +241,30 @@ class Generator:
 
     def _text(self, ids: list[int], stops: tuple[str, ...]) -> str:
         text = str(self.processor.tokenizer.decode(ids, skip_special_tokens=True))
-        return text[: _first_stop(text, stops)].strip()
+        return text[: first_stop(text, stops)].strip()
+
+    def _check_length(
+        self, batch: Sequence[Request], prompts: Sequence[int], answers: Sequence[int]
+    ) -> list[bool]:
+        """Which rows go past the context: prompt as asked, and the answer but its last token.
+
+        The prompt counts whole, with all its image tokens, whatever a method drops of them: what
+        is asked is then the same for every method. Raises CellError unless that is allowed.
+        """
+        over = []
+        for request, prompt, answer in zip(batch, prompts, answers, strict=True):
+            over.append(self.context is not None and prompt + answer - 1 > self.context)
+            if over[-1] and OVER_LENGTH not in self.allow:
+                more = f" and an answer of {answer}" if answer > 1 else ""
+                raise CellError(
+                    f"sample {request.name}: a prompt of {prompt} tokens{more} is longer than the "
+                    f"model's context of {self.context}: --allow {OVER_LENGTH} answers and counts "
+                    "such samples"
+                )
+        return over
 
     def _check(self, batch: Sequence[Request], bad: dict[int, int], lengths: list[int]) -> None:
         for row, step in sorted(bad.items()):
             if step < lengths[row]:  # rows that ended are fed padding, which does not count
                 where = f"{batch[row].name} at answer token {step + 1}"
                 raise CellError(f"method {self.label}: NaN logits in sample {where}")
-
-
-def _first_stop(text: str, stops: Sequence[str]) -> int:
-    """Where the first stop string begins, or the length of the text."""
-    return min([len(text), *(text.index(stop) for stop in stops if stop in text)])
-
-
-class NanWatch(LogitsProcessor):
-    """Notes rows with NaN logits, without asking the device before the batch is done."""
-
-    def __init__(self) -> None:
-        self.flags: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.flags.append(torch.isnan(scores).any(dim=-1))
-        return scores
-
-    def first_bad(self) -> dict[int, int]:
-        """Row -> first step with a NaN, for the rows that had one."""
-        if not self.flags:
-            return {}
-        bad = torch.stack(self.flags, dim=1)
-        return {
-            row: int(bad[row].to(torch.uint8).argmax())
-            for row in bad.any(dim=1).nonzero().flatten().tolist()
-        }
-
-
-class StopOnText(StoppingCriteria):
-    """Ends a row when its new text contains a stop string; ``ended`` says after how many tokens."""
-
-    def __init__(self, tokenizer: Any, stops: Sequence[str], start: int) -> None:
-        self.tokenizer, self.stops, self.start = tokenizer, stops, start
-        self.tail = max((len(stop) for stop in stops), default=0) + TAIL
-        self.ended: dict[int, int] = {}
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        new = input_ids[:, self.start :]
-        texts = self.tokenizer.batch_decode(new[:, -self.tail :], skip_special_tokens=True)
-        for row, text in enumerate(texts):
-            if row not in self.ended and any(stop in text for stop in self.stops):
-                self.ended[row] = int(new.shape[1])
-        done = [row in self.ended for row in range(len(texts))]
-        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -22,8 +22,14 @@ from harness.errors import UsageError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.+-]+")
 DATA_SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json", ".csv", ".zip", ".tar")
-END = 1 << 16  # bytes read at either end of a file to know it again
+CONTAINERS = (".parquet", ".arrow", ".zip", ".tar")
+END = 1 << 16  # bytes read at either end of a container to know it again
 TIMEOUT_S = 10.0  # for the one question to the hub that tells whether it can be reached
+
+
+def is_folder(dataset: str) -> bool:
+    """Whether the datasets library takes this name for a place on this machine."""
+    return bool(dataset) and os.path.exists(dataset)
 
 
 def local_copy(dataset: str, root: Path | None) -> Path | None:
@@ -114,7 +120,7 @@ def require_dataset(
     dataset: str, configs: Sequence[str], root: Path | None, bench: str = ""
 ) -> None:
     """Raise UsageError, naming the dataset and how to get it, unless it can be loaded."""
-    if not HUB_ID.fullmatch(dataset) or local_copy(dataset, root) is not None:
+    if HUB_ID.fullmatch(dataset) and local_copy(dataset, root) is not None:
         return
     if all(prepared(dataset, config) is not None for config in configs):
         return
@@ -133,37 +139,40 @@ def require_dataset(
 
 def revision(dataset: str, config: str, root: Path | None) -> str:
     """What identifies a dataset's content: a commit, or a hash over a local folder's listing."""
-    if not HUB_ID.fullmatch(dataset):
-        return dataset
-    copy = local_copy(dataset, root)
+    copy = local_copy(dataset, root) if HUB_ID.fullmatch(dataset) else None
     if copy is not None:
-        return copy.name if copy.parent.name == "snapshots" else _listing(copy)
+        snapshot = root is None and copy.parent.name == "snapshots"
+        return copy.name if snapshot else listing(files_of(copy), copy)
     ready = prepared(dataset, config)
     if ready is not None:
         return ready.name
     return hub_revision(dataset)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_of(folder: Path) -> Iterator[Path]:
     """The files of a dataset copy, in a stable order, without the download tool's notes."""
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         if ".cache" not in path.relative_to(folder).parts:
             yield path
 
 
-def _listing(folder: Path) -> str:
-    """sha256 over names, sizes and both ends of all files.
+def listing(files: Iterable[Path], base: Path) -> str:
+    """sha256 over names (below ``base``, else the last part) and content of files.
 
-    The end of a parquet file holds the offsets and statistics of all its columns, so other rows
-    show there; whole files would take minutes for the large datasets.
+    Of large containers only the size and both ends are read; whole ones would take minutes. The
+    end of a parquet file holds the offsets and statistics of all its columns, so other rows show.
     """
     digest = hashlib.sha256()
-    for path in _files(folder):
+    for path in files:
         size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
+        name = path.relative_to(base) if path.is_relative_to(base) else path.name
+        digest.update(f"{name} {size}\n".encode())
         with path.open("rb") as file:
+            if path.suffix not in CONTAINERS or size <= 2 * END:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+                continue
             digest.update(file.read(END))
-            file.seek(max(0, size - END))
+            file.seek(size - END)
             digest.update(file.read())
     return digest.hexdigest()
 
@@ -171,7 +180,7 @@ def _listing(folder: Path) -> str:
 def _state(folder: Path) -> str:
     """A name for this folder as it is now: place, files, sizes, times of change."""
     digest = hashlib.sha256(str(folder.resolve()).encode())
-    for path in _files(folder):
+    for path in files_of(folder):
         stat = path.stat()
         line = f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}\n"
         digest.update(line.encode())

@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from lmms_eval.api.model import lmms
 
+from harness.bench.answerboxes import BOX_TASKS, in_image
 from harness.bench.generation import MAX_NEW_TOKENS, GenerationKwargs, Generator, Request
 from harness.bench.pictures import Boxes, words
-from harness.errors import CellError, UsageError
+from harness.bench.remarks import remarks
+from harness.errors import CellError, HarnessError, UsageError
 from harness.store.response_log import Answer, Batch, ResponseLog, pack
 
+NAMED = 4  # samples of a failed batch that its error names
 OnBatch = Callable[[int, int], None]  # answered requests, all requests
 OnSample = Callable[[str, Any], dict[str, Any]]  # doc_id, record -> numbers to keep of it
 OnImage = Callable[[str, Any], None]  # image id, PIL image of a sample whose record is kept
@@ -58,12 +61,31 @@ class RoutedModel(lmms):
         self.keep_record = keep_record or (lambda position: True)
         self.on_image = on_image
         self.boxes = Boxes()
+        self.answering = False  # whether documents are asked for one by one by now
         self.first: Request | None = None  # of those whose record is kept
         self.notes: list[str] = []
         if not generator.has_template:
             self.notes.append("the model has no chat template: prompts in the form of LLaVA-1.5")
         self.answers: dict[tuple[str, str], Answer] = {}
         self.seconds = 0.0
+
+    def found_truncated(self) -> None:
+        """A truncated picture was decoded. Raises CellError where that cannot be counted.
+
+        A task that decodes and stores its pictures again before it asks anything leaves no trace
+        of which were whole.
+        """
+        if not self.answering:
+            raise CellError(
+                "the task reads all its pictures before it asks, and the file of one ends too "
+                "early: mend or leave out that document"
+            )
+
+    @property
+    def answer_notes(self) -> list[str]:
+        """What must be said of the answers."""
+        model = self.generator.model
+        return remarks(self.answers, self.generator.context, str(model.config.model_type))
 
     @property
     def device(self) -> torch.device:
@@ -76,6 +98,7 @@ class RoutedModel(lmms):
     # --- what lmms-eval asks ----------------------------------------------------------------
     def generate_until(self, requests: list[Any]) -> list[str]:
         """The answers, in the order of the requests."""
+        self.answering = True
         wanted = [self._request(position, one) for position, one in enumerate(requests)]
         self.first = self.first or next((r for r in wanted if self.keep_record(r.position)), None)
         order = self._order(wanted)
@@ -92,7 +115,7 @@ class RoutedModel(lmms):
                 self.on_batch(len(answers), len(wanted))
         for request in wanted:
             self.answers[request.task, request.doc_id] = answers[request.position]
-        return [answers[request.position].text for request in wanted]
+        return [answers[request.position].for_scoring for request in wanted]
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Refused: given answers would be routed as part of the prompt, not as answers."""
@@ -173,8 +196,10 @@ class RoutedModel(lmms):
         """
         try:
             return self.generator.answer(batch)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             if not is_out_of_memory(error):
+                if not isinstance(error, HarnessError):  # ours name it themselves
+                    error.add_note(_where(batch, self.generator.label))
                 raise
         _free_memory(self.device)
         return None
@@ -201,7 +226,18 @@ class RoutedModel(lmms):
             readout=readout,
             packed=pack(output.record) if kept else None,
             picture=self._picture(output) if kept else None,
+            over_length=output.over_length,
+            truncated=output.truncated,
+            scored=self._scored(request, output),
         )
+
+    def _scored(self, request: Request, output: Any) -> str | None:
+        """The answer as the task's scoring shall read it, where that is not as it was given."""
+        if not BOX_TASKS.search(request.task) or len(output.images) != 1:
+            return None
+        family = str(self.generator.model.config.model_type)
+        processor = self.generator.processor.image_processor
+        return in_image(output.text, output.images[0], family, processor)
 
     def _picture(self, output: Any) -> dict[str, Any]:
         """What a picture of a sample shows besides its routing; the images go to ``on_image``."""
@@ -234,6 +270,13 @@ def _free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def _where(batch: Sequence[Request], label: str) -> str:
+    """Of which samples an error comes; a batch is not taken apart to find the one."""
+    names = [request.name for request in batch]
+    shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" * (len(names) > NAMED))
+    return f"method {label}, sample {shown}" if len(names) == 1 else f"method {label}, in {shown}"
 
 
 def _task(requests: Sequence[Any]) -> str:

@@ -7,14 +7,15 @@ is cheap: torch and lmms-eval come in when :func:`evaluate` is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.bench.benches import Bench, resolve_bench
-from harness.bench.scores import Metric, doc_key, extract, target_text
+from harness.bench.scores import Metric, doc_key, extract, lacks_answer, target_text
+from harness.errors import CellError
 from harness.plan import AUTO_BATCH
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class CellResult:
     ``metrics[0]`` is the headline. ``seconds`` is the time spent answering, over all attempts of
     a resumed cell. ``batch_size`` is the one that ran last: smaller than asked for after memory
     ran out. ``notes`` are lines for the report's conditions. ``attention``: see ``evaluate``.
+    ``over_length``: samples longer than the model's context. ``truncated_images``: images from
+    files that end too early, counted in every sample that shows them.
     """
 
     bench: str
@@ -67,6 +70,8 @@ class CellResult:
     max_new_tokens: int = 0
     notes: tuple[str, ...] = ()
     attention: dict[str, Any] | None = field(default=None, repr=False)
+    over_length: int = 0
+    truncated_images: int = 0
 
     @property
     def headline(self) -> Metric:
@@ -94,6 +99,7 @@ def evaluate(
     share_features: bool = True,
     max_new_tokens: int | None = None,
     verbose: bool = False,
+    allow: Sequence[str] = (),
 ) -> CellResult:
     """Run one cell.
 
@@ -104,7 +110,7 @@ def evaluate(
     (all), and ``on_image(image_id, image)`` gets their images. ``attention``: also the attention
     maps of the first of them, of the model without any method. ``progress`` shows a bar of our
     own. ``sample`` allows sampling where a task asks for it. ``max_new_tokens``: for tasks that
-    set none.
+    set none. ``allow``: ``over-length`` answers samples longer than the model's context.
 
     Raises UsageError and CellError, one line each; other exceptions are faults.
     """
@@ -117,6 +123,7 @@ def evaluate(
     from harness.bench.generation import MAX_NEW_TOKENS, Generator
     from harness.bench.lmms import RoutedModel
     from harness.bench.quiet import quiet
+    from harness.bench.remarks import over_length, truncated
     from harness.bench.upstream import run_lmms_eval
     from harness.store.response_log import PackedRecords, ResponseLog
 
@@ -129,7 +136,7 @@ def evaluate(
         _display(progress, on_batch, f"{method.label} on {bench.name}") as shown,
     ):
         lm = RoutedModel(
-            Generator(loaded, run, sharing, method.label),
+            Generator(loaded, run, sharing, method.label, allow),
             batch_size=batch_size,
             seed=seed,
             sample=sample,
@@ -157,8 +164,10 @@ def evaluate(
         records=records,
         batch_size=lm.batch_size,
         max_new_tokens=lm.max_new_tokens,
-        notes=(*loaded.notes, *lm.notes),
+        notes=(*loaded.notes, *lm.notes, *lm.answer_notes),
         attention=maps,
+        over_length=over_length(lm.answers.values()),
+        truncated_images=truncated(lm.answers.values()),
     )
 
 
@@ -225,6 +234,8 @@ def _samples(
                 continue  # the same document under another answer filter
             seen.add(key)
             answer = answers[name, str(row["doc_id"])]
+            if headline.scores.get(key) is not None and lacks_answer(row, task):
+                raise CellError(f"{name}: document {row['doc_id']} has no answer to score against")
             if answer.packed is not None:
                 records.add(key, answer.packed)
             yield Sample(

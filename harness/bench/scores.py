@@ -1,14 +1,16 @@
 """From lmms-eval's results to metrics with per-sample scores.
 
-Upstream's ``process_results`` and aggregations are taken as they are. A sample's score is its
-value under the metric's own aggregation: the plain number where that is a mean, the aggregation
-of this one sample alone where the value is a structure (pope, mme, seedbench, refcoco, ...), the
-aggregation of all rotations of a question where they count together (mmbench).
+Upstream's ``process_results`` and aggregations are taken as they are, with one exception
+(:data:`REPLACED`). A sample's score is its value under the metric's own aggregation: the plain
+number where that is a mean, the aggregation of this one sample alone where the value is a
+structure (pope, mme, seedbench, refcoco, ...), the aggregation of all rotations of a question
+where they count together (mmbench).
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import tempfile
 from collections import Counter
@@ -27,10 +29,20 @@ NO_MEANS = (
     "pope_precision",
     "pope_recall",
     "pope_f1_score",
-    "pope_yes_ratio",  # and upstream computes it from the right answers, not from ours
+    "pope_yes_ratio",
     "mme_perception_score",
     "mme_cognition_score",
 )
+
+
+def _share_of_yes(values: Sequence[Mapping[str, Any]]) -> float:
+    """Share of all answers that are "yes", as POPE's and LLaVA's own scripts count it."""
+    return sum(value["prediction"] == "yes" for value in values) / len(values)
+
+
+# The one place where a value of upstream's is not taken: its yes ratio counts the right answers
+# instead of the model's, so it is one half for every model.
+REPLACED = {"pope_yes_ratio": _share_of_yes}
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,8 @@ def extract(
         for metric, filter_name, value in _values(results["results"].get(part, {})):
             rows = _of_filter(samples, task, filter_name)
             label = metric if len(_filters(task)) == 1 else f"{metric},{filter_name}"
+            if metric in REPLACED:
+                value = REPLACED[metric]([row[metric] for row in rows])
             with tempfile.TemporaryDirectory() as scratch:  # some aggregations write files
                 scores = _scores(rows, metric, task, part if grouped else "", scratch)
             found.append(_metric(part, label, metric, value, scores, task, headline))
@@ -181,6 +195,15 @@ def doc_key(doc_id: Any, task: str = "") -> str:
     return f"{task}/{doc_id}" if task else str(doc_id)
 
 
+def lacks_answer(sample: Mapping[str, Any], task: Any) -> bool:
+    """Whether the fields that a task takes its right answer from are there and empty (None)."""
+    given, doc = task.config.doc_to_target, sample.get("doc") or {}
+    if not isinstance(given, str):
+        return False
+    found = [doc[name] for name in {given, "answer", "answers"} if name in doc]
+    return bool(found) and all(value is None for value in found)
+
+
 def target_text(sample: Mapping[str, Any], task: Any) -> str:
     """What the right answer was, for the table of samples.
 
@@ -192,6 +215,8 @@ def target_text(sample: Mapping[str, Any], task: Any) -> str:
     given = task.config.doc_to_target
     if isinstance(given, str) and target == given and given not in doc and doc.get("answers"):
         target = doc["answers"]
+    if isinstance(target, (list, tuple)) and not all(isinstance(t, (str, dict)) for t in target):
+        return json.dumps(list(target), default=str)  # one answer of several parts: a box
     if isinstance(target, (list, tuple)):
         texts = [str(t.get("answer", t)) if isinstance(t, dict) else str(t) for t in target]
         return Counter(texts).most_common(1)[0][0] if texts else ""

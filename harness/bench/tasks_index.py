@@ -22,6 +22,7 @@ from harness.errors import UsageError
 
 # Top-level keys that give a task file its name; some files are JSON-like and quote their keys.
 NAMED = re.compile(r"^[\"']?(task|group|tag)[\"']?[ ]*:[ \t]*(.*)$", re.MULTILINE)
+TAGS = ("tag", "group")  # where a task says what it belongs to; the second is the older way
 ITEM = re.compile(r"[ \t]*-[ \t]+[\"']?([^\s\"'#,{}:]+)[\"']?[ \t]*$")
 
 
@@ -34,7 +35,7 @@ class TaskFile:
     path: Path
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Safe YAML that keeps ``!function a.b`` as the text ``a.b``."""
 
 
@@ -70,6 +71,48 @@ def index(folder: Path) -> dict[str, TaskFile]:
                 kind = "group" if key == "group" and not name else "tag"
                 (found if kind == "group" else tags)[label] = TaskFile(label, kind, path)
     return {**tags, **found}
+
+
+def tasks_of(file: TaskFile, known: dict[str, TaskFile]) -> list[TaskFile]:
+    """The tasks behind a name: itself, or all that a group or a tag gathers, each once.
+
+    Raises UsageError for a group that names a task which does not exist.
+    """
+    found: dict[str, TaskFile] = {}
+    seen: set[str] = set()
+    todo: list[Any] = [file.name]
+    while todo:
+        name = todo.pop(0)
+        if isinstance(name, dict):  # a group written out inside another, or a task with changes
+            below = name.get("task")
+            todo = [*(below if isinstance(below, list) else [below]), *todo]
+            continue
+        if name in seen:
+            continue
+        seen.add(str(name))
+        if name not in known:
+            raise UsageError(f"--bench: '{file.name}' names a task '{name}' that does not exist")
+        one = known[str(name)]
+        if one.kind == "task":
+            found[one.name] = one
+        elif one.kind == "group":
+            below = read_task(one.path).get("task") or []
+            todo = [*(below if isinstance(below, list) else [below]), *todo]
+        else:
+            todo = [*_tagged(tuple(known.values())).get(one.name, []), *todo]
+    return list(found.values())
+
+
+@cache
+def _tagged(files: tuple[TaskFile, ...]) -> dict[str, list[str]]:
+    """Tag -> the tasks that carry it; reads every task file, so only for those who ask a tag."""
+    found: dict[str, list[str]] = {}
+    for file in files:
+        own = read_task(file.path) if file.kind == "task" else {}
+        for value in map(own.get, TAGS):
+            for tag in [value] if isinstance(value, str) else value or []:
+                found.setdefault(str(tag), []).append(file.name)
+    return found
 
 
 def _yaml_files(folder: Path) -> Iterator[Path]:

@@ -5,8 +5,12 @@ Import it after :func:`harness.model.torchvision_ops.declare_missing_ops`; it lo
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +21,16 @@ from lmms_eval.tasks import TaskManager
 from tenacity import RetryError, stop_after_attempt
 
 from harness.bench.benches import Bench
+from harness.bench.decoding import truncation_marked
 from harness.bench.hubdata import dataset_sources
 from harness.errors import CellError, HarnessError, one_line
+
+# How lmms-eval, the datasets library and the parquet reader say that there are none.
+NO_DOCUMENTS = (
+    "did not find any docs",
+    "Invalid key: 0 is out of bounds for size 0",
+    "BatchSize must be greater than 0, got 0",
+)
 
 
 def run_lmms_eval(
@@ -33,7 +45,12 @@ def run_lmms_eval(
     manager = TaskManager(
         include_path=str(bench.file.path.parent) if alone else None, include_defaults=not alone
     )
-    with tempfile.TemporaryDirectory() as scratch, dataset_sources(bench.root), _one_attempt(bench):
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        dataset_sources(bench.root),
+        _one_attempt(bench),
+        truncation_marked(lm.found_truncated),
+    ):
         # Tasks write submission files below output_path; nobody here submits them.
         args = SimpleNamespace(output_path=scratch, process_with_media=False)
         tasks = _TaskTap(manager)
@@ -42,7 +59,7 @@ def run_lmms_eval(
                 model=lm,
                 tasks=[bench.task],
                 task_manager=tasks,
-                limit=limit,
+                limit=limit and min(limit, sys.maxsize),  # what an iterator can be cut at
                 batch_size=lm.batch_size,
                 use_cache=None,
                 bootstrap_iters=0,
@@ -56,11 +73,15 @@ def run_lmms_eval(
             )
         except RetryError as error:
             raise _cause(error, bench) from None
+        except (ValueError, IndexError) as error:
+            if not _none_found(error):
+                raise
+            raise _cause(error, bench) from None
     return results, tasks.loaded
 
 
 class _TaskTap:
-    """Passes for a TaskManager and keeps the task objects it hands out."""
+    """Passes for a TaskManager and keeps the task objects it hands out, their faults named."""
 
     def __init__(self, manager: Any) -> None:
         self._manager = manager
@@ -70,9 +91,48 @@ class _TaskTap:
         return getattr(self._manager, name)
 
     def load_task_or_group(self, *args: Any, **kwargs: Any) -> Any:
-        found = self._manager.load_task_or_group(*args, **kwargs)
-        self.loaded.update(_leaves(found))
+        try:
+            found = self._manager.load_task_or_group(*args, **kwargs)
+        except Exception as error:  # lmms-eval tries a task on its first document
+            steps = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+            if steps & {"doc_to_text", "doc_to_target", "doc_to_choice"}:
+                where = f"{', '.join(args[0])}: document 0"
+                raise CellError(f"{where}: {one_line(error, 200)}") from error
+            raise
+        leaves = _leaves(found)
+        for name, task in leaves.items():
+            for step in ("fewshot_context", "process_results"):
+                setattr(task, step, _naming(name, task, getattr(task, step)))
+        self.loaded.update(leaves)
         return found
+
+
+def _naming(name: str, task: Any, step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step of a task, called with a document first, whose errors name that document."""
+
+    @functools.wraps(step)
+    def called(doc: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            if doc.get("question", "") is None:  # a prompt would say "None"
+                raise ValueError("its question is empty")
+            return step(doc, *args, **kwargs)
+        except HarnessError:
+            raise
+        except Exception as error:
+            cause = error.last_attempt.exception() if isinstance(error, RetryError) else error
+            where = f"{name}: document {_number(doc, task)}"
+            raise CellError(f"{where}: {one_line(cause or error, 200)}") from error
+
+    return called
+
+
+def _number(doc: Any, task: Any) -> str:
+    """The doc_id of a document, found again by its content; "?" where a step has changed it."""
+    with contextlib.suppress(Exception):  # fields that cannot be compared
+        for number, other in enumerate(task.eval_docs_no_media):
+            if other == doc:
+                return str(number)
+    return "?"
 
 
 def _leaves(tree: Mapping[Any, Any]) -> dict[str, Any]:
@@ -103,7 +163,18 @@ def _one_attempt(bench: Bench) -> Iterator[None]:
 
 
 def _cause(error: Any, bench: Bench) -> Exception:
-    cause = error.last_attempt.exception()
+    """The one line behind a failed attempt, or behind having nothing to ask."""
+    cause = error.last_attempt.exception() if isinstance(error, RetryError) else error
     if isinstance(cause, HarnessError):
         return cause
+    if _none_found(cause):
+        return CellError(f"{bench.task}: the data hold no documents to ask")
     return CellError(f"{bench.task}: {one_line(cause or error, 240)}")
+
+
+def _none_found(error: BaseException | None) -> bool:
+    while error is not None:
+        if any(words in str(error) for words in NO_DOCUMENTS):
+            return True
+        error = error.__cause__
+    return False

@@ -31,6 +31,7 @@ class Job:
     seed: int
     data: str
     kv: float
+    allow: tuple[str, ...]
     parts: Path  # what a stopped analysis has, until it is done
 
     @property
@@ -70,7 +71,7 @@ class Job:
         return self.evaluate(
             self.subject.loaded, method, bench, checkpoint=self.subject.checkpoint, limit=limit,
             batch_size=self.batch_size, seed=self.seed, progress=False,
-            keep_record=lambda position: False, **more,
+            keep_record=lambda position: False, allow=self.allow, **more,
         )  # fmt: skip
 
     def write(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

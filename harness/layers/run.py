@@ -87,6 +87,7 @@ def analyse(
         seed=settings.seed,
         data=settings.data,
         kv=settings.analyse_kv,
+        allow=settings.allow,
         parts=folder / "partial" / f"damage-{stamp(plan, 'damage')}",
     )
     work: dict[str, Callable[[Any], None]] = {

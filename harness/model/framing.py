@@ -45,6 +45,14 @@ def place(grids: list[dict[str, Any]], sizes: Sequence[Size], processor: Any) ->
             grid["box"] = [round(edge, 3) for edge in box]
 
 
+def seen(size: Size, processor: Any) -> tuple[float, ...] | None:
+    """Left, top, right and bottom, in pixels of an image, of the square that the tower sees of it.
+
+    Any-resolution models: of the base crop. None where the processor does something unknown.
+    """
+    return _whole(size, processor)[1]
+
+
 def _whole(size: Size, processor: Any) -> tuple[str, tuple[float, ...] | None]:
     """The one square that the tower sees of an image, or the base crop of an any-resolution one."""
     high, wide = size

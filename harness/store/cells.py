@@ -62,6 +62,7 @@ class CellKey:
     attn: str
     batch_size: int
     seed: int
+    allow: tuple[str, ...] = ()  # faults of samples that did not end the cell
     halved_to: int | None = None  # the batch size that ran last, after memory ran out
 
     @cached_property

@@ -17,8 +17,11 @@ COUNTED = {
 
 CELL = ("cell_id", "model", "method", "params", "label", "bench")
 CELLS = (*CELL, "data", "status", "error", "n", "seconds") + (
+    "data_source",  # what was read: dataset@commit of the hub, file@hash of local data
     "requested_id",  # the id as planned; differs from cell_id after a batch had to be halved
     "batch_size",  # the one that ran last
+    "over_length",  # samples longer than the model's context (--allow over-length)
+    "truncated_images",  # from files that end too early, counted in every sample that shows them
     "notes",
     "device",
     "dtype",

@@ -110,6 +110,14 @@ def append_row(path: Path, columns: Sequence[str], row: Mapping[str, Any]) -> No
         os.close(descriptor)
 
 
+def has_header(path: Path, columns: Sequence[str]) -> bool:
+    """Whether rows of these columns may be appended; another version's file has other ones."""
+    if not path.exists():
+        return True
+    with path.open("rb") as file:
+        return file.readline() == to_csv(columns, [])
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Complete records of a CSV as text; [] when there is no file. A torn last line is left out."""
     if not path.exists():

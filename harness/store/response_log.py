@@ -21,7 +21,7 @@ import numpy as np
 from harness.errors import StoreError, one_line
 from harness.record import RoutingRecord
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Answer:
 
     ``readout`` is whatever the caller computed from the record (JSON-able); ``packed`` the record
     itself in compressed form, None where it was not to be kept; ``picture`` (JSON-able) what a
-    picture of it needs besides.
+    picture of it needs besides. ``over_length`` and ``truncated``: as the loop's outputs have them.
+    ``scored``: what the scoring reads, where that is not the text itself.
     """
 
     text: str
@@ -39,6 +40,14 @@ class Answer:
     readout: dict[str, Any] | None = None
     packed: bytes | None = None
     picture: dict[str, Any] | None = None
+    over_length: bool = False
+    truncated: int = 0
+    scored: str | None = None
+
+    @property
+    def for_scoring(self) -> str:
+        """The text that the task's scoring reads."""
+        return self.text if self.scored is None else self.scored
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,9 @@ def _as_json(batch: Batch) -> dict[str, Any]:
                 "readout": a.readout,
                 "record": base64.b85encode(a.packed).decode() if a.packed is not None else None,
                 "picture": a.picture,
+                "over_length": a.over_length,
+                "truncated": a.truncated,
+                "scored": a.scored,
             }
             for a in batch.answers
         ],
@@ -140,6 +152,9 @@ def _batch(data: Mapping[str, Any]) -> Batch:
             readout=a["readout"],
             packed=base64.b85decode(a["record"]) if a["record"] is not None else None,
             picture=a["picture"],
+            over_length=bool(a["over_length"]),
+            truncated=int(a["truncated"]),
+            scored=a["scored"],
         )
         for a in data["answers"]
     )

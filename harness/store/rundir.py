@@ -25,6 +25,7 @@ from harness.store.csvfile import (
     TEMPORARY,
     append_row,
     cannot_write,
+    has_header,
     read_rows,
     remove_leftovers,
     repair,
@@ -241,7 +242,7 @@ class Store:
             if row["cell_id"] != old.get("cell_id")
             and row["requested_id"] != (old.get("requested_id") or old.get("cell_id"))
         ]
-        if len(others) == len(rows):
+        if len(others) == len(rows) and has_header(self.cells_csv, columns.CELLS):
             append_row(self.cells_csv, columns.CELLS, row)
         else:
             write_csv(self.cells_csv, columns.CELLS, [*map(_known, others), row])

@@ -120,7 +120,11 @@ class Cells:
     def _data(self, bench: str) -> str:
         if not bench:
             return "synthetic"
-        return self.plan.data.get(bench, self.plan.settings.data)
+        if bench in self.plan.data:
+            return self.plan.data[bench]
+        from harness.bench.benches import resolve_bench
+
+        return resolve_bench(bench, self.plan.settings.data, self.plan.mini).data
 
     def _identity(self, cell: TimedCell) -> dict[str, Any]:
         return {

@@ -51,7 +51,7 @@ class TimingPlan:
     device_name: str
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
     trained: Mapping[str, Any] = field(default_factory=dict)  # method -> hashes of its weights
-    data: Mapping[str, str] = field(default_factory=dict)  # bench -> mini or hub, where known
+    data: Mapping[str, str] = field(default_factory=dict)  # bench -> what is read, where known
     notes: tuple[str, ...] = ()
 
     @property

@@ -12,7 +12,7 @@ import methods
 from harness.bench.benches import Bench, resolve_bench
 from harness.errors import CellError
 from harness.model.catalog import LoadedModel
-from tests.fixtures.hub_data import write_textvqa
+from tests.fixtures.hub_data import write_gqa, write_textvqa
 from tests.loop.cells import DOCUMENTS, comparable, predictions, run
 
 import torch  # isort: skip  after the fixtures, which prepare torchvision
@@ -143,3 +143,81 @@ def test_nothing_is_printed(
     out = capfd.readouterr()
     assert out.out.split("\n")[0] == f"0 {DOCUMENTS}" and f"{DOCUMENTS}/{DOCUMENTS}" in out.err
     assert seen == []
+
+
+def test_a_raising_method_names_its_sample(llava: LoadedModel, gqa: Bench) -> None:
+    from harness.errors import one_line
+
+    method = methods.parse("fastv:k=1:r=0.5")
+    calls = []
+
+    def broken(module: Any, *args: Any, **kwargs: Any) -> None:
+        calls.append(module)
+        if len(calls) > 2:
+            raise ZeroDivisionError
+
+    hook = llava.model.model.multi_modal_projector.register_forward_hook(broken)
+    try:
+        with pytest.raises(ZeroDivisionError) as caught:
+            run(llava, gqa, method, share_features=False)
+    finally:
+        hook.remove()
+    assert one_line(caught.value) == (
+        f"ZeroDivisionError, method {method.label}, sample gqa/{len(calls) - 1}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("bench", "field", "value"),
+    [
+        ("gqa", "answer", None),
+        ("gqa", "question", None),
+        ("textvqa", "question", None),
+        ("textvqa", "answers", None),
+        ("textvqa", "image", None),
+        ("textvqa", "image", {"bytes": b"no picture", "path": "a.png"}),
+    ],
+)
+def test_an_odd_document_is_named(
+    bench: str, field: str, value: Any, llava: LoadedModel, tmp_path: Path
+) -> None:
+    if bench == "gqa":
+        folder = write_gqa(tmp_path, ["red"] * 4) / "testdev_balanced_instructions"
+    else:
+        folder = write_textvqa(tmp_path, [["red"] * 10] * 4)
+    rewrite(folder, lambda rows: rows[2].update({field: value}))
+    with pytest.raises(
+        CellError, match=rf"{bench}(_val/|_val: document |: document )2\b"
+    ) as caught:
+        run(llava, resolve_bench(bench, str(tmp_path)))
+    assert "\n" not in str(caught.value) and "RetryError" not in str(caught.value)
+
+
+def test_an_odd_first_document_is_named(llava: LoadedModel, tmp_path: Path) -> None:
+    """lmms-eval tries it while it loads the task."""
+    rewrite(write_textvqa(tmp_path, [["red"] * 10]), lambda rows: rows[0].update(question=None))
+    with pytest.raises(CellError, match=r"^textvqa_val: document 0: AttributeError"):
+        run(llava, resolve_bench("textvqa", str(tmp_path)))
+
+
+def test_no_documents(llava: LoadedModel, tmp_path: Path) -> None:
+    folder = write_textvqa(tmp_path, [["red"] * 10])
+    rewrite(folder, lambda rows: rows.clear())
+    with pytest.raises(CellError, match="textvqa_val: the data hold no documents"):
+        run(llava, resolve_bench("textvqa", str(tmp_path)))
+
+
+def test_a_limit_beyond_all_documents(llava: LoadedModel, gqa: Bench) -> None:
+    assert run(llava, gqa, limit=10**30, batch_size=1024).n == DOCUMENTS
+
+
+def rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Change the rows of a dataset's one parquet file, schema and notes kept."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (path,) = folder.rglob("*.parquet")
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)

@@ -29,6 +29,9 @@ def text(doc):
 def process(doc, results):
     return {"acc": float(results[0] != ""), "length": {"score": len(results[0])}}
 
+def none(documents):
+    return documents.select([])
+
 def longest(items):
     return max(item["score"] for item in items)
 """
@@ -79,7 +82,7 @@ def task(tmp_path: Path) -> Callable[..., Bench]:
         }
         path = tmp_path / "own.yaml"
         text = json.dumps(config, indent=1)
-        for name in ("visual", "video", "text", "process", "longest"):
+        for name in ("visual", "video", "text", "process", "longest", "none"):
             text = text.replace(f'"!function utils.{name}"', f"!function utils.{name}")
         path.write_text(text)
         return Bench("own", "own", "hub", "", TaskFile("own", "task", path))
@@ -172,6 +175,7 @@ def test_sampling_only_when_asked(llava: LoadedModel, task: Any) -> None:
     ("changes", "error", "text"),
     [
         ({"generation_kwargs": {"num_beams": 4}}, CellError, "beam search"),
+        ({"process_docs": "!function utils.none"}, CellError, "own: the data hold no documents"),
         ({"doc_to_visual": "!function utils.video"}, CellError, "media of type str"),
         ({"output_type": "loglikelihood", "generation_kwargs": None}, UsageError, "log-likelih"),
     ],
