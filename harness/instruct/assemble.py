@@ -89,7 +89,7 @@ def _check_files(folder: Path) -> None:
 
 def part_hashes(recipe: InstructRecipe) -> dict[str, str]:
     """Path -> sha256 of the local files that a model is put together from; none for hub ids."""
-    found = {}
+    found: dict[str, str] = {}
     for part in (recipe.decoder, recipe.vision):
         if (folder := Path(part)).is_dir():
             weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
