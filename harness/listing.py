@@ -34,7 +34,7 @@ def _methods() -> Iterable[tuple[str, ...]]:
 
 
 def _benches() -> Iterable[tuple[str, ...]]:
-    from harness.bench.benches import BENCHES
+    from harness.bench.catalog import BENCHES
 
     for name, spec in BENCHES.items():
         yield name, "mini, hub" if spec.mini else "hub", spec.summary

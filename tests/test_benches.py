@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness.bench import hubdata
-from harness.bench.benches import BENCHES, JUDGES, MINI, Bench, bench_names, resolve_bench
+from harness.bench.benches import MINI, Bench, bench_names, resolve_bench
+from harness.bench.catalog import BENCHES, JUDGES
 from harness.bench.tasks_index import TaskFile, index, read_task, task_digest, upstream_folder
 from harness.settings import ROOT
 from tests.fixtures.bad_input import line_of

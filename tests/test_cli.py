@@ -72,7 +72,7 @@ def test_plots_only_is_fast_and_loads_nothing_heavy(tmp_path: Path) -> None:
 
 def test_lists_have_one_line_per_entry(capsys: pytest.CaptureFixture[str]) -> None:
     import methods
-    from harness.bench.benches import BENCHES
+    from harness.bench.catalog import BENCHES
 
     assert main(["--list", "methods"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from harness.bench.catalog import BENCHES, JUDGES, Spec
 from harness.bench.sources import Source
 from harness.bench.tasks_index import (
     TaskFile,
@@ -28,91 +29,6 @@ from harness.nearest import nearest
 from harness.settings import ROOT
 
 MINI = ROOT / "assets" / "mini"
-JUDGES = ("OPENAI_API_KEY", "AZURE_API_KEY")  # either lets upstream's judges work
-
-
-@dataclass(frozen=True)
-class Spec:
-    """One line of ``--list benches``: task, headline metric, and what it wants.
-
-    ``pairs``: upstream's metric needs documents in pairs. ``judge``: scoring asks a language
-    model through an API whose key is in one of these environment variables.
-    """
-
-    task: str
-    metric: str
-    summary: str
-    mini: bool = False
-    pairs: bool = False
-    judge: tuple[str, ...] = ()
-    configs: tuple[str, ...] = ()  # further dataset configurations the task reads
-
-
-BENCHES: dict[str, Spec] = {
-    "gqa": Spec(
-        "gqa",
-        "exact_match",
-        "questions about objects and relations, test-dev balanced, exact match",
-        mini=True,
-        configs=("testdev_balanced_images",),
-    ),
-    "textvqa": Spec(
-        "textvqa_val",
-        "exact_match",
-        "reading text in photos, validation, no OCR hint, VQA accuracy",
-        mini=True,
-    ),
-    "scienceqa": Spec(
-        "scienceqa_img",
-        "exact_match",
-        "school science with a picture, option letter, exact match",
-        mini=True,
-    ),
-    "mmmu": Spec("mmmu_val", "mmmu_acc", "college subjects, several images, validation"),
-    "vqav2": Spec("vqav2_val", "exact_match", "everyday photos, validation, VQA accuracy"),
-    "pope": Spec(
-        "pope",
-        "pope_accuracy",
-        "is the object there? yes or no, all three splits pooled, accuracy",
-        mini=True,
-    ),
-    "mme": Spec(
-        "mme",
-        "mme_perception_score",
-        "yes/no questions in pairs, perception score of at most 2000",
-        pairs=True,
-    ),
-    "mmbench": Spec(
-        "mmbench_en_dev_static",
-        "gpt_eval_score",
-        "multiple choice in rotations, English dev, letters read by rule, percent",
-    ),
-    "mmvet": Spec(
-        "mmvet",
-        "gpt_eval_score",
-        "free answers, scored by a GPT judge (needs a key and a network)",
-        judge=JUDGES,
-    ),
-    "vizwiz": Spec("vizwiz_vqa_val", "exact_match", "photos by blind people, validation"),
-    "seedbench": Spec("seedbench", "seed_image", "multiple choice, score of the image part"),
-    "okvqa": Spec("ok_vqa_val2014", "exact_match", "outside knowledge, VQA accuracy"),
-    "ai2d": Spec("ai2d", "exact_match", "school diagrams, option letter, exact match"),
-    "docvqa": Spec(
-        "docvqa_val", "anls", "scanned documents, validation, edit similarity", mini=True
-    ),
-    "chartqa": Spec(
-        "chartqa", "relaxed_overall", "charts, answers within 5 % count as right", mini=True
-    ),
-    "infovqa": Spec("infovqa_val", "anls", "infographics, validation, edit similarity"),
-    "realworldqa": Spec("realworldqa", "exact_match", "real scenes, exact match"),
-    "refcoco": Spec("refcoco_bbox_rec_val", "refcoco_ACC@0.5", "the box of a phrase, validation"),
-    "refcoco+": Spec(
-        "refcoco+_bbox_rec_val", "refcoco_ACC@0.5", "the box, no place words, validation"
-    ),
-    "refcocog": Spec(
-        "refcocog_bbox_rec_val", "refcoco_ACC@0.5", "the box of a sentence, validation"
-    ),
-}
 
 
 def bench_names() -> list[str]:
@@ -194,18 +110,9 @@ class Bench:
             from pyarrow.parquet import read_metadata
 
             return int(read_metadata(_mini_data(self.file.path)).num_rows)
-        from harness.bench.hubdata import prepared_documents
-
-        config = read_task(self.file.path)
+        config = read_task(self.tasks[0].path)
         split = config.get("test_split") or config.get("validation_split")
-        if self.file.kind != "task" or not split or not config.get("dataset_path"):
-            return None
-        return prepared_documents(
-            str(config["dataset_path"]),
-            str(config.get("dataset_name") or ""),
-            str(split),
-            self.root,
-        )
+        return self.sources[0].documents(str(split)) if len(self.tasks) == 1 and split else None
 
     def require(self, limit: int | None = None) -> None:
         """Check what can be checked before running.

@@ -73,6 +73,12 @@ class Source:
             return hashlib.sha256(lines.encode()).hexdigest()
         return hubdata.listing(paths, self._base)
 
+    def documents(self, split: str) -> int | None:
+        """Documents of a split that is ready to use in the cache; None where it is not."""
+        if self.kind != "hub" or self.dataset in BUILDERS:
+            return None
+        return hubdata.prepared_documents(self.dataset, self.config, split, self.root)
+
     def __str__(self) -> str:
         """As reports name it: without the path, which is this machine's business."""
         if self.hub_id:
