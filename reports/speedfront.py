@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def _points(summary: Summary, entries: list[Timed]) -> list[Point]:
         if score is None or whole is None or (dense and entry.attn != dense.attn):
             continue
         if entry is dense and math.isnan(whole.speedup):
-            whole = Phase(whole.median, whole.low, whole.high, 1.0, *[math.nan] * 6)
+            whole = replace(whole, speedup=1.0)
         if not math.isnan(whole.speedup):
             found.append((entry.series, score, whole))
     return found
