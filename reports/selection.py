@@ -10,9 +10,10 @@ from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from harness.record import IMAGE
 from reports import shown as routing
 from reports import text
-from reports.record import IMAGE, PROCESSED
+from reports.record import PROCESSED, token_states
 from reports.sheet import Drawn, Sheet
 from reports.shown import Shown
 from reports.style import HUES, MAP, MUTED
@@ -35,7 +36,7 @@ def draw(summary: Summary, folder: Path, samples: Sequence[Shown]) -> Drawn | No
     table: list[list[object]] = [["label", "bench", "doc_id", "layer", "tokens", "kept", "mask"]]
     alts = []
     for sample in chosen:
-        states = sample.record.states[:, sample.record.kinds == IMAGE]
+        states = token_states(sample.record)[:, sample.record.kinds == IMAGE]
         axes = sheet.panel(sample.series.short + (" (mini)" if mini else ""), False)
         axes.imshow(np.array(INKS)[states], aspect="auto", interpolation="none")
         axes.grid(visible=False)

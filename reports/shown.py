@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.record import IMAGE, PROCESSED, Record, read
+from harness.record import IMAGE, RoutingRecord
+from reports.record import PROCESSED, read, token_states
 from reports.summary import Series, Summary
 
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -28,13 +29,13 @@ class Shown:
     bench: str
     cell_id: str
     doc_id: str
-    record: Record
+    record: RoutingRecord
     about: dict[str, Any]
 
     @property
     def kept_images(self) -> NDArray[np.bool_]:
         """[L, image tokens] processed in their own slot."""
-        return np.asarray(self.record.states[:, self.record.kinds == IMAGE] == PROCESSED)
+        return np.asarray(token_states(self.record)[:, self.record.kinds == IMAGE] == PROCESSED)
 
 
 def load(summary: Summary) -> list[Shown]:

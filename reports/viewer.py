@@ -14,6 +14,7 @@ from markupsafe import escape
 from PIL import Image
 
 from reports import overlay, text
+from reports.record import token_states
 from reports.sheet import Drawn
 from reports.shown import Shown
 from reports.summary import Summary
@@ -111,7 +112,7 @@ def _method(sample: Shown) -> dict[str, Any]:
         "answer": str(sample.about.get("prediction", "")),
         "score": score if number else None,
         "layers": sample.record.layers,
-        "states": _packed(sample.record.states),
+        "states": _packed(token_states(sample.record)),
     }
 
 
