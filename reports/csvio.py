@@ -5,13 +5,15 @@ A wrong figure is worse than a gap: whatever cannot be trusted is left out and s
 
 from __future__ import annotations
 
-import csv
-import io
+import gzip
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+
+from harness.store.csvfile import scan
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 """Characters that no XML or terminal takes; they only come from damaged files."""
@@ -66,42 +68,42 @@ def read_table(path: Path, spec: Spec, notices: list[str]) -> pd.DataFrame:
     return _typed(frame.drop_duplicates(key, keep="last").reset_index(drop=True), spec, notices)
 
 
+def stored(path: Path) -> Path | None:
+    """The file that holds this CSV: itself or, packed by gzip, beside it; None when there is none.
+
+    Large tables of kept runs are packed.
+    """
+    packed = path.with_name(path.name + ".gz")
+    return next((place for place in (path, packed) if place.exists()), None)
+
+
 def _rows(path: Path, name: str, notices: list[str]) -> tuple[list[str], list[list[str]]] | None:
     """Header and complete records of a file, or None when it holds none."""
+    place = stored(path)
+    if place is None:
+        return None
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-    except FileNotFoundError:
+        content = place.read_bytes()
+        content = gzip.decompress(content) if place != path else content
+    except (OSError, EOFError, zlib.error) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        notices.append(f"{place.name}: cannot be read ({said}).")
         return None
-    except OSError as error:
-        notices.append(f"{name}: cannot be read ({error.strerror or error}).")
-        return None
-    if text and not text.endswith("\n"):
+    text = content.decode("utf-8-sig", errors="replace")
+    lines = _CONTROL.sub("", text).split("\n")
+    found = scan(line + "\n" for line in lines[:-1])
+    if lines[-1] or found.lines < len(lines) - 1:
         # Also a record of the right length may have lost digits, so it is never trusted.
         notices.append(f"{name}: the last line is cut off and was left out.")
-        text = text[: text.rfind("\n") + 1]
-    reader = csv.reader(io.StringIO(_CONTROL.sub("", text), newline=""))
-    records = []
-    damaged = 0
-    try:
-        header = next(reader, [])
-        for record in reader:
-            if len(record) == len(header):
-                records.append(record)
-            elif record:
-                damaged += 1
-    except csv.Error:
-        damaged += 1
-    if damaged:
-        notices.append(f"{name}: {_lines(damaged)} without the right number of fields, left out.")
-    if not header or len(set(header)) != len(header):
+    if found.wrong:
+        more = len(found.wrong) - 1
+        others = f", and {more} more like it," if more else ""
+        notices.append(f"{name}: {found.wrong[0]}; it{others} is left out.")
+    if not found.header or len(set(found.header)) != len(found.header):
         if text:
             notices.append(f"{name}: left out, it has no usable header line.")
         return None
-    return header, records
-
-
-def _lines(count: int) -> str:
-    return "one line" if count == 1 else f"{count} lines"
+    return found.header, found.rows
 
 
 def _typed(frame: pd.DataFrame, spec: Spec, notices: list[str]) -> pd.DataFrame:

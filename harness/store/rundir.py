@@ -93,6 +93,10 @@ def check_out(path: Path, recorded: Mapping[str, Any]) -> bool:
         if others:
             raise UsageError(f"--out: '{path}' holds other files and no run; choose another folder")
         return False
+    try:
+        read_rows(path / "cells.csv")
+    except StoreError as error:
+        raise UsageError(f"--out: {error}; restore it, or choose another --out") from None
     before = read_run_json(path).get("settings")
     before = before if isinstance(before, dict) else {}
     for name in [*recorded, *(name for name in before if name not in recorded)]:
