@@ -17,13 +17,15 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.jsonfile import parse_json
+
 KINDS = ("system", "question", "image", "answer")
 SYSTEM, QUESTION, IMAGE, ANSWER = range(4)
 SKIPPED, DROPPED = -1, -2
 ARRAYS = ("kinds", "route", "decode", "mod_layers")  # the fields that are stored as arrays
 DAMAGED = (
-    AttributeError, EOFError, IndexError, KeyError, MemoryError, NotImplementedError,
-    OverflowError, RecursionError, TypeError, zipfile.BadZipFile, zlib.error,
+    AttributeError, EOFError, IndexError, KeyError, MemoryError,
+    OverflowError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What numpy, zipfile and json raise on a damaged file besides ValueError."""
 
@@ -184,7 +186,7 @@ class RoutingRecord:
         try:
             with np.load(file, allow_pickle=False) as data:
                 kinds, route, decode, mod_layers = (data[name] for name in ARRAYS)
-                meta = json.loads(str(data["meta"]))
+                meta = parse_json(str(data["meta"]))
             n_out = meta.pop("n_out")
             meta.pop("n", None)
             if not known.issuperset(meta):

@@ -10,13 +10,15 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from harness.jsonfile import read_json
 from harness.store.csvfile import scan
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
-"""Characters that no XML or terminal takes; they only come from damaged files."""
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
+"""Characters that no XML or terminal takes."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,24 @@ def stored(path: Path) -> Path | None:
     """
     packed = path.with_name(path.name + ".gz")
     return next((place for place in (path, packed) if place.exists()), None)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object without characters that cannot be shown. Raises OSError and ValueError."""
+    value = _shown(read_json(path))
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    return value
+
+
+def _shown(value: Any, depth: int = 0) -> Any:
+    if depth > 50:  # before whatever walks it runs out of stack
+        raise ValueError("nested too deeply")
+    if isinstance(value, str):
+        return _CONTROL.sub("", value)
+    if isinstance(value, dict):
+        return {_shown(name): _shown(item, depth + 1) for name, item in value.items()}
+    return [_shown(item, depth + 1) for item in value] if isinstance(value, list) else value
 
 
 def _rows(path: Path, name: str, notices: list[str]) -> tuple[list[str], list[list[str]]] | None:

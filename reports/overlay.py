@@ -51,11 +51,8 @@ def _grid(sample: Shown) -> dict[str, Any] | None:
 def _open(path: Path | None) -> NDArray[np.float64] | None:
     if path is None:
         return None
-    try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-    except (OSError, ValueError):
-        return None
+    with Image.open(path) as image:
+        small = image.convert("RGB")
     small.thumbnail((TILE, TILE))
     return np.asarray(small, np.float64)
 

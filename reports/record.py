@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def _check(grid: dict[str, Any], n: int) -> None:
     rows, cols, start = (int(grid[name]) for name in ("rows", "cols", "start"))
     if rows < 1 or cols < 1 or not 0 <= start <= n - rows * (cols + bool(grid["newline"])):
         raise ValueError("a grid outside the prompt")
+    json.dumps(grid, allow_nan=False)  # the page takes it as it is
     if not isinstance(grid["kind"], str):
         raise ValueError("a grid of no kind")
     if grid.get("box") is None:  # written before the place was known

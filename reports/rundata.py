@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from reports.csvio import Spec, read_table, stored
+from reports.csvio import Spec, read_object, read_table, stored
 from reports.errors import ReportError
 from reports.specs import (
     ACCURACY,
@@ -136,15 +135,12 @@ def _set_times_apart(run: Run) -> None:
 def _meta(path: Path, notices: list[str]) -> dict[str, Any]:
     """``run.json`` with nested names joined by dots; empty when it is missing or damaged."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_object(path)
     except FileNotFoundError:
         notices.append("run.json is missing: the conditions of this run are not known.")
         return {}
     except (OSError, ValueError):
         notices.append("run.json cannot be read: the conditions of this run are not known.")
-        return {}
-    if not isinstance(raw, dict):
-        notices.append("run.json holds no object: the conditions of this run are not known.")
         return {}
     version = raw.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:

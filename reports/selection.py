@@ -73,8 +73,8 @@ def attention(summary: Summary, folder: Path) -> Drawn | None:
     if found is None:
         return None
     bench, maps = found
-    values = maps["maps"].astype(np.float64)
-    tokens, side = int(maps["tokens"]), values.shape[1]
+    values = maps["maps"]
+    tokens, side = maps["tokens"], values.shape[1]
     sheet = Sheet("attention", len(values), width=3.2, height=3.3, left=0.55, right=0.2, columns=4)
     mini = summary.is_mini_model or summary.is_mini_bench(bench)
     table: list[list[object]] = [["bench", "doc_id", "layer", "query", "key", "attention"]]

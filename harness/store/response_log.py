@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import StoreError, one_line
+from harness.jsonfile import parse_json
 from harness.record import RoutingRecord
 
 VERSION = 4
@@ -84,8 +85,8 @@ class ResponseLog:
         good = len(lines[0]) + 1
         for line in lines[1:]:
             try:
-                self.done.append(_batch(json.loads(line)))
-            except (ValueError, KeyError, TypeError, RecursionError):
+                self.done.append(_batch(parse_json(line)))
+            except (ValueError, KeyError, TypeError):
                 break
             good += len(line) + 1
         if good != len(data):
@@ -113,8 +114,8 @@ class ResponseLog:
 
 def _header(line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return parse_json(line)
+    except ValueError:
         return None
 
 
