@@ -34,6 +34,7 @@ from harness.stops import PROGRAM, interrupted, stoppable
 from harness.validators import VALIDATORS, place
 
 FREE = ("out", "quiet", "verbose")  # settings that every run may have
+WRITERS = ("plots_only", "diff")  # jobs on finished runs that write where --out says
 STUDIED = ("study", "bench", "limit", "batch_size")  # settings that a study has a use for
 
 
@@ -127,7 +128,7 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     if jobs == ["check"]:
         return _check(raw["check"])
     if jobs == ["plots_only"]:
-        return _plots(raw["plots_only"])
+        return _plots(raw["plots_only"], settings.out)
     if jobs == ["diff"]:
         one, other = raw["diff"]
         return _diff(one, other, settings.out)
@@ -159,7 +160,7 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
 def _refuse_idle_flags(raw: dict[str, Any], settings: Settings, jobs: list[str]) -> None:
     """A flag that would be ignored is a misunderstanding: better said than found out later."""
     if jobs and not (settings.costs_only or settings.throughput):
-        idle = set(raw) - {*jobs, "quiet", "verbose", *(("out",) if jobs == ["diff"] else ())}
+        idle = set(raw) - {*jobs, "quiet", "verbose", *(("out",) if jobs[0] in WRITERS else ())}
     elif settings.study or (settings.costs_only and settings.published):
         used = STUDIED if settings.study else ("published", "costs_only")
         idle = {name for name in vars(settings) if name not in (*FREE, *used)}
@@ -198,13 +199,17 @@ def _check(name: str) -> int:
         raise UsageError(f"--check: {one_line(error)}") from None
 
 
-def _plots(target: str) -> int:
+def _plots(target: str, out: str | None) -> int:
     from harness.store.rundir import open_for_reading
 
     run_dir: Path = open_for_reading(checked("--plots-only", place, target))
     from reports.build import build_report
+    from reports.errors import ReportError
 
-    print(build_report(run_dir))
+    try:
+        print(build_report(run_dir, Path(out) if out else None))
+    except ReportError as error:
+        raise UsageError(f"--plots-only: {error}") from None
     return EXIT_OK
 
 

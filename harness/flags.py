@@ -91,13 +91,15 @@ def _add_jobs(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--suite", metavar="FILE", help="take the settings from a YAML file")
     group.add_argument(
-        "--plots-only", metavar="RUN", help="tables, figures and reports again from a run's CSVs"
+        "--plots-only",
+        metavar="RUN",
+        help="tables, figures and reports again from a run's CSVs, into it or into --out",
     )
     group.add_argument(
         "--diff",
         metavar=("RUN_A", "RUN_B"),
         nargs=2,
-        help="compare two runs cell by cell, conditions first; --out FILE.md keeps it",
+        help="compare two runs cell by cell, conditions first; --out DIR or FILE.md keeps it",
     )
     group.add_argument(
         "--costs-only",

@@ -5,18 +5,29 @@ numpy only, so that reports and the cost ledger need no torch.
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.jsonfile import parse_json
+
 KINDS = ("system", "question", "image", "answer")
 SYSTEM, QUESTION, IMAGE, ANSWER = range(4)
 SKIPPED, DROPPED = -1, -2
+ARRAYS = ("kinds", "route", "decode", "mod_layers")  # the fields that are stored as arrays
+DAMAGED = (
+    AttributeError, EOFError, IndexError, KeyError, MemoryError,
+    OverflowError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What numpy, zipfile and json raise on a damaged file besides ValueError."""
 
 
 @dataclass
@@ -146,39 +157,72 @@ class RoutingRecord:
     kv_ratio_all = kv_ratio
 
     # --- files ------------------------------------------------------------------------------
-    def to_npz(self, path: str | Path) -> None:
-        """Write atomically enough for a picture file: bit-packed keep masks and small tables."""
-        meta = {"n": self.n, "n_out": self.n_out, "grid": self.grid}
-        meta |= {"method": self.method, "sample": self.sample}
-        meta |= {"scoring": self.scoring, "evidence": self.evidence, "tower": self.tower}
+    def to_npz(self, file: str | Path | IO[bytes]) -> None:
+        """The one form in which records are stored: small arrays, every other field as JSON.
+
+        ``keep`` (bit-packed, [L, n]) says nothing that ``route`` does not: it is for readers of
+        the file that want the masks only. Raises TypeError for a field that neither form takes.
+        """
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ARRAYS}
+        sizes = {"n": self.n, "n_out": self.n_out}
         np.savez_compressed(
-            Path(path),
+            file,
             kinds=self.kinds,
             route=self.route,
             keep=np.packbits(self.keep, axis=1),
             decode=np.packbits(self.decode, axis=1),
             mod_layers=self.mod_layers,
-            meta=np.array(json.dumps(meta, sort_keys=True)),
+            meta=np.array(json.dumps({**sizes, **rest}, sort_keys=True)),
         )
 
     @classmethod
-    def from_npz(cls, path: str | Path) -> RoutingRecord:
-        """Read what :meth:`to_npz` wrote."""
-        with np.load(Path(path), allow_pickle=False) as data:
-            meta = json.loads(str(data["meta"]))
-            decode = np.unpackbits(data["decode"], axis=1)[:, : meta["n_out"]].astype(bool)
-            return cls(
-                kinds=data["kinds"],
-                route=data["route"],
-                decode=decode,
-                mod_layers=data["mod_layers"],
-                grid=meta["grid"],
-                method=meta["method"],
-                sample=meta["sample"],
-                scoring=meta.get("scoring", []),
-                evidence=meta.get("evidence", []),
-                tower=meta.get("tower", []),
-            )
+    def from_npz(cls, file: str | Path | IO[bytes]) -> RoutingRecord:
+        """Read what :meth:`to_npz` wrote; fields that an older version had not are empty.
+
+        Raises ValueError for a damaged file, or one with a field that this version does not know,
+        and OSError for one that cannot be read.
+        """
+        known = {f.name for f in fields(cls)} - {*ARRAYS}
+        try:
+            with np.load(file, allow_pickle=False) as data:
+                kinds, route, decode, mod_layers = (data[name] for name in ARRAYS)
+                meta = parse_json(str(data["meta"]))
+            n_out = meta.pop("n_out")
+            meta.pop("n", None)
+            if not known.issuperset(meta):
+                raise ValueError(f"fields of a newer version: {', '.join(sorted({*meta} - known))}")
+            decode = np.unpackbits(decode, axis=1)[:, :n_out].astype(bool)
+            record = cls(kinds, route, decode, mod_layers, **meta)
+            _check(record, n_out)
+        except DAMAGED as error:
+            raise ValueError(f"not a routing record ({type(error).__name__})") from None
+        return record
+
+    def to_bytes(self) -> bytes:
+        """:meth:`to_npz` in memory."""
+        buffer = io.BytesIO()
+        self.to_npz(buffer)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RoutingRecord:
+        """The record :meth:`to_bytes` was called on. Raises ValueError like :meth:`from_npz`."""
+        return cls.from_npz(io.BytesIO(data))
+
+
+def _check(record: RoutingRecord, n_out: int) -> None:
+    """Refuse parts that do not fit together: whatever is read from them would be wrong."""
+    route, kinds = record.route, record.kinds
+    if route.ndim != 2 or not len(route) or route.dtype.kind != "i":
+        raise ValueError("no routes")
+    layers, n = route.shape
+    fit = kinds.shape == (n,) and kinds.dtype == np.uint8 and record.decode.shape == (layers, n_out)
+    fit = fit and record.mod_layers.shape == (layers,) and record.mod_layers.dtype == bool
+    if not fit or (route >= n).any() or (route < DROPPED).any() or (kinds >= len(KINDS)).any():
+        raise ValueError("parts that do not fit together")
+    tables = (record.grid, record.scoring)
+    if not all(isinstance(t, list) and all(isinstance(row, dict) for row in t) for t in tables):
+        raise ValueError("tables that are none")
 
 
 def dense_record(

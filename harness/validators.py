@@ -181,6 +181,14 @@ def checkpoint(text: str) -> tuple[str, str]:
     return name.strip(), place(path.strip())
 
 
+def place(text: str) -> str:
+    """A path that can be written: checked before anything is loaded."""
+    from harness.store.place import check_place
+
+    check_place(Path(non_empty(text)))
+    return text
+
+
 def non_empty(text: str) -> str:
     """Any text but the empty one."""
     if not text.strip():
@@ -214,5 +222,5 @@ VALIDATORS: dict[str, Callable[[str], Any]] = {
     "warmup": positive,
     "min_seconds": seconds,
     "max_seconds": seconds,
-    "out": non_empty,
+    "out": place,
 }

@@ -12,12 +12,14 @@ from pathlib import Path
 __all__ = ["build_report"]
 
 
-def build_report(run_dir: Path) -> Path:
+def build_report(run_dir: Path, out: Path | None = None) -> Path:
     """Draw every table and figure of ``run_dir`` again and return the path of ``report.html``.
+
+    They go into the folder ``out`` where one is given; the run then stays as it is.
 
     Raises:
         reports.errors.ReportError: the directory is not a run directory or cannot be written.
     """
     from reports.build import build_report as build  # pandas and matplotlib: only when asked
 
-    return build(run_dir)
+    return build(run_dir, out)

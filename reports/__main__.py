@@ -21,7 +21,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         parser = argparse.ArgumentParser(prog="python -m reports", description=__doc__)
         parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the directory of a run")
-        print(build_report(parser.parse_args(words).run_dir))
+        parser.add_argument("--out", type=Path, metavar="DIR", help="write there, not into the run")
+        asked = parser.parse_args(words)
+        print(build_report(asked.run_dir, asked.out))
     except ReportError as error:
         print(f"reports: {error}", file=sys.stderr)
         return 2
@@ -34,7 +36,7 @@ def _diff(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m reports diff", description=__doc__)
     parser.add_argument("a", type=Path, metavar="RUN_A")
     parser.add_argument("b", type=Path, metavar="RUN_B")
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write it as Markdown too")
+    parser.add_argument("--out", type=Path, metavar="DIR|FILE.md", help="write it as Markdown too")
     asked = parser.parse_args(words)
     show_diff(asked.a, asked.b, asked.out)
 

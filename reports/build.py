@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from reports import (
     heatmap,
     latex,
     layerdata,
+    markdown,
     numbering,
     pareto,
     published,
@@ -41,6 +41,7 @@ from reports import (
 from reports import timing as times
 from reports.controls import Rivals
 from reports.errors import ReportError
+from reports.files import check_free, write
 from reports.rundata import load_run
 from reports.section import Section
 from reports.sheet import Drawn
@@ -50,29 +51,32 @@ from reports.tables import Table
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def build_report(run_dir: Path) -> Path:
-    """Draw every table and figure of ``run_dir`` again.
+def build_report(run_dir: Path, out: Path | None = None) -> Path:
+    """Draw every table and figure of ``run_dir`` again, into ``out`` or into itself.
 
     Raises:
-        ReportError: the directory is not a run directory or cannot be written.
+        ReportError: the directory is no run directory, or ``out`` holds anything but a report, or
+            cannot be written.
     """
-    run_dir = Path(run_dir)
+    run_dir, out = Path(run_dir), Path(out or run_dir)
+    if out.resolve() != run_dir.resolve():
+        check_free(out)
     summary = summarise(load_run(run_dir))
     arms = study.load(summary.run) if summary.run.is_study else None
     rivals = controls.load(summary)
     try:
-        folder = run_dir / "figures"
-        folder.mkdir(exist_ok=True)
+        folder = out / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
         sections = _study_sections(arms, folder) if arms else _sections(summary, rivals, folder)
         page = _page(summary, rivals, sections) | (_study_page(arms) if arms else {})
         shown = [t for s in sections if not s.folded for t in s.tables if t.name not in LISTS]
         about = f"{text.conditions(summary)}; {text.sample_count(summary)}"
         below = f"{studytext.captioned(arms) if arms else about}. {page['mini_text']}"
-        latex.write(shown, run_dir / "tables", below.strip())
-        _write(run_dir / "report.md", _render("report.md.j2", page))
-        return _write(run_dir / "report.html", _render("report.html.j2", page))
+        latex.write(shown, out / "tables", below.strip())
+        write(out / "report.md", _render("report.md.j2", page))
+        return write(out / "report.html", _render("report.html.j2", page))
     except OSError as error:
-        raise ReportError(f"cannot write the report into {run_dir}: {error}") from error
+        raise ReportError(f"cannot write the report into {out}: {error}") from error
 
 
 def _sections(summary: Summary, rivals: Rivals, folder: Path) -> list[Section]:
@@ -278,22 +282,6 @@ def _render(template: str, page: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["md"] = _md
+    environment.filters |= {"md": markdown.escape, "fenced": markdown.fenced}
     environment.filters["markup"] = Markup
     return environment.get_template(template).render(page)
-
-
-def _md(value: object) -> str:
-    """Text that stands inside a Markdown table cell or line without breaking it."""
-    flat = " ".join(str(value).split())
-    for character in "\\`*_{}[]<>|#":
-        flat = flat.replace(character, "\\" + character)
-    return flat.replace("\\[", "[").replace("\\]", "]").replace("\\_", "_").replace("\\#", "#")
-
-
-def _write(path: Path, content: str) -> Path:
-    """Replace a file in one step: a reader never meets half a report."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(content, encoding="utf-8")
-    os.replace(part, path)
-    return path

@@ -5,16 +5,20 @@ A wrong figure is worse than a gap: whatever cannot be trusted is left out and s
 
 from __future__ import annotations
 
-import csv
-import io
+import gzip
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
-"""Characters that no XML or terminal takes; they only come from damaged files."""
+from harness.jsonfile import read_json
+from harness.store.csvfile import scan
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
+"""Characters that no XML or terminal takes."""
 
 
 @dataclass(frozen=True)
@@ -66,42 +70,60 @@ def read_table(path: Path, spec: Spec, notices: list[str]) -> pd.DataFrame:
     return _typed(frame.drop_duplicates(key, keep="last").reset_index(drop=True), spec, notices)
 
 
+def stored(path: Path) -> Path | None:
+    """The file that holds this CSV: itself or, packed by gzip, beside it; None when there is none.
+
+    Large tables of kept runs are packed.
+    """
+    packed = path.with_name(path.name + ".gz")
+    return next((place for place in (path, packed) if place.exists()), None)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object without characters that cannot be shown. Raises OSError and ValueError."""
+    value = _shown(read_json(path))
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    return value
+
+
+def _shown(value: Any, depth: int = 0) -> Any:
+    if depth > 50:  # before whatever walks it runs out of stack
+        raise ValueError("nested too deeply")
+    if isinstance(value, str):
+        return _CONTROL.sub("", value)
+    if isinstance(value, dict):
+        return {_shown(name): _shown(item, depth + 1) for name, item in value.items()}
+    return [_shown(item, depth + 1) for item in value] if isinstance(value, list) else value
+
+
 def _rows(path: Path, name: str, notices: list[str]) -> tuple[list[str], list[list[str]]] | None:
     """Header and complete records of a file, or None when it holds none."""
+    place = stored(path)
+    if place is None:
+        return None
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-    except FileNotFoundError:
+        content = place.read_bytes()
+        content = gzip.decompress(content) if place != path else content
+    except (OSError, EOFError, zlib.error) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        notices.append(f"{place.name}: cannot be read ({said}).")
         return None
-    except OSError as error:
-        notices.append(f"{name}: cannot be read ({error.strerror or error}).")
-        return None
-    if text and not text.endswith("\n"):
+    text = content.decode("utf-8-sig", errors="replace")
+    lines = _CONTROL.sub("", text).split("\n")
+    found = scan(line + "\n" for line in lines[:-1])
+    if lines[-1] or found.lines < len(lines) - 1:
         # Also a record of the right length may have lost digits, so it is never trusted.
         notices.append(f"{name}: the last line is cut off and was left out.")
-        text = text[: text.rfind("\n") + 1]
-    reader = csv.reader(io.StringIO(_CONTROL.sub("", text), newline=""))
-    records = []
-    damaged = 0
-    try:
-        header = next(reader, [])
-        for record in reader:
-            if len(record) == len(header):
-                records.append(record)
-            elif record:
-                damaged += 1
-    except csv.Error:
-        damaged += 1
-    if damaged:
-        notices.append(f"{name}: {_lines(damaged)} without the right number of fields, left out.")
-    if not header or len(set(header)) != len(header):
+    if found.wrong:
+        more = len(found.wrong) - 1
+        others = f", and {more} more like it," if more else ""
+        notices.append(f"{name}: {found.wrong[0]}; it{others} is left out.")
+    if not found.header or len(set(found.header)) != len(found.header):
         if text:
             notices.append(f"{name}: left out, it has no usable header line.")
         return None
-    return header, records
-
-
-def _lines(count: int) -> str:
-    return "one line" if count == 1 else f"{count} lines"
+    return found.header, found.rows
 
 
 def _typed(frame: pd.DataFrame, spec: Spec, notices: list[str]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.jsonfile import parse_json
 from reports.csvio import Spec, read_table
 from reports.errors import ReportError
 from reports.rundata import Run, load_run
@@ -117,7 +118,7 @@ def _done(run: Run, by_model: bool) -> dict[Key, Any]:
 
 def _key(row: Any, by_model: bool) -> Key:
     try:  # the same parameters in another order are the same
-        params = json.dumps(json.loads(row.params or "{}"), sort_keys=True)
+        params = json.dumps(parse_json(row.params or "{}"), sort_keys=True)
     except ValueError:
         params = str(row.params)
     return (*((row.model,) if by_model else ()), row.method, params, row.bench)

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from reports import text
+from reports import markdown, text
 from reports.diff import Diff, Row, compare
 from reports.errors import ReportError
+from reports.files import write
 
 TITLES = ("Method", "Bench", "A", "B", "B − A", "p", "n", "Cost B/A", "Remark")
 LEGEND = (
@@ -24,16 +25,21 @@ SAME = "No recorded condition differs."
 
 
 def show_diff(a: Path, b: Path, out: Path | None = None) -> None:
-    """Print the comparison; with ``out`` write it there as Markdown too.
+    """Print the comparison; with ``out`` write it as Markdown too: a file NAME.md, or a folder.
 
     Raises:
         ReportError: the runs cannot be compared, or the file cannot be written.
     """
     if out is not None and (out.is_dir() or out.suffix.lower() not in (".md", ".markdown")):
-        raise ReportError(f"--out: {out} is no Markdown file (NAME.md).")
+        if not out.is_dir() and (out.exists() or out.suffix[1:].isalpha()):
+            raise ReportError(f"--out: {out} is neither a folder nor a Markdown file (NAME.md).")
+        out = out / "diff.md"
     found = compare(a, b)
     if out is not None:
-        _write(out, markdown(found))
+        try:
+            write(out, page(found))
+        except OSError as error:
+            raise ReportError(f"cannot write {out}: {error.strerror or error}") from error
     # A file or a pipe has no width of its own: never cut a row there.
     console = Console(width=None if os.isatty(1) else 200)
     console.print(f"A  {a}\nB  {b}\n", markup=False, highlight=False)
@@ -52,17 +58,19 @@ def show_diff(a: Path, b: Path, out: Path | None = None) -> None:
         console.print(line, markup=False, highlight=False)
 
 
-def markdown(found: Diff) -> str:
+def page(found: Diff) -> str:
     """The same as a Markdown page."""
-    lines = [f"# {_plain(found.a.name)} (A) and {_plain(found.b.name)} (B)", ""]
-    lines += [*(f"- {_plain(line.strip())}" for line in _conditions(found)), ""]
+    lines = [f"# {markdown.escape(found.a.name)} (A) and {markdown.escape(found.b.name)} (B)", ""]
+    lines += [*(f"- {markdown.escape(line.strip())}" for line in _conditions(found)), ""]
     lines += [f"| {' | '.join(TITLES)} |", "| --- | --- |" + " ---: |" * 6 + " --- |"]
     for row in found.rows:
-        cells = [_plain(cell) for cell in _cells(row, _scale(found, row.bench))]
+        cells = [markdown.escape(cell) for cell in _cells(row, _scale(found, row.bench))]
         if row.significant:
             cells[4] = f"**{cells[4]}**"
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", LEGEND, *(f"\n{_plain(line)}" for line in _rest(found)), ""])
+    return "\n".join(
+        [*lines, "", LEGEND, *(f"\n{markdown.escape(line)}" for line in _rest(found)), ""]
+    )
 
 
 def _conditions(found: Diff) -> list[str]:
@@ -98,17 +106,3 @@ def _rest(found: Diff) -> list[str]:
         if cells
     ]
     return lines + [f"Notice, {said}" for said in found.notices]
-
-
-def _plain(value: str) -> str:
-    flat = " ".join(value.split())
-    return flat.translate({ord(c): f"\\{c}" for c in "\\`*<>|"})
-
-
-def _write(path: Path, content: str) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(content, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise ReportError(f"cannot write {path}: {error.strerror or error}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports.csvio import Spec, read_table
+from reports.csvio import Spec, read_table, stored
 from reports.rundata import Run
 
 ALL = "all"
@@ -73,7 +73,7 @@ class Layers:
 def load(run: Run) -> Layers | None:
     """The analyses of a run, None without any; notices go to ``run.notices``."""
     specs = (ARANK, DAMAGE, CORRELATION, PLANS)
-    if not any((Path(run.path) / spec.name).exists() for spec in specs):
+    if not any(stored(Path(run.path) / spec.name) for spec in specs):
         return None
     arank, damage, correlation, plans = (
         read_table(run.path / spec.name, spec, run.notices) for spec in specs

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from PIL import Image
 
+from harness.record import IMAGE, QUESTION
 from reports import geometry, text
-from reports.record import GONE, IMAGE, LEFT_OUT, MERGED, PROCESSED, QUESTION
+from reports.record import GONE, LEFT_OUT, MERGED, PROCESSED, token_states
 from reports.sheet import Drawn, Sheet
 from reports.shown import Shown
 from reports.style import INK
@@ -50,11 +51,8 @@ def _grid(sample: Shown) -> dict[str, Any] | None:
 def _open(path: Path | None) -> NDArray[np.float64] | None:
     if path is None:
         return None
-    try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-    except (OSError, ValueError):
-        return None
+    with Image.open(path) as image:
+        small = image.convert("RGB")
     small.thumbnail((TILE, TILE))
     return np.asarray(small, np.float64)
 
@@ -85,7 +83,7 @@ def _draw(
     tokens = geometry.tokens(grid).ravel()
     for row, sample in enumerate(group):
         for column, layer in enumerate(layers):
-            states = sample.record.states[layer, tokens]
+            states = token_states(sample.record)[layer, tokens]
             x, y = column * (wide + 8), row * (high + 8)
             axes.imshow(_faded(picture, where, states), extent=(x, x + wide, y + high, y),
                         interpolation="none")  # fmt: skip
@@ -106,7 +104,7 @@ def _draw(
         "pale where skipped, to dark where dropped, half where merged into another token; dashed "
         f"frames hold the answer. {_asked(group)} {text.conditions(summary)}; n = 1."
     )
-    kept = [float((s.record.states[:, tokens] == PROCESSED).mean()) for s in group]
+    kept = [float((token_states(s.record)[:, tokens] == PROCESSED).mean()) for s in group]
     said = zip(group, kept, strict=True)
     alt = f"{title}: " + "; ".join(f"{s.series.label} keeps {text.percent(k)}" for s, k in said)
     drawn = sheet.save(folder, title, caption, [alt], table)

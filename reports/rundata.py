@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from reports.csvio import Spec, read_table
+from reports.csvio import Spec, read_object, read_table, stored
 from reports.errors import ReportError
 from reports.specs import (
     ACCURACY,
@@ -52,7 +51,9 @@ class Run:
     def is_study(self) -> bool:
         """Whether the run trained and compared arms; its files tell when ``run.json`` is lost."""
         name = self.get("settings.study")
-        return isinstance(name, str) or (not self.meta and (self.path / "study.csv").exists())
+        return isinstance(name, str) or (
+            not self.meta and stored(self.path / "study.csv") is not None
+        )
 
     def get(self, *names: str) -> Any:
         """The first of these ``run.json`` entries that is there and not empty, else None."""
@@ -77,7 +78,7 @@ def load_run(path: Path) -> Run:
         read_table(path / spec.name, spec, notices)
         for spec in (CELLS, ACCURACY, COST, ROUTING, THROUGHPUT, PUBLISHED, EVIDENCE)
     )
-    if not meta and not any((path / name).exists() for name in ("cells.csv", "study.csv")):
+    if not meta and not any(stored(path / name) for name in ("cells.csv", "study.csv")):
         raise ReportError(f"{path} holds no run: neither run.json nor cells.csv is there.")
     run = Run(path, meta, cells, accuracy, cost, routing, speed, published, evidence, notices)
     _set_times_apart(run)
@@ -91,7 +92,7 @@ def load_run(path: Path) -> Run:
     if run.timed is not None:
         needed += (THROUGHPUT,)
     for name in (spec.name for spec in needed):
-        if not (path / name).exists():
+        if stored(path / name) is None:
             notices.append(f"{name} is missing: what it would show is left empty.")
     timed = run.timed.cells if run.timed else run.cells
     for frame in (run.cells, timed, run.accuracy, run.cost, run.throughput):
@@ -134,15 +135,12 @@ def _set_times_apart(run: Run) -> None:
 def _meta(path: Path, notices: list[str]) -> dict[str, Any]:
     """``run.json`` with nested names joined by dots; empty when it is missing or damaged."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_object(path)
     except FileNotFoundError:
         notices.append("run.json is missing: the conditions of this run are not known.")
         return {}
     except (OSError, ValueError):
         notices.append("run.json cannot be read: the conditions of this run are not known.")
-        return {}
-    if not isinstance(raw, dict):
-        notices.append("run.json holds no object: the conditions of this run are not known.")
         return {}
     version = raw.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:

@@ -10,9 +10,10 @@ from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from harness.record import IMAGE
 from reports import shown as routing
 from reports import text
-from reports.record import IMAGE, PROCESSED
+from reports.record import PROCESSED, token_states
 from reports.sheet import Drawn, Sheet
 from reports.shown import Shown
 from reports.style import HUES, MAP, MUTED
@@ -35,7 +36,7 @@ def draw(summary: Summary, folder: Path, samples: Sequence[Shown]) -> Drawn | No
     table: list[list[object]] = [["label", "bench", "doc_id", "layer", "tokens", "kept", "mask"]]
     alts = []
     for sample in chosen:
-        states = sample.record.states[:, sample.record.kinds == IMAGE]
+        states = token_states(sample.record)[:, sample.record.kinds == IMAGE]
         axes = sheet.panel(sample.series.short + (" (mini)" if mini else ""), False)
         axes.imshow(np.array(INKS)[states], aspect="auto", interpolation="none")
         axes.grid(visible=False)
@@ -72,8 +73,8 @@ def attention(summary: Summary, folder: Path) -> Drawn | None:
     if found is None:
         return None
     bench, maps = found
-    values = maps["maps"].astype(np.float64)
-    tokens, side = int(maps["tokens"]), values.shape[1]
+    values = maps["maps"]
+    tokens, side = maps["tokens"], values.shape[1]
     sheet = Sheet("attention", len(values), width=3.2, height=3.3, left=0.55, right=0.2, columns=4)
     mini = summary.is_mini_model or summary.is_mini_bench(bench)
     table: list[list[object]] = [["bench", "doc_id", "layer", "query", "key", "attention"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from harness.store.csvfile import csv_text
 from reports import style, svg
 
 POINTS = 72
@@ -104,12 +104,11 @@ class Sheet:
         self._figure.savefig(
             folder / f"{self.name}.png", dpi=PNG_DPI, pil_kwargs={"compress_level": 4}
         )
-        rows = io.StringIO()
-        csv.writer(rows, lineterminator="\n").writerows(table)
-        (folder / f"{self.name}.csv").write_text(rows.getvalue(), encoding="utf-8")
+        rows = csv_text(table)
+        (folder / f"{self.name}.csv").write_text(rows, encoding="utf-8")
         boxes = {f"panel-{self.name}-{i}": self._box(i) for i in range(self.count)}
         inline = svg.split(text, boxes, alts)
-        return Drawn(self.name, title, caption, inline, rows.getvalue(), wide=self.columns == 1)
+        return Drawn(self.name, title, caption, inline, rows, wide=self.columns == 1)
 
     def _box(self, index: int) -> tuple[float, float, float, float]:
         """x, y, width and height of a whole panel in points, y downwards."""

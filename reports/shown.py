@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.record import IMAGE, PROCESSED, Record, read
+from harness.record import DAMAGED, IMAGE, RoutingRecord
+from reports.csvio import read_object
+from reports.record import PROCESSED, read, token_states
 from reports.summary import Series, Summary
 
-DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 ATTENTION = "attention.npz"
 
 
@@ -28,19 +26,19 @@ class Shown:
     bench: str
     cell_id: str
     doc_id: str
-    record: Record
+    record: RoutingRecord
     about: dict[str, Any]
 
     @property
     def kept_images(self) -> NDArray[np.bool_]:
         """[L, image tokens] processed in their own slot."""
-        return np.asarray(self.record.states[:, self.record.kinds == IMAGE] == PROCESSED)
+        return np.asarray(token_states(self.record)[:, self.record.kinds == IMAGE] == PROCESSED)
 
 
 def load(summary: Summary) -> list[Shown]:
     """Every readable sample of the finished cells; one notice for all that cannot be read."""
     found: list[Shown] = []
-    broken = 0
+    broken: list[str] = []
     for series, bench, cell_id, folder in _folders(summary):
         for path in sorted(folder.glob("*.npz")):
             if path.name == ATTENTION:
@@ -48,14 +46,15 @@ def load(summary: Summary) -> list[Shown]:
             try:
                 record = read(path)
                 about = _about(path.with_suffix(".json"))
-            except DAMAGED:
-                broken += 1
+            except (OSError, ValueError) as error:
+                broken.append(f"{folder.name}/{path.stem} ({error})")
                 continue
             doc = str(about.get("doc_id") or path.stem.partition("-")[2])
             found.append(Shown(series, bench, cell_id, doc, record, about))
     if broken:
         summary.run.notices.append(
-            f"routing/: {broken} recorded sample(s) cannot be read; pictures leave them out."
+            f"routing/: {len(broken)} recorded sample(s) cannot be read; pictures leave them out. "
+            f"The first is {broken[0]}."
         )
     return found
 
@@ -67,13 +66,8 @@ def attention(summary: Summary) -> tuple[str, dict[str, Any]] | None:
         if not path.exists():
             continue
         try:
-            with np.load(path, allow_pickle=False) as data:
-                maps = {name: data[name] for name in ("layers", "maps", "tokens", "doc_id")}
-            if maps["maps"].ndim != 3 or len(maps["layers"]) != len(maps["maps"]):
-                raise ValueError("shapes")
-            if not np.isfinite(maps["maps"].astype(np.float32)).all():
-                raise ValueError("not finite")
-        except DAMAGED:
+            maps = _maps(path)
+        except (OSError, ValueError, *DAMAGED):
             note = f"routing/: the attention maps of {bench} cannot be read, left out."
             summary.run.notices.append(note)
             continue
@@ -89,10 +83,23 @@ def _folders(summary: Summary) -> Iterator[tuple[Series, str, str, Path]]:
                 yield series, bench, cell.cell_id, summary.run.path / "routing" / cell.cell_id
 
 
+def _maps(path: Path) -> dict[str, Any]:
+    """Layers and tokens as ints, maps [layers, side, side]; raises when they are not that."""
+    with np.load(path, allow_pickle=False) as data:
+        maps, layers = data["maps"].astype(np.float64), [int(layer) for layer in data["layers"]]
+        tokens, doc_id = int(data["tokens"]), str(data["doc_id"])
+    if maps.ndim != 3 or not maps.size or maps.shape[1] != maps.shape[2] or tokens < 1:
+        raise ValueError("no maps")
+    if len(layers) != len(maps) or not np.isfinite(maps).all():
+        raise ValueError("maps of other layers, or not finite")
+    return {"layers": layers, "maps": maps, "tokens": tokens, "doc_id": doc_id}
+
+
 def _about(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    about = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(about, dict) or not isinstance(about.get("words", []), list):
+    about = read_object(path)
+    lists = (about.get("words"), about.get("images"))
+    if not all(isinstance(value, list | None) for value in lists):
         raise ValueError("no description")
     return about

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.csvio import Spec, read_table
+from reports.csvio import Spec, read_table, stored
 from reports.rundata import Run, blank
 
 AVERAGE = "average"
@@ -71,7 +71,7 @@ def read(run: Run) -> Files:
         frame = read_table(run.path / spec.name, spec, run.notices)
         named = frame[spec.key[0]].str.strip().astype(bool)
         frames.append(frame[named].reset_index(drop=True))
-        if not (run.path / spec.name).exists():
+        if stored(run.path / spec.name) is None:
             run.notices.append(f"{spec.name} is missing: what it would show is left empty.")
     files = Files(*frames)
     _drop_unmeasured(run, files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from markupsafe import escape
 from PIL import Image
 
 from reports import overlay, text
+from reports.record import token_states
 from reports.sheet import Drawn
 from reports.shown import Shown
 from reports.summary import Summary
@@ -44,11 +46,27 @@ def groups(samples: Sequence[Shown]) -> list[list[Shown]]:
 
 
 def images(summary: Summary, found: Sequence[Sequence[Shown]]) -> dict[str, Path]:
-    """Files of the images that these samples show, by image id."""
+    """Files of the images that these samples show, by image id; a notice for damaged ones."""
     folder = summary.run.path / "routing" / "images"
     names = {str(n) for group in found for s in group for n in s.about.get("images") or []}
     paths = {name: folder / f"{name}.jpg" for name in sorted(names) if name.isalnum()}
-    return {name: path for name, path in paths.items() if path.is_file()}
+    there = {name: path for name, path in paths.items() if path.is_file()}
+    readable = {name: path for name, path in there.items() if _readable(path)}
+    if broken := [path.name for name, path in there.items() if name not in readable]:
+        summary.run.notices.append(
+            f"routing/images/: {len(broken)} image(s) cannot be read; pictures leave them out. "
+            f"The first is {broken[0]}."
+        )
+    return readable
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            image.convert("RGB")
+    except Exception:  # a damaged file makes a decoder raise anything, SyntaxError among them
+        return False
+    return True
 
 
 def markup(
@@ -70,7 +88,7 @@ def markup(
             left_out += 1
             continue
         size += cost
-        data["images"] |= {name: url for name, url in urls.items() if url}
+        data["images"] |= urls
         data["samples"].append(entry)
     if not data["samples"]:
         return ""
@@ -105,13 +123,14 @@ def _entry(group: Sequence[Shown]) -> dict[str, Any]:
 def _method(sample: Shown) -> dict[str, Any]:
     score = sample.about.get("score")
     number = isinstance(score, (int, float)) and not isinstance(score, bool)
+    finite = number and -math.inf < score < math.inf  # JSON knows no other number
     return {
         "name": sample.series.short,
         "label": sample.series.label,
         "answer": str(sample.about.get("prediction", "")),
-        "score": score if number else None,
+        "score": score if finite else None,
         "layers": sample.record.layers,
-        "states": _packed(sample.record.states),
+        "states": _packed(token_states(sample.record)),
     }
 
 
@@ -124,14 +143,8 @@ def _packed(states: Any) -> str:
 
 
 def _url(path: Path) -> str:
-    """A data URL of an image that can be read, else nothing."""
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-    except (OSError, ValueError):
-        return ""
-    return "data:image/jpeg;base64," + base64.b64encode(content).decode()
+    """A data URL of an image."""
+    return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _picture(still: Drawn, folder: Path) -> str:

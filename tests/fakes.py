@@ -105,7 +105,9 @@ class FakeParts(Parts):
         pause: float = 0.0,
         on_answer: Callable[[str, int], None] | None = None,
         batch_that_fits: int | None = None,
+        prediction: str = 'a "quoted", answer\nof two lines',
     ) -> None:
+        self.prediction = prediction
         self.fail = fail or {}
         self.pause = pause
         self.on_answer = on_answer
@@ -180,7 +182,7 @@ class FakeParts(Parts):
             sample = Sample(
                 doc_id=str(doc),
                 score=float(chance(bench.name, doc) < level),
-                prediction='a "quoted", answer\nof two lines',
+                prediction=self.prediction,
                 target="yes",
                 n_out=4,
                 image_id=f"image-{doc // 2}",

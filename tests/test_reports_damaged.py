@@ -181,7 +181,7 @@ def test_lines_of_another_length_are_left_out(tmp_path: Path) -> None:
     path = small_run(tmp_path)
     edit(path / "accuracy.csv", lambda x: [*x[:2], x[2] + ",surplus", *x[3:]])
     summary, notices = read(path)
-    assert "accuracy.csv: one line without the right number of fields" in notices
+    assert "accuracy.csv: row 3 has 20 fields instead of 19" in notices
     assert score(summary, "gamma", "gqa") is None
     assert score(summary, "dense", "gqa") is not None
 

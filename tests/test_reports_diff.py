@@ -14,7 +14,7 @@ import pytest
 from harness.cli import main
 from harness.settings import ROOT
 from reports.diff import Row, compare
-from reports.diffview import markdown, show_diff
+from reports.diffview import page, show_diff
 from reports.errors import ReportError
 from tests.fixtures.runs import identity, write_run
 
@@ -80,7 +80,7 @@ def test_paired_on_shared_documents(pair: tuple[Path, Path]) -> None:
     assert (row.a, row.b) == (pytest.approx(45 / 65), pytest.approx(22 / 65))
     assert row.remark == "difference on shared documents"
     assert row.significant
-    assert "**▼ −30.0 [" in markdown(compare(a, b))
+    assert "**▼ −30.0 [" in page(compare(a, b))
 
 
 def test_without_samples_the_plain_difference_has_no_interval(pair: tuple[Path, Path]) -> None:

@@ -259,4 +259,4 @@ def test_text_of_a_study_is_never_markup(path: Path) -> None:
     edit(path / "study_claims.csv", lambda r: r.update(claim="a<b>|$x_1$", reason="<i>&"))
     html = build_report(path).read_text(encoding="utf-8")
     assert "a&lt;b&gt;|$x_1$" in html and "<i>&" not in html
-    assert "a\\<b\\>\\|$x_1$" in (path / "report.md").read_text(encoding="utf-8")
+    assert "a\\<b\\>\\|\\$x_1\\$" in (path / "report.md").read_text(encoding="utf-8")

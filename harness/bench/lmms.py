@@ -19,7 +19,7 @@ from harness.bench.generation import MAX_NEW_TOKENS, GenerationKwargs, Generator
 from harness.bench.pictures import Boxes, words
 from harness.bench.remarks import remarks
 from harness.errors import CellError, HarnessError, UsageError
-from harness.store.response_log import Answer, Batch, ResponseLog, pack
+from harness.store.response_log import Answer, Batch, ResponseLog
 
 NAMED = 4  # samples of a failed batch that its error names
 OnBatch = Callable[[int, int], None]  # answered requests, all requests
@@ -224,7 +224,7 @@ class RoutedModel(lmms):
             n_out=output.n_out,
             image_id=output.image_id,
             readout=readout,
-            packed=pack(output.record) if kept else None,
+            packed=output.record.to_bytes() if kept else None,
             picture=self._picture(output) if kept else None,
             over_length=output.over_length,
             truncated=output.truncated,

@@ -189,7 +189,7 @@ def _modules(value: Any) -> Iterator[Path]:
 def _merged(path: Path) -> tuple[dict[str, Any], list[Path]]:
     try:
         config = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader) or {}
-    except (OSError, yaml.YAMLError):
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
         raise UsageError(f"{path}: not readable as YAML") from None
     includes = config.pop("include", [])
     merged: dict[str, Any] = {}

@@ -6,7 +6,6 @@ leaves out has the library defaults of its model type, as the library itself wou
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from harness.cost.towers import CONVNEXT_L, llava_hr_flops
 from harness.errors import UsageError, one_line
+from harness.jsonfile import read_json
 from harness.model.trust import refuse_keys
 from harness.settings import ROOT
 
@@ -206,7 +206,7 @@ def config_for(model: str) -> dict[str, Any]:
             f"config.json, or one of {known}"
         )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read ({one_line(error)})") from None
     if not isinstance(config, dict):

@@ -7,7 +7,6 @@ assumed (MFU, text tokens, reserve, what a device can do at best) is printed wit
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from harness.instruct.memory import (
 from harness.instruct.recipe import InstructRecipe
 from harness.instruct.sizes import model_info, parameters, recipe_shape, trained_parts
 from harness.instruct.work import image_of, sample_work, scheduled_work
+from harness.jsonfile import parse_json, read_json
 from harness.progress import print_whole
 from harness.yamlfile import read_mapping
 from methods.base import Method, MethodError
@@ -120,10 +120,15 @@ def sample_count(recipe: InstructRecipe) -> tuple[int, str]:
     """Samples of the recipe's data, and where the number is from. Raises UsageError."""
     path = Path(recipe.data)
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".jsonl":
-            return sum(bool(line.strip()) for line in text.splitlines()), f"counted in {path}"
-        return len(json.loads(text)), f"counted in {path}"
+        try:
+            text = path.read_text(encoding="utf-8")
+            lines = text.split("\n") if path.suffix == ".jsonl" else None
+            entries = parse_json(text) if lines is None else [li for li in lines if li.strip()]
+        except (OSError, ValueError) as error:
+            raise UsageError(f"data: {path}: cannot be read ({one_line(error, 120)})") from None
+        if not isinstance(entries, list):
+            raise UsageError(f"data: {path}: neither JSON lines (NAME.jsonl) nor a JSON array")
+        return len(entries), f"counted in {path}"
     if path.stem not in SAMPLES:
         raise UsageError(f"data: '{recipe.data}' is not here and not a known set: {list(SAMPLES)}")
     return SAMPLES[path.stem], f"size of {path.stem}; the file is not here"
@@ -228,9 +233,9 @@ def asked_mode(recipe: InstructRecipe) -> str:
     if "shard_grad_op" in recipe.fsdp:
         return "zero2"
     try:
-        config = json.loads(Path(recipe.deepspeed).read_text(encoding="utf-8"))
+        config = read_json(Path(recipe.deepspeed))
         return f"zero{config['zero_optimization']['stage']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "ddp"
 
 

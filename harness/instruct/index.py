@@ -20,6 +20,7 @@ import numpy as np
 
 from harness.errors import UsageError
 from harness.instruct.rows import BadRow, Row, check_images, normalise, row_id
+from harness.jsonfile import parse_json
 
 CHUNK = 256  # rows whose image headers are read at the same time
 MADE = "report.json"  # written last: the index is whole when it is there
@@ -201,7 +202,7 @@ def _lines(data: Path, file: Any) -> Iterator[Any]:
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
+            yield parse_json(line)
             good += 1
         except ValueError:
             if not good:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CellError, StoreError, one_line
+from harness.jsonfile import read_json
 from harness.plan import DENSE, Cell, Plan
 from harness.settings import ROOT
 from harness.store.csvfile import write_json
@@ -127,7 +128,7 @@ def _sources(name: str) -> list[Path]:
 
 def _stamps(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / STAMPS).read_text(encoding="utf-8"))
+        found = read_json(folder / STAMPS)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

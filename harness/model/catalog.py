@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cost.shapes import SIZES_ONLY, ModelShape, shape_from_config
 from harness.errors import UsageError
+from harness.jsonfile import read_json
 from harness.model.trust import refuse_foreign
 from harness.model.weights import INDEX, check_weights, setting_hashes, weight_hashes
 from harness.nearest import nearest, unknown
@@ -209,7 +210,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{folder}: not a model folder (no config.json)")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except (OSError, ValueError):
         raise UsageError(f"{path}: not readable as JSON") from None
     family = config.get("model_type") if isinstance(config, dict) else None

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
+from harness.jsonfile import read_json
 from harness.model.weights import INDEX, SINGLE, check_weights
 from methods import build
 from methods.base import Method, MethodError, ModelInfo
@@ -92,7 +93,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     if not (folder / META).exists() and is_clip(folder):
         return {"method": CLIP}
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = read_json(folder / META)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no {META}: it is not a method checkpoint") from None
     except (OSError, ValueError) as error:

@@ -7,7 +7,6 @@ projections, the last norm, and the layers behind the one that the projector rea
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import UsageError, one_line
+from harness.jsonfile import read_json
 from methods.base import on_device
 
 CHUNK = 77  # tokens CLIP's text tower takes at once
@@ -24,7 +24,7 @@ OLD_WEIGHTS = "pytorch_model.bin"  # what the 336-pixel CLIP is published as
 def is_clip(folder: Path) -> bool:
     """Whether a folder holds a whole CLIP model, by its config."""
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        kind = read_json(folder / "config.json")["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return bool(kind == "clip")

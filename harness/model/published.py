@@ -12,7 +12,6 @@ the base model's own and left out. Whatever does not fit this description is ref
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from harness.engine import model_info
 from harness.errors import EXIT_USAGE, HarnessError, UsageError, one_line
+from harness.jsonfile import read_json
 from harness.model.checkpoints import save_checkpoint
 from methods import build
 from methods.base import MethodError
@@ -119,7 +119,7 @@ def decoder_tensors(
 
 def _config(source: Path) -> dict[str, Any]:
     try:
-        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        config = read_json(source / "config.json")
     except (OSError, ValueError) as error:
         raise UsageError(f"{source}: no readable config.json ({one_line(error)})") from None
     if not isinstance(config, dict):
@@ -151,8 +151,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         from harness.model.catalog import load_model
+        from harness.store.place import check_place
 
         _config(args.source)  # before any model is loaded
+        check_place(args.out)
         convert(args.source, args.out, load_model(args.model, device="cpu").model)
     except (HarnessError, MethodError) as error:
         print(f"error: {one_line(error, 500)}", file=sys.stderr)

@@ -5,12 +5,12 @@ Everything is told from the JSON files, before the library sees the folder. Torc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.jsonfile import read_json
 
 ADAPTER = "adapter_config.json"
 CODE = "custom_generate"  # a folder with a generate() of the model's own
@@ -33,8 +33,8 @@ def refuse_foreign(folder: Path) -> None:
             raise UsageError(f"{folder / name}: the model asks for {what}")
     for path in sorted(folder.glob("*config.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            content = read_json(path)
+        except (OSError, ValueError):
             raise UsageError(f"{path}: not readable as JSON") from None
         refuse_keys(content, str(path))
 

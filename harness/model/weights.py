@@ -6,12 +6,12 @@ Torch-free.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.errors import UsageError
+from harness.jsonfile import parse_json, read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -56,8 +56,8 @@ def _index(path: Path) -> dict[str, str]:
     Judged by name: a snapshot of the model hub is made of links to blobs elsewhere.
     """
     try:
-        found = {str(k): str(v) for k, v in json.loads(path.read_text())["weight_map"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        found = {str(k): str(v) for k, v in read_json(path)["weight_map"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{path}: not a weight index") from None
     for name in found.values():
         place = PurePosixPath(name.replace("\\", "/"))
@@ -78,10 +78,10 @@ def read_header(path: Path) -> dict[str, Any]:
         if size < 8 or not 2 <= length <= size - 8:
             raise UsageError(f"{path}: not a safetensors file, or cut short ({size} bytes)")
         try:
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
             header.pop("__metadata__", None)
             end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise UsageError(f"{path}: not a safetensors file (unreadable header)") from None
     if size != 8 + length + end:
         raise UsageError(

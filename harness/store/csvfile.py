@@ -13,17 +13,26 @@ import io
 import json
 import math
 import os
+import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.errors import StoreError
 
 TEMPORARY = ".tmp-"
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # no UTF-8 has lone surrogates, no CSV a NUL
+
+csv.field_size_limit(sys.maxsize)  # an answer may well be longer than the default, 131,072
 
 
 def cell_text(value: Any) -> str:
-    """A value as CSV text: None and NaN are empty (never 0), floats keep every digit."""
+    """A value as CSV text: None and NaN are empty (never 0), floats keep every digit.
+
+    A character that no CSV can hold becomes U+FFFD, the mark of a lost one.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -33,21 +42,34 @@ def cell_text(value: Any) -> str:
         if isinstance(number, float):
             return "" if math.isnan(number) else repr(number)
         return cell_text(number)
-    return str(value).replace("\0", "")
+    return UNWRITABLE.sub("\ufffd", str(value))
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> bytes:
     """Rows as UTF-8 CSV; a row may leave columns out, but not bring unknown ones."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    if header:
-        writer.writerow(columns)
+    lines: list[Sequence[Any]] = [columns] if header else []
     for row in rows:
         unknown = set(row) - set(columns)
         if unknown:
             raise ValueError(f"no such column: {', '.join(sorted(unknown))}")
-        writer.writerow([cell_text(row.get(column)) for column in columns])
-    return buffer.getvalue().encode("utf-8", errors="replace")
+        lines.append([cell_text(row.get(column)) for column in columns])
+    return csv_text(lines).encode()
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV with the line end ``\\n``, every field quoted that needs it.
+
+    The csv module quotes a bare carriage return only where it is part of the line end.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\r\n")
+    lines = []
+    for row in rows:
+        writer.writerow(row)
+        lines.append(buffer.getvalue()[:-2])
+        buffer.seek(0)
+        buffer.truncate()
+    return "".join(f"{line}\n" for line in lines)
 
 
 def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
@@ -84,7 +106,8 @@ def write_csv(
 
 def write_json(path: Path, value: Any) -> None:
     """A JSON file, atomically, keys in the given order."""
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(path, text.encode("utf-8", errors="backslashreplace"))  # a JSON escape as well
 
 
 def append_row(path: Path, columns: Sequence[str], row: Mapping[str, Any]) -> None:
@@ -118,29 +141,82 @@ def has_header(path: Path, columns: Sequence[str]) -> bool:
         return file.readline() == to_csv(columns, [])
 
 
+@dataclass
+class Scan:
+    """What a CSV holds; ``wrong`` says of every record that cannot be used which row it is and why.
+
+    ``lines`` is the number of lines that make whole records: what follows was cut off.
+    """
+
+    header: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    lines: int = 0
+
+
+def scan(lines: Iterable[str]) -> Scan:
+    """The records in ``lines``, which have their line ends; row 1 is the header."""
+    found = Scan()
+    reader = csv.reader(lines, strict=True)
+    number = 0
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return found
+        except csv.Error as error:
+            number += 1
+            if "unexpected end of data" in str(error):  # inside quotes: cut off
+                return found
+            found.wrong.append(f"row {number} is no CSV")
+            continue
+        found.lines = reader.line_num
+        if not row:
+            continue
+        number += 1
+        if number == 1:
+            found.header = row
+        elif len(row) == len(found.header):
+            found.rows.append(row)
+        else:
+            found.wrong.append(f"row {number} has {len(row)} fields instead of {len(found.header)}")
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Complete records of a CSV as text; [] when there is no file. A torn last line is left out."""
+    """Complete records of a CSV as text; [] when there is no file. A torn last row is left out.
+
+    Raises StoreError when any other row has not the length of the header.
+    """
     if not path.exists():
         return []
-    text = _whole_lines(path.read_bytes()).decode("utf-8", errors="replace")
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = next(reader, [])
-    return [dict(zip(header, row, strict=True)) for row in reader if len(row) == len(header)]
+    found, _ = _scanned(path)
+    return [dict(zip(found.header, row, strict=True)) for row in found.rows]
 
 
 def repair(path: Path) -> bool:
-    """Remove a torn last line; True when there was one."""
+    """Remove a torn last row; True when there was one. Raises StoreError like `read_rows`."""
     if not path.exists():
         return False
-    content = path.read_bytes()
-    whole = _whole_lines(content)
-    if whole == content:
+    _, whole = _scanned(path)
+    if len(whole) == path.stat().st_size:
         return False
     if whole:
         write_atomic(path, whole)
     else:
         path.unlink()
     return True
+
+
+def _scanned(path: Path) -> tuple[Scan, bytes]:
+    """The records of a file, and the bytes that hold them."""
+    try:
+        lines = [line + b"\n" for line in path.read_bytes().split(b"\n")[:-1]]
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    found = scan(line.decode("utf-8", errors="replace") for line in lines)
+    if found.wrong:
+        raise StoreError(f"{path} is damaged: {found.wrong[0]}")
+    return found, b"".join(lines[: found.lines])
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -153,7 +229,3 @@ def remove_leftovers(folder: Path) -> None:
 def cannot_write(path: Path, error: OSError) -> StoreError:
     """The one line for a disk that does not take a file."""
     return StoreError(f"cannot write {path}: {error.strerror or error}")
-
-
-def _whole_lines(content: bytes) -> bytes:
-    return content[: content.rfind(b"\n") + 1]

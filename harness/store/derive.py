@@ -16,6 +16,7 @@ from typing import Any
 from harness import joint, stats
 from harness.changes import changes, same_answers
 from harness.cost.rows import cost_rows
+from harness.errors import StoreError
 from harness.evidence import evidence_rows
 from harness.power import detectable, smallest_n
 from harness.store import columns
@@ -138,7 +139,10 @@ class Derived:
 def read_cell(store: Store, row: dict[str, str], seed: int) -> CellData:
     """One finished cell; its samples are reduced to cost rows and image ids at once."""
     cell_id = row["cell_id"]
-    samples = read_rows(store.samples_csv(cell_id))
+    try:
+        samples = read_rows(store.samples_csv(cell_id))
+    except StoreError as error:
+        raise StoreError(f"{error}; without it, its cell is computed again") from None
     about = {name: row.get(name, "") for name in columns.CELL}
     images = {sample["doc_id"]: sample.get("image_id", "") for sample in samples}
     metrics = store.read_metrics(cell_id)

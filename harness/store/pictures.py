@@ -66,7 +66,8 @@ def write_pictures(
             record.to_npz(building / f"{number:02d}-{name}.npz")
             if (sample := samples.get(doc_id)) is not None and sample.picture:
                 about = json.dumps(_about(sample), ensure_ascii=False)
-                (building / f"{number:02d}-{name}.json").write_text(about, encoding="utf-8")
+                place = building / f"{number:02d}-{name}.json"
+                place.write_text(about, encoding="utf-8", errors="backslashreplace")
         if attention is not None:
             np.savez_compressed(building / ATTENTION, **attention)
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,18 +10,16 @@ from __future__ import annotations
 import base64
 import json
 import os
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from harness.errors import StoreError, one_line
+from harness.jsonfile import parse_json
 from harness.record import RoutingRecord
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,8 @@ class ResponseLog:
         good = len(lines[0]) + 1
         for line in lines[1:]:
             try:
-                self.done.append(_batch(json.loads(line)))
-            except (ValueError, KeyError, TypeError, zlib.error):
+                self.done.append(_batch(parse_json(line)))
+            except (ValueError, KeyError, TypeError):
                 break
             good += len(line) + 1
         if good != len(data):
@@ -116,7 +114,7 @@ class ResponseLog:
 
 def _header(line: bytes) -> Any:
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError:
         return None
 
@@ -150,7 +148,7 @@ def _batch(data: Mapping[str, Any]) -> Batch:
             n_out=int(a["n_out"]),
             image_id=str(a["image_id"]),
             readout=a["readout"],
-            packed=base64.b85decode(a["record"]) if a["record"] is not None else None,
+            packed=_record(a["record"]),
             picture=a["picture"],
             over_length=bool(a["over_length"]),
             truncated=int(a["truncated"]),
@@ -164,58 +162,13 @@ def _batch(data: Mapping[str, Any]) -> Batch:
     return Batch(positions, answers, int(data["batch_size"]), float(data["seconds"]))
 
 
-def pack(record: RoutingRecord) -> bytes:
-    """A record in a few hundred to a few thousand bytes.
-
-    The routing table is stored as its difference to "processed", which is mostly zeros.
-    """
-    rest = record.route - np.arange(record.n, dtype=record.route.dtype)
-    meta = {
-        "n": record.n,
-        "layers": record.layers,
-        "n_out": record.n_out,
-        "route": str(record.route.dtype),
-        "grid": record.grid,
-        "method": record.method,
-        "sample": record.sample,
-        "scoring": record.scoring,
-        "evidence": record.evidence,
-    }
-    parts: Sequence[bytes] = (
-        json.dumps(meta).encode(),
-        record.kinds.tobytes(),
-        rest.tobytes(),
-        np.packbits(record.decode, axis=1).tobytes(),
-        np.packbits(record.mod_layers).tobytes(),
-    )
-    sizes = np.array([len(part) for part in parts], dtype="<u4").tobytes()
-    return zlib.compress(sizes + b"".join(parts), level=6)
-
-
-def unpack(data: bytes) -> RoutingRecord:
-    """The record :func:`pack` was given."""
-    raw = zlib.decompress(data)
-    sizes = np.frombuffer(raw[:20], dtype="<u4")
-    parts, start = [], 20
-    for size in sizes:
-        parts.append(raw[start : start + int(size)])
-        start += int(size)
-    meta = json.loads(parts[0])
-    layers, n, n_out = int(meta["layers"]), int(meta["n"]), int(meta["n_out"])
-    rest = np.frombuffer(parts[2], dtype=meta["route"]).reshape(layers, n)
-    packed = np.frombuffer(parts[3], dtype=np.uint8).reshape(layers, -1)
-    mod_layers = np.unpackbits(np.frombuffer(parts[4], dtype=np.uint8))
-    return RoutingRecord(
-        kinds=np.frombuffer(parts[1], dtype=np.uint8).copy(),
-        route=rest + np.arange(n, dtype=rest.dtype),
-        decode=np.unpackbits(packed, axis=1)[:, :n_out].astype(bool),
-        mod_layers=mod_layers[:layers].astype(bool),
-        grid=meta["grid"],
-        method=meta["method"],
-        sample=meta["sample"],
-        scoring=meta["scoring"],
-        evidence=meta["evidence"],
-    )
+def _record(text: str | None) -> bytes | None:
+    """A packed record that can be read; ValueError for one that cannot: its batch is done again."""
+    if text is None:
+        return None
+    packed = base64.b85decode(text)
+    RoutingRecord.from_bytes(packed)
+    return packed
 
 
 class PackedRecords(Mapping[str, RoutingRecord]):
@@ -229,7 +182,7 @@ class PackedRecords(Mapping[str, RoutingRecord]):
         self._packed[doc_id] = packed
 
     def __getitem__(self, doc_id: str) -> RoutingRecord:
-        return unpack(self._packed[doc_id])
+        return RoutingRecord.from_bytes(self._packed[doc_id])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._packed)

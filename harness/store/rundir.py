@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
-import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import StoreError, UsageError, one_line
+from harness.jsonfile import read_json
 from harness.settings import flag
 from harness.stats import MARGIN_POINTS
 from harness.store import columns
@@ -32,6 +31,7 @@ from harness.store.csvfile import (
     write_csv,
     write_json,
 )
+from harness.store.place import check_place
 
 RUN_JSON = "run.json"
 LOCK = "run.lock"
@@ -52,7 +52,7 @@ def read_run_json(path: Path) -> dict[str, Any]:
     """`run.json` of a run directory; UsageError when it is missing, damaged or from the future."""
     file = path / RUN_JSON
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except FileNotFoundError:
         raise UsageError(f"{path}: not a run directory (no {RUN_JSON})") from None
     except (OSError, ValueError) as error:
@@ -82,17 +82,23 @@ def check_out(path: Path, recorded: Mapping[str, Any]) -> bool:
     Raises UsageError when it is a run with other settings (naming the first that differs), some
     other non-empty folder, or a place that cannot be written. Writes nothing.
     """
+    try:
+        check_place(path)
+    except UsageError as error:
+        raise UsageError(f"--out: {error}") from None
     if not path.exists():
-        _check_writable(path)
         return False
     if not path.is_dir():
         raise UsageError(f"--out: '{path}' is a file")
-    _check_writable(path)
     if not (path / RUN_JSON).exists():
         others = [p.name for p in path.iterdir() if p.name != LOCK and TEMPORARY not in p.name]
         if others:
             raise UsageError(f"--out: '{path}' holds other files and no run; choose another folder")
         return False
+    try:
+        read_rows(path / "cells.csv")
+    except StoreError as error:
+        raise UsageError(f"--out: {error}; restore it, or choose another --out") from None
     before = read_run_json(path).get("settings")
     before = before if isinstance(before, dict) else {}
     for name in [*recorded, *(name for name in before if name not in recorded)]:
@@ -110,20 +116,6 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, dict):
         value = " ".join(f"{k}={v}" for k, v in value.items()) or None
     return f"no {flag(name)}" if value in (None, "") else f"{flag(name)} {value}"
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse a place that plainly cannot be written, without writing to it."""
-    ancestor = path.absolute()
-    while not ancestor.exists():
-        ancestor = ancestor.parent
-    if not ancestor.is_dir():
-        raise UsageError(f"--out: cannot write '{path}': {ancestor} is a file")
-    if not os.access(ancestor, os.W_OK | os.X_OK):
-        raise UsageError(f"--out: cannot write '{path}': no permission for {ancestor}")
-    stat = os.statvfs(ancestor)
-    if stat.f_bavail == 0 and stat.f_blocks > 0:
-        raise UsageError(f"--out: cannot write '{path}': the disk is full")
 
 
 class Store:
@@ -273,7 +265,7 @@ def _known(row: Mapping[str, str]) -> dict[str, str]:
 
 def _read_json_list(path: Path) -> list[dict[str, Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read ({one_line(error, 120)})") from None
     return list(content)

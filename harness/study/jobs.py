@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError, one_line
+from harness.jsonfile import read_json
 from harness.settings import ROOT
 from harness.store.csvfile import write_json
 from harness.study.spec import Arm, Study
@@ -85,7 +86,7 @@ class Job:
 def read(path: Path) -> dict[str, Any] | None:
     """A JSON object, None where there is none or only half of one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

@@ -109,12 +109,14 @@ def _complain(error: HarnessError) -> None:
 
 def _run(path: Path, args: argparse.Namespace) -> None:
     from harness.model.torchvision_ops import declare_missing_ops
+    from harness.store.place import check_place
     from harness.train.recipe import Recipe
     from harness.yamlfile import read_mapping
 
     declare_missing_ops()
     values = read_mapping(path, f"recipe {path}")
     out = args.out or args.work / path.stem
+    check_place(out)
     common = {"method": args.method, "max_steps": args.max_steps, "epochs": args.epochs}
     if values.get("stage") == "instruct":
         from harness.instruct.job import instruct

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -61,24 +60,3 @@ def test_log_of_other_requests_is_not_used(llava: LoadedModel, gqa: Bench, tmp_p
         assert json.loads(log.read_text().splitlines()[0])["version"] == VERSION
         assert comparable(other) == comparable(run(llava, gqa, **options))  # type: ignore[arg-type]
     assert predictions(dense) != predictions(other)
-
-
-def test_records_survive_packing() -> None:
-    import numpy as np
-
-    from harness.record import RoutingRecord, dense_record
-    from harness.store.response_log import pack, unpack
-
-    rng = np.random.default_rng(0)
-    for n_text, n_image, layers, n_out in ((5, 16, 3, 4), (3, 0, 1, 0), (9, 33000, 2, 9)):
-        record = dense_record(n_text, n_image, layers, n_out, prefix=2)
-        record.route[rng.random(record.route.shape) < 0.3] = -1
-        record.route[-1, :2] = -2
-        record.decode = rng.random((layers, n_out)) < 0.5
-        record.mod_layers = rng.random(layers) < 0.5
-        record.grid = [{"kind": "base", "rows": 4, "cols": 4, "start": 2, "newline": False}]
-        back = unpack(pack(record))
-        for field in dataclasses.fields(RoutingRecord):
-            a, b = getattr(record, field.name), getattr(back, field.name)
-            assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
-            assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
