@@ -129,7 +129,7 @@ def subjects_of(specs: str, bench: Bench, seed: int) -> list[Subject]:
     found = []
     for method in [registry.parse("dense"), *registry.parse_list(specs)]:
         try:
-            method.check(model_info(bench.shape))
+            method.fits(model_info(bench.shape))
             if method.name != "dense" or not found:
                 found.append(fresh(method, bench.model, seed))
         except (MethodError, EngineError) as error:

@@ -11,7 +11,7 @@ import torch
 from harness.cost.shapes import ModelShape, config_for, shape_from_config
 from harness.errors import UsageError
 from harness.instruct.memory import GIB, layer_bytes
-from harness.instruct.sizes import clip_parameters, projector_parameters
+from harness.instruct.sizes import projector_parameters, tower_parameters
 from harness.model.loading import pick_device
 from harness.timing.shape import random_config, random_name
 from harness.timing.subject import Bench, build_random
@@ -48,7 +48,7 @@ def layers_that_fit(shape: ModelShape, tokens: int, itemsize: int, free: float) 
     """
     held = 4 * itemsize
     fixed = held * (2 * shape.head_weights + projector_parameters(shape))
-    fixed += itemsize * clip_parameters(shape.vision) + 12 * shape.vocab * tokens
+    fixed += itemsize * tower_parameters(shape.vision) + 12 * shape.vocab * tokens
     layer = held * shape.layer_weights + layer_bytes(shape) * tokens * itemsize / 2
     return int(min(shape.layers, (free - SPARE - fixed) // layer))
 

@@ -137,13 +137,13 @@ def make_plan(settings: Settings, parts: Parts) -> Plan:
 
 
 def check_methods(methods: Sequence[Any], shape: ModelShape) -> None:
-    """Refuse parameters that do not fit the model's sizes, before its weights are loaded."""
+    """Refuse methods and parameters that do not fit the model, before its weights are loaded."""
     from harness.instruct.sizes import model_info
     from methods.base import MethodError
 
     try:
         for method in methods:
-            method.check(model_info(shape))
+            method.fits(model_info(shape))
     except MethodError as error:
         raise UsageError(f"--methods: {one_line(error)}") from None
 

@@ -181,7 +181,7 @@ def checkpoint(text: str) -> tuple[str, str]:
     return name.strip(), place(path.strip())
 
 
-def place(text: str) -> str:
+def target(text: str) -> str:
     """A path that can be written: checked before anything is loaded."""
     from harness.store.place import check_place
 
@@ -222,5 +222,5 @@ VALIDATORS: dict[str, Callable[[str], Any]] = {
     "warmup": positive,
     "min_seconds": seconds,
     "max_seconds": seconds,
-    "out": place,
+    "out": target,
 }

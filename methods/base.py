@@ -114,7 +114,27 @@ class Method:
         """Whether the method reads ``Tokens.clip``: it then runs with a CLIP checkpoint only."""
         return False
 
+    @property
+    def needs_class_token(self) -> bool:
+        """Whether the method reads the vision tower's class token, which not every tower has."""
+        return self.reads_clip
+
     # --- behaviour --------------------------------------------------------------------------
+    def fits(self, info: ModelInfo) -> None:
+        """Raise :class:`MethodError` if the method cannot run on this model; see ``check``."""
+        self.require(
+            info.class_tokens > 0 or not self.needs_class_token,
+            "reads the class token of the vision tower, and this model's tower has none"
+            + (": relevance=words needs none" if self.reads_clip else ""),
+        )
+        depth = info.tower_layers
+        for layer in self.taps(info) if depth else ():
+            self.require(
+                -depth <= layer < depth,
+                f"tower layer {layer} does not exist: the tower has {depth}",
+            )
+        self.check(info)
+
     def check(self, info: ModelInfo) -> None:
         """Raise :class:`MethodError` if the parameters do not fit this model."""
 
@@ -145,7 +165,8 @@ class Method:
         """Behind the self-attention of a tower layer: which patches of a crop merge.
 
         ``assign`` [C, p] counts patches of the crop; ``counts`` is one number for all crops. The
-        class token never merges. The tokens of patches that merged leave before ``before``.
+        class token, if there is one, never merges. The tokens of patches that merged leave before
+        ``before``.
         """
         return None
 

@@ -75,7 +75,7 @@ class CDPruner(Keeping):
 
         texts = [self._read(text) for text in seq.questions or [DEFAULT] * len(seq.counts)]
         chunks = torch.stack([unit(wide(t)).mean(dim=0) for t in seq.clip.text(texts)])
-        patches = torch.cat([unit(wide(seq.clip.patches(c.states[1:]))) for c in seq.crops])
+        patches = torch.cat([unit(wide(seq.clip.patches(c.patches))) for c in seq.crops])
         return -(board.behind(patches) @ chunks[board.rows].unsqueeze(2))[..., 0]
 
 

@@ -141,9 +141,9 @@ class FreeVideoLLM(Budgeted):
             texts = [unit(wide(t)).mean(dim=0) for t in seq.clip.text(asked)]
 
             def seen(b: int, crops: list[int], frames: Tensor) -> tuple[Tensor, Tensor]:
-                found = [seq.crops[c].states for c in crops]
-                video = torch.stack([seq.clip.frame(states) for states in found])
-                patches = torch.stack([seq.clip.patches(states[1:]) for states in found])
+                found = [seq.crops[c] for c in crops]
+                video = torch.stack([seq.clip.frame(crop.states) for crop in found])
+                patches = torch.stack([seq.clip.patches(crop.patches) for crop in found])
                 return unit(wide(video)), unit(wide(patches))
 
             return seen, texts

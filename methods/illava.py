@@ -17,10 +17,11 @@ A budget (``methods/budget.py``): the language half keeps its ``keep`` and the t
 as then is needed, nothing from kv = (k + keep (L - k)) / L on; the language half, which sees the
 true numbers, evens out the rest. ``tokens`` of images in several crops goes with ``vit_remove=0``
 only: the tower knows one crop.
-Different here: the class token gives attention and never merges; each crop merges alone; newline
-tokens stay in the tower's half and are ranked in the other, as pooled per sample; where un-padding
-cuts off a merged patch's slot, it is lost; padded batches; rows and sums are float32 (the code
-merges in half precision); ties go to the lowest index; one token at least is left.
+Different here: a class token (CLIP has one) gives attention and never merges; each crop merges
+alone; newline tokens stay in the tower's half and are ranked in the other, as pooled per sample;
+where un-padding cuts off a merged patch's slot, it is lost; padded batches; rows and sums are
+float32 (the code merges in half precision); ties go to the lowest index; one token at least is
+left.
 """
 
 from __future__ import annotations

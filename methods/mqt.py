@@ -94,7 +94,7 @@ class MQT(Picking):
 
         modules: Any = seq.modules
         images, length, counts = pictures(seq, True, False), seq.kinds.shape[1], list(seq.counts)
-        states = torch.stack([crop.states[1:] for crop in seq.crops])
+        states = torch.stack([crop.patches for crop in seq.crops])
         have, rows = modules["query"].num_embeddings, range(len(counts))
         plan = [self.parts(image.tokens, len(image.crops), have) for image in images]
         most = max(max(parts) for parts in plan)

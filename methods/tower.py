@@ -27,6 +27,10 @@ class Tower(Picking):
     def reads_tower(self) -> bool:
         return True
 
+    @property
+    def needs_class_token(self) -> bool:
+        return True
+
     def taps(self, info: ModelInfo) -> tuple[int, ...]:
         return (self.tower,)
 
@@ -51,7 +55,7 @@ class Patches(Board):
         """[G, n, w] what the projector reads."""
         import torch
 
-        return self.behind(torch.cat([crop.states[1:] for crop in self.seq.crops]))
+        return self.behind(torch.cat([crop.patches for crop in self.seq.crops]))
 
     def class_states(self) -> Tensor:
         """[G, w] the class token's state of each group's crop."""

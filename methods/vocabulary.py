@@ -44,6 +44,7 @@ class ModelInfo:
     tower_width: int = 0
     tower_side: int = 0  # patches along one side of a crop
     image_tokens: int = 0  # of an image, where every image has as many; else 0
+    class_tokens: int = 1  # that the tower has in front of a crop's patches: CLIP 1, SigLIP 0
 
 
 @dataclass
@@ -133,18 +134,27 @@ Decision = Route | Drop | Merge | None
 
 @dataclass(frozen=True)
 class Crop:
-    """One square of pixels as it went through the tower: the class token, then P patches.
+    """One square of pixels as it went through the tower: c class tokens (0 or 1), then P patches.
 
-    states  [1 + P, w] what the projector reads (the class token, which LLaVA leaves out, too).
-    taps    tower layer -> (queries, keys), [1 + P, w] each, of the layers in ``taps``.
+    states  [c + P, w] what the projector reads (the class token, which LLaVA leaves out, too).
+    taps    tower layer -> (queries, keys), [c + P, w] each, of the layers in ``taps``.
     """
 
     states: Tensor
     taps: dict[int, tuple[Tensor, Tensor]]
     heads: int
+    class_tokens: int = 1
+
+    @property
+    def patches(self) -> Tensor:
+        """[P, w] what the projector reads."""
+        return self.states[self.class_tokens :]
 
     def cls_row(self, layer: int) -> Tensor:
-        """[heads, P] float32 or better: the class token's softmax row over 1 + P, patches only."""
+        """[heads, P] float32 or better: the class token's softmax row over 1 + P, patches only.
+
+        For methods with ``needs_class_token``, which no tower without one gets.
+        """
         import torch
 
         query, key = self.taps[layer]
@@ -160,7 +170,7 @@ class Crop:
 class Seen:
     """What a method sees of a tower layer in which patches may merge: C crops, p patches left.
 
-    states    [C, 1 + p, w] behind the layer's self-attention, class token first.
+    states    [C, c + p, w] behind the layer's self-attention, c class tokens (0 or 1) first.
     received  [C, p] float32 or better: attention a patch receives, mean over heads and queries.
     total     patches of a crop before any merge.
     """

@@ -20,10 +20,12 @@ from harness.settings import Settings
 from harness.suite import run_suite
 
 TOWER = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "patch_size": 14}
+DECODER = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
 SHAPE = shape_from_config(
     {
-        "text_config": {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2},
-        "vision_config": {**TOWER, "image_size": 56},
+        "model_type": "llava",
+        "text_config": {"model_type": "llama", **DECODER},
+        "vision_config": {"model_type": "clip_vision_model", **TOWER, "image_size": 56},
     },
     "fake",
 )

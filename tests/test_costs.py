@@ -17,9 +17,12 @@ from harness.cost.rows import cost_rows
 from harness.cost.shapes import config_for, shape_of
 from harness.record import IMAGE
 
+TOWER = {"image_size": 56, "patch_size": 14, "hidden_size": 8, "num_hidden_layers": 2}
+DECODER = {"num_hidden_layers": 6, "hidden_size": 16, "num_attention_heads": 2}
 SMALL = {
-    "text_config": {"num_hidden_layers": 6, "hidden_size": 16, "num_attention_heads": 2},
-    "vision_config": {"image_size": 56, "patch_size": 14, "hidden_size": 8, "num_hidden_layers": 2},
+    "model_type": "llava",
+    "text_config": {"model_type": "llama", **DECODER},
+    "vision_config": {"model_type": "clip_vision_model", **TOWER},
 }
 
 
@@ -36,7 +39,8 @@ def test_published_numbers_of_llava_1_5() -> None:
 
 
 def test_any_resolution_counts_newlines() -> None:
-    config = {**SMALL, "image_grid_pinpoints": [[56, 112], [112, 112]]}
+    config = {**SMALL, "model_type": "llava_next"}
+    config["image_grid_pinpoints"] = [[56, 112], [112, 112]]
     record = predicted_record(methods.parse("dense"), config, n_text=10, n_out=1)
     assert record.n_image == 16 + 8 * 8 + 8
     assert [grid["kind"] for grid in record.grid] == ["base", "tile"]
@@ -66,7 +70,7 @@ def test_costs_only_writes_and_prints_the_ledger(
 ) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "llava", **SMALL}))
+    (folder / "config.json").write_text(json.dumps(SMALL))
     out = tmp_path / "costs"
     argv = ["--costs-only", "--methods", "pmod,blind,gamma", "--n-text", "8", "--n-out", "3"]
     argv += ["--model", str(folder), "--out", str(out)]

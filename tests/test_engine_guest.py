@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 import methods
 from harness.engine import EngineError, model_info, routed
+from harness.families import DECODERS
 from harness.model.tiny import Clip
 from methods.base import MethodError
 from tests.routing_tools import (
@@ -51,7 +52,7 @@ def test_neutral_setting_is_bit_equal(name, attn):
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
-@pytest.mark.parametrize("text", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize("text", DECODERS)
 def test_dense_generation_is_bit_equal(text, attn):
     model = tiny_llava(text, attn=attn)
     inputs = batch(model, ROWS)

@@ -17,13 +17,14 @@ from harness.cost.ledger import (
     tokens_at_head,
     vision_flops,
 )
-from harness.cost.shapes import CLIP_L_336, KNOWN, ModelShape, shape_from_config
+from harness.cost.shapes import KNOWN, ModelShape, shape_from_config
+from harness.instruct.sizes import tower_parameters
 from harness.record import DROPPED, IMAGE, SKIPPED, RoutingRecord, dense_record
 
-VICUNA_7B = shape_from_config({"text_config": {}, "vision_config": CLIP_L_336}, "7B")
-VICUNA_13B = shape_from_config(
-    {**KNOWN["llava-hf/llava-1.5-13b-hf"], "vision_config": CLIP_L_336}, "13B"
+VICUNA_7B = shape_from_config(
+    {**KNOWN["llava-hf/llava-1.5-7b-hf"], "text_config": {"model_type": "llama"}}, "7B"
 )
+VICUNA_13B = shape_from_config(KNOWN["llava-hf/llava-1.5-13b-hf"], "13B")
 TEXT = 58
 NEXT, SMALL = 2928, 576  # image tokens of LLaVA-NeXT (square image) and LLaVA-1.5
 
@@ -242,10 +243,18 @@ def test_one_decoder_layer_against_torch_and_fvcore() -> None:
     assert not any(word in missed for word in ("matmul", "linear", "bmm", "attention"))
 
 
-def test_tower_and_projector_against_torch() -> None:
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("clip_vision_model", {}),
+        ("siglip_vision_model", {"vision_use_head": False}),
+        ("siglip_vision_model", {}),  # the pooling head, which runs by default
+    ],
+)
+def test_tower_and_projector_against_torch(kind: str, more: dict[str, bool]) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+    from transformers import AutoConfig, AutoModel
 
     small = {
         "hidden_size": 32,
@@ -254,9 +263,18 @@ def test_tower_and_projector_against_torch() -> None:
         "num_attention_heads": 4,
         "image_size": 28,
         "patch_size": 7,
+        **more,
     }
-    shape = shape_from_config({"text_config": {"hidden_size": 48}, "vision_config": small}, "toy")
-    tower = CLIPVisionModel(CLIPVisionConfig(**small, attn_implementation="eager")).eval()
+    config = {
+        "model_type": "llava",
+        "vision_feature_select_strategy": "default" if kind[0] == "c" else "full",
+        "text_config": {"model_type": "llama", "hidden_size": 48, "num_attention_heads": 4},
+        "vision_config": {"model_type": kind, **small},
+    }
+    shape = shape_from_config(config, "toy")
+    made = AutoConfig.for_model(kind, **small)
+    tower = AutoModel.from_config(made, attn_implementation="eager").eval()
+    assert tower_parameters(shape.vision) == sum(p.numel() for p in tower.parameters())
     projector = torch.nn.Sequential(torch.nn.Linear(32, 48), torch.nn.Linear(48, 48))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         tower(torch.zeros(1, 3, 28, 28))

@@ -61,27 +61,29 @@ def naive_tower(model: Any, pixels: torch.Tensor, method: ILLaVA) -> list[dict[i
     facts = info(model.config.text_config.num_hidden_layers, depth)
     total = (tower.config.image_size // tower.config.patch_size) ** 2
     left = dict(zip(method.merge_layers(facts), method.left(total, facts), strict=True))
-    found = []
+    found, c = [], int(hasattr(tower, "pre_layrnorm"))  # CLIP, which has a class token
+    read = depth + 1 + model.config.vision_feature_layer
     for crop in pixels:
-        x = tower.pre_layrnorm(tower.embeddings(crop[None]))[0]
+        x = tower.embeddings(crop[None])
+        x = (tower.pre_layrnorm(x) if c else x)[0]
         patches = list(range(total))
-        for number, layer in enumerate(list(tower.encoder.layers)[: depth - 1]):
+        for number, layer in enumerate(list(tower.encoder.layers)[:read]):
             a, h = layer.self_attn, layer.layer_norm1(x)
             q, k, v = (f(h).view(len(h), heads, -1) for f in (a.q_proj, a.k_proj, a.v_proj))
             p = torch.einsum("ihd,jhd->hij", q, k).div(q.shape[-1] ** 0.5).softmax(-1)
             x = x + a.out_proj(torch.einsum("hij,jhd->ihd", p, v).flatten(1))
             if number in left and left[number] < len(patches):
-                given = p.mean((0, 1))[1:].float().numpy()
+                given = p.mean((0, 1))[c:].float().numpy()
                 ranked = sorted(range(len(patches)), key=lambda i: (-given[i], i))
                 low = ranked[left[number] - 1 :]
                 weight = range(len(low), 0, -1)
-                mixed = sum(w * x[1 + i] for w, i in zip(weight, low, strict=True)) / sum(weight)
+                mixed = sum(w * x[c + i] for w, i in zip(weight, low, strict=True)) / sum(weight)
                 x = x.clone()
-                x[1 + low[0]] = mixed
+                x[c + low[0]] = mixed
                 stay = [i for i in range(len(patches)) if i not in low[1:]]
-                x, patches = x[[0, *(1 + i for i in stay)]], [patches[i] for i in stay]
+                x, patches = x[[*range(c), *(c + i for i in stay)]], [patches[i] for i in stay]
             x = x + layer.mlp(layer.layer_norm2(x))
-        found.append(dict(zip(patches, x[1:], strict=True)))
+        found.append(dict(zip(patches, x[c:], strict=True)))
     return found
 
 
@@ -100,18 +102,20 @@ def at_layer_0(model: Any, inputs: Any, spec: str) -> Any:
         return seen, record_of(model, inputs, spec)
 
 
-@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("attn", "tower"), [("sdpa", "clip"), ("eager", "clip"), ("sdpa", "siglip")]
+)
 @pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize(
     "options", ["", ":vit_remove=200", ":vit_layers=1:vit_remove=500", ":kv=0.2"]
 )
-def test_the_tower_equals_a_naive_pass(attn: str, tiles: bool, options: str) -> None:
+def test_the_tower_equals_a_naive_pass(attn: str, tower: str, tiles: bool, options: str) -> None:
     spec = f"illava{options}"
     if tiles:
-        model = tiny_llava_next(attn=attn, dtype=torch.float64)
+        model = tiny_llava_next(attn=attn, dtype=torch.float64, tower=tower)
         inputs = any_resolution(model, SIZES)
     else:
-        model = tiny_llava(side=6, attn=attn, dtype=torch.float64)
+        model = tiny_llava(side=6, attn=attn, dtype=torch.float64, tower=tower)
         inputs = batch(model, big(ROWS))
         pixels = inputs["pixel_values"]
     (hidden, index, valid, image, origins), records = at_layer_0(model, inputs, spec)
@@ -177,6 +181,29 @@ def record_of(model: Any, inputs: Any, spec: str) -> list[RoutingRecord]:
     with torch.no_grad(), routed(model, methods.parse(spec)) as run:
         model(**inputs)
         return run.records()
+
+
+def test_a_tower_without_class_token_is_counted_without_one() -> None:
+    """Three SigLIP layers and the pooling head, against torch's own count of the merged pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = tiny_llava(side=6, layers=6, attn="eager", tower="siglip")
+    (record,) = record_of(model, batch(model, [(3, [36], 4)]), "illava")
+    assert record.tower == [31, 26, 26]
+    shape = shape_from_config(model.config.to_dict(), "tiny")
+    tower = model.model.vision_tower
+    pixels = torch.zeros(1, 3, 24, 24)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), routed(model, methods.parse("illava")), counter:
+        encode_images(model, pixels, method=methods.parse("illava"))
+    own = sum(v for v in counter.get_flop_counts()["Global"].values())
+    projector = 2 * 26 * (16 * 16 + 16 * 16)
+    rows = 2 * 16 * (36**2 + 31**2)  # the rows formed to rank: the ledger's router
+    cost = sample_cost(record, shape, itemsize=4)
+    assert cost.vision is not None
+    assert own == round(cost.vision * 1e12) + projector + rows
+    assert not hasattr(tower.embeddings, "class_embedding")
+    read_out(record, shape, 4, vision_runs=True, referees=Referees(shape))  # or RefereeError
 
 
 def test_flops_follow_the_merge_and_the_counters_agree() -> None:

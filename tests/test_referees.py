@@ -21,7 +21,9 @@ from harness.cost.shapes import KNOWN, ModelShape, shape_from_config, shape_of
 from tests.fakes import FakeParts, run
 
 SMALL = {
+    "model_type": "llava",
     "text_config": {
+        "model_type": "llama",
         "num_hidden_layers": 6,
         "hidden_size": 16,
         "intermediate_size": 40,
@@ -29,7 +31,13 @@ SMALL = {
         "num_key_value_heads": 2,
         "vocab_size": 50,
     },
-    "vision_config": {"image_size": 56, "patch_size": 14, "hidden_size": 8, "num_hidden_layers": 2},
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "image_size": 56,
+        "patch_size": 14,
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+    },
 }
 
 

@@ -135,7 +135,9 @@ def test_the_head_is_part_of_prefill_and_decode() -> None:
 def test_counters_on_real_modules_agree() -> None:
     """Grouped-query attention, a router with a hidden layer narrower than the model."""
     config = {
+        "model_type": "llava",
         "text_config": {
+            "model_type": "llama",
             "num_hidden_layers": 4,
             "hidden_size": 32,
             "intermediate_size": 48,
@@ -143,7 +145,7 @@ def test_counters_on_real_modules_agree() -> None:
             "num_key_value_heads": 2,
             "vocab_size": 50,
         },
-        "vision_config": {"image_size": 28, "patch_size": 14},
+        "vision_config": {"model_type": "clip_vision_model", "image_size": 28, "patch_size": 14},
     }
     shape = shape_from_config(config, "small")
     record = dense_record(6, 4, 4, n_out=3)

@@ -12,6 +12,7 @@ declare_missing_ops()
 
 from transformers import (  # noqa: E402
     CLIPVisionConfig,
+    GemmaConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -19,6 +20,8 @@ from transformers import (  # noqa: E402
     LlavaNextForConditionalGeneration,
     MistralConfig,
     Qwen2Config,
+    Qwen3Config,
+    SiglipVisionConfig,
 )
 
 VOCAB = 64
@@ -28,9 +31,12 @@ PATCH = 4
 
 def text_config(kind: str = "llama", layers: int = 4, width: int = 16, **extra: Any) -> Any:
     """Config of a decoder with grouped-query attention (4 query heads, 2 key heads)."""
-    cls = {"llama": LlamaConfig, "qwen2": Qwen2Config, "mistral": MistralConfig}[kind]
+    known = {"llama": LlamaConfig, "qwen2": Qwen2Config, "mistral": MistralConfig}
+    cls = (known | {"qwen3": Qwen3Config, "gemma": GemmaConfig})[kind]
     if kind == "mistral":
         extra.setdefault("sliding_window", None)
+    if kind in ("qwen3", "gemma"):  # their heads are as wide as they say
+        extra.setdefault("head_dim", width // 2)
     return cls(
         vocab_size=VOCAB,
         hidden_size=width,
@@ -46,15 +52,19 @@ def text_config(kind: str = "llama", layers: int = 4, width: int = 16, **extra: 
     )
 
 
-def vision_config(side: int = 4, width: int = 16, layers: int = 3) -> CLIPVisionConfig:
-    """Config of a CLIP tower that makes side x side patches of 4 pixels."""
-    return CLIPVisionConfig(
+def vision_config(
+    side: int = 4, width: int = 16, layers: int = 3, kind: str = "clip", **extra: Any
+) -> Any:
+    """Config of a CLIP or SigLIP tower that makes side x side patches of 4 pixels."""
+    cls: Any = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig}[kind]
+    return cls(
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=2,
         image_size=side * PATCH,
         patch_size=PATCH,
+        **extra,
     )
 
 
@@ -79,11 +89,18 @@ def tiny_llava(
     dtype: torch.dtype = torch.float32,
     attn: str = "sdpa",
     scale: float = 0.3,
+    tower: str = "clip",
+    select: str = "",
     **extra: Any,
 ) -> Any:
-    """A random ``LlavaForConditionalGeneration`` with side*side image tokens an image."""
+    """A random ``LlavaForConditionalGeneration`` with side*side image tokens an image.
+
+    ``select``: the feature select strategy; by default what leaves patches alone.
+    """
     config = LlavaConfig(
-        vision_config=vision_config(side),
+        vision_config=vision_config(side, kind=tower),
+        vision_feature_layer=-2 if tower == "clip" else -1,
+        vision_feature_select_strategy=select or ("default" if tower == "clip" else "full"),
         text_config=text_config(text, layers, width, **extra),
         image_token_index=IMAGE,
         image_seq_length=side * side,
@@ -102,13 +119,16 @@ def tiny_llava_next(
     dtype: torch.dtype = torch.float32,
     attn: str = "sdpa",
     scale: float = 0.3,
+    tower: str = "clip",
     **extra: Any,
 ) -> Any:
     """A random ``LlavaNextForConditionalGeneration``: base crop, tiles, newlines, unpadding."""
     pixels = side * PATCH
     shapes = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))
     config = LlavaNextConfig(
-        vision_config=vision_config(side),
+        vision_config=vision_config(side, kind=tower),
+        vision_feature_layer=-2 if tower == "clip" else -1,
+        vision_feature_select_strategy="default" if tower == "clip" else "full",
         text_config=text_config(text, layers, width, **extra),
         image_token_index=IMAGE,
         image_grid_pinpoints=[[h * pixels, w * pixels] for h, w in shapes],

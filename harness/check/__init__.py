@@ -69,7 +69,7 @@ def check(specs: Iterable[str]) -> Iterable[CheckResult]:
     for spec in specs:
         method = methods.parse(spec)
         subject = Subject(method)
-        method.check(model_info(subject.model))
+        method.fits(model_info(subject.model))
         for test in CHECKS:
             try:
                 test(subject)

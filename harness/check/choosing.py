@@ -52,7 +52,7 @@ def budget_is_met(s: Subject) -> None:
             value = round(n / frames * share) if key == "tokens" else share
             method = _with(s.method, {key: value})
             twin = s.other(method)
-            twin.method.check(info)
+            twin.method.fits(info)
             _, (record,) = twin.prefill(s.prompt(0))
             mean = float(record.processed_per_layer(IMAGE).mean())
             # a float32 product rounded down in every layer stays below by one at most

@@ -134,7 +134,7 @@ def _variants(method: Method, name: str, info: ModelInfo | None) -> Iterator[Met
         try:
             made = methods.build(method.name, {**method.params(), name: value})
             if info is not None:
-                made.check(info)
+                made.fits(info)
                 made.mod_layers(info)
         except MethodError:
             continue

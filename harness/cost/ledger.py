@@ -131,13 +131,16 @@ def vision_line(
 
 
 def vision_flops(vision: VisionShape, tower: Sequence[int] = ()) -> float:
-    """FLOPs of one crop: patch embedding and every layer, class token included, full attention.
+    """FLOPs of one crop: patch embedding and every layer, class token included, full attention;
+    and the pooling head of a SigLIP tower that has one.
 
     `tower` is a record's: a layer's attention has the tokens that left the layer before, its MLP
     those that leave itself.
     """
     embed = 2 * vision.patches * vision.channels * vision.patch**2 * vision.hidden
-    return float(embed + sum(tower_layer(vision, *pair) for pair in tower_tokens(vision, tower)))
+    layers = tower_tokens(vision, tower)
+    head = pooling_head(vision, layers[-1][1]) if vision.head else 0
+    return float(embed + head + sum(tower_layer(vision, *pair) for pair in layers))
 
 
 def tower_tokens(vision: VisionShape, tower: Sequence[int] = ()) -> list[tuple[int, int]]:
@@ -154,6 +157,12 @@ def tower_layer(vision: VisionShape, attended: int, left: int) -> int:
     """FLOPs of a tower layer with `attended` tokens in its attention and `left` in its MLP."""
     d = vision.hidden
     return 8 * attended * d * d + 4 * attended**2 * d + 4 * left * d * vision.ffn
+
+
+def pooling_head(vision: VisionShape, tokens: int) -> int:
+    """FLOPs of SigLIP's pooling head: one query's attention over `tokens` states, and an MLP."""
+    d = vision.hidden
+    return 4 * (1 + tokens) * d * d + 4 * tokens * d + 4 * d * vision.ffn
 
 
 def projector_flops(shape: ModelShape, tower: Sequence[int] = ()) -> float:

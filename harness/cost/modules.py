@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.cost.shapes import ModelShape
+from harness.cost.shapes import ModelShape, VisionShape
 from harness.engine.block import attention_rows, query_key
 
 
@@ -101,15 +101,30 @@ def llama_layer(shape: ModelShape) -> nn.Module:
     return LlamaDecoderLayer(config, 0)
 
 
-def clip_layer(shape: ModelShape) -> nn.Module:
-    """One CLIP tower layer at the sizes of `shape.vision`, on the current default device."""
-    from transformers import CLIPVisionConfig
-    from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+def tower_config(vision: VisionShape) -> Any:
+    """The library's config of one layer of a tower, under sdpa."""
+    from transformers import AutoConfig
 
-    config = CLIPVisionConfig(
-        hidden_size=shape.vision.hidden,
-        intermediate_size=shape.vision.ffn,
+    return AutoConfig.for_model(
+        vision.kind,
+        hidden_size=vision.hidden,
+        intermediate_size=vision.ffn,
         num_attention_heads=1,  # does not change the count
         attn_implementation="sdpa",
     )
-    return CLIPEncoderLayer(config)
+
+
+def tower_layer(vision: VisionShape) -> nn.Module:
+    """One tower layer at the sizes of `vision`, on the current default device."""
+    from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+    from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
+
+    kind = {"clip_vision_model": CLIPEncoderLayer, "siglip_vision_model": SiglipEncoderLayer}
+    return kind[vision.kind](tower_config(vision))
+
+
+def tower_head(vision: VisionShape) -> nn.Module:
+    """SigLIP's pooling head, likewise."""
+    from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
+
+    return SiglipMultiheadAttentionPoolingHead(tower_config(vision))

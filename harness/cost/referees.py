@@ -36,7 +36,15 @@ from harness.cost.ledger import (
     tower_tokens,
     vision_flops,
 )
-from harness.cost.modules import Behind, Rows, Scores, Unmasked, clip_layer, llama_layer
+from harness.cost.modules import (
+    Behind,
+    Rows,
+    Scores,
+    Unmasked,
+    llama_layer,
+    tower_head,
+    tower_layer,
+)
 from harness.cost.shapes import ModelShape
 from harness.model.torchvision_ops import declare_missing_ops
 from harness.record import RoutingRecord
@@ -51,7 +59,7 @@ LIGHT = {
     *("add", "mul", "div", "sub", "neg", "pow", "rsqrt", "mean", "silu", "gelu", "sigmoid", "tanh"),
     *("cat", "copy", "_to_copy", "clone", "_unsafe_view", "where", "ones", "zeros", "tril"),
     *("scalar_tensor", "softmax", "_softmax", "_safe_softmax", "native_layer_norm", "empty"),
-    *("arange", "repeat_interleave", "promote_types"),
+    *("arange", "repeat", "repeat_interleave", "promote_types", "unflatten"),
 }
 
 
@@ -189,12 +197,14 @@ class Referees:
         parts = [("embedding", vision.patches)]
         for attended, kept in tower_tokens(vision, left):
             parts += [("attention", attended), ("mlp", kept)]
+        if vision.head:
+            parts.append(("head", parts[-1][1]))
         found = np.sum([self._tower_part(*part) for part in parts], axis=0).tolist()
         size = f"{vision.patches + vision.class_tokens} tokens, {vision.layers} layers"
         return Finding("vision", size, vision_flops(vision, left), *found).checked()
 
     def _tower_part(self, part: str, tokens: int) -> tuple[float, float]:
-        """Both counts of the patch embedding, or of a layer's attention or MLP on `tokens`."""
+        """Both counts of the patch embedding, a layer's attention or MLP, or the pooling head."""
         vision = self.shape.vision
         if (part, tokens) not in self._sight:
             if part == "embedding":
@@ -204,8 +214,11 @@ class Referees:
                 states = torch.zeros(1, vision.channels, vision.image_size, vision.image_size)
             else:
                 with torch.device("meta"):
-                    layer: Any = clip_layer(self.shape)
-                    module = layer.mlp if part == "mlp" else Unmasked(layer.self_attn)
+                    if part == "head":
+                        module = tower_head(vision)
+                    else:
+                        layer: Any = tower_layer(vision)
+                        module = layer.mlp if part == "mlp" else Unmasked(layer.self_attn)
                     states = torch.empty(1, tokens, vision.hidden)
             self._sight[part, tokens] = count(module, (states,), "vision")
         return self._sight[part, tokens]

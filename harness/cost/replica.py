@@ -33,7 +33,7 @@ def build_replica(config: Mapping[str, Any], seed: int = 0) -> Any:
     """An eager-free LLaVA or LLaVA-NeXT model like `config`, two heads of four numbers wide."""
     declare_missing_ops()
     from transformers import (
-        CLIPVisionConfig,
+        AutoConfig,
         LlamaConfig,
         LlavaConfig,
         LlavaForConditionalGeneration,
@@ -53,7 +53,8 @@ def build_replica(config: Mapping[str, Any], seed: int = 0) -> Any:
         max_position_embeddings=16384,
         eos_token_id=None,
     )
-    tower = CLIPVisionConfig(
+    tower = AutoConfig.for_model(
+        shape.vision.kind,
         hidden_size=TOWER,
         intermediate_size=TOWER,
         num_hidden_layers=shape.vision.layers,
@@ -66,6 +67,7 @@ def build_replica(config: Mapping[str, Any], seed: int = 0) -> Any:
         "text_config": text,
         "image_token_index": IMAGE_TOKEN,
         "vision_feature_layer": config.get("vision_feature_layer", -2),
+        "vision_feature_select_strategy": config.get("vision_feature_select_strategy", "default"),
         "attn_implementation": "sdpa",
     }
     torch.manual_seed(seed)
@@ -116,10 +118,12 @@ def predicted_record(
 
     Raises DependsOnWeights when it is not.
     """
-    found = []
+    from harness.cost.shapes import shape_from_config
+
+    found, tokens = [], shape_from_config(config, "replica").image_tokens
     for seed in (0, 1):
         model = build_replica(config, seed)
-        inputs = replica_inputs(model, n_text, seed, int(config.get("image_tokens", 0)))
+        inputs = replica_inputs(model, n_text, seed, tokens)
         found.append(_record(model, method, inputs, n_out))
     first, second = found
     prompt = np.array_equal(first.processed_per_layer(), second.processed_per_layer())

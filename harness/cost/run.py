@@ -22,7 +22,7 @@ from harness.cost.rows import cost_rows
 from harness.cost.shapes import ModelShape, config_for, shape_from_config
 from harness.errors import EXIT_OK, UsageError, one_line
 from harness.parts import Parts
-from harness.plan import with_dense
+from harness.plan import check_methods, with_dense
 from harness.progress import print_whole
 from harness.record import RoutingRecord
 from harness.runinfo import environment
@@ -55,6 +55,7 @@ def run_costs(settings: Settings, argv: Sequence[str]) -> int:
     config = config_for(settings.model)
     shape = shape_from_config(config, settings.model)
     methods = with_dense(parts.methods(settings.methods), parts)
+    check_methods(methods, shape)
     out = Path(settings.out) if settings.out else default_out()
     recorded = {**settings.recorded(), "methods": [method.spec for method in methods]}
     if check_out(out, recorded) and read_run_json(out).get("config") not in (None, config):

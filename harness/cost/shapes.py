@@ -1,7 +1,7 @@
 """Sizes of a LLaVA-family model: all that the closed-form ledger needs, without weights.
 
 Torch-free. Sizes come from a `config.json` (or a loaded model's config as a dict); what a config
-leaves out has the library defaults of its model type, as the library itself would fill them in.
+leaves out has the library defaults of its types (`harness.families`), and no other.
 """
 
 from __future__ import annotations
@@ -12,31 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from harness.cost.towers import CONVNEXT_L, llava_hr_flops
-from harness.errors import UsageError, one_line
-from harness.jsonfile import read_json
+from harness.errors import UsageError
+from harness.families import CLASS_TOKENS, completed, read_config
 from harness.model.trust import refuse_keys
 from harness.settings import ROOT
 
-# Library defaults of the sub-configs (transformers LlamaConfig and CLIPVisionConfig).
-LLAMA = {
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "vocab_size": 32000,
-}
-CLIP = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "image_size": 224,
-    "patch_size": 32,
-    "num_channels": 3,
-}
-CLIP_L_336 = {
+CLIP_L_336: dict[str, Any] = {
+    "model_type": "clip_vision_model",
     "hidden_size": 1024,
     "intermediate_size": 4096,
     "num_hidden_layers": 24,
+    "num_attention_heads": 16,
     "image_size": 336,
     "patch_size": 14,
 }
@@ -44,7 +30,10 @@ CLIP_L_336 = {
 
 @dataclass(frozen=True)
 class VisionShape:
-    """A CLIP-type tower; `layers` is how many execute (all of them, whatever layer is read)."""
+    """A CLIP-type tower; `layers` is how many execute (all of them, whatever layer is read).
+
+    `head`: SigLIP's attention pooling, which executes behind the layers though nothing reads it.
+    """
 
     layers: int
     hidden: int
@@ -53,6 +42,8 @@ class VisionShape:
     patch: int
     channels: int = 3
     class_tokens: int = 1  # beside the patches; 0 where the class token is dropped before layer 0
+    kind: str = "clip_vision_model"
+    head: bool = False
 
     @property
     def patches(self) -> int:
@@ -108,49 +99,50 @@ class ModelShape:
 def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
     """The shape behind a LLaVA-type config (dict form).
 
-    Raises UsageError when the config is not one of a LLaVA-family model.
+    Raises UsageError for what `harness.families.completed` refuses: other families, decoders and
+    towers, and sizes that are nowhere.
     """
-    if "text_config" not in config or "vision_config" not in config:
-        raise UsageError(f"{name}: not a LLaVA-family model (no text_config and vision_config)")
-    text = {**LLAMA, **_without_none(config["text_config"])}
-    sight = {**CLIP, **_without_none(config["vision_config"])}
-    heads = int(text["num_attention_heads"])
-    feature_layers = config.get("vision_feature_layer", -2)
+    only = ONLY.get(str(config.get("model_type")), {})
+    full = completed({**config, "model_type": "llava"} if only else config, name)
+    text, sight = full["text_config"], full["vision_config"]
+    feature_layers = full["vision_feature_layer"]
     read = len(feature_layers) if isinstance(feature_layers, (list, tuple)) else 1
     tower = VisionShape(
-        layers=int(sight["num_hidden_layers"]),
-        hidden=int(sight["hidden_size"]),
-        ffn=int(sight["intermediate_size"]),
-        image_size=int(sight["image_size"]),
-        patch=int(sight["patch_size"]),
-        channels=int(sight["num_channels"]),
-        class_tokens=int(sight.get("class_tokens", 1)),
+        layers=sight["num_hidden_layers"],
+        hidden=sight["hidden_size"],
+        ffn=sight["intermediate_size"],
+        image_size=sight["image_size"],
+        patch=sight["patch_size"],
+        channels=sight["num_channels"],
+        class_tokens=only.get("class_tokens", CLASS_TOKENS[sight["model_type"]]),
+        kind=sight["model_type"],
+        head=bool(sight.get("vision_use_head", False)),
     )
+    tiles = full["image_grid_pinpoints"] if full["model_type"] == "llava_next" else ()
     return ModelShape(
         name=name,
-        layers=int(text["num_hidden_layers"]),
-        hidden=int(text["hidden_size"]),
-        ffn=int(text["intermediate_size"]),
-        heads=heads,
-        kv_heads=int(text.get("num_key_value_heads", heads)),
-        head_dim=int(text.get("head_dim", int(text["hidden_size"]) // heads)),
-        vocab=int(text["vocab_size"]),
+        layers=text["num_hidden_layers"],
+        hidden=text["hidden_size"],
+        ffn=text["intermediate_size"],
+        heads=text["num_attention_heads"],
+        kv_heads=text["num_key_value_heads"],
+        head_dim=text["head_dim"],
+        vocab=text["vocab_size"],
         vision=tower,
         projector_in=tower.hidden * read,
-        tiles=tuple((int(h), int(w)) for h, w in config.get("image_grid_pinpoints") or ()),
-        image_tokens=int(config.get("image_tokens", 0)),
-        second_tower=config.get("second_tower", 0.0),
+        tiles=tuple((high, wide) for high, wide in tiles),
+        image_tokens=only.get("image_tokens", 0),
+        second_tower=only.get("second_tower", 0.0),
     )
 
 
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _llava(text: Mapping[str, int], grids: list[list[int]] | None = None) -> dict[str, Any]:
+def _llava(
+    text: Mapping[str, int], grids: list[list[int]] | None = None, vocab: int = 32064
+) -> dict[str, Any]:
     """A config of the converted checkpoints: CLIP-L/14-336, vocabulary padded to 32,064 rows."""
     config: dict[str, Any] = {
-        "text_config": {**LLAMA, **text, "vocab_size": 32064},
+        "model_type": "llava_next" if grids else "llava",
+        "text_config": {"model_type": "llama", **text, "vocab_size": vocab},
         "vision_config": CLIP_L_336,
     }
     return {**config, "image_grid_pinpoints": grids} if grids else config
@@ -165,21 +157,24 @@ _13B = {
 # Models this harness cannot load: sizes only, for the ledger. LLaVA-HR shows its CLIP tower 448
 # pixels (32 x 32 patches, class token dropped, all 24 layers run) beside a ConvNeXt at 1024;
 # Mini-Gemini-HD has five CLIP crops and a ConvNeXt at 1536 whose patch mining nobody has counted.
-_HR = {
-    "vision_config": {**CLIP_L_336, "image_size": 448, "class_tokens": 0},
-    "image_tokens": 1024,
-    "second_tower": llava_hr_flops(1024, *CONVNEXT_L),
+ONLY: dict[str, dict[str, Any]] = {
+    "llava_hr": {
+        "class_tokens": 0,
+        "image_tokens": 1024,
+        "second_tower": llava_hr_flops(1024, *CONVNEXT_L),
+    },
+    "mini_gemini_hd": {"image_tokens": 2880, "second_tower": None},
 }
-_HD = {"vision_config": CLIP_L_336, "image_tokens": 2880, "second_tower": None}
+_HR = {"model_type": "llava_hr", "vision_config": {**CLIP_L_336, "image_size": 448}}
 _NEXT_GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 KNOWN: dict[str, dict[str, Any]] = {
     "llava-hf/llava-1.5-7b-hf": _llava({}),
     "llava-hf/llava-1.5-13b-hf": _llava(_13B),
     "llava-hf/llava-v1.6-vicuna-7b-hf": _llava({}, _NEXT_GRIDS),
     "llava-hf/llava-v1.6-vicuna-13b-hf": _llava(_13B, _NEXT_GRIDS),
-    "llava-hr-7b": {"text_config": LLAMA, **_HR},
-    "llava-hr-13b": {"text_config": {**LLAMA, **_13B}, **_HR},
-    "mini-gemini-hd-7b": {"text_config": LLAMA, **_HD},
+    "llava-hr-7b": {**_llava({}, vocab=32000), **_HR},
+    "llava-hr-13b": {**_llava(_13B, vocab=32000), **_HR},
+    "mini-gemini-hd-7b": {**_llava({}, vocab=32000), "model_type": "mini_gemini_hd"},
 }
 SIZES_ONLY = {
     "llava-hr-7b": "LLaVA-HR, Vicuna 7B, 1024 image tokens",
@@ -198,20 +193,14 @@ def config_for(model: str) -> dict[str, Any]:
     folder = Path(model)
     if not folder.is_dir():
         folder = ROOT / "assets" / model
-    path = folder / "config.json"
-    if not path.is_file():
+    if not (folder / "config.json").is_file():
         known = ", ".join(["tiny-llava", *KNOWN])
         raise UsageError(
             f"--model: the sizes of '{model}' are not known: give a local folder with its "
             f"config.json, or one of {known}"
         )
-    try:
-        config = read_json(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({one_line(error)})") from None
-    if not isinstance(config, dict):
-        raise UsageError(f"{path}: not a model config")
-    refuse_keys(config, str(path))  # random weights are built from it, by the library
+    config = read_config(folder)
+    refuse_keys(config, str(folder / "config.json"))  # random weights are built from it
     return config
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from methods.base import ModelInfo
+from harness.errors import UsageError
+from harness.families import CLASS_TOKENS, completed
+from methods.base import Method, ModelInfo
 
 _LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 
 
-class EngineError(RuntimeError):
+class EngineError(UsageError, RuntimeError):
     """Something the engine cannot do exactly; the message is one line for the user."""
 
 
@@ -41,6 +44,10 @@ def find_parts(model: nn.Module) -> Parts:
     text = getattr(inner, "language_model", None)
     if inner is None or text is None:
         raise EngineError(f"{type(model).__name__} is not a LLaVA-family model")
+    try:
+        config = completed(model.config.to_dict(), type(model).__name__)
+    except UsageError as error:
+        raise EngineError(str(error)) from None
     for name in ("layers", "norm", "rotary_emb"):
         if not hasattr(text, name):
             raise EngineError(f"{type(text).__name__} is not a Llama-like decoder: no '{name}'")
@@ -48,12 +55,6 @@ def find_parts(model: nn.Module) -> Parts:
         parts = {name for name, _ in layer.named_children()}
         if parts != _LAYER_PARTS or hasattr(layer, "residual_multiplier"):
             raise EngineError(f"{type(layer).__name__} is not a Llama-like decoder layer")
-    _refuse_windows(text.config)
-    token = getattr(model.config, "image_token_id", None)
-    if token is None:
-        token = getattr(model.config, "image_token_index", None)
-    if token is None:
-        raise EngineError(f"{type(model).__name__} names no image token id")
     tower = getattr(inner, "vision_tower", None)
     tower_layers = _tower_layers(tower)
     return Parts(
@@ -63,8 +64,8 @@ def find_parts(model: nn.Module) -> Parts:
         layers=text.layers,
         tower=tower,
         tower_layers=tower_layers,
-        image_token=int(token),
-        info=_info(text, tower_layers, model.config),
+        image_token=int(config["image_token_index"]),
+        info=_info(config, tower_layers),
     )
 
 
@@ -83,23 +84,39 @@ def backend(config: Any) -> str:
     raise EngineError(f"attention backend '{name}' is not supported: use sdpa, eager or flash")
 
 
-def _info(text: Any, tower_layers: nn.ModuleList | None, whole: Any) -> ModelInfo:
-    config = text.config
-    vision: Any = getattr(whole, "vision_config", None)
-    patch = int(getattr(vision, "patch_size", None) or 0)
-    side = int(vision.image_size) // patch if patch else 0
-    tiles = getattr(whole, "image_grid_pinpoints", None)
-    heads = int(config.num_attention_heads)
+def check_method(parts: Parts, method: Method) -> None:
+    """Raise MethodError or :class:`EngineError` where a method cannot run on this model."""
+    method.fits(parts.info)
+    if method.reads_tower:
+        feature_layer(parts.model.config, parts.info.tower_layers)
+
+
+def feature_layer(config: Any, depth: int) -> int:
+    """Tower layer of ``depth`` whose output the projector of a model reads, from 0."""
+    chosen = config.vision_feature_layer
+    if not isinstance(chosen, int):
+        raise EngineError("a projector that reads several tower layers cannot be followed")
+    # hidden_states[0] is the embedding, so there is one state more than layers.
+    layer = chosen - 1 if chosen >= 0 else depth + chosen
+    if not 0 <= layer < depth:
+        raise EngineError(f"vision_feature_layer={chosen} reads no layer of a tower of {depth}")
+    return layer
+
+
+def _info(config: Mapping[str, Any], tower_layers: nn.ModuleList | None) -> ModelInfo:
+    text, vision = config["text_config"], config["vision_config"]
+    side = vision["image_size"] // vision["patch_size"]
     return ModelInfo(
-        layers=len(text.layers),
-        width=int(config.hidden_size),
-        heads=heads,
-        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-        head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        layers=text["num_hidden_layers"],
+        width=text["hidden_size"],
+        heads=text["num_attention_heads"],
+        kv_heads=text["num_key_value_heads"],
+        head_dim=text["head_dim"],
         tower_layers=len(tower_layers) if tower_layers is not None else 0,
-        tower_width=int(getattr(vision, "hidden_size", None) or 0),
+        tower_width=vision["hidden_size"],
         tower_side=side,
-        image_tokens=0 if tiles else side**2,
+        image_tokens=0 if config["model_type"] == "llava_next" else side**2,
+        class_tokens=CLASS_TOKENS[vision["model_type"]],
     )
 
 
@@ -107,14 +124,3 @@ def _tower_layers(tower: Any) -> nn.ModuleList | None:
     """CLIP layers, with or without the ``vision_model`` level of older releases."""
     encoder = getattr(getattr(tower, "vision_model", tower), "encoder", None)
     return getattr(encoder, "layers", None)
-
-
-def _refuse_windows(config: Any) -> None:
-    types = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None)
-    sliding = any("full" not in t for t in types) if types else window is not None
-    if sliding:
-        raise EngineError(
-            f"sliding-window attention (window {window}) cannot be routed: "
-            "load the model with text_config.sliding_window=None"
-        )

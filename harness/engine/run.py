@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from harness.engine.arguments import check_decoder, image_arguments
 from harness.engine.cache import RoutedCache, adopt
 from harness.engine.loop import plain_mask, run_prompt, run_step
-from harness.engine.model import EngineError, Parts, backend, find_parts
+from harness.engine.model import EngineError, Parts, backend, check_method, find_parts
 from harness.engine.recorder import Recorder
 from harness.engine.samples import Samples, kinds_from_ids, layout
 from harness.engine.scoring import Scoring, linears_noted
@@ -23,8 +24,6 @@ from harness.engine.shadow import shadowed
 from harness.engine.vision import captured, no_tower
 from harness.record import RoutingRecord
 from methods.base import ANSWER, Method
-
-_REFUSED = ("output_attentions", "output_hidden_states")
 
 
 @contextmanager
@@ -47,7 +46,7 @@ def routed(
     back on exit, also after an exception.
     """
     parts = find_parts(model)
-    method.check(parts.info)
+    check_method(parts, method)
     if modules is None and method.build_modules(parts.info) is not None:
         raise EngineError(
             f"{method.name} needs trained weights for this model: "
@@ -151,6 +150,7 @@ class Run:
 
         @functools.wraps(original)  # generate reads the signature
         def features(*args: Any, **kwargs: Any) -> Any:
+            given = image_arguments(original, args, kwargs, self.parts.model.config)
             method = self.method  # asked for at every call: staged training changes it
             if not method.needs_images:
                 with no_tower(self.parts):
@@ -159,8 +159,7 @@ class Run:
                 with captured(self.parts, method) as found:
                     out = found.attach(original(*args, **kwargs))
             self._features = out
-            sizes = kwargs.get("image_sizes", args[1] if len(args) > 1 else None)
-            self._image_sizes = sizes
+            self._image_sizes = given.get("image_sizes")
             return out
 
         return features
@@ -176,10 +175,7 @@ class Run:
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Stands in for the decoder's forward."""
-        for name in _REFUSED:
-            if kwargs.pop(name, None):
-                raise EngineError(f"{name} is not available on a routed model")
-        kwargs.pop("return_dict", None)
+        check_decoder(kwargs)
         text, ids = self.parts.text, self._ids if input_ids is None else input_ids
         self._ids = None
         if inputs_embeds is None:
@@ -193,7 +189,7 @@ class Run:
         if position_ids is None:
             steps = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
             position_ids = (steps + length).unsqueeze(0)
-        kwargs["use_cache"] = use_cache
+        kwargs = {"use_cache": use_cache}
         if cache is not None and length:
             hidden = self._step(inputs_embeds, ids, attention_mask, position_ids, cache, kwargs)
         else:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.engine.model import EngineError, Parts
+from harness.engine.model import EngineError, Parts, feature_layer
 from harness.engine.reading import take
 from harness.engine.shadow import shadowed
 from methods.base import Merge, Method, MethodError, Seen
@@ -28,6 +28,7 @@ class TowerMerge:
     """What became of the patches in one pass of the tower."""
 
     patches: int  # of a crop, before any merge
+    class_tokens: int  # that stand before them
     tokens: list[int] = field(default_factory=list)  # that leave each layer, class token included
     asked: list[int] = field(default_factory=list)  # tokens of each layer that was read
     owner: Tensor | None = None  # [C, P] long: running patch that each patch went into
@@ -36,7 +37,7 @@ class TowerMerge:
     @property
     def left(self) -> int:
         """Patches of a crop that reach the projector."""
-        return self.tokens[-1] - 1 if self.tokens else self.patches
+        return self.tokens[-1] - self.class_tokens if self.tokens else self.patches
 
     def slots(self) -> Tensor:
         """[C, P] long: the patch in whose place each one is now."""
@@ -48,11 +49,12 @@ class TowerMerge:
         self.tokens, self.asked, self.owner, self.index = [], [], None, None
 
     def fold(self, states: Tensor, event: Merge) -> Tensor:
-        """Carry out a method's answer on states [C, 1 + p, w]."""
+        """Carry out a method's answer on states [C, c + p, w]."""
+        first = self.class_tokens
         kept = set(event.counts or ())
         if len(kept) != 1:
             raise EngineError("inside the tower every crop must keep equally many patches")
-        steps = torch.arange(states.shape[1] - 1, device=states.device).expand_as(event.assign)
+        steps = torch.arange(states.shape[1] - first, device=states.device).expand_as(event.assign)
         stays = event.assign == steps
         columns = (~stays).to(torch.uint8).argsort(dim=1, stable=True)[:, : kept.pop()]
         place = torch.full_like(steps, 0).scatter(
@@ -61,8 +63,8 @@ class TowerMerge:
         own = place.gather(1, event.assign)
         self.owner = own if self.owner is None else own.gather(1, self.owner)
         self.index = columns if self.index is None else self.index.gather(1, columns)
-        merged = folded(states[:, 1:], event, torch.ones_like(stays))
-        return torch.cat([states[:, :1], take(merged, columns)], dim=1)
+        merged = folded(states[:, first:], event, torch.ones_like(stays))
+        return torch.cat([states[:, :first], take(merged, columns)], dim=1)
 
 
 @contextmanager
@@ -75,14 +77,16 @@ def merging(parts: Parts, method: Method) -> Iterator[TowerMerge | None]:
     layers = parts.tower_layers
     if layers is None:
         raise EngineError("this vision tower has no CLIP-type layers to merge patches in")
-    last = feature_layer(parts, len(layers)) % len(layers)
+    last = feature_layer(parts.model.config, len(layers))
     if max(chosen) > last:
         raise MethodError(
             f"{method.name}: tower layer {max(chosen)} lies behind what the projector reads, "
             f"the output of layer {last}"
         )
     vision = parts.model.config.vision_config
-    notes = TowerMerge((int(vision.image_size) // int(vision.patch_size)) ** 2)
+    notes = TowerMerge(
+        (int(vision.image_size) // int(vision.patch_size)) ** 2, parts.info.class_tokens
+    )
     projector = parts.inner.multi_modal_projector
     with ExitStack() as stack:
         start = parts.tower.register_forward_pre_hook(lambda *_: notes.begin())
@@ -140,15 +144,6 @@ def folded(hidden: Tensor, event: Merge, valid: Tensor) -> Tensor:
     return torch.zeros_like(parts).scatter_add(1, where, parts).to(hidden.dtype)
 
 
-def feature_layer(parts: Parts, depth: int) -> int:
-    """Tower layer whose output the projector reads."""
-    chosen = parts.model.config.vision_feature_layer
-    if not isinstance(chosen, int):
-        raise EngineError("a projector that reads several tower layers cannot be followed")
-    # hidden_states[0] is the embedding, so a positive index counts one more than the layers.
-    return chosen if chosen < 0 else chosen - 1
-
-
 def _layer(
     parts: Parts,
     method: Method,
@@ -158,7 +153,7 @@ def _layer(
     attention_mask: Tensor | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """A CLIP layer whose patches may merge between its attention and its MLP."""
+    """A tower layer whose patches may merge between its attention and its MLP."""
     assert parts.tower_layers is not None
     layer = parts.tower_layers[number]
     found: dict[str, Tensor] = {}
@@ -176,7 +171,7 @@ def _layer(
         )[0]
     states = hidden_states + attended
     heads = int(parts.model.config.vision_config.num_attention_heads)
-    given = received(found["q_proj"], found["k_proj"], heads)
+    given = received(found["q_proj"], found["k_proj"], heads)[:, notes.class_tokens :]
     notes.asked.append(states.shape[1])
     event = method.merge_patches(number, Seen(states, given, notes.patches, parts.info))
     if event is not None:
@@ -185,7 +180,7 @@ def _layer(
 
 
 def received(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
-    """[C, p] attention that each patch receives, mean over heads and all queries [C, 1 + p, w].
+    """[C, n] attention that each token receives, mean over heads and all queries [C, n, w].
 
     In float32 or better, one head at a time, which bounds the memory.
     """
@@ -196,7 +191,7 @@ def received(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
         queries.to(kind).split(size, -1), keys.to(kind).split(size, -1), strict=True
     ):
         total += (query @ key.transpose(1, 2) * size**-0.5).softmax(dim=-1).mean(dim=1)
-    return total[:, 1:] / heads
+    return total / heads
 
 
 def _project(notes: TowerMerge, original: Any, features: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.engine.model import EngineError, Parts
+from harness.engine.arguments import check_tower
+from harness.engine.model import EngineError, Parts, check_method, feature_layer
 from harness.engine.shadow import shadowed
-from harness.engine.tower import TowerMerge, feature_layer, merging
-from methods.base import Crop, Method, MethodError
+from harness.engine.tower import TowerMerge, merging
+from methods.base import Crop, Method
 
 
 @dataclass
@@ -44,15 +45,14 @@ def captured(parts: Parts, method: Method) -> Iterator[Captured]:
         if parts.tower_layers is None:
             raise EngineError("this vision tower has no CLIP-type layers to read attention from")
         depth, taps = len(parts.tower_layers), method.taps(parts.info)
-        for layer in taps:
-            if not -depth <= layer < depth:
-                raise MethodError(f"tower layer {layer} does not exist: the tower has {depth}")
         seen: dict[Any, Tensor] = {}
 
         def keep(key: Any, _module: Any, _inputs: Any, output: Any) -> None:
             seen[key] = (output[0] if isinstance(output, tuple) else output).detach()
 
-        modules: dict[Any, Any] = {"states": parts.tower_layers[feature_layer(parts, depth)]}
+        modules: dict[Any, Any] = {
+            "states": parts.tower_layers[feature_layer(parts.model.config, depth)]
+        }
         for layer in taps:
             attention = parts.tower_layers[layer].self_attn
             modules |= {(layer, "q"): attention.q_proj, (layer, "k"): attention.k_proj}
@@ -72,7 +72,12 @@ def captured(parts: Parts, method: Method) -> Iterator[Captured]:
 def _crops(parts: Parts, taps: tuple[int, ...], seen: dict[Any, Tensor]) -> list[Crop]:
     heads = int(parts.model.config.vision_config.num_attention_heads)
     return [
-        Crop(states, {x: (seen[x, "q"][i], seen[x, "k"][i]) for x in taps}, heads)
+        Crop(
+            states,
+            {x: (seen[x, "q"][i], seen[x, "k"][i]) for x in taps},
+            heads,
+            parts.info.class_tokens,
+        )
         for i, states in enumerate(seen["states"])
     ]
 
@@ -83,13 +88,15 @@ def no_tower(parts: Parts) -> Iterator[None]:
     projector = parts.inner.multi_modal_projector
     width = int(parts.model.config.text_config.hidden_size)
 
-    def tower(pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def tower(pixel_values: Tensor, **kwargs: Any) -> Any:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+        check_tower(kwargs)
         vision = parts.model.config.vision_config
         rows = pixel_values.shape[-2] // vision.patch_size
         cols = pixel_values.shape[-1] // vision.patch_size
-        shape = (pixel_values.shape[0], rows * cols + 1, vision.hidden_size)
+        tokens = parts.info.class_tokens + rows * cols
+        shape = (pixel_values.shape[0], tokens, vision.hidden_size)
         states = pixel_values.new_zeros(shape)
         depth = int(vision.num_hidden_layers) + 1
         return BaseModelOutputWithPooling(last_hidden_state=states, hidden_states=(states,) * depth)
@@ -112,6 +119,7 @@ def encode_images(
     from harness.engine.model import find_parts
 
     parts = find_parts(model)
+    check_method(parts, method or Method())
     extra = {} if image_sizes is None else {"image_sizes": image_sizes}
     with captured(parts, method or Method()) as found:
         out = parts.inner.get_image_features(pixel_values=pixel_values, return_dict=True, **extra)

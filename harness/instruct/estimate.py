@@ -110,7 +110,7 @@ def schedule_of(recipe: InstructRecipe, shape: ModelShape) -> list[Method]:
     try:
         found = [methods.parse(spec) for spec in recipe.stages or (recipe.method,)]
         for method in found:
-            method.check(model_info(shape))
+            method.fits(model_info(shape))
     except MethodError as error:
         raise UsageError(one_line(error)) from None
     return found

@@ -120,7 +120,7 @@ def _model(
     stages = [methods.parse(spec) for spec in recipe.stages]
     try:
         for each in (method, *stages):
-            each.check(info)
+            each.fits(info)
         routers = method.build_modules(info)
         for stage in stages:
             _same_routers(method, routers, stage, stage.build_modules(info))

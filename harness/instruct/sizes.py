@@ -8,7 +8,6 @@ from typing import Any
 from harness.cost.shapes import (
     CLIP_L_336,
     KNOWN,
-    LLAMA,
     ModelShape,
     VisionShape,
     config_for,
@@ -22,10 +21,9 @@ from methods import resampler
 from methods.base import Method, ModelInfo
 
 _NEXT = KNOWN["llava-hf/llava-v1.6-vicuna-7b-hf"]["image_grid_pinpoints"]
-_13B = KNOWN["llava-hf/llava-1.5-13b-hf"]["text_config"]
 DECODERS = {
-    "lmsys/vicuna-7b-v1.5": LLAMA,
-    "lmsys/vicuna-13b-v1.5": {**_13B, "vocab_size": LLAMA["vocab_size"]},
+    "lmsys/vicuna-7b-v1.5": KNOWN["llava-hr-7b"]["text_config"],  # without rows for <image>
+    "lmsys/vicuna-13b-v1.5": KNOWN["llava-hr-13b"]["text_config"],
 }
 TOWERS = {"openai/clip-vit-large-patch14-336": CLIP_L_336}
 PARTS = ("decoder", "projector", "newline", "tower", "routers")
@@ -43,11 +41,12 @@ def recipe_shape(recipe: InstructRecipe) -> ModelShape:
     if recipe.vision not in TOWERS:
         raise UsageError("vision: no sizes of " + unknown("tower", recipe.vision, TOWERS))
     config: dict[str, Any] = {
+        "model_type": "llava",
         "text_config": DECODERS[recipe.decoder],
         "vision_config": TOWERS[recipe.vision],
     }
     if recipe.image_aspect == "anyres":
-        config["image_grid_pinpoints"] = _NEXT
+        config |= {"model_type": "llava_next", "image_grid_pinpoints": _NEXT}
     return shape_from_config(config, recipe.decoder)
 
 
@@ -63,6 +62,7 @@ def model_info(shape: ModelShape) -> ModelInfo:
         tower_width=shape.vision.hidden,
         tower_side=shape.vision.image_size // shape.vision.patch,
         image_tokens=shape.image_tokens or (0 if shape.tiles else shape.vision.patches),
+        class_tokens=shape.vision.class_tokens,
     )
 
 
@@ -72,12 +72,18 @@ def decoder_parameters(shape: ModelShape) -> int:
     return layers + shape.hidden + 2 * shape.head_weights
 
 
-def clip_parameters(vision: VisionShape) -> int:
-    """A CLIP vision tower with its class token, positions and three kinds of norms."""
+def tower_parameters(vision: VisionShape) -> int:
+    """A CLIP tower: class token, positions, three kinds of norms. SigLIP's: a bias in the patch
+    embedding, one norm behind the layers, and the pooling head, where it has one.
+    """
     d, m = vision.hidden, vision.ffn
-    layer = 4 * (d * d + d) + 2 * d * m + m + d + 4 * d
-    embeddings = vision.channels * vision.patch**2 * d + d
-    return embeddings + (vision.patches + 1) * d + vision.layers * layer + 4 * d
+    attention, mlp = 4 * (d * d + d), 2 * d * m + m + d
+    layers = vision.layers * (attention + mlp + 4 * d)
+    patches = vision.channels * vision.patch**2 * d + vision.patches * d
+    if vision.kind == "clip_vision_model":
+        return patches + 2 * d + layers + 4 * d
+    head = d + attention + mlp + 2 * d
+    return patches + d + layers + 2 * d + vision.head * head
 
 
 def projector_parameters(shape: ModelShape) -> int:
@@ -110,9 +116,9 @@ def parameters(shape: ModelShape, method: Method) -> dict[str, int]:
     if shape.second_tower is None:
         raise UsageError(f"{shape.name}: the second tower's parameters are not known")
     vision = shape.vision
-    if not vision.class_tokens:  # LLaVA-HR resizes the positions of a 336-pixel tower
+    if shape.second_tower:  # LLaVA-HR resizes the positions of a 336-pixel tower
         vision = dataclasses.replace(vision, image_size=CLIP_L_336["image_size"])
-    tower = clip_parameters(vision)
+    tower = tower_parameters(vision)
     if shape.second_tower:
         tower += llava_hr_parameters(*CONVNEXT_L)
     return {

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cost.shapes import SIZES_ONLY, ModelShape, shape_from_config
 from harness.errors import UsageError
-from harness.jsonfile import read_json
+from harness.families import read_config
 from harness.model.trust import refuse_foreign
 from harness.model.weights import INDEX, check_weights, setting_hashes, weight_hashes
 from harness.nearest import nearest, unknown
@@ -26,7 +26,6 @@ from harness.settings import ROOT
 if TYPE_CHECKING:
     from harness.model.features import FeatureCache
 
-FAMILIES = ("llava", "llava_next")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 NEEDED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
 
@@ -199,32 +198,6 @@ def _snapshot(folder: Path) -> str | None:
     """The commit a hub snapshot folder is named after."""
     real = folder.absolute()
     return real.name if real.parent.name == "snapshots" else None
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a LLaVA or LLaVA-NeXT model.
-
-    Raises UsageError for a missing or unreadable file and for other model families.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UsageError(f"{folder}: not a model folder (no config.json)")
-    try:
-        config = read_json(path)
-    except (OSError, ValueError):
-        raise UsageError(f"{path}: not readable as JSON") from None
-    family = config.get("model_type") if isinstance(config, dict) else None
-    if family not in FAMILIES:
-        raise UsageError(
-            f"{folder}: a model of type '{family}'; the LLaVA-family types that work are "
-            + " and ".join(FAMILIES)
-        )
-    if "text_config" not in config or "vision_config" not in config:
-        raise UsageError(
-            f"{folder}: weights in the original LLaVA layout; use the converted ones "
-            "(the llava-hf models, or the conversion script of transformers)"
-        )
-    return config
 
 
 def _hub_folder(repo: str) -> Path:

@@ -147,10 +147,10 @@ def load_checkpoint(
     if method.reads_clip:
         from harness.model.clip import load_clip
 
-        method.check(info)
+        method.fits(info)
         return Loaded(method, None, meta=meta, clip=load_clip(path, model))
     _check_model(path, meta, info, base)
-    method.check(info)
+    method.fits(info)
     tensors = _read(Path(path))
     routers = {k[7:]: v for k, v in tensors.items() if k.startswith("router.")}
     parameters = dict(model.named_parameters())

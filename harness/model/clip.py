@@ -94,6 +94,7 @@ def load_clip(folder: str | Path, model: Any) -> Clip:
     """The CLIP model in ``folder`` beside ``model``, in its dtype and on its device."""
     from transformers import AutoTokenizer, CLIPModel
 
+    from harness.engine.model import feature_layer
     from harness.model.loading import quiet_library
 
     try:
@@ -114,6 +115,6 @@ def load_clip(folder: str | Path, model: Any) -> Clip:
                 f"--checkpoint: {folder} is not the CLIP model of this vision tower: its {name} "
                 f"is {getattr(have, name)}, the tower's {getattr(want, name)}"
             )
-    layer = int(model.config.vision_feature_layer)
-    last = layer if layer < 0 else layer - 1 - int(want.num_hidden_layers)
+    depth = int(want.num_hidden_layers)
+    last = feature_layer(model.config, depth) - depth
     return Clip(clip.to(model.device).eval().requires_grad_(False), tokenizer, last)

@@ -57,7 +57,7 @@ def convert(source: Path, out: Path, model: nn.Module) -> None:
     routers = resampler_names(sampler)
     info = model_info(model)
     method = build("mqt", {"queries": int(sampler["query"].shape[0])})
-    method.check(info)
+    method.fits(info)
     fresh = method.build_modules(info)
     assert fresh is not None
     for name, value in fresh.state_dict().items():

@@ -50,7 +50,9 @@ def need(shape: ModelShape, work: Workload, pictures: Pictures, itemsize: int, a
         activations += work.batch * shape.heads * n * n * (2 * itemsize + 4)
     crops = work.batch * pictures.count * pictures.crops
     sight = shape.vision
-    activations += crops * (sight.patches + 1) * (3 * sight.hidden + 2 * sight.ffn) * itemsize
+    activations += (
+        crops * (sight.patches + sight.class_tokens) * (3 * sight.hidden + 2 * sight.ffn) * itemsize
+    )
     return Need(
         weights=weight_count(shape) * itemsize,
         cache=entries * shape.kv_bytes_per_entry(itemsize),

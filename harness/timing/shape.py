@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.cost.shapes import CLIP, LLAMA, shape_from_config
+from harness.cost.shapes import ONLY, shape_from_config
 from harness.errors import UsageError
+from harness.families import completed
 
 MULTIPLE = 64  # widths that give whole attention heads
-IMAGE_TOKEN = 32000  # of the converted checkpoints
+CARRIED = (
+    "model_type", "image_token_index", "vision_feature_layer", "vision_feature_select_strategy",
+    "image_grid_pinpoints",
+)  # fmt: skip
 
 
 def random_name(model: str, layers: int | None, width: int | None) -> str:
@@ -29,34 +33,31 @@ def random_config(
     """A complete config like ``config``, with ``layers`` decoder layers of ``width``.
 
     The tower shrinks by the same two factors; patch and image size stay, and so do the image
-    token counts. Raises UsageError for a width that gives no whole attention heads.
+    token counts. Raises UsageError for a width that gives no whole attention heads, for a model of
+    which only the sizes are known, and for what `harness.families.completed` refuses.
     """
-    shape = shape_from_config(config, name)
-    text = {**LLAMA, **{k: v for k, v in config["text_config"].items() if v is not None}}
-    sight = {**CLIP, **{k: v for k, v in config["vision_config"].items() if v is not None}}
+    if config.get("model_type") in ONLY:
+        raise UsageError(f"--model: only the sizes of {name} are known: it runs with --costs-only")
+    full, shape = completed(config, name), shape_from_config(config, name)
+    text, sight = {**full["text_config"]}, {**full["vision_config"]}
     if width is not None and width % MULTIPLE:
         raise UsageError(f"--width: a multiple of {MULTIPLE}, not {width}")
     if width is not None:
         size = 2 * MULTIPLE if width % (2 * MULTIPLE) == 0 else MULTIPLE
         heads = width // size
         text |= {"hidden_size": width, "num_attention_heads": heads, "head_dim": size}
-        text |= {"num_key_value_heads": max(1, heads * shape.kv_heads // shape.heads)}
+        most = max(1, heads * shape.kv_heads // shape.heads)
+        text["num_key_value_heads"] = max(k for k in range(1, most + 1) if heads % k == 0)
         text["intermediate_size"] = _scaled(shape.ffn, width, shape.hidden)
         tower = _scaled(shape.vision.hidden, width, shape.hidden)
         sight |= {"hidden_size": tower, "num_attention_heads": tower // MULTIPLE}
         sight["intermediate_size"] = _scaled(shape.vision.ffn, width, shape.hidden)
     if layers is not None:
         text["num_hidden_layers"] = layers
+        text.pop("layer_types", None)  # one entry a layer, and all the same
         sight["num_hidden_layers"] = max(2, round(shape.vision.layers * layers / shape.layers))
-    text.setdefault("num_key_value_heads", text["num_attention_heads"])
-    sight.setdefault("num_attention_heads", max(1, sight["hidden_size"] // MULTIPLE))
-    return {
-        "vision_feature_layer": config.get("vision_feature_layer", -2),
-        "image_token_index": config.get("image_token_index", IMAGE_TOKEN),
-        "text_config": {"model_type": "llama", **text},
-        "vision_config": {"model_type": "clip_vision_model", **sight},
-        **({"image_grid_pinpoints": [list(t) for t in shape.tiles]} if shape.tiles else {}),
-    }
+    kept = {key: full[key] for key in CARRIED if key in full}
+    return {**kept, "text_config": text, "vision_config": sight}
 
 
 def _scaled(size: int, width: int, hidden: int) -> int:

@@ -63,8 +63,9 @@ def build_random(
     declare_missing_ops()
     import transformers as t
 
-    tiled = "image_grid_pinpoints" in config
-    made = (t.LlavaNextConfig if tiled else t.LlavaConfig)(**config)
+    tiled = config["model_type"] == "llava_next"
+    given = {key: value for key, value in config.items() if key != "model_type"}
+    made = (t.LlavaNextConfig if tiled else t.LlavaConfig)(**given)
     kind = t.LlavaNextForConditionalGeneration if tiled else t.LlavaForConditionalGeneration
     torch.manual_seed(seed)
     with device:
