@@ -122,8 +122,9 @@ def _entry(group: Sequence[Shown]) -> dict[str, Any]:
 
 def _method(sample: Shown) -> dict[str, Any]:
     score = sample.about.get("score")
-    number = isinstance(score, (int, float)) and not isinstance(score, bool)
-    finite = number and -math.inf < score < math.inf  # JSON knows no other number
+    finite = (
+        isinstance(score, (int, float)) and not isinstance(score, bool) and math.isfinite(score)
+    )  # JSON knows no other number
     return {
         "name": sample.series.short,
         "label": sample.series.label,
