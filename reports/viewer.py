@@ -123,7 +123,9 @@ def _entry(group: Sequence[Shown]) -> dict[str, Any]:
 def _method(sample: Shown) -> dict[str, Any]:
     score = sample.about.get("score")
     finite = (
-        isinstance(score, (int, float)) and not isinstance(score, bool) and math.isfinite(score)
+        isinstance(score, (int, float))
+        and not isinstance(score, bool)
+        and -math.inf < score < math.inf  # also for a whole number beyond any float
     )  # JSON knows no other number
     return {
         "name": sample.series.short,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
+from harness.store.place import check_place
 from harness.suites import load_suite
 from reports.__main__ import main as reports
 from tests.fixtures.bad_input import line_of
@@ -37,8 +38,6 @@ PLACES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "long name": (lambda f: f / ("n" * 300), "a name of 300 bytes, 255 is the most"),
     "long name below": (lambda f: f / ("ä" * 200) / "run", "a name of 400 bytes"),
     "long path": (lambda f: f.joinpath(*["d" * 200] * 30), "a path of more than"),
-    "NUL": (lambda f: f / "a\0b", "no file name"),
-    "surrogate": (lambda f: f / "a\ud800b", "no file name"),
     "dangling": (dangling, "link to nothing"),
     "below a dangling": (lambda f: dangling(f) / "run", "link to nothing"),
     "circle": (circle, "link to nothing"),
@@ -74,8 +73,17 @@ def test_a_place_that_cannot_be_is_one_line_for_every_job(
 
 
 def test_a_suite_file_names_its_place_as_well(tmp_path: Path) -> None:
-    (tmp_path / "suite.yaml").write_text('out: "a\\0b"\n')
-    assert "no file name" in line_of(lambda: load_suite(str(tmp_path / "suite.yaml")))
+    (tmp_path / "suite.yaml").write_text(f"out: {tmp_path / 'suite.yaml' / 'run'}\n")
+    assert "is a file" in line_of(lambda: load_suite(tmp_path / "suite.yaml"))
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_a_name_that_no_file_can_have_is_refused(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no file name" in line_of(lambda: check_place(tmp_path / name))
+    assert main([*RUN, "--out", str(tmp_path / name)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def small(path: Path) -> Path:

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.errors import UsageError, is_text, one_line
 
 ROOM = 256  # bytes that the longest path below a run directory adds to its own
 
@@ -17,7 +17,9 @@ def check_place(path: Path) -> None:
     Raises UsageError, one line, for what is no name, names too long, links to nothing, files in
     the way, and places without permission or room.
     """
-    target = Path(os.path.abspath(_name(path)))
+    if not is_text(str(path)):
+        raise UsageError(f"{shown(path)} is no file name: it has a character that none can have")
+    target = Path(os.path.abspath(path))
     nearest = target
     while not os.path.lexists(nearest):
         nearest = nearest.parent
@@ -34,18 +36,7 @@ def check_place(path: Path) -> None:
 
 def shown(path: Path) -> str:
     """A path in a message: quoted, on one line, cut where it is very long."""
-    text = " ".join(str(path).encode("utf-8", "replace").decode().replace("\0", "\\0").split())
-    return f"'{text}'" if len(text) <= 120 else f"'{text[:100]}…'"
-
-
-def _name(path: Path) -> Path:
-    try:
-        encoded = os.fsencode(path)
-    except ValueError:
-        encoded = b"\0"
-    if b"\0" in encoded:
-        raise UsageError(f"{shown(path)} is no file name: it has a character that none can have")
-    return path
+    return f"'{one_line(str(path), 100)}'"
 
 
 def _check_length(path: Path, target: Path, nearest: Path) -> None:

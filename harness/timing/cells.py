@@ -14,7 +14,7 @@ from typing import Any
 from harness.runinfo import now
 from harness.store import columns
 from harness.store.cells import params_json
-from harness.store.csvfile import append_row, read_rows, repair, write_csv
+from harness.store.csvfile import append_row, has_header, read_rows, repair, write_csv
 from harness.store.rundir import DONE, FAILED, Store
 from harness.timing.plan import TimingPlan
 from harness.timing.workload import Workload
@@ -67,7 +67,7 @@ class Cells:
         done = self.done()
         rows = read_rows(self.throughput_csv)
         kept = [row for row in rows if row["cell_id"] in done]
-        if len(kept) < len(rows):
+        if len(kept) < len(rows) or not has_header(self.throughput_csv, columns.THROUGHPUT):
             known = [{name: row.get(name, "") for name in columns.THROUGHPUT} for row in kept]
             write_csv(self.throughput_csv, columns.THROUGHPUT, known)
 
