@@ -22,6 +22,9 @@ from harness.jsonfile import parse_json
 KINDS = ("system", "question", "image", "answer")
 SYSTEM, QUESTION, IMAGE, ANSWER = range(4)
 SKIPPED, DROPPED = -1, -2
+# Kinds of ``scoring`` that count elsewhere than the router's own, or not at all.
+PROJECTOR, UNKNOWN = "projector", "unknown"
+NOTES = 2  # version of what ``scoring`` takes note of; older files say too little
 ARRAYS = ("kinds", "route", "decode", "mod_layers")  # the fields that are stored as arrays
 DAMAGED = (
     AttributeError, EOFError, IndexError, KeyError, MemoryError,
@@ -45,11 +48,12 @@ class RoutingRecord:
                 also ``number``, ``image``, ``fit`` and ``box`` (see ``harness.model.framing``).
     method      canonical ``name:key=value`` string.
     sample      the caller's name for the sample.
-    scoring     what was computed to decide, equal calls together: ``phase`` prompt or decode,
-                ``kind`` linear (a layer of the method's own; ``out`` features, and ``in`` where it
-                is not the model's width), last_row or mean_row (attention rows), ``tokens`` of
-                one call, ``calls``. Files of older versions have none.
-                ``tower_rows``: all attention rows of a tower layer.
+    scoring     what the method computed of its own, equal calls together: ``phase`` prompt or
+                decode, ``kind`` (`harness.cost.ledger.scoring_flops` says what each costs),
+                ``tokens`` of one call (pairs of them for product and distance), ``calls``, and
+                widths where a kind needs them: ``in``, ``out``, ``width``, ``ffn``, the model's
+                own by name. Kind unknown: something ran whose sizes nobody knows. None: a file of
+                a version that took fewer notes, or none.
     tower       tokens that leave each tower layer, where a method merges patches there (a merged
                 patch's token is dropped before layer 0); empty where it does not.
     evidence    boxes that bear the answer: left, top, right, bottom in pixels of the only image.
@@ -62,7 +66,7 @@ class RoutingRecord:
     grid: list[dict[str, Any]] = field(default_factory=list)
     method: str = ""
     sample: str = ""
-    scoring: list[dict[str, Any]] = field(default_factory=list)
+    scoring: list[dict[str, Any]] | None = field(default_factory=list)
     evidence: list[list[float]] = field(default_factory=list)
     tower: list[int] = field(default_factory=list)
 
@@ -164,7 +168,7 @@ class RoutingRecord:
         the file that want the masks only. Raises TypeError for a field that neither form takes.
         """
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ARRAYS}
-        sizes = {"n": self.n, "n_out": self.n_out}
+        sizes = {"n": self.n, "n_out": self.n_out, "notes": NOTES}
         np.savez_compressed(
             file,
             kinds=self.kinds,
@@ -177,7 +181,8 @@ class RoutingRecord:
 
     @classmethod
     def from_npz(cls, file: str | Path | IO[bytes]) -> RoutingRecord:
-        """Read what :meth:`to_npz` wrote; fields that an older version had not are empty.
+        """Read what :meth:`to_npz` wrote; fields that an older version had not are empty, and its
+        ``scoring`` is None.
 
         Raises ValueError for a damaged file, or one with a field that this version does not know,
         and OSError for one that cannot be read.
@@ -189,6 +194,8 @@ class RoutingRecord:
                 meta = parse_json(str(data["meta"]))
             n_out = meta.pop("n_out")
             meta.pop("n", None)
+            if meta.pop("notes", 0) != NOTES:
+                meta["scoring"] = None
             if not known.issuperset(meta):
                 raise ValueError(f"fields of a newer version: {', '.join(sorted({*meta} - known))}")
             decode = np.unpackbits(decode, axis=1)[:, :n_out].astype(bool)
@@ -220,7 +227,7 @@ def _check(record: RoutingRecord, n_out: int) -> None:
     fit = fit and record.mod_layers.shape == (layers,) and record.mod_layers.dtype == bool
     if not fit or (route >= n).any() or (route < DROPPED).any() or (kinds >= len(KINDS)).any():
         raise ValueError("parts that do not fit together")
-    tables = (record.grid, record.scoring)
+    tables = (record.grid, [] if record.scoring is None else record.scoring)
     if not all(isinstance(t, list) and all(isinstance(row, dict) for row in t) for t in tables):
         raise ValueError("tables that are none")
 

@@ -34,6 +34,7 @@ from methods.vocabulary import Route as Route
 from methods.vocabulary import Scope as Scope
 from methods.vocabulary import Seen as Seen
 from methods.vocabulary import Tokens as Tokens
+from methods.vocabulary import Work as Work
 from methods.vocabulary import keep_best as keep_best
 from methods.vocabulary import on_device as on_device
 from methods.vocabulary import top_k_mask as top_k_mask

@@ -58,6 +58,9 @@ class CDPruner(Keeping):
         if not board.share(self):
             return None
         states = board.states()
+        board.note("width", lambda g, n: g * n * n)
+        steps = [k if k < n else 0 for k, n in zip(board.sizes, board.lengths, strict=True)]
+        board.note(1, lambda g, n, k: g * n * (k * (k - 1) // 2), steps)
         found = self._clip(seq, board) if self.reads_clip else self._words(seq, board, states)
         relevance = scaled(found, board.there, board.images)
         return board.drop(pick(states, relevance, board.there, board.steps), self.positions)
@@ -66,7 +69,8 @@ class CDPruner(Keeping):
         return stripped(text) if self.question == "stripped" else text.strip() or DEFAULT
 
     def _words(self, seq: Tokens, board: Board, states: Tensor) -> Tensor:
-        words, real = question_words(seq, self._read)
+        words, real, _ = question_words(seq, self._read)
+        board.note("width", lambda g, n: g * n)
         mean = (unit(wide(words)) * real.unsqueeze(2)).sum(dim=1)[board.rows]
         return (unit(states) @ mean.unsqueeze(2))[..., 0]
 
@@ -74,7 +78,12 @@ class CDPruner(Keeping):
         import torch
 
         texts = [self._read(text) for text in seq.questions or [DEFAULT] * len(seq.counts)]
-        chunks = torch.stack([unit(wide(t)).mean(dim=0) for t in seq.clip.text(texts)])
+        read = seq.clip.text(texts)
+        seq.note("clip_text", [len(t) * (b in board.acting) for b, t in enumerate(read)])
+        seq.note("clip_patches", board.crops(board.pictures[0].crop))
+        pairs = [len(row) * max(row, default=0) for row in board.of_rows(board.lengths)]
+        seq.note("clip_likeness", pairs)
+        chunks = torch.stack([unit(wide(t)).mean(dim=0) for t in read])
         patches = torch.cat([unit(wide(seq.clip.patches(c.patches))) for c in seq.crops])
         return -(board.behind(patches) @ chunks[board.rows].unsqueeze(2))[..., 0]
 

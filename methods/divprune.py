@@ -56,6 +56,7 @@ class DivPrune(Picking):
         board = Board(seq, self.space == "crop", self.newlines)
         if not board.share(self):
             return None
+        board.note("width", lambda g, n: g * n * n)
         return board.drop(pick(board.states(), board.there, board.steps), self.positions)
 
 

@@ -35,6 +35,8 @@ def fold(
     best = ranked.argsort(dim=1, descending=True, stable=True)[:, :most]
     ranks = torch.arange(most, device=device)
     real = ranks < on_device([[m] for m, _ in sizes], device)
+    seq.note("distance", [m * m for m, _ in sizes])
+    seq.note("product", [m * c for m, c in sizes])  # the means
     points = wide(seq.hidden.gather(1, _spread(best, seq.hidden)))
     limits = on_device([[c] for _, c in sizes], device)
     centres, owner = cluster(points, real, limits, clusters, noise(seq, sizes, most, seed))

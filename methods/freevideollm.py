@@ -106,7 +106,8 @@ class FreeVideoLLM(Budgeted):
         length, device = seq.hidden.shape[1], seq.hidden.device
         assign = [list(range(length)) for _ in seq.counts]
         counts, states, first = list(seq.counts), seq.hidden.clone(), 0
-        sides, texts = self._texts(seq)
+        sides, texts, chunks = self._texts(seq)
+        seen = [0] * len(counts)  # frames of each row
         for b, grids in enumerate(seq.grids):
             bases = [grid for grid in grids if grid["kind"] == "base"]
             crops = [first + sum(g["crops"] for g in grids[: grids.index(base)]) for base in bases]
@@ -123,37 +124,53 @@ class FreeVideoLLM(Budgeted):
             spots = [list(range(g["start"], g["start"] + side**2)) for g in bases]
             frames = seq.hidden[b][on_device(spots, device)]
             video, alike = sides(b, crops, frames)
+            seen[b] = len(bases)
             slots = on_device(places[:made], device)
             new = fitted.streams(wide(frames), video @ texts[b], alike @ texts[b], side)
             states[b] = states[b].index_copy(0, slots, new.to(states.dtype))
             for column in places[made:]:
                 assign[b][column] = -1
             counts[b] += made - len(places)
+        self._note(seq, seen, chunks)
         table = on_device(assign, device)
         return Merge(table, counts, states=states, positions="compact")
 
-    def _texts(self, seq: Tokens) -> tuple[Any, Any]:
-        """How to read a row's frames [F, p] and patches [F, P, p], and its text's direction [p]."""
+    def _note(self, seq: Tokens, frames: list[int], chunks: list[int]) -> None:
+        """What reading so many frames and chunks of text of each row costs."""
+        patches = [n * seq.info.tower_side**2 for n in frames]
+        pairs = [n + p for n, p in zip(frames, patches, strict=True)]
+        if not self.reads_clip:
+            seq.note("product", pairs)
+            return
+        seq.note("clip_text", [c if n else 0 for n, c in zip(frames, chunks, strict=True)])
+        seq.note("clip_frame", frames)
+        seq.note("clip_patches", patches)
+        seq.note("clip_likeness", pairs)
+
+    def _texts(self, seq: Tokens) -> tuple[Any, Any, list[int]]:
+        """How to read a row's frames [F, p] and patches [F, P, p], its text's direction [p], and
+        the chunks of CLIP's text."""
         import torch
 
         if self.reads_clip:
             asked = [stripped(text) for text in seq.questions or [DEFAULT] * len(seq.counts)]
-            texts = [unit(wide(t)).mean(dim=0) for t in seq.clip.text(asked)]
+            found = seq.clip.text(asked)
+            texts = [unit(wide(t)).mean(dim=0) for t in found]
 
             def seen(b: int, crops: list[int], frames: Tensor) -> tuple[Tensor, Tensor]:
-                found = [seq.crops[c] for c in crops]
-                video = torch.stack([seq.clip.frame(crop.states) for crop in found])
-                patches = torch.stack([seq.clip.patches(crop.patches) for crop in found])
+                squares = [seq.crops[c] for c in crops]
+                video = torch.stack([seq.clip.frame(crop.states) for crop in squares])
+                patches = torch.stack([seq.clip.patches(crop.patches) for crop in squares])
                 return unit(wide(video)), unit(wide(patches))
 
-            return seen, texts
-        words, real = question_words(seq)
+            return seen, texts, [len(chunks) for chunks in found]
+        words, real, _ = question_words(seq)
         total = (unit(wide(words)) * real.unsqueeze(2)).sum(dim=1)
 
         def projected(b: int, crops: list[int], frames: Tensor) -> tuple[Tensor, Tensor]:
             return unit(wide(frames).mean(dim=1)), unit(wide(frames))
 
-        return projected, total
+        return projected, total, [0] * len(total)
 
     def streams(self, frames: Tensor, likeness: Tensor, patches: Tensor, side: int) -> Tensor:
         """[count, d] of ``frames`` [F, P, d]; ``likeness`` [F], ``patches`` [F, P] to the text."""

@@ -64,7 +64,10 @@ class MMTok(Keeping):
         board = Patches(seq)
         if not board.share(self):
             return None
-        words, real = question_words(seq, keywords)
+        words, real, lengths = question_words(seq, keywords)
+        asked = [lengths[group.row] for group in board.groups]
+        board.note("width", lambda g, n, t: g * n * t, asked)
+        board.note("tower", lambda g, n: g * n * n)
         words, real = wide(words)[board.rows], real[board.rows]
         worth = self.worth(board.states(), board.features(), board.there, words, real)
         return board.drop(cover(worth, board.there, board.steps)[0], self.positions)

@@ -14,9 +14,8 @@ the number of patches where a crop has fewer. ``tokens``, ``ratio`` and ``kv`` t
 Different here: any-resolution images (the paper has none) give ``m`` tokens a crop, the base first,
 then the tiles as they were cut, padding included; newlines leave, and an image never gets more
 tokens than it had. A resampled token stands for no patch: the record shows it in the image's first
-columns. The model's own projector still runs and is counted as ever; of the resampler, the linear
-layers that see patches or tokens count as ``router``, the masks (the same for all images) and their
-products with the values do not.
+columns. The model's own projector still runs and is counted as ever; all of the resampler counts as
+``router``, its masks (the same for all images) once a prompt.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ class MQT(Picking):
         most = max(max(parts) for parts in plan)
         source = [[-1] * length for _ in rows]
         assign = [list(range(length)) for _ in rows]
-        read, made = [0 for _ in rows], [0 for _ in rows]  # patches and tokens of each row
+        crops, queries = [0 for _ in rows], [0 for _ in rows]  # of each row, as it runs alone
         for image, parts in zip(images, plan, strict=True):
             b, start, n = image.row, image.start, image.tokens
             pairs = zip(image.crops, parts, strict=True)
@@ -109,9 +108,14 @@ class MQT(Picking):
             source[b][start:end] = slots
             assign[b][end : start + n] = [-1] * (start + n - end)
             counts[b] += len(slots) - n
-            read[b], made[b] = read[b] + len(image.crops) * states.shape[1], made[b] + len(slots)
-        noted = seq.noted_as(read), seq.noted_as(made)
-        tokens = resample(modules, states, most, *noted)
+            crops[b], queries[b] = crops[b] + len(parts), max(queries[b], *parts)
+        patches, made = states.shape[1], [c * m for c, m in zip(crops, queries, strict=True)]
+        seen = [patches * (c > 0) for c in crops]
+        work = [[c * patches for c in crops], made, queries, seen]
+        # One mask for all crops of a row, and what it makes of each crop's patches.
+        pairs = zip(queries, crops, strict=True)
+        seq.note("product", [m * patches * (1 + c) for m, c in pairs], "tower")
+        tokens = resample(modules, states, most, *map(seq.noted_as, work))
         tokens = tokens.flatten(0, 1).to(seq.hidden.dtype)
         where = on_device(source, tokens.device)
         if most:

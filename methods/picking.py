@@ -24,6 +24,8 @@ from methods.budget import Budgeted
 from methods.pictures import PATCHES, Picture, pictures, square
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 
@@ -106,6 +108,37 @@ class Board:
         """How many picks the largest ranking needs."""
         pairs = zip(self.sizes, self.lengths, strict=True)
         return max((size for size, length in pairs if size < length), default=0)
+
+    # --- what it costs ----------------------------------------------------------------------
+    @property
+    def acting(self) -> set[int]:
+        """Rows of which something leaves."""
+        return {p.row for p, whole in zip(self.pictures, self.whole, strict=True) if not whole}
+
+    def crops(self, each: int) -> list[int]:
+        """``each`` for every crop of a row that acts."""
+        found = [0] * len(self.seq.counts)
+        for picture in self.pictures:
+            found[picture.row] += each * len(picture.crops) * (picture.row in self.acting)
+        return found
+
+    def of_rows(self, values: list[int]) -> list[list[int]]:
+        """A value a group, row by row; none of a row that alone would stay whole."""
+        found: list[list[int]] = [[] for _ in self.seq.counts]
+        for group, value in zip(self.groups, values, strict=True):
+            if group.row in self.acting:
+                found[group.row].append(value)
+        return found
+
+    def note(self, width: str | int, pairs: Callable[..., int], *values: list[int]) -> None:
+        """Count ``pairs(G, n, ...)`` of a row whose G groups stand in a table of n tokens each.
+
+        n is the largest of the row's own groups, as in a batch of that row alone: what pads the
+        smaller ones is multiplied too. ``values``: further numbers of the groups, likewise.
+        """
+        rows = zip(*(self.of_rows(one) for one in (self.lengths, *values)), strict=True)
+        found = [pairs(len(row[0]), *map(max, row)) if row[0] else 0 for row in rows]
+        self.seq.note("product", found, width)
 
     # --- tables -----------------------------------------------------------------------------
     def on_device(self, values: list[Any]) -> Tensor:

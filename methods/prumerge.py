@@ -59,23 +59,23 @@ class PruMerge(Tower):
             return None
         import torch
 
-        patches = Patches(seq)
-        rows = [replace(crop, heads=1).cls_row(self.tower)[0] for crop in seq.crops]
+        patches, adaptive = Patches(seq), self.target(1) is None
+        if not adaptive and not patches.share(self):
+            return None
+        rows = [row[0] for row in patches.class_rows(self.tower, heads=1)]
         attention = patches.behind(torch.cat(rows))
         ranked = attention.masked_fill(~patches.there, float("-inf"))
         ranks = ranked.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        adaptive = self.target(1) is None
         if adaptive:
             best, added = self._adaptive(patches, attention, ranks)
             chosen = (best | added).sum(dim=1).tolist()  # what stands out is for the device to say
             pairs = zip(chosen, patches.lengths, strict=True)
             patches.sizes = [c + (c < length) for c, length in pairs]
-        elif patches.share(self):
+        else:
             chosen = [max(0, kept - 1) for kept in patches.sizes]
             best, added = self._fixed(patches, ranks, chosen)
-        else:
-            return None
-        merge = self._merge(patches, attention, ranks, added, best | added, max(1, *chosen))
+        slots = [max(1, k) for k in chosen]  # of the tables, one at least
+        merge = self._merge(patches, attention, ranks, added, best | added, slots)
         return replace(merge, counts=None) if adaptive else merge  # known from the device alone
 
     def _adaptive(self, patches: Patches, attention: Tensor, ranks: Tensor) -> tuple[Tensor, ...]:
@@ -116,7 +116,7 @@ class PruMerge(Tower):
         ranks: Tensor,
         added: Tensor,
         kept: Tensor,
-        most: int,
+        most: list[int],
     ) -> Merge:
         """``kept`` [G, n] (at most ``most`` a crop) take in neighbours, the rest is one token."""
         import torch
@@ -125,7 +125,9 @@ class PruMerge(Tower):
         pruned = there & ~kept & patches.on_device([size > 0 for size in patches.sizes])
         host = pruned & (pruned.long().cumsum(dim=1) == 1)
         keys, states = unit(patches.keys(self.tower)), patches.features()
-        slots = (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+        slots = (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(most)]
+        # Likeness and sums of the kept, and the sum of the pruned.
+        patches.note("tower", lambda g, n, m: g * n * (2 * m + 1), most)
         near = rows(keys, slots) @ keys.transpose(1, 2)
         own = torch.zeros_like(near, dtype=torch.bool).scatter(2, slots[..., None], True)
         near = near.masked_fill(own | ~there[:, None], float("-inf"))
@@ -135,7 +137,10 @@ class PruMerge(Tower):
         extra = ((attention * pruned)[:, None] @ states)[:, 0]
         crop = torch.arange(len(there), device=there.device)[:, None]
         number = crop * slots.shape[1] + kept.long().cumsum(dim=1) - 1
-        new = [(number.masked_fill(~kept, -1), fused), (torch.where(host, crop, -1), extra)]
+        new = [
+            (number.masked_fill(~kept, -1), fused, most),
+            (torch.where(host, crop, -1), extra, [1] * len(there)),
+        ]
         place = torch.arange(width, device=there.device).expand_as(there)
         home = (place * host).sum(dim=1, keepdim=True)
         slot = torch.where(kept, place, home).masked_fill(~(kept | pruned), -1)

@@ -59,20 +59,26 @@ def places(queries: int, side: int, width: int) -> tuple[Tensor, Tensor]:
     return table[:queries], grid[0].flatten(1).T
 
 
-def masks(modules: Any, side: int, m: int) -> Tensor:
-    """[heads, m, P]: how the first m queries pool a crop of ``side`` x ``side`` patches."""
+def masks(
+    modules: Any,
+    side: int,
+    m: int,
+    asking: AbstractContextManager[None] = NOTHING,
+    placing: AbstractContextManager[None] = NOTHING,
+) -> Tensor:
+    """[heads, m, P]: how the first m queries pool a crop of ``side`` x ``side`` patches.
+
+    The layer that sees queries runs under ``asking``, the one that sees places under ``placing``.
+    """
     import torch
-    import torch.nn.functional as F
 
     query = modules["query"].weight
     at, patches = (table.to(query) for table in places(query.shape[0], side, query.shape[1]))
-    states = {"q": modules["ln_q"](query[:m] + at[:m]), "k": modules["ln_k"](patches)}
     heads = max(1, query.shape[1] // HEAD)
-    # Not by the layers' forward calls: what is the same for all images counts for none.
-    q, k = (
-        F.linear(x, modules[name].weight, modules[name].bias).unflatten(1, (heads, -1))
-        for name, x in states.items()
-    )
+    with asking:
+        q = modules["q"](modules["ln_q"](query[:m] + at[:m])).unflatten(1, (heads, -1))
+    with placing:
+        k = modules["k"](modules["ln_k"](patches)).unflatten(1, (heads, -1))
     scores = torch.einsum("mhc,phc->hmp", q, k) * q.shape[2] ** -0.5
     return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
 
@@ -83,16 +89,19 @@ def resample(
     m: int,
     reading: AbstractContextManager[None] = NOTHING,
     making: AbstractContextManager[None] = NOTHING,
+    asking: AbstractContextManager[None] = NOTHING,
+    placing: AbstractContextManager[None] = NOTHING,
 ) -> Tensor:
     """[C, m, d]: the first m tokens of crops of patches [C, P, w].
 
-    Layers that see patches run under ``reading``, layers that see tokens under ``making``.
+    Layers that see patches run under ``reading``, layers that see tokens under ``making``, and
+    those of the masks as ``masks`` says.
     """
     import torch
 
     with reading:
         values = modules["v"](modules["ln_v"](states))
-    pool = masks(modules, math.isqrt(states.shape[1]), m).to(values.dtype)
+    pool = masks(modules, math.isqrt(states.shape[1]), m, asking, placing).to(values.dtype)
     values = values.unflatten(2, (pool.shape[0], -1))
     mixed = torch.einsum("hmp,cphd->cmhd", pool, values).flatten(2)
     with making:

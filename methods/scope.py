@@ -50,6 +50,7 @@ class Scope(Tower, Keeping):
             return None
         weight = (patches.attention(self.tower) * seq.crops[0].heads) ** self.alpha
         features = unit(patches.features())  # zero in the padding, which need not be covered
+        patches.note("tower", lambda g, n: g * n * n)
         alike = features @ features.transpose(1, 2)
         order, _ = cover(alike, patches.there, patches.steps, weight)
         return patches.drop(order, self.positions)

@@ -30,11 +30,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import QUESTION, Drop, Merge, ModelInfo, Positions, Tokens, keep_best
+from methods.base import Drop, Merge, ModelInfo, Positions, Tokens, keep_best
 from methods.budget import Budgeted
 from methods.dpc import fold
 from methods.picking import wide
 from methods.pictures import PATCHES
+from methods.question import behind_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,6 +166,8 @@ class SparseVLM(Budgeted):
         cos, sin = (wide(table) for table in seq.rotary())
         half = cos.shape[-1] // 2  # a vector of ones, turned to each position
         ones = torch.cat([cos[..., :half] - sin[..., :half], cos[..., half:] + sin[..., half:]], -1)
+        pairs = zip(seq.counts, seq.image_counts, strict=True)
+        seq.note("product", [n * n if images else 0 for n, images in pairs], "head")
         bias = ones @ ones.transpose(1, 2) / (2 * half) ** 0.5
         found = seq.attention(layer, rows, 1 / bias.clamp(min=0.01 * (2 * half) ** 0.5))
         total = (found * seq.image.unsqueeze(1)).sum(dim=2)
@@ -177,17 +180,19 @@ def raters(seq: Tokens) -> Tensor:
     """[B, m] bool: text behind the last image that resembles the image more than the rest."""
     import torch
 
-    columns = torch.arange(seq.hidden.shape[1], device=seq.hidden.device)
-    image = seq.image
-    behind = columns > (columns * image).amax(dim=1, keepdim=True)
-    text = (seq.kinds == QUESTION) & seq.valid & behind & image.any(dim=1, keepdim=True)
-    states = wide(seq.hidden)
-    alike = (states @ states.transpose(1, 2)).masked_fill(~text.unsqueeze(1), float("-inf"))
+    columns, text, lengths = behind_image(seq)
+    image, states = seq.image, wide(seq.hidden)
+    text = text & image.any(dim=1, keepdim=True)
+    words = states.gather(1, columns.unsqueeze(-1).expand(-1, -1, states.shape[2]))
+    heads = zip(seq.counts, lengths, seq.image_counts, strict=True)
+    seq.note("product", [n * t if images else 0 for n, t, images in heads])
+    alike = (states @ words.transpose(1, 2)).masked_fill(~text.unsqueeze(1), float("-inf"))
     shares = alike.softmax(dim=2).masked_fill(~(image.unsqueeze(2) & text.unsqueeze(1)), 0)
     mean = shares.sum(dim=1) / image.sum(dim=1, keepdim=True).clamp(min=1)
     middle = mean.sum(dim=1, keepdim=True) / text.sum(dim=1, keepdim=True).clamp(min=1)
     chosen = text & (mean > middle)
-    return torch.where(chosen.any(dim=1, keepdim=True), chosen, text)
+    chosen = torch.where(chosen.any(dim=1, keepdim=True), chosen, text)
+    return torch.zeros_like(image).scatter(1, columns, chosen)
 
 
 @functools.lru_cache(maxsize=4096)

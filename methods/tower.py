@@ -7,7 +7,7 @@ projector afterwards.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from methods.base import Merge, ModelInfo, Positions, Ranking, on_device
@@ -42,8 +42,12 @@ class Patches(Board):
         """[G, n] what the class token gives each patch in a tower layer, mean over heads."""
         import torch
 
-        rows = [crop.cls_row(layer).mean(dim=0) for crop in self.seq.crops]
-        return self.behind(torch.cat(rows))
+        return self.behind(torch.cat([row.mean(dim=0) for row in self.class_rows(layer)]))
+
+    def class_rows(self, layer: int, heads: int | None = None) -> list[Tensor]:
+        """[heads, P] of every crop: the class token's row in a tower layer."""
+        self.seq.note("product", self.crops(self.pictures[0].crop + 1), "tower")
+        return [replace(crop, heads=heads or crop.heads).cls_row(layer) for crop in self.seq.crops]
 
     def keys(self, layer: int) -> Tensor:
         """[G, n, w] keys of a tower layer."""
@@ -76,7 +80,7 @@ class Patches(Board):
     def merge(
         self,
         slot: Tensor,
-        new: list[tuple[Tensor, Tensor]],
+        new: list[tuple[Tensor, Tensor, list[int]]],
         key: Tensor,
         limit: int,
         positions: Positions,
@@ -84,8 +88,9 @@ class Patches(Board):
     ) -> Merge:
         """Fold tokens into slots (``assign``) and give slots new states.
 
-        ``new``: pairs of [G, n] long, which of the states [..., w] a token takes (-1: none), and
-        these tower states. An image's tokens are ordered by ``key`` [G, n], 0..limit-1.
+        ``new``: [G, n] long, which of the states [..., w] a token takes (-1: none), these tower
+        states, and how many of them are each group's own. An image's tokens are ordered by
+        ``key`` [G, n], 0..limit-1.
         """
         import torch
 
@@ -102,17 +107,20 @@ class Patches(Board):
             self.assign(slot), self.counts, made, positions=positions, order=order, ranked=ranked
         )
 
-    def _put(self, new: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def _put(self, new: list[tuple[Tensor, Tensor, list[int]]]) -> Tensor:
         """[B, m, d] running states, with the projections of new ones written over them."""
         import torch
 
         hidden, kind = self.seq.hidden, self.seq.crops[0].states.dtype
         table, first = [hidden.flatten(0, 1)], self.seq.kinds.numel()
         source = torch.arange(first, device=hidden.device).view(self.seq.kinds.shape)
-        for numbers, states in new:
+        for numbers, states, own in new:
             wanted = self.spread(numbers, -1)
             source = torch.where(wanted >= 0, wanted + first, source)
-            made = self.seq.project(states.to(kind)).reshape(-1, hidden.shape[2])
+            # As a row alone: its groups side by side, each as long as the longest.
+            counts = [len(row) * max(row, default=0) for row in self.of_rows(own)]
+            with self.seq.noted_as(counts):
+                made = self.seq.project(states.to(kind)).reshape(-1, hidden.shape[2])
             table.append(made.to(hidden.dtype))
             first += len(made)
         return torch.cat(table).index_select(0, source.flatten()).view(hidden.shape)

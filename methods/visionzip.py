@@ -86,6 +86,9 @@ class VisionZip(Tower):
         merged = patches.on_device([m for _, m in split])
         keys = patches.keys(self.tower).unflatten(2, (patches.seq.crops[0].heads, -1))
         keys = unit(keys.mean(dim=2))
+        columns = [max(1, m) for _, m in split]  # of the tables, one at least
+        patches.note("tower_head", lambda g, n, m: g * n * m, columns)
+        patches.note("tower", lambda g, n, m: g * n * m, columns)  # the means
         near = keys @ rows(keys, slots).transpose(1, 2)
         joined = near.masked_fill((numbers >= merged)[:, None], float("-inf")).argmax(dim=2)
         states = patches.features()
@@ -93,8 +96,8 @@ class VisionZip(Tower):
         mean = joins.transpose(1, 2) @ states / joins.sum(dim=1).clamp(min=1)[..., None]
         crop = torch.arange(len(split), device=device)[:, None]
         new = [
-            (torch.where(host, crop, -1), patches.class_states()),
-            (torch.where(target, crop * width + number, -1), rows(states, slots) + mean),
+            (torch.where(host, crop, -1), patches.class_states(), [1] * len(split)),
+            (torch.where(target, crop * width + number, -1), rows(states, slots) + mean, columns),
         ]
         slot = torch.arange(there.shape[1], device=device).expand_as(there)
         slot = torch.where(free & ~host, slots.gather(1, joined), slot)

@@ -29,6 +29,9 @@ SYSTEM, QUESTION, IMAGE, ANSWER = 0, 1, 2, 3
 
 Scope = Literal["mlp_branch", "layer_output", "residual_update"]
 Positions = Literal["original", "compact"]
+# What a method computes of its own that the engine cannot see, for the ledger (``Tokens.note``).
+Work = Literal["product", "distance", "clip_text", "clip_patches", "clip_frame", "clip_likeness"]
+CLIP_CHUNK = 77  # tokens that CLIP's text tower takes at once
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,21 @@ class Seen:
     info: ModelInfo
 
 
+@dataclass(frozen=True)
+class ClipSizes:
+    """Sizes of the rest of a CLIP model, for the ledger."""
+
+    layers: int  # of the text tower
+    width: int
+    ffn: int
+    out: int  # of the joint space
+    behind: int  # tower layers behind the one that the projector reads
+
+
 class Clip(typing.Protocol):
     """The rest of the CLIP model that a vision tower comes from."""
+
+    sizes: ClipSizes | None  # None: not known, so its work cannot be counted
 
     def patches(self, states: Tensor) -> Tensor: ...  # [..., w] tower states -> [..., p] joint
     def frame(self, states: Tensor) -> Tensor: ...  # [1 + P, w] a crop's -> [p], as CLIP pools it
@@ -232,6 +248,17 @@ class Tokens(typing.Protocol):
     @property
     def clip(self) -> Clip: ...  # for methods with ``reads_clip``
     def noted_as(self, tokens: list[int]) -> AbstractContextManager[None]: ...  # see Scoring
+    def note(self, kind: Work, tokens: Sequence[int], width: str | int = "width") -> None:
+        """Count work that the method did with its own tensors, as a row costs alone.
+
+        ``product``: of each row so many pairs of tokens whose vectors, ``width`` long, were
+        multiplied, or weighted and added up; [m, k] @ [k, n] is m·n pairs of width k, whichever
+        of the three is a width. ``distance`` likewise. ``clip_text``: chunks of text;
+        ``clip_patches``, ``clip_frame``: crops' patches, whole crops; ``clip_likeness``: pairs in
+        CLIP's joint space. Widths of the model by name: ``width``, ``head`` (of one head),
+        ``tower``, ``tower_head``. Linear layers, attention rows and ``project`` note themselves.
+        """
+
     def add_loss(self, loss: Tensor) -> None: ...  # auxiliary training loss, already weighted
 
 

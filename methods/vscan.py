@@ -95,6 +95,7 @@ class VScan(Tower, Keeping):
 
         kept = self.chosen(patches)
         states = unit(patches.states())
+        patches.note("width", lambda g, n: g * n * n)
         near = (states @ states.transpose(1, 2)).masked_fill(~kept[:, None], float("-inf"))
         own = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
         slot = torch.where(kept, own, near.argmax(dim=2))

@@ -224,7 +224,12 @@ CLAIMS = (
 SHORT = "What is listed as failed or not run has no numbers anywhere in this report."
 SPEED = "Measured times on the named device; a saving in FLOPs is not yet a saving in time."
 METRICS = "Whatever else the benchmarks' own scoring reports, beside each bench's main metric."
-LEDGER = "Means per sample. Parts are counted one by one, so that nothing hides in a total."
+LEDGER = (
+    "FLOPs are means of one sample, whatever the batch; cache sizes too, unless a batch stands "
+    "below them: then they are the whole batch's. Parts are counted one by one, so that nothing "
+    "hides in a total; what is not counted says so, and a dash means that the convention has no "
+    "such part."
+)
 
 
 def _known(*drawn: Drawn | None) -> tuple[Drawn, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from reports import text
-from reports.summary import Summary
+from reports.summary import Cost, Summary
 from reports.tables import Cell, Column, Table, digits, name_cell
 
 SCOPES = {
@@ -18,6 +18,7 @@ SCOPES = {
     "total": ("Total", ""),
 }
 """Title and what follows the unit, by scope in the order of the columns."""
+NOT_COUNTED = "not counted"
 LATER = ("router", "lm_head")
 """Scopes that runs of older versions do not have."""
 
@@ -30,7 +31,7 @@ def ledger(summary: Summary) -> Table | None:
     there = {c.scope for cell in summary.cells.values() for c in cell.costs}
     scopes = [name for name in SCOPES if name not in LATER or name in there]
     columns += [Column(SCOPES[name][0], unit + SCOPES[name][1]) for name in scopes]
-    columns.append(Column("KV cache", "MiB"))
+    columns += [Column("KV, prompt", "MiB"), Column("KV, end", "MiB")]
     rows = []
     for series in summary.series:
         for bench in summary.benches:
@@ -39,7 +40,7 @@ def ledger(summary: Summary) -> Table | None:
             for counter, convention in dict.fromkeys((c.counter, c.convention) for c in costs):
                 row = [name_cell(series), Cell(bench or text.GAP, note=mini, tone="name")]
                 row += [Cell(counter or text.GAP), Cell(convention or text.GAP)]
-                kv = math.nan
+                caches = [Cell(text.GAP), Cell(text.GAP)]
                 for scope in scopes:
                     cost = summary.cost(series, bench, scope, counter, convention)
                     value = cost.tflops * scale if cost else math.nan
@@ -51,9 +52,19 @@ def ledger(summary: Summary) -> Table | None:
                         row.append(_small(value))
                     else:
                         row.append(Cell(text.number(value, digits(value)), sort=value))
-                    kv = cost.kv_mib if cost and not math.isnan(cost.kv_mib) else kv
-                rows.append([*row, Cell(text.number(kv, 2), sort=kv)])
+                    if cost and math.isnan(value):
+                        row[-1] = Cell(NOT_COUNTED)
+                    caches = _caches(cost) if cost else caches
+                rows.append([*row, *caches])
     return _table("ledger", "Cost by part", columns, rows)
+
+
+def _caches(cost: Cost) -> list[Cell]:
+    """The cache after the prompt and at the end, and of how many samples together."""
+    batch = cost.kv_batch
+    of = "" if math.isnan(batch) or batch == 1 else f"batch of {text.number(batch, 0)}"
+    sizes = (cost.kv_mib, cost.kv_mib_end)
+    return [Cell(text.number(size, 2), sub=of, sort=size) for size in sizes]
 
 
 def speed(summary: Summary) -> Table | None:

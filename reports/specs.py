@@ -26,7 +26,7 @@ COST = Spec(
     "cost.csv",
     (*CELL_TEXT, "scope", "unit", "counter", "convention"),
     ("tflops_mean", "tflops_ci_low", "tflops_ci_high", "kv_ratio_vision", "kv_ratio_all")
-    + ("kv_mib", "skip_mod_layers", "skip_all_layers"),
+    + ("kv_mib", "skip_mod_layers", "skip_all_layers", "kv_mib_end", "kv_batch"),
     ("cell_id", "scope", "counter", "convention"),
     ("cell_id", "method", "bench", "scope"),
 )

@@ -99,6 +99,8 @@ class Cost:
     kv_mib: float
     skip_mod: float
     skip_all: float
+    kv_mib_end: float = NAN
+    kv_batch: float = NAN
 
 
 @dataclass
@@ -252,7 +254,7 @@ def _cost(row: Any) -> Cost:
         str(row.scope), str(row.unit) or "FLOP", str(row.counter), str(row.convention),
         row.tflops_mean, row.tflops_ci_low, row.tflops_ci_high,
         row.kv_ratio_vision, row.kv_ratio_all, row.kv_mib,
-        row.skip_mod_layers, row.skip_all_layers,
+        row.skip_mod_layers, row.skip_all_layers, row.kv_mib_end, row.kv_batch,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import methods
 from harness.cli import main
@@ -15,6 +16,7 @@ from harness.cost.ledger import sample_cost
 from harness.cost.replica import DependsOnWeights, predicted_record
 from harness.cost.rows import cost_rows
 from harness.cost.shapes import config_for, shape_of
+from harness.model import tiny
 from harness.record import IMAGE
 
 TOWER = {"image_size": 56, "patch_size": 14, "hidden_size": 8, "num_hidden_layers": 2}
@@ -114,3 +116,62 @@ def test_samples_of_an_older_version_are_still_read() -> None:
     assert found["full", "llm_prefill"] == 2.5
     assert found["causal", "vision"] is None
     assert found["causal", "total"] is None
+
+
+# --- not counted ----------------------------------------------------------------------------
+def small_model(folder: Path) -> str:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava", **SMALL}))
+    return str(folder)
+
+
+def test_a_clip_model_of_unknown_sizes_is_not_counted_and_not_zero(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = ["--costs-only", "--methods", "cdpruner,divprune", "--n-text", "8", "--n-out", "2"]
+    assert main([*argv, "--model", small_model(tmp_path / "model"), "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = (line for line in lines if line.split()[:1] == ["cdpruner"])
+    assert "not counted" in row
+    cost = pd.read_csv(out / "cost.csv").query("convention == 'full'")
+    cost = cost.set_index(["method", "counter", "scope"]).tflops_mean
+    for counter in ("closed_form", "fvcore", "torch"):
+        assert pd.isna(cost["cdpruner", counter, "router"])
+        assert pd.isna(cost["cdpruner", counter, "total"])
+        assert cost["divprune", counter, "router"] > 0
+
+
+# --- the batch --------------------------------------------------------------------------------
+def test_the_cache_is_that_of_the_batch_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against a real cache: eight prompts through a model of that shape."""
+    model = tiny.build(dtype=torch.float32)
+    inputs = tiny.inputs_of(model, [(3, [16], 5)] * 8)
+    with torch.no_grad():
+        out = model.generate(**inputs, do_sample=False, max_new_tokens=4, suppress_tokens=[60],
+                             return_dict_in_generate=True)  # fmt: skip
+    held = [layer.keys.nbytes + layer.values.nbytes for layer in out.past_key_values.layers]
+    folder = tmp_path / "model"
+    model.config.save_pretrained(folder)
+    argv = ["--costs-only", "--methods", "dense", "--n-text", "8", "--n-out", "4", "--model"]
+    argv += [str(folder), "--dtype", "float32", "--batch-size", "8", "--out", str(tmp_path / "out")]
+    assert main(argv) == 0
+    cost = pd.read_csv(tmp_path / "out" / "cost.csv")
+    assert set(cost.kv_batch) == {8}
+    assert cost.kv_mib_end[0] == pytest.approx(sum(held) / 2**20)
+    assert cost.kv_mib[0] == pytest.approx(sum(held) / 2**20 * 24 / 27)
+    printed = capsys.readouterr().out
+    assert "TFLOP of one sample, KV cache of the whole batch of 8" in " ".join(printed.split())
+    assert f"{cost.kv_mib_end[0]:.4g}" in printed
+
+
+def test_a_batch_that_nobody_chose_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--costs-only", "--methods", "dense", "--batch-size", "auto"]
+    argv += ["--out", str(tmp_path / "out")]
+    assert main(argv) == 2
+    assert "--batch-size" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

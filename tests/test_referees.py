@@ -11,7 +11,7 @@ import torch
 
 import methods
 from harness.cli import main
-from harness.cost import referees
+from harness.cost import counters, referees
 from harness.cost.findings import TOLERANCE, RefereeError, described
 from harness.cost.ledger import decode_flops, sample_cost
 from harness.cost.modules import decoder_like, llama_layer
@@ -145,7 +145,7 @@ def test_a_loaded_models_own_layer_class_is_counted() -> None:
 def test_costs_only_says_it_in_one_line_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(referees, "LIGHT", referees.LIGHT - {"silu"})
+    monkeypatch.setattr(counters, "LIGHT", counters.LIGHT - {"silu"})
     out = tmp_path / "run"
     argv = ["--costs-only", "--methods", "dense", "--out", str(out)]
     assert main(argv) == 3

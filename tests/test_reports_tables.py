@@ -65,7 +65,8 @@ def test_router_and_head_have_columns_where_a_run_has_them(tmp_path: Path) -> No
     old, new = (ledger(summarise(load_run(tmp_path / name))) for name in ("old", "new"))
     assert old is not None
     assert new is not None
-    assert [c.title for c in old.columns[-3:]] == ["Decode", "Total", "KV cache"]
-    assert [c.title for c in new.columns[-4:]] == ["Router", "LM head", "Total", "KV cache"]
-    assert {row[-4].sub for row in new.rows} == {"0.400 %"}
-    assert [row[-2] for row in new.rows] == [row[-2] for row in old.rows]
+    caches = ["KV, prompt", "KV, end"]
+    assert [c.title for c in old.columns[-4:]] == ["Decode", "Total", *caches]
+    assert [c.title for c in new.columns[-5:]] == ["Router", "LM head", "Total", *caches]
+    assert {row[-5].sub for row in new.rows} == {"0.400 %"}
+    assert [row[-3] for row in new.rows] == [row[-3] for row in old.rows]

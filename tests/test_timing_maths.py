@@ -187,6 +187,29 @@ def times_of(**phases: list[float]) -> Times:
     return times
 
 
+def test_a_timing_counts_what_it_times() -> None:
+    """What a method computes of its own stands in the phase in which it runs."""
+    shape = shape_of(LLAVA)
+    record = dense_record(58, 576, shape.layers, n_out=31, prefix=35)
+    dense = phase_tflops([record], shape, 2, True)
+    record.scoring = [
+        {"phase": "prompt", "kind": "tower_rows", "tokens": 577, "calls": 2},
+        {"phase": "prompt", "kind": "projector", "tokens": 11, "calls": 1},
+        {"phase": "decode", "kind": "linear", "tokens": 1, "calls": 31, "out": 2},
+    ]
+    found = phase_tflops([record], shape, 2, True)
+    more = {phase: (found[phase] - dense[phase]) * 1e12 for phase in found}
+    assert more["vision"] == pytest.approx(2 * 2 * 577**2 * 1024, rel=1e-6)
+    assert more["prefill"] == pytest.approx(2 * 11 * (1024 * 4096 + 4096**2), rel=1e-6)
+    assert more["decode"] == pytest.approx(31 * 2 * 4096 * 2, rel=1e-3)
+    assert found["end_to_end"] == pytest.approx(sum(list(found.values())[:3]), rel=1e-12)
+    whole = sample_cost(record, shape, itemsize=2)
+    total = whole.whole - whole.prefill["full"] + whole.prefill["causal"]
+    assert found["end_to_end"] == pytest.approx(total, rel=1e-12)
+    record.scoring = None  # a record without notes: nothing is known, which is not zero
+    assert phase_tflops([record], shape, 2, True) == {}
+
+
 def test_rows_follow_the_schema_and_the_arithmetic() -> None:
     shape = shape_of(LLAVA)
     record = dense_record(58, 576, shape.layers, n_out=31, prefix=35)

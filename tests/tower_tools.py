@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -47,6 +48,8 @@ def one_crop(states: Any, keys: Any, attention: Any) -> Any:
         counts=[n],
         image_counts=[n],
         project=lambda x: x,
+        note=lambda *_: None,
+        noted_as=nullcontext,
         info=ModelInfo(32, 4, 1, 1, 4, 24),
         memo={},
     )

@@ -44,6 +44,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     choosing.numbered_as_said,
     running.cache_is_recorded,
     running.recount,
+    running.work_is_counted,
     running.future_unseen,
     running.text_untouched,
     running.batch_is_single,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -10,9 +11,13 @@ import torch
 import methods
 from harness.check.subject import TRIES, NotApplicable, Subject, image_tokens, require
 from harness.check.watch import Replayed, Watched, counted
+from harness.cost.executed import executed
+from harness.cost.ledger import sample_cost
+from harness.cost.shapes import shape_from_config
 from harness.engine import model_info
 from harness.model import tiny
 from harness.record import IMAGE
+from methods.budget import Budgeted
 
 
 def nothing_dropped(s: Subject) -> None:
@@ -48,8 +53,27 @@ def recount(s: Subject) -> None:
             require(seen == told, f"row {i}: {part} ran on {seen} tokens a layer, recorded {told}")
 
 
+def work_is_counted(s: Subject) -> None:
+    """every matrix product that runs is in the ledger, and nothing else is"""
+    free = isinstance(s.method, Budgeted) and s.method.target(1) is None
+    budget = [replace(s.method, ratio=0.5)] if free else []  # type: ignore[call-arg]
+    tries = [(s.other(method), s.prompt(0)) for method in (s.method, *budget)]
+    tiled = Subject(s.method, any_resolution=True)
+    for size in ((32, 32), (20, 30)):  # tiles that fill the grid, tiles that are cut
+        tries.append((tiled, tiny.any_resolution_inputs(tiled.model, [size, size])))
+    for subject, inputs in tries:
+        with executed(subject.model) as ran:
+            _, (record,) = subject.generate(inputs)
+        shape = shape_from_config(subject.model.config.to_dict(), "tiny")
+        told = sample_cost(record, shape, 8, s.method.needs_images).whole
+        require(told is not None, "some of its work is not known")
+        assert told is not None  # for the type checker
+        say = f"{subject.method.spec}: {ran.tflops * 1e12:.0f} FLOP ran, the ledger says"
+        require(abs(told - ran.tflops) < 1e-9 * told, f"{say} {told * 1e12:.0f} (Tokens.note?)")
+
+
 def batch_is_single(s: Subject) -> None:
-    """a padded batch with unequal image counts gives the answers of single prompts"""
+    """a padded batch with unequal image counts gives answers and costs of single prompts"""
     together, records = s.generate(s.inputs)
     for i in range(len(s.rows)):
         alone, record = s.generate(s.row(i))
@@ -59,6 +83,7 @@ def batch_is_single(s: Subject) -> None:
         )
         require(worst < 1e-5, f"row {i}: logits differ by {worst:.1e}")
         require(bool((records[i].route == record[0].route).all()), f"row {i} is routed differently")
+        require(records[i].scoring == record[0].scoring, f"row {i} counts other work of its own")
 
 
 def cache_on_and_off(s: Subject) -> None:

@@ -18,16 +18,22 @@ Conventions
 
 A model whose tower is not known in full has no vision line: None, which tables show as empty.
 
+All FLOPs and all cache sizes are of one sample; who shows a batch multiplies.
+
 Scopes: vision, projector, llm_prefill, llm_decode and router add up to the total. `router` is
-what a method has computed in order to decide, from the record's ``scoring``: its own linear layers,
-and the attention rows it asks for, the whole n x n of them where it asks for all (they are formed
-whole, so ``causal`` and ``full`` agree). `lm_head`, the last prompt position and one for each token
-fed back, is part of llm_prefill and llm_decode already, as the papers' anchors have it: a row of
-its own says how much of them it is, and the total does not count it again. The papers' conventions
-know neither.
+what a method has computed of its own, from the record's ``scoring``: its linear layers, the
+attention rows it asks for, the whole n x n of them where it asks for all (they are formed whole,
+so ``causal`` and ``full`` agree), class rows and similarities of patches, merging products,
+distances, and another text tower. None where a part of that is not known: not counted is never 0.
+`projector` has the tokens that a method sends through the model's projector again beside those
+that the model sends. `lm_head`, the last prompt position and one for each token fed back, is part
+of llm_prefill and llm_decode already, as the papers' anchors have it: a row of its own says how
+much of them it is, and the total does not count it again. The papers' conventions know neither.
 
 Left out on purpose, as in every published table: norms, activations, softmax, rotary embedding,
-embedding look-up, and a method's arithmetic between its layers (sorting, similarities).
+embedding look-up, and a method's element-wise arithmetic (sorting, pooling, greedy comparisons).
+What is left equals the matrix products that a sample alone executes, under ``full``: the
+conformance suite compares them (`harness.cost.executed`).
 """
 
 from __future__ import annotations
@@ -40,7 +46,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.cost.ownwork import projected_again, router_flops
 from harness.cost.shapes import ModelShape, VisionShape
+from harness.cost.towers import encoder_flops
 from harness.record import IMAGE, SKIPPED, RoutingRecord
 
 TERA = 1e12
@@ -51,19 +59,27 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SampleCost:
-    """One sample's cost: TFLOP by scope, ratios in 0..1, cache size in MiB after the prompt."""
+    """One sample's cost: TFLOP by scope, ratios in 0..1, cache sizes in MiB."""
 
     vision: float | None  # None where the tower is not counted
     projector: float
     prefill: Mapping[str, float]  # by convention
     decode: float  # all generated tokens that were fed back, exact under either convention
-    router: float  # what the method computed to decide, at prompt and decode
+    router: float | None  # what the method computed of its own; None where it is not known
     lm_head: float  # part of prefill and decode: the last prompt position, each fed token
     kv_ratio_vision: float | None  # None without image tokens
     kv_ratio_all: float
-    kv_mib: float
+    kv_mib: float  # after the prompt
+    kv_mib_end: float  # after the last token that is fed back
     skip_mod_layers: float
     skip_all_layers: float
+
+    @property
+    def whole(self) -> float | None:
+        """All scopes under ``full``: what the sample alone executes; None where a part is."""
+        if self.vision is None or self.router is None:
+            return None
+        return self.vision + self.projector + self.prefill["full"] + self.decode + self.router
 
 
 def sample_cost(
@@ -87,16 +103,19 @@ def sample_cost(
     crops = crop_count(record.grid, shape.vision, n_image) if vision_runs else 0
     images = math.ceil(n_image / shape.image_tokens) if shape.image_tokens else 0
     vision = vision_line(shape, crops, images, record.tower) if crops else 0.0
+    own, again = router_flops(shape, record.scoring), projected_again(shape, record.scoring)
+    entry = shape.kv_bytes_per_entry(itemsize)
     return SampleCost(
         vision=None if vision is None else vision / TERA,
-        projector=crops * projector_flops(shape, record.tower) / TERA,
+        projector=(crops * projector_flops(shape, record.tower) + again) / TERA,
         prefill={c: prefill_flops(shape, record, c, counts) / TERA for c in CONVENTIONS},
         decode=decode_flops(shape, counts, record.decode) / TERA,
-        router=sum(call["calls"] * scoring_flops(shape, call) for call in record.scoring) / TERA,
+        router=None if own is None else own / TERA,
         lm_head=2.0 * shape.head_weights * (1 + record.n_out) / TERA,
         kv_ratio_vision=float(by_kind[:, IMAGE].mean() / n_image) if n_image else None,
         kv_ratio_all=float(counts.mean() / record.n) if record.n else 1.0,
-        kv_mib=int(counts.sum()) * shape.kv_bytes_per_entry(itemsize) / MIB,
+        kv_mib=int(counts.sum()) * entry / MIB,
+        kv_mib_end=int(counts.sum() + record.decode.sum()) * entry / MIB,
         skip_mod_layers=skipped(counts[record.mod_layers], record.n),
         skip_all_layers=skipped(counts, record.n),
     )
@@ -140,7 +159,8 @@ def vision_flops(vision: VisionShape, tower: Sequence[int] = ()) -> float:
     embed = 2 * vision.patches * vision.channels * vision.patch**2 * vision.hidden
     layers = tower_tokens(vision, tower)
     head = pooling_head(vision, layers[-1][1]) if vision.head else 0
-    return float(embed + head + sum(tower_layer(vision, *pair) for pair in layers))
+    each = (encoder_flops(vision.hidden, vision.ffn, *pair) for pair in layers)
+    return float(embed + head + sum(each))
 
 
 def tower_tokens(vision: VisionShape, tower: Sequence[int] = ()) -> list[tuple[int, int]]:
@@ -153,12 +173,6 @@ def tower_tokens(vision: VisionShape, tower: Sequence[int] = ()) -> list[tuple[i
     return list(zip((full, *tower), tower, strict=False))
 
 
-def tower_layer(vision: VisionShape, attended: int, left: int) -> int:
-    """FLOPs of a tower layer with `attended` tokens in its attention and `left` in its MLP."""
-    d = vision.hidden
-    return 8 * attended * d * d + 4 * attended**2 * d + 4 * left * d * vision.ffn
-
-
 def pooling_head(vision: VisionShape, tokens: int) -> int:
     """FLOPs of SigLIP's pooling head: one query's attention over `tokens` states, and an MLP."""
     d = vision.hidden
@@ -167,9 +181,8 @@ def pooling_head(vision: VisionShape, tokens: int) -> int:
 
 def projector_flops(shape: ModelShape, tower: Sequence[int] = ()) -> float:
     """FLOPs of the two-layer projector on one crop's patches, or those that `tower` leaves."""
-    weights = shape.projector_in * shape.hidden + shape.hidden * shape.hidden
     patches = tower[-1] - shape.vision.class_tokens if tower else shape.vision.patches
-    return float(2 * patches * weights)
+    return float(2 * patches * shape.projector_weights)
 
 
 def attention_flops(shape: ModelShape, counts: Counts, convention: str) -> float:
@@ -250,30 +263,3 @@ def decode_flops(shape: ModelShape, counts: Counts, decode: NDArray[np.bool_]) -
     linear = 2.0 * shape.layer_weights * int(steps.sum())
     attention = 4.0 * shape.attention_width * int((steps * seen).sum())
     return linear + attention + 2.0 * shape.head_weights * steps.shape[1]
-
-
-def linear_sizes(shape: ModelShape, call: Mapping[str, Any]) -> tuple[int, int]:
-    """In and out features of a linear layer in ``scoring``; widths may stand there by name."""
-    widths = {"width": shape.hidden, "tower": shape.vision.hidden}
-    found = (call.get("in", "width"), call["out"])
-    size, out = (widths[n] if isinstance(n, str) else int(n) for n in found)
-    return size, out
-
-
-def scoring_flops(shape: ModelShape, call: Mapping[str, Any]) -> float:
-    """FLOPs of one call in a record's ``scoring``, at the model's true sizes.
-
-    linear     2·in·out for each token (the bias, like every bias here, is not counted).
-    last_row   one query's projection, all keys' projections and one row of scores.
-    mean_row   all queries' and keys' projections and all n x n scores.
-    tower_rows all n x n scores of a tower layer, whose own projections serve.
-    """
-    n = int(call["tokens"])
-    if call["kind"] == "tower_rows":
-        return 2.0 * n * n * shape.vision.hidden
-    if call["kind"] == "linear":
-        size, out = linear_sizes(shape, call)
-        return 2.0 * n * size * out
-    queries = {"last_row": 1, "mean_row": n}[call["kind"]]
-    query, key = shape.attention_width, shape.kv_heads * shape.head_dim
-    return 2.0 * (shape.hidden * (queries * query + n * key) + query * queries * n)

@@ -64,6 +64,32 @@ class Scores(nn.Module):
         return (queries @ keys.transpose(1, 2)).softmax(dim=-1)
 
 
+class Products(nn.Module):
+    """So many pairs of vectors [n, 1, w] and [n, w, 1], multiplied."""
+
+    def forward(self, left: Any, right: Any) -> Any:
+        return left @ right
+
+
+class Distances(nn.Module):
+    """How far apart so many pairs of vectors [n, 1, w] and [n, w, 1] are."""
+
+    def forward(self, left: Any, right: Any) -> Any:
+        mode = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(left, right.transpose(1, 2), compute_mode=mode)
+
+
+class Alone(nn.Module):
+    """A CLIP-type layer with nothing but its states."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, states: Any) -> Any:
+        return self.layer(states, attention_mask=None)
+
+
 class Unmasked(nn.Module):
     """A tower layer's attention without mask."""
 
@@ -101,30 +127,36 @@ def llama_layer(shape: ModelShape) -> nn.Module:
     return LlamaDecoderLayer(config, 0)
 
 
-def tower_config(vision: VisionShape) -> Any:
-    """The library's config of one layer of a tower, under sdpa."""
+def projector_like(shape: ModelShape) -> nn.Module:
+    """The two-layer projector at the sizes of `shape`, on the current default device."""
+    first = nn.Linear(shape.projector_in, shape.hidden)
+    return nn.Sequential(first, nn.GELU(), nn.Linear(shape.hidden, shape.hidden))
+
+
+def tower_config(kind: str, width: int, ffn: int) -> Any:
+    """The library's config of one layer of a tower of this kind, under sdpa."""
     from transformers import AutoConfig
 
     return AutoConfig.for_model(
-        vision.kind,
-        hidden_size=vision.hidden,
-        intermediate_size=vision.ffn,
+        kind,
+        hidden_size=width,
+        intermediate_size=ffn,
         num_attention_heads=1,  # does not change the count
         attn_implementation="sdpa",
     )
 
 
-def tower_layer(vision: VisionShape) -> nn.Module:
-    """One tower layer at the sizes of `vision`, on the current default device."""
+def encoder_layer(kind: str, width: int, ffn: int) -> nn.Module:
+    """One layer of a tower of this kind, on the current default device."""
     from transformers.models.clip.modeling_clip import CLIPEncoderLayer
     from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
-    kind = {"clip_vision_model": CLIPEncoderLayer, "siglip_vision_model": SiglipEncoderLayer}
-    return kind[vision.kind](tower_config(vision))
+    layers = {"clip_vision_model": CLIPEncoderLayer, "siglip_vision_model": SiglipEncoderLayer}
+    return layers[kind](tower_config(kind, width, ffn))
 
 
 def tower_head(vision: VisionShape) -> nn.Module:
     """SigLIP's pooling head, likewise."""
     from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
-    return SiglipMultiheadAttentionPoolingHead(tower_config(vision))
+    return SiglipMultiheadAttentionPoolingHead(tower_config(vision.kind, vision.hidden, vision.ffn))

@@ -43,6 +43,7 @@ def read_out(
         "kv_ratio": cost.kv_ratio_all,
         "kv_ratio_vision": cost.kv_ratio_vision,
         "kv_mib": cost.kv_mib,
+        "kv_mib_end": cost.kv_mib_end,
         "tflops_vision": cost.vision,
         "tflops_projector": cost.projector,
         "tflops_prefill": cost.prefill["causal"],

@@ -1,119 +1,56 @@
 """Two independent counters against the closed form, on real modules of true size.
 
-fvcore traces a module, torch's own counter watches it run; both on the ``meta`` device, where a
-7B layer takes no memory. fvcore counts multiply-accumulates, doubled here; every figure of this
-module is in FLOPs, 2 per multiply-accumulate. Each distinct (layer type, queries, keys) is counted
-once, up to some number of them; the others lie on the curve through those (`Curve`). Attention is
-counted in full (convention ``full``); ``causal`` is half of that part.
+Both (`harness.cost.counters`) on the ``meta`` device, where a 7B layer takes no memory; every
+figure of this module is in FLOPs, 2 per multiply-accumulate. Each distinct (layer type, queries,
+keys) is counted once, up to some number of them; the others lie on the curve through those
+(`Curve`). Attention is counted in full (convention ``full``); ``causal`` is half of that part.
 
-Both counters give an operator that they do not know a zero. Here such an operator is an error
-unless it is known to be light (element by element, a copy, a norm), and so is a counter that is
-off by more than 0.5 %. LLaVA-HR's second tower has a closed form only.
+A counter that is off by more than 0.5 % is an error. LLaVA-HR's second tower has a closed form
+only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
-from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import get_shape
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from harness.cost.findings import Curve, Finding, RefereeError, described
+from harness.cost.counters import count
+from harness.cost.findings import Curve, Finding, described
 from harness.cost.ledger import (
     TERA,
     Counts,
     crop_count,
-    linear_sizes,
     projector_flops,
-    scoring_flops,
     tower_tokens,
     vision_flops,
 )
 from harness.cost.modules import (
+    Alone,
     Behind,
+    Distances,
+    Products,
     Rows,
     Scores,
     Unmasked,
+    encoder_layer,
     llama_layer,
+    projector_like,
     tower_head,
-    tower_layer,
 )
+from harness.cost.ownwork import linear_sizes, router_flops, scoring_flops, width_of
 from harness.cost.shapes import ModelShape
 from harness.model.torchvision_ops import declare_missing_ops
-from harness.record import RoutingRecord
+from harness.record import PROJECTOR, UNKNOWN, RoutingRecord
 from harness.store.columns import COUNTERS
 
 # (queries, keys) that every model is examined at: a decode step, short and long prompts, and
 # queries behind a longer cache.
 SHAPES = ((1, 635), (58, 58), (634, 634), (100, 634), (2986, 2986))
-
-NORMS = ("layer_norm", "batch_norm", "group_norm", "instance_norm")
-LIGHT = {
-    *("add", "mul", "div", "sub", "neg", "pow", "rsqrt", "mean", "silu", "gelu", "sigmoid", "tanh"),
-    *("cat", "copy", "_to_copy", "clone", "_unsafe_view", "where", "ones", "zeros", "tril"),
-    *("scalar_tensor", "softmax", "_softmax", "_safe_softmax", "native_layer_norm", "empty"),
-    *("arange", "repeat", "repeat_interleave", "promote_types", "unflatten"),
-}
-
-
-def count(module: nn.Module, inputs: tuple[Any, ...], scope: str) -> tuple[float, float]:
-    """FLOPs of `module(*inputs)` by fvcore and by torch.
-
-    Raises RefereeError naming the operator that one of them cannot count.
-    """
-    analysis = FlopCountAnalysis(module.eval(), inputs)
-    analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
-    for norm in NORMS:  # fvcore would count five FLOPs an element; no ledger here counts norms
-        analysis.set_op_handle(f"aten::{norm}", _nothing)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    watch = _Watch()
-    with torch.no_grad():
-        macs = float(analysis.total())
-        for name in analysis.unsupported_ops():
-            _refuse_heavy(name.removeprefix("aten::").rstrip("_"), "fvcore", scope)
-        with FlopCounterMode(display=False) as counter, watch:
-            module(*inputs)
-    for name in watch.unknown:
-        _refuse_heavy(name, "torch.utils.flop_counter", scope)
-    return 2 * macs, float(counter.get_total_flops())
-
-
-def _refuse_heavy(name: str, counter: str, scope: str) -> None:
-    if name not in LIGHT:
-        raise RefereeError(f"FLOPs of {scope}: {counter} cannot count the operator '{name}'")
-
-
-def _attention(inputs: list[Any], outputs: list[Any]) -> float:
-    """Multiply-accumulates of scaled-dot-product attention: scores and values, all of q x k."""
-    query, key, value = (get_shape(one) for one in inputs[:3])
-    assert query is not None and key is not None and value is not None
-    pairs = float(np.prod(query[:-1])) * key[-2]
-    return pairs * (query[-1] + value[-1])
-
-
-def _nothing(inputs: list[Any], outputs: list[Any]) -> float:
-    return 0.0
-
-
-class _Watch(TorchDispatchMode):
-    """Collects operators that torch's counter has no formula for and that are not plainly light."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unknown: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        light = func.is_view or torch.Tag.pointwise in func.tags
-        if func._overloadpacket not in flop_registry and not light:
-            self.unknown.add(func._overloadpacket.__name__.rstrip("_"))
-        return func(*args, **(kwargs or {}))
 
 
 class Referees:
@@ -181,8 +118,7 @@ class Referees:
         shape = self.shape
         if ("projector", patches) not in self._sight:
             with torch.device("meta"):
-                first = nn.Linear(shape.projector_in, shape.hidden)
-                module = nn.Sequential(first, nn.GELU(), nn.Linear(shape.hidden, shape.hidden))
+                module = projector_like(shape)
                 found = count(module, (torch.empty(1, patches, shape.projector_in),), "projector")
             self._sight["projector", patches] = found
         closed = projector_flops(shape) * patches / shape.vision.patches
@@ -217,7 +153,7 @@ class Referees:
                     if part == "head":
                         module = tower_head(vision)
                     else:
-                        layer: Any = tower_layer(vision)
+                        layer: Any = encoder_layer(vision.kind, vision.hidden, vision.ffn)
                         module = layer.mlp if part == "mlp" else Unmasked(layer.self_attn)
                     states = torch.empty(1, tokens, vision.hidden)
             self._sight[part, tokens] = count(module, (states,), "vision")
@@ -237,14 +173,15 @@ class Referees:
     ) -> dict[str, dict[str, float | None]]:
         """counter -> scope -> TFLOP of one recorded sample, under the convention ``full``.
 
-        `vision` is None where a second tower runs, which only the closed form covers; `counts` [L]
-        is `record.processed_per_layer()` where it is known already.
+        `vision` is None where a second tower runs, which only the closed form covers, `router`
+        where something ran whose sizes are not known; `counts` [L] is
+        `record.processed_per_layer()` where it is known already.
         """
         grid, n_image = record.grid, record.n_image
         crops = crop_count(grid, self.shape.vision, n_image) if vision_runs else 0
         counts = record.processed_per_layer() if counts is None else counts
         layers, steps = self._prefill.total(counts), self._step.total(entries_seen(counts, record))
-        router = self._router(record.scoring)
+        router, again = self._own_work(record.scoring)
         towers = self.shape.second_tower == 0 or not crops
         tower, vision = self.seen(tuple(record.tower)), self.shape.vision
         left = record.tower[-1] - vision.class_tokens if record.tower else vision.patches
@@ -254,34 +191,50 @@ class Referees:
             head = getattr(self.head, counter)
             found = {
                 "vision": crops * getattr(tower, counter),
-                "projector": crops * getattr(projector, counter),
+                "projector": crops * getattr(projector, counter) + again[counter],
                 "llm_prefill": layers[counter] + head,
                 "llm_decode": steps[counter] + head * record.n_out,
-                "router": router[counter],
                 "lm_head": head * (1 + record.n_out),
             }
             result[counter] = {scope: flops / TERA for scope, flops in found.items()}
+            result[counter]["router"] = router[counter] / TERA if router else None
             if not towers:
                 result[counter]["vision"] = None
         return result
 
-    def _router(self, scoring: list[dict[str, Any]]) -> dict[str, float]:
-        """counter -> FLOPs of everything that was computed to decide."""
-        total = dict.fromkeys(COUNTERS, 0.0)
-        for call in scoring:
-            linear = call["kind"] == "linear"
-            what = (call["kind"], *(linear_sizes(self.shape, call) if linear else (0, 0)))
+    def _own_work(
+        self, scoring: list[dict[str, Any]] | None
+    ) -> tuple[dict[str, float] | None, dict[str, float]]:
+        """counter -> FLOPs of what the method computed, and of those in the projector.
+
+        The first is None where a part of it is not known.
+        """
+        total, again = dict.fromkeys(COUNTERS, 0.0), dict.fromkeys(COUNTERS, 0.0)
+        for call in scoring or ():
+            if call["kind"] == UNKNOWN:
+                continue
+            what = (call["kind"], *self._sizes(call))
             if what not in self._routers:
                 at = partial(self._count_router, what)
-                square = call["kind"] in ("mean_row", "tower_rows")
+                square = call["kind"] in ("mean_row", "tower_rows", "encoder")
                 nodes = (58, 634, 2986) if square else (58, 634)
                 self._routers[what] = Curve(at, nodes, proof=1217)
+            sums = again if call["kind"] == PROJECTOR else total
             for counter, flops in self._routers[what].total(np.array([call["tokens"]])).items():
-                total[counter] += flops * call["calls"]
-        return total
+                sums[counter] += flops * call["calls"]
+        known = router_flops(self.shape, scoring) is not None
+        return (total if known else None), again
+
+    def _sizes(self, call: Mapping[str, Any]) -> tuple[int, int]:
+        """The widths that a call of this kind depends on."""
+        if call["kind"] == "linear":
+            return linear_sizes(self.shape, call)
+        names = [call[name] for name in ("width", "ffn") if name in call]
+        first, second = (*(width_of(self.shape, name) for name in names), 0, 0)[:2]
+        return first, second
 
     def _count_router(self, what: tuple[str, int, int], tokens: int) -> Finding:
-        """One linear layer, or one or all of a layer's attention rows, over `tokens`."""
+        """One call of a kind of ``scoring`` over `tokens`."""
         kind, size, out = what
         shape = self.shape
         with torch.device("meta"):
@@ -291,6 +244,15 @@ class Referees:
             elif kind == "tower_rows":
                 module = Scores()
                 inputs = (torch.empty(1, tokens, shape.vision.hidden),) * 2
+            elif kind == PROJECTOR:
+                module = projector_like(shape)
+                inputs = (torch.empty(1, tokens, shape.projector_in),)
+            elif kind == "encoder":
+                module = Alone(encoder_layer("clip_vision_model", size, out))
+                inputs = (torch.empty(1, tokens, size),)
+            elif kind in ("product", "distance"):
+                module = Products() if kind == "product" else Distances()
+                inputs = (torch.empty(tokens, 1, size), torch.empty(tokens, size, 1))
             else:
                 asked = tokens if kind == "mean_row" else 1
                 module = self._rows
@@ -298,7 +260,8 @@ class Referees:
                 turns = [torch.empty(1, n, shape.head_dim) for n in (asked, tokens)]
                 inputs = (*states, *turns, torch.empty(1, 1, asked, tokens, dtype=torch.bool))
         found = count(module, inputs, "router")
-        call = {"kind": kind, "in": size, "out": out, "tokens": tokens}
+        call = {"kind": kind, "tokens": tokens}
+        call |= {"in": size, "out": out} if kind == "linear" else {"width": size, "ffn": out}
         closed = scoring_flops(shape, call)
         return Finding("router", f"{kind}, {tokens} tokens", closed, *found).checked()
 

@@ -14,14 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.cost.shapes import shape_from_config
 from harness.engine import routed
 from harness.model.tiny import Clip
 from harness.model.torchvision_ops import declare_missing_ops
 from harness.record import RoutingRecord
+from methods.vocabulary import ClipSizes
 
 WIDTH, TOWER = 8, 12  # other widths, so that notes of linear layers tell them apart
 IMAGE_TOKEN = 3
 WORD = 4
+# What stands beside a tower in its CLIP model, by the tower's width, depth and patch: CLIP-L/14.
+CLIP_MODELS = {(1024, 24, 14): ClipSizes(layers=12, width=768, ffn=3072, out=768, behind=1)}
 PREFIX = 35  # tokens before the image in LLaVA's Vicuna template; fewer for a short prompt
 
 
@@ -40,8 +44,6 @@ def build_replica(config: Mapping[str, Any], seed: int = 0) -> Any:
         LlavaNextConfig,
         LlavaNextForConditionalGeneration,
     )
-
-    from harness.cost.shapes import shape_from_config
 
     shape = shape_from_config(config, "replica")
     text = LlamaConfig(
@@ -118,13 +120,13 @@ def predicted_record(
 
     Raises DependsOnWeights when it is not.
     """
-    from harness.cost.shapes import shape_from_config
-
-    found, tokens = [], shape_from_config(config, "replica").image_tokens
+    shape = shape_from_config(config, "replica")
+    vision, found = shape.vision, []
+    tower = vision.hidden, vision.layers, vision.patch
     for seed in (0, 1):
         model = build_replica(config, seed)
-        inputs = replica_inputs(model, n_text, seed, tokens)
-        found.append(_record(model, method, inputs, n_out))
+        inputs = replica_inputs(model, n_text, seed, shape.image_tokens)
+        found.append(_record(model, method, inputs, n_out, tower))
     first, second = found
     prompt = np.array_equal(first.processed_per_layer(), second.processed_per_layer())
     if not (prompt and np.array_equal(first.decode, second.decode)):
@@ -132,7 +134,9 @@ def predicted_record(
     return found[0]
 
 
-def _record(model: Any, method: Any, inputs: Mapping[str, Any], n_out: int) -> RoutingRecord:
+def _record(
+    model: Any, method: Any, inputs: Mapping[str, Any], n_out: int, tower: tuple[int, int, int]
+) -> RoutingRecord:
     watched = copy.copy(method)
     for name in ("before", "layer", "decode", "after_leaving"):
         if hasattr(method, name):
@@ -140,7 +144,8 @@ def _record(model: Any, method: Any, inputs: Mapping[str, Any], n_out: int) -> R
     from harness.engine import model_info
 
     modules = method.build_modules(model_info(model))
-    with torch.no_grad(), routed(model, watched, modules, clip=Clip(model)) as run:
+    clip = Clip(model, CLIP_MODELS.get(tower))
+    with torch.no_grad(), routed(model, watched, modules, clip=clip) as run:
         run.set_samples(["replica"])
         model.generate(**inputs, max_new_tokens=n_out, min_new_tokens=n_out, do_sample=False)
         return run.records()[0]

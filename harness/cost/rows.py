@@ -21,24 +21,31 @@ OF_WHICH = "lm_head"  # stands in llm_prefill and llm_decode already, so no tota
 MEANS = {
     "kv_ratio_vision": "kv_ratio_vision",
     "kv_ratio_all": "kv_ratio",
-    "kv_mib": "kv_mib",
     "skip_mod_layers": "skip_mod_layers",
     "skip_all_layers": "skip_all_layers",
 }
+CACHES = ("kv_mib", "kv_mib_end")  # of a sample, so a batch has as many times that
 
 Sample = Mapping[str, Any]  # numbers, or their text as read back from a CSV
 
 
-def cost_rows(about: Mapping[str, Any], samples: Sequence[Sample], seed: int) -> list[dict]:
+def cost_rows(
+    about: Mapping[str, Any], samples: Sequence[Sample], seed: int, batch: int = 1
+) -> list[dict]:
     """All cost rows of one cell; `about` are its identifying columns. [] without routing records.
 
-    TFLOP are means over samples with a bootstrap interval that resamples images.
+    TFLOP are means over samples, of one sample, with a bootstrap interval that resamples images;
+    cache sizes are those of `batch` such samples together.
     """
     counted = [sample for sample in samples if sample.get("tflops_prefill") not in (None, "")]
     if not counted:
         return []
     common = {**about, "unit": "FLOP"}
     common |= {name: _mean(counted, column) for name, column in MEANS.items()}
+    for name in CACHES:
+        mean = _mean(counted, name)
+        common[name] = None if mean is None else batch * mean
+    common["kv_batch"] = batch
     clusters = [sample.get("image_id") for sample in counted]
     known: dict[tuple[float, ...], dict[str, Any]] = {}  # counters agree, so series come again
     rows = []

@@ -32,6 +32,7 @@ from harness.store.cells import ID_LENGTH, params_json
 from harness.store.csvfile import write_csv
 from harness.store.rundir import Store, check_out, default_out, read_run_json
 
+NOT_COUNTED = "not counted"
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 2}
 
 
@@ -51,7 +52,7 @@ def run_costs(settings: Settings, argv: Sequence[str]) -> int:
     """
     from harness.cost.referees import Referees
 
-    parts = Parts()
+    parts, batch = Parts(), fixed_batch(settings)
     config = config_for(settings.model)
     shape = shape_from_config(config, settings.model)
     methods = with_dense(parts.methods(settings.methods), parts)
@@ -66,7 +67,7 @@ def run_costs(settings: Settings, argv: Sequence[str]) -> int:
     referees = Referees(shape)
     checked = referees.described()
     found, left_out = predict(methods, config, shape, settings, referees)
-    rows = [row for one in found for row in cost_rows(one.about, [one.readout], settings.seed)]
+    rows = [r for one in found for r in cost_rows(one.about, [one.readout], settings.seed, batch)]
     with Store(out) as store:
         content = {**environment(list(argv)), "settings": recorded, "referees": checked}
         content["config"] = config
@@ -74,11 +75,18 @@ def run_costs(settings: Settings, argv: Sequence[str]) -> int:
         write_csv(out / "cost.csv", columns.COST, rows)
         write_csv(out / "routing.csv", columns.ROUTING, routing_rows(found))
     console = Console()
-    print_whole(console, ledger_table(shape, found))
+    print_whole(console, ledger_table(shape, found, batch))
     for line in left_out:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     print(out / "cost.csv")
     return EXIT_OK
+
+
+def fixed_batch(settings: Settings) -> int:
+    """The batch whose cache is counted; UsageError for one that a device would have to choose."""
+    if isinstance(settings.batch_size, str):
+        raise UsageError("--batch-size: --costs-only runs on no device, so give a number")
+    return settings.batch_size
 
 
 def predict(
@@ -118,6 +126,7 @@ def _cost(
 ) -> Costed:
     workload = f"{record.n_text} text, {record.n_image} image, {settings.n_out} new"
     key = [shape.name, config, method.spec, method.source_hash(), workload, settings.dtype]
+    key.append(settings.batch_size)
     about = {
         "cell_id": hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:ID_LENGTH],
         "model": shape.name,
@@ -137,19 +146,21 @@ def routing_rows(found: Sequence[Costed]) -> Iterator[dict[str, Any]]:
             yield {"cell_id": one.about["cell_id"], "bench": one.about["bench"], **row}
 
 
-def ledger_table(shape: ModelShape, found: Sequence[Costed]) -> Table:
-    """One row a method: prefill under the one rule and p-MoD's, everything else, KV cache."""
+def ledger_table(shape: ModelShape, found: Sequence[Costed], batch: int) -> Table:
+    """One row a method: TFLOP of one sample by part and rule, and the KV cache of the batch."""
     dense = found[0].readout
-    title = f"{shape.name}: {found[0].about['bench']} tokens, batch 1, TFLOP"
+    title = f"{shape.name}: {found[0].about['bench']} tokens; TFLOP of one sample, KV cache of "
+    title += "one sample" if batch == 1 else f"the whole batch of {batch}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("method")
     titles = ("prefill", "of dense", "full n²", "paper-pmod", "paper-gamma", "paper-fastv")
-    for title in (*titles, "vision", "decode", "router", "KV image", "KV all", "KV MiB"):
+    caches = ("KV image", "KV all", "KV MiB after prompt", "after last token")
+    for title in (*titles, "vision", "decode", "router", *caches):
         table.add_column(title, justify="right")
     for one in found:
         cost = one.readout
         share = cost["tflops_prefill"] / dense["tflops_prefill"]
-        vision = cost["tflops_vision"]
+        vision, router = cost["tflops_vision"], cost["tflops_router"]
         kv_image = cost["kv_ratio_vision"]
         table.add_row(
             one.about["label"],
@@ -159,11 +170,12 @@ def ledger_table(shape: ModelShape, found: Sequence[Costed]) -> Table:
             f"{cost['tflops_prefill_paper_pmod']:.4g}",
             f"{cost['tflops_prefill_paper_gamma']:.4g}",
             f"{cost['tflops_prefill_paper_fastv']:.4g}",
-            "" if vision is None else f"{vision + cost['tflops_projector']:.3g}",
+            NOT_COUNTED if vision is None else f"{vision + cost['tflops_projector']:.3g}",
             f"{cost['tflops_decode']:.3g}",
-            f"{cost['tflops_router']:.2g}",
+            NOT_COUNTED if router is None else f"{router:.2g}",
             "" if kv_image is None else f"{kv_image:.2%}",
             f"{cost['kv_ratio']:.2%}",
-            f"{cost['kv_mib']:.4g}",
+            f"{batch * cost['kv_mib']:.4g}",
+            f"{batch * cost['kv_mib_end']:.4g}",
         )
     return table

@@ -40,6 +40,7 @@ class VisionShape:
     ffn: int
     image_size: int
     patch: int
+    heads: int
     channels: int = 3
     class_tokens: int = 1  # beside the patches; 0 where the class token is dropped before layer 0
     kind: str = "clip_vision_model"
@@ -87,6 +88,11 @@ class ModelShape:
         return attention + 3 * self.hidden * self.ffn
 
     @property
+    def projector_weights(self) -> int:
+        """Weights a token meets in the two-layer projector."""
+        return self.projector_in * self.hidden + self.hidden * self.hidden
+
+    @property
     def head_weights(self) -> int:
         """Weights of the LM head."""
         return self.hidden * self.vocab
@@ -113,6 +119,7 @@ def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
         ffn=sight["intermediate_size"],
         image_size=sight["image_size"],
         patch=sight["patch_size"],
+        heads=sight["num_attention_heads"],
         channels=sight["num_channels"],
         class_tokens=only.get("class_tokens", CLASS_TOKENS[sight["model_type"]]),
         kind=sight["model_type"],

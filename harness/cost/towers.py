@@ -1,4 +1,4 @@
-"""What sees the image beside a CLIP-type tower: LLaVA-HR's second path, in closed form. Torch-free.
+"""Layers of a CLIP-type tower, and LLaVA-HR's second path, in closed form. Torch-free.
 
 FLOPs, 2 per multiply-accumulate; norms, activations, pooling and resizing are left out, as in
 `harness.cost.ledger`.
@@ -12,6 +12,11 @@ CONVNEXT_L = ((192, 384, 768, 1536), (3, 3, 27, 3))  # widths and depths of the 
 CONVNEXT_XXL = ((384, 768, 1536, 3072), (3, 4, 30, 3))
 KERNEL = 7
 STRIDE = 32  # input pixels a side of one output position
+
+
+def encoder_flops(width: int, ffn: int, attended: int, left: int) -> int:
+    """FLOPs of a CLIP-type layer with `attended` tokens in its attention and `left` in its MLP."""
+    return 8 * attended * width**2 + 4 * attended**2 * width + 4 * left * width * ffn
 
 
 def convnext_flops(pixels: int, widths: Sequence[int], depths: Sequence[int]) -> float:

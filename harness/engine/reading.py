@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from harness.engine.block import Rotary, attention_rows, query_key
 from harness.engine.model import Parts
-from methods.base import ANSWER, IMAGE, Crop, ModelInfo, on_device
+from methods.base import ANSWER, IMAGE, Crop, ModelInfo, Work, on_device
 
 if TYPE_CHECKING:
     from harness.engine.scoring import Scoring
@@ -73,7 +74,7 @@ class Reading(ABC):
 
     @contextmanager
     def noted_as(self, tokens: list[int]) -> Iterator[None]:
-        """While open, the method's linear layers work on so many tokens of each row."""
+        """While open, linear layers and projector work on so many tokens of each row."""
         scoring = self.scoring
         if scoring is None:
             yield
@@ -83,6 +84,16 @@ class Reading(ABC):
             yield
         finally:
             scoring.given = None
+
+    def note(self, kind: Work, tokens: Seq[int], width: str | int = "width") -> None:
+        """Say what the method computed that nobody else sees; ``methods.base.Tokens`` has more."""
+        if self.scoring is None:
+            return
+        if kind in ("product", "distance"):
+            self.scoring.pairs(kind, tokens, width)
+        else:
+            sizes = getattr(self.samples.clip, "sizes", None)
+            self.scoring.clip(kind.removeprefix("clip_"), tokens, sizes, self.info)
 
     def add_loss(self, loss: Tensor) -> None:
         """Collect an auxiliary loss of this pass."""
@@ -170,6 +181,8 @@ class Reading(ABC):
 
     def project(self, states: Tensor) -> Tensor:
         """[..., w] tower states through the model's own projector, [..., d]."""
+        if self.scoring is not None:
+            self.scoring.projected(states)
         return self.parts.inner.multi_modal_projector(states)
 
     @property

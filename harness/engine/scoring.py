@@ -1,26 +1,34 @@
-"""Notes what a method had computed in order to decide: attention rows and its own linear layers.
+"""Notes what a method computes of its own: attention rows, linear layers, products of tokens.
 
 Host-side only: shapes and the running sequence's own token counts, no question to the device.
-Real tokens are noted per row, never padding, so a sample has the same notes alone and in a ragged
-batch. Seen are ``Tokens.last_row``, ``Tokens.mean_row`` and forward calls of ``nn.Linear`` inside
-the method's modules; arithmetic on tensors in between (softmax, sorting, similarities) is light
-and not noted.
+Noted is what a row costs alone, never the padding of a batch, so a sample has the same notes alone
+and in a ragged batch. Seen without a word are ``Tokens.last_row``, ``Tokens.mean_row``,
+``Tokens.project`` and forward calls of ``nn.Linear`` inside the method's modules; matrix products
+the method says itself (``Tokens.note``), and the conformance suite holds them against what really
+ran. Element-wise arithmetic (softmax, sorting, pooling) is light and not noted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from harness.record import PROJECTOR, UNKNOWN
+from methods.vocabulary import CLIP_CHUNK, ClipSizes
+
 if TYPE_CHECKING:
     from harness.engine.sequence import Sequence
     from methods.base import ModelInfo
 
-Call = tuple[str, int, int, tuple[int, ...]]  # kind, in and out features, tokens of each row
+Width = int | str
+# kind, in and out features (by name where a method gave one), tokens of each row
+Call = tuple[str, Width, Width, tuple[int, ...]]
+PER_TOKEN = ("linear", "last_row", "mean_row", PROJECTOR)  # calls that see what runs
 
 
 class Scoring:
@@ -50,9 +58,48 @@ class Scoring:
 
     def linear(self, layer: nn.Linear, states: Any) -> None:
         """One forward call of a method's linear layer on ``states`` [..., in_features]."""
-        if self._seq is None:
-            return
-        tokens, shape = self._tokens(), states.shape[:-1]
+        if self._seq is not None:
+            self._note(
+                "linear", layer.in_features, layer.out_features, self._shared(states.shape[:-1])
+            )
+
+    def projected(self, states: Any) -> None:
+        """One call of the model's projector on ``states`` [..., w]."""
+        self._note(PROJECTOR, 0, 0, self._shared(states.shape[:-1]))
+
+    def pairs(self, kind: str, tokens: Seq[int], width: Width) -> None:
+        """Products or distances of so many pairs of tokens in each row."""
+        self._note(kind, width, 0, tokens)
+
+    def clip(self, part: str, tokens: Seq[int], sizes: ClipSizes | None, info: ModelInfo) -> None:
+        """What of the CLIP model ran in each row: ``text`` chunks, ``patches`` or ``frame``s.
+
+        ``likeness``: pairs of vectors of the joint space. Without ``sizes`` nobody knows.
+        """
+        if sizes is None:
+            self._note(UNKNOWN, 0, 0, tokens)
+        elif part == "likeness":
+            self.pairs("product", tokens, sizes.out)
+        elif part == "text":
+            self._encoders(sizes.layers, sizes.width, sizes.ffn, CLIP_CHUNK, tokens)
+            self._note("linear", sizes.width, sizes.out, tokens)
+        else:
+            if part == "frame":
+                crop = info.tower_side**2 + 1
+                self._encoders(sizes.behind, "tower", "tower_ffn", crop, tokens)
+            self._note("linear", "tower", sizes.out, tokens)
+
+    def _encoders(
+        self, layers: int, width: Width, ffn: Width, length: int, times: Seq[int]
+    ) -> None:
+        """So many layers on ``length`` tokens, ``times`` [B] times."""
+        for i in range(max(times, default=0) if layers else 0):
+            lengths = [length if i < n else 0 for n in times]
+            self._note("encoder", width, ffn, lengths, layers)
+
+    def _shared(self, shape: Any) -> Seq[int]:
+        """Tokens of each row in states of this shape (the width left out)."""
+        tokens = self._tokens()
         if self.given is not None:
             tokens = self.given
         elif len(shape) > 1 and shape[0] == len(tokens):  # [B, k, d]: padding fills up a row
@@ -60,7 +107,7 @@ class Scoring:
             tokens = [min(count, positions) for count in tokens]
         elif sum(tokens):  # rows taken together: each by its share of the tokens
             tokens = [count * shape.numel() // sum(tokens) for count in tokens]
-        self._note("linear", layer.in_features, layer.out_features, tokens)
+        return tokens
 
     def _tokens(self) -> list[int]:
         """Running tokens of each row.
@@ -74,8 +121,8 @@ class Scoring:
             return list(seq.counts)
         return [c if images else 0 for c, images in zip(seq.counts, seq.image_counts, strict=True)]
 
-    def _note(self, kind: str, size: int, out: int, tokens: list[int]) -> None:
-        self.passes[-1][1][kind, size, out, tuple(tokens)] += 1
+    def _note(self, kind: str, size: Width, out: Width, tokens: Seq[int], times: int = 1) -> None:
+        self.passes[-1][1][kind, size, out, tuple(tokens)] += times
 
     def of_row(self, row: int, steps: int, late: int, info: ModelInfo) -> list[dict[str, Any]]:
         """What ``RoutingRecord.scoring`` holds of a row, equal calls together.
@@ -83,11 +130,15 @@ class Scoring:
         ``steps`` are the decode steps that belong to the row, ``late`` its generated tokens that
         stand in the prompt (a pass without cache; they are left out).
         """
-        total: Counter[tuple[str, str, int, int, int]] = Counter()
+        total: Counter[tuple[str, str, Width, Width, int]] = Counter()
         left = steps
         for number, (columns, calls) in enumerate(self.passes):
             for (kind, size, out, tokens), times in calls.items():
-                count = min(tokens[row], left) if number else tokens[row] - late
+                count = tokens[row]
+                if number:
+                    count = min(count, left)
+                elif kind in PER_TOKEN:
+                    count -= late
                 if count > 0:
                     total["decode" if number else "prompt", kind, size, out, count] += times
             left -= min(left, columns) if number else 0
@@ -95,12 +146,16 @@ class Scoring:
 
 
 def _entry(
-    phase: str, kind: str, size: int, out: int, tokens: int, calls: int, info: ModelInfo
+    phase: str, kind: str, size: Width, out: Width, tokens: int, calls: int, info: ModelInfo
 ) -> dict[str, Any]:
     entry: dict[str, Any] = {"phase": phase, "kind": kind, "tokens": tokens, "calls": calls}
-    if kind == "linear":
+    if kind == "encoder":
+        entry |= {"width": size, "ffn": out}
+    elif kind in ("product", "distance"):
+        entry["width"] = size
+    elif kind == "linear":
         # Widths of decoder and tower by name, so that the entry holds at every width.
-        named: dict[int, Any] = {info.tower_width: "tower", info.width: "width"}
+        named: dict[Width, Width] = {info.tower_width: "tower", info.width: "width"}
         entry["out"] = named.get(out, out)
         if size != info.width:
             entry["in"] = named.get(size, size)

@@ -16,8 +16,8 @@ from torch import Tensor
 from harness.errors import UsageError, one_line
 from harness.jsonfile import read_json
 from methods.base import on_device
+from methods.vocabulary import CLIP_CHUNK, ClipSizes
 
-CHUNK = 77  # tokens CLIP's text tower takes at once
 OLD_WEIGHTS = "pytorch_model.bin"  # what the 336-pixel CLIP is published as
 
 
@@ -56,6 +56,14 @@ class Clip:
         vision = getattr(model.vision_model, "vision_model", model.vision_model)
         self.norm = vision.post_layernorm
         self.rest = list(vision.encoder.layers)[last + 1 :] if last != -1 else []
+        text = model.config.text_config
+        self.sizes = ClipSizes(
+            layers=int(text.num_hidden_layers),
+            width=int(text.hidden_size),
+            ffn=int(text.intermediate_size),
+            out=int(model.config.projection_dim),
+            behind=len(self.rest),
+        )
 
     @torch.no_grad()
     def patches(self, states: Tensor) -> Tensor:
@@ -79,10 +87,10 @@ class Clip:
         found = []
         for text in texts:
             ids = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
-            gap = -len(ids) % CHUNK
+            gap = -len(ids) % CLIP_CHUNK
             mask = [1] * len(ids) + [0] * gap
             chunks, seen = (
-                on_device(row, self.projection.weight.device).view(-1, CHUNK)
+                on_device(row, self.projection.weight.device).view(-1, CLIP_CHUNK)
                 for row in (ids + [0] * gap, mask)
             )
             pooled = self.text_model(input_ids=chunks, attention_mask=seen).pooler_output

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.model.torchvision_ops import declare_missing_ops
+from methods.vocabulary import ClipSizes
 
 VOCAB, BOS, WORD, IMAGE = 64, 1, 3, 60
 PATCH, SIDE, WIDTH, LAYERS = 4, 4, 16, 6
@@ -78,23 +79,30 @@ def randomise(module: torch.nn.Module, scale: float = 0.3, seed: int = 0) -> tor
 
 
 class Clip:
-    """Stands in for a CLIP model (``methods.base.Clip``): another direction for every text."""
+    """Stands in for a CLIP model (``methods.base.Clip``): another direction for every text.
+
+    Its projections multiply by one, so that its work counts as that of a model without layers.
+    ``sizes`` are those to be counted instead, where the model stands in for a larger one.
+    """
 
     def patches(self, states: Tensor) -> Tensor:
-        return states
+        return states @ self.one
 
     def frame(self, states: Tensor) -> Tensor:
-        return states[0]
+        return self.patches(states[:1])[0]
 
     def text(self, texts: list[str]) -> list[Tensor]:
         made = []
         for text in texts:
             draw = torch.Generator().manual_seed(len(text))
-            made.append(torch.randn(1, self.width, generator=draw, dtype=self.dtype))
+            found = torch.randn(1, len(self.one), generator=draw, dtype=self.one.dtype)
+            made.append(found @ self.one)
         return made
 
-    def __init__(self, model: Any) -> None:
-        self.width, self.dtype = int(model.config.vision_config.hidden_size), model.dtype
+    def __init__(self, model: Any, *sizes: ClipSizes | None) -> None:
+        width = int(model.config.vision_config.hidden_size)
+        self.one = torch.eye(width, dtype=model.dtype)
+        self.sizes = sizes[0] if sizes else ClipSizes(0, width, width, width, 0)
 
 
 def words(texts: list[str], add_special_tokens: bool = False) -> dict[str, list[list[int]]]:

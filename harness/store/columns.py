@@ -95,26 +95,31 @@ SAMPLES = (
     "image_id",
     "n_images",
     "kv_ratio_vision",
-    "kv_mib",
+    "kv_mib",  # of this sample, after the prompt
+    "kv_mib_end",  # and after the last token that is fed back
     "tflops_vision",
     "tflops_projector",
     "tflops_prefill_full",
     "tflops_prefill_paper_pmod",
     "tflops_prefill_paper_gamma",
     "tflops_prefill_paper_fastv",
-    "tflops_router",  # what the method computed to decide
+    "tflops_router",  # what the method computed of its own; empty where a part is not known
     "tflops_lm_head",  # of which, in prefill and decode already
     # The same sample by two counters, attention in full (`harness.cost.referees`).
     *(f"{column}_{counter}" for counter in COUNTERS for column in COUNTED.values()),
 )
+# TFLOP are of one sample, whatever the batch; cache sizes of `kv_batch` samples together (1: of one
+# sample, the mean of them).
 COST = (*CELL, "scope", "unit", "tflops_mean", "tflops_ci_low", "tflops_ci_high") + (
     "counter",
     "convention",
     "kv_ratio_vision",
     "kv_ratio_all",
-    "kv_mib",
+    "kv_mib",  # after the prompt
     "skip_mod_layers",
     "skip_all_layers",
+    "kv_mib_end",  # after the last token that is fed back
+    "kv_batch",
 )
 ROUTING = ("cell_id", "bench", "layer", "kind", "tokens", "kept", "kept_fraction")
 # Answer-bearing patches still processed; `scope` is `layer`, or `mean` over all layers.

@@ -47,9 +47,9 @@ def speedup(
     return ratio_of_medians(theirs, ours, seed)
 
 
-def flops_ratio(dense: float, method: float) -> float | None:
+def flops_ratio(dense: float | None, method: float | None) -> float | None:
     """Dense FLOPs / method FLOPs: above 1 the method does less. None where there are none."""
-    return dense / method if dense > 0 and method > 0 else None
+    return dense / method if dense and method else None
 
 
 def realisation(gain: Interval | None, ratio: float | None) -> Interval | None:

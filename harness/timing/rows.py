@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.cost.ledger import sample_cost
+from harness.cost.ledger import TERA, sample_cost
+from harness.cost.ownwork import by_phase, projected_again
 from harness.cost.shapes import ModelShape
 from harness.record import RoutingRecord
 from harness.timing import ratios
@@ -23,7 +24,8 @@ SELECTION, PREPROCESS = "selection", "preprocess"
 class Row:
     """One method of a workload, everything its rows need besides the times.
 
-    ``about``: identifying columns and conditions. ``tflops``: phase -> mean TFLOP of a sample.
+    ``about``: identifying columns and conditions. ``tflops``: phase -> mean TFLOP of a sample,
+    empty where not all of it is known.
     """
 
     about: Mapping[str, Any]
@@ -38,18 +40,25 @@ class Row:
 def phase_tflops(
     records: Sequence[RoutingRecord], shape: ModelShape, itemsize: int, vision_runs: bool
 ) -> dict[str, float]:
-    """Mean TFLOP of a sample by phase, under the one rule ``causal``."""
-    costs = [sample_cost(record, shape, itemsize, vision_runs) for record in records]
-    # None only for models known by size alone, which nothing can time.
-    sight = [
-        c.vision + c.projector for c in costs if c.vision is not None and c.projector is not None
-    ]
-    found = {
-        "vision": float(np.mean(sight)),
-        "prefill": float(np.mean([c.prefill["causal"] for c in costs])),
-        "decode": float(np.mean([c.decode for c in costs])),
-    }
-    return {**found, "end_to_end": sum(found.values())}
+    """Mean TFLOP of a sample by phase, under the one rule ``causal``; {} where a part is not known.
+
+    What a method computes of its own is timed, so it counts in the phase in which it runs.
+    """
+    found: dict[str, list[float]] = {"vision": [], "prefill": [], "decode": []}
+    for record in records:
+        cost = sample_cost(record, shape, itemsize, vision_runs)
+        own = by_phase(shape, record.scoring)
+        if cost.vision is None or own is None:
+            return {}
+        again = (
+            projected_again(shape, record.scoring) / TERA
+        )  # runs in the prefill, as ``own`` says
+        sight = cost.vision + cost.projector - again
+        parts = {"vision": sight, "prefill": cost.prefill["causal"], "decode": cost.decode}
+        for phase, tflops in parts.items():
+            found[phase].append(tflops + own[phase] / TERA)
+    means = {phase: float(np.mean(values)) for phase, values in found.items()}
+    return {**means, "end_to_end": sum(means.values())}
 
 
 def throughput_rows(
@@ -75,7 +84,7 @@ def throughput_rows(
         gain = None
         if times is not dense and reference is not None:
             gain = ratios.speedup(reference, ours, seed)
-        less = ratios.flops_ratio(dense_tflops[phase], row.tflops[phase])
+        less = ratios.flops_ratio(dense_tflops.get(phase), row.tflops.get(phase))
         realised = ratios.realisation(gain, less)
         against_best = None
         if best is not None and phase in best.rounds:
@@ -94,7 +103,7 @@ def throughput_rows(
             "realisation_ci_low": realised.low if realised else None,
             "realisation_ci_high": realised.high if realised else None,
             "speedup_vs_best": against_best.value if against_best else None,
-            "tflops": row.tflops[phase],
+            "tflops": row.tflops.get(phase),
             "peak_mib": times.peak_mib.get(phase),
             "kv_mib": row.kv_mib,
             "repeats": int(keep.sum()),
