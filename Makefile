@@ -1,4 +1,4 @@
-# make demo | test | check | data | checkpoints | ship
+# make demo | test | check | docs | data | checkpoints | ship
 #
 # Override on the command line: make demo VENV=/path/to/env PYTHON=python3.12
 # Written for any POSIX make and sh (GNU make, BSD make, the make of macOS).
@@ -8,12 +8,13 @@ VENV = .venv
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 
-.PHONY: help install demo test check data checkpoints ship clean
+.PHONY: help install demo test check docs data checkpoints ship clean
 
 help:
 	@echo "make demo         install, run the main job on the shipped model, show where the report is"
 	@echo "make test         install, run the tests"
 	@echo "make check        install, ruff and mypy"
+	@echo "make docs         install, build the pages of docs/ into build/site; a broken link fails"
 	@echo "make data         generate the mini-benchmarks again"
 	@echo "make checkpoints  train the shipped model and the trained methods again (hours on a CPU)"
 	@echo "make ship         copy what 'make checkpoints' trained to assets/"
@@ -54,6 +55,10 @@ check: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+docs: $(STAMP)
+	$(PY) -m sphinx -q -W --keep-going -b html docs build/site
+	@echo "Pages: `pwd`/build/site/index.html"
 
 data: $(STAMP)
 	$(PY) -m minidata bench --out assets/mini

@@ -1,4 +1,4 @@
-"""`--check` on a method in a file of the user's own, and the README's page on adding a method."""
+"""`--check` on a method in a file of the user's own, and the documented page on adding a method."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import methods
 from harness.cli import main
 from harness.store.csvfile import read_rows
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "adding-a-method.md"
 
 
-def readme_method() -> str:
-    """The file that the README's page on adding a method prints."""
-    page = README.read_text().split("## Adding a method", 1)[1].split("\n## ", 1)[0]
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+def documented_method() -> str:
+    """The file that the page on adding a method prints."""
+    page = PAGE.read_text()
+    code, *_ = re.findall(r"```python\n(.*?)```", page, re.S)
     return code
 
 
@@ -26,9 +26,9 @@ def registry(monkeypatch):
     monkeypatch.setattr(methods, "REGISTRY", dict(methods.REGISTRY))
 
 
-def test_the_readmes_method_conforms(tmp_path, capsys, registry):
+def test_the_documented_method_conforms(tmp_path, capsys, registry):
     file = tmp_path / "nearest.py"
-    file.write_text(readme_method())
+    file.write_text(documented_method())
     assert main(["--check", str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "FAIL" not in "".join(lines)
@@ -36,9 +36,9 @@ def test_the_readmes_method_conforms(tmp_path, capsys, registry):
     assert chosen and "not applicable" not in chosen[0]  # its score is really looked at
 
 
-def test_the_readmes_method_runs_and_can_be_refused(tmp_path, capsys, registry):
+def test_the_documented_method_runs_and_can_be_refused(tmp_path, capsys, registry):
     file = tmp_path / "nearest.py"
-    file.write_text(readme_method())
+    file.write_text(documented_method())
     out = tmp_path / "run"
     command = ["--methods", f"{file}:keep=0.25", "--bench", "pope", "--limit", "2", "--quiet"]
     assert main([*command, "--out", str(out)]) == 0
@@ -56,16 +56,19 @@ def test_the_readmes_method_runs_and_can_be_refused(tmp_path, capsys, registry):
         ("import nothing_of_that_name", "ModuleNotFoundError: No module named"),
         ("def broken(:", "SyntaxError"),
         ("x = 1", "one class of methods.base.Method with a name expected: none"),
-        (readme_method().replace('"nearest"', '"fastv"'), "the name 'fastv' is taken"),
-        (readme_method().replace('"nearest"', '"a:b"'), "'a:b' cannot be the name of a method"),
+        (documented_method().replace('"nearest"', '"fastv"'), "the name 'fastv' is taken"),
+        (documented_method().replace('"nearest"', '"a:b"'), "'a:b' cannot be the name of a method"),
         ("import sys\n\nsys.exit(0)", "mine.py, line 3: SystemExit: 0"),
         ("class E(BaseException): ...\nraise E('a\\nb')", "mine.py, line 2: E: a"),
         ("class E(Exception):\n    __str__ = None\nraise E", "mine.py, line 3: E"),
         ("def f():\n    f()\nf()", "mine.py, line 2: RecursionError"),
         ("x = (", "mine.py, line 1: SyntaxError: '(' was never closed"),
         ("x = '\0'", "SyntaxError"),
-        (readme_method() + "    def __post_init__(self):\n        1 / 0\n", "ZeroDivisionError"),
-        (readme_method() + "    def params(self):\n        exit(0)\n", "SystemExit: 0"),
+        (
+            documented_method() + "    def __post_init__(self):\n        1 / 0\n",
+            "ZeroDivisionError",
+        ),
+        (documented_method() + "    def params(self):\n        exit(0)\n", "SystemExit: 0"),
     ],
 )
 def test_bad_files_get_one_line(tmp_path, capsys, registry, text, said):
@@ -82,8 +85,8 @@ def test_bad_parameters_of_a_check_get_one_line(capsys):
     assert "k=99" in capsys.readouterr().err
 
 
-EXIT = readme_method() + "\n    def check(self, info):\n        exit(0)\n"
-LEAVES = readme_method() + "\n    def layer(self, layer, seq):\n        exit(0)\n"
+EXIT = documented_method() + "\n    def check(self, info):\n        exit(0)\n"
+LEAVES = documented_method() + "\n    def layer(self, layer, seq):\n        exit(0)\n"
 
 
 def line_of(text: str) -> int:

@@ -1,0 +1,25 @@
+"""How the pages of `docs/` become a site: `make docs`. Links are checked, a warning is an error."""
+
+from __future__ import annotations
+
+import re
+
+from sphinx.application import Sphinx
+
+project = "modsuite"
+extensions = ["myst_parser"]
+html_theme = "furo"
+html_title = "modsuite"
+myst_heading_anchors = 3
+
+# Markdown outside `docs/` (a run's report, the README) is no page of the site: it is offered as a file.
+OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+\.md)\)")
+
+
+def _offer_as_files(_app: Sphinx, _name: str, source: list[str]) -> None:
+    source[0] = OUTSIDE.sub(r"{download}`\1 <\2>`", source[0])
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", _offer_as_files)

@@ -1,0 +1,136 @@
+"""The main job from Python: methods on benches, in a run directory, read back as tables."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modsuite.errors import Error, spoken
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from modsuite.model import Model
+
+
+class Comparison:
+    """A finished run: its folder, and its CSVs as pandas frames (read when asked for)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def frame(self, name: str) -> pd.DataFrame:
+        """`NAME.csv` of the run. Raises Error where the run has none."""
+        import pandas as pd
+
+        file = self.path / f"{name}.csv"
+        if not file.is_file():
+            have = ", ".join(sorted(p.stem for p in self.path.glob("*.csv")))
+            raise Error(f"{self.path}: no {name}.csv; there are {have}")
+        return pd.read_csv(file)
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """One row a method and bench, failed ones with the reason."""
+        return self.frame("cells")
+
+    @property
+    def accuracy(self) -> pd.DataFrame:
+        """Scores with intervals, differences to dense with intervals and verdicts."""
+        return self.frame("accuracy")
+
+    @property
+    def cost(self) -> pd.DataFrame:
+        """FLOPs and KV cache, a row a scope, convention and counter."""
+        return self.frame("cost")
+
+    @property
+    def routing(self) -> pd.DataFrame:
+        """Tokens processed by layer and kind."""
+        return self.frame("routing")
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    def __repr__(self) -> str:
+        rows = self.accuracy
+        shown = rows[rows["headline"] == 1]
+        columns = ["bench", "label", "n", "value", "ci_low", "ci_high", "delta", "verdict"]
+        return f"{self.path}\n{shown[columns].to_string(index=False)}"
+
+
+def compare(
+    model: Model | str,
+    methods: str | Sequence[str],
+    bench: str | Sequence[str],
+    *,
+    limit: int | None = None,
+    batch_size: int = 1,
+    seed: int = 0,
+    out: str | Path | None = None,
+    **settings: Any,
+) -> Comparison:
+    """Run methods on benches as the command line does; dense is always added.
+
+    `model`: what `load` gave, or a name. `out`: the run directory (default `runs/<time>`); an
+    existing one with the same settings is resumed. `settings`: further flags by their names with
+    underscores (`controls=True`, `data="hub"`, `margin=1`, ...). Raises Error, also when a cell
+    failed (the others are kept in the run directory).
+    """
+    from modsuite.model import load
+
+    mine = load(model) if isinstance(model, str) else model
+    words = {
+        "methods": methods, "bench": bench, "limit": limit, "batch_size": batch_size,
+        "seed": seed, "out": out, **settings,
+    }  # fmt: skip
+    with spoken():
+        from harness.errors import EXIT_INTERRUPTED, EXIT_OK
+        from harness.store.rundir import default_out
+        from harness.suite import run_suite
+
+        argv = _argv(words)
+        path = Path(out) if out is not None else default_out()
+        if out is None:
+            argv += ["--out", str(path)]
+        said, wrong = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(wrong):
+            code = run_suite(_settings([*argv, "--quiet"]), argv, mine.session.parts())
+    if code == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
+    if code != EXIT_OK:
+        lines = wrong.getvalue().strip().splitlines()
+        raise Error(f"{path}: {lines[-1] if lines else 'some cells failed'}")
+    return Comparison(path)
+
+
+def _settings(argv: list[str]) -> Any:
+    from harness.cli import parse
+
+    return parse(argv)[1]
+
+
+def _argv(words: dict[str, Any]) -> list[str]:
+    """The command line that says the same. Raises Error for a name no flag has."""
+    from harness.flags import build_parser
+    from harness.nearest import unknown
+
+    flags = [text for action in build_parser()._actions for text in action.option_strings]
+    found: list[str] = []
+    for name, value in words.items():
+        flag = "--" + name.replace("_", "-")
+        if flag not in flags:
+            raise Error("compare: " + unknown("setting", name, [f[2:] for f in flags]))
+        if value is None or value is False:
+            continue
+        if value is True:
+            found.append(flag)
+            continue
+        many = isinstance(value, Sequence) and not isinstance(value, str)
+        found += [flag, ",".join(map(str, value)) if many else str(value)]
+    return found

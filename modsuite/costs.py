@@ -1,0 +1,48 @@
+"""The ledger at a model's true sizes, without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from modsuite.errors import spoken
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def costs(
+    model: str,
+    methods: str | Sequence[str],
+    n_text: int = 58,
+    n_out: int = 32,
+    dtype: str = "bfloat16",
+) -> pd.DataFrame:
+    """FLOPs and KV cache of one image's prompt and `n_out` new tokens; dense is always added.
+
+    The rows of `cost.csv` (`tflops_mean` in tera-FLOP, 2 a multiply-accumulate), one a method,
+    scope, convention and counter. A method whose amounts depend on weights and picture has no row.
+    `model`: a known model's name or a folder with its config.json. Raises Error.
+    """
+    with spoken():
+        import pandas as pd
+
+        from harness.cost.referees import Referees
+        from harness.cost.rows import cost_rows
+        from harness.cost.run import predict
+        from harness.cost.shapes import config_for, shape_from_config
+        from harness.parts import Parts
+        from harness.plan import with_dense
+        from harness.settings import Settings
+
+        specs = (methods,) if isinstance(methods, str) else tuple(methods)
+        parts = Parts()
+        config = config_for(model)
+        shape = shape_from_config(config, model)
+        settings = Settings(
+            methods=specs, model=model, n_text=n_text, n_out=n_out, dtype=dtype, costs_only=True
+        )
+        chosen = with_dense(parts.methods(specs), parts)
+        found, _left_out = predict(chosen, config, shape, settings, Referees(shape))
+        rows = [row for one in found for row in cost_rows(one.about, [one.readout], settings.seed)]
+    return pd.DataFrame(rows)
