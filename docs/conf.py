@@ -12,7 +12,7 @@ html_theme = "furo"
 html_title = "modsuite"
 myst_heading_anchors = 3
 
-# Markdown outside `docs/` (a run's report, the README) is no page of the site: it is offered as a file.
+# Markdown outside `docs/` (a run's report) is no page of the site: it is offered as a file.
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+\.md)\)")
 
 

@@ -104,15 +104,13 @@ class Parts:
     def check(self, loaded: Any, method: Any, checkpoint: Path | None) -> None:
         """Do parameters and weights fit the loaded model? Raises UsageError."""
         from harness.engine.model import check_method, find_parts
-        from harness.model.checkpoints import CheckpointError, load_checkpoint
+        from harness.model.checkpoints import CheckpointError
         from methods.base import MethodError
 
-        hashes = list(loaded.weight_hashes.values())
-        base = hashes[0] if len(hashes) == 1 else None  # a sharded model has no single hash
         try:
             check_method(find_parts(loaded.model), method)
             if checkpoint is not None:
-                load_checkpoint(checkpoint, loaded.model, method, base=base)
+                loaded.weights(checkpoint, method)
         except MethodError as error:
             raise UsageError(f"--methods: {one_line(error)}") from None
         except CheckpointError as error:

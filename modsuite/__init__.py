@@ -21,15 +21,15 @@ from modsuite import hook
 from modsuite.errors import Error
 
 if TYPE_CHECKING:
-    from modsuite.compare import Comparison, compare
-    from modsuite.costs import costs
+    from modsuite.comparison import Comparison, compare
+    from modsuite.ledger import costs
     from modsuite.listing import check, methods, parse
     from modsuite.model import Model, Routed, load, routed
 
 # Where each name lives; looked up when it is first asked for.
 _PLACES = {
-    "modsuite.compare": ("Comparison", "compare"),
-    "modsuite.costs": ("costs",),
+    "modsuite.comparison": ("Comparison", "compare"),
+    "modsuite.ledger": ("costs",),
     "modsuite.listing": ("check", "methods", "parse"),
     "modsuite.model": ("Model", "Routed", "load", "routed"),
     # What a method file is written with (see `methods.vocabulary` for shapes and units).

@@ -12,6 +12,7 @@ from modsuite.errors import Error, spoken
 
 if TYPE_CHECKING:
     from harness.record import RoutingRecord
+    from harness.session import Session
     from methods.base import Method
 
 MAX_NEW_TOKENS = 32
@@ -24,22 +25,22 @@ class Model:
     more than is offered here; `hf` and `processor` are the plain transformers objects.
     """
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
         self._open: list[Routed] = []
 
     @property
     def name(self) -> str:
         """As `load` was given it, or as transformers calls a model of one's own."""
-        return str(self.session.loaded.model_id)
+        return str(self.session.model_id)
 
     @property
     def hf(self) -> Any:
-        return self.session.loaded.model
+        return self.session.model
 
     @property
     def processor(self) -> Any:
-        return self.session.loaded.processor
+        return self.session.processor
 
     def ask(self, image: Any, question: str, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
         """The greedy answer to a question about one image, several (a list) or none (None).
@@ -53,15 +54,16 @@ class Model:
 
     def __repr__(self) -> str:
         under = f" under {self._open[-1].method.spec}" if self._open else ""
-        loaded = self.session.loaded
-        return f"<modsuite model {self.name}{under}, {loaded.dtype}, {loaded.device_name}>"
+        return (
+            f"<modsuite model {self.name}{under}, {self.session.dtype}, {self.session.device_name}>"
+        )
 
 
 class Routed:
     """One method on one model while its context is open; knows the record of the last answer."""
 
-    def __init__(self, method: Method, asker: Any, loaded: Any) -> None:
-        self.method, self._asker, self._loaded = method, asker, loaded
+    def __init__(self, method: Method, generator: Any, session: Session) -> None:
+        self.method, self._generator, self._session = method, generator, session
         self._output: Any = None
 
     def ask(self, image: Any, question: str, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
@@ -73,7 +75,7 @@ class Routed:
         how = GenerationKwargs(max_new_tokens)
         with spoken():
             request = Request(0, "ask", name, question, how, lambda: images)
-            self._output = self._asker.answer([request])[0]
+            self._output = self._generator.answer([request])[0]
         return str(self._output.text)
 
     @property
@@ -91,8 +93,9 @@ class Routed:
         """
         from harness.cost.readouts import read_out
 
-        size = self._loaded.model.dtype.itemsize
-        found = read_out(self.record, self._loaded.info, size, self.method.needs_images)
+        session = self._session
+        size = session.model.dtype.itemsize
+        found = read_out(self.record, session.info, size, self.method.needs_images)
         return {key: value for key, value in found.items() if not isinstance(value, (dict, list))}
 
 
@@ -104,19 +107,19 @@ def load(
     `model`: a name of `--list models`, a model-hub id or a local folder. Raises Error.
     """
     with spoken():
-        from harness.session import Session
+        from harness.model.catalog import load_model
 
-        return Model(Session.open(model, device, dtype, attn))
+        return Model(load_model(model, device, dtype, attn))
 
 
 def wrap(model: Any, processor: Any) -> Model:
     """A transformers model of one's own, already loaded, and its processor. Raises Error."""
+    from modsuite.wrapped import session_around
+
     if processor is None:
         raise Error("routed: a plain transformers model needs processor=, to be asked")
     with spoken():
-        from harness.session import Session
-
-        return Model(Session.around(model, processor))
+        return Model(session_around(model, processor))
 
 
 @contextmanager
@@ -130,20 +133,39 @@ def routed(
     a trained method's weights; the shipped ones are found by themselves. Raises Error.
     """
     mine = model if isinstance(model, Model) else wrap(model, processor)
+    session = mine.session
     with ExitStack() as stack:
         with spoken():
-            from modsuite.listing import parse
+            from harness.bench.generation import Generator
 
-            method = parse(spec) if isinstance(spec, str) else spec
-            wish = None if checkpoint is None else str(checkpoint)
-            method, path = mine.session.resolve(method, wish)
-            asker = stack.enter_context(mine.session.routed(method, path))
-        run = Routed(method, asker, mine.session.loaded)
-        mine._open.append(run)
+            method, path = resolved(session, spec, checkpoint)
+            run, sharing = stack.enter_context(session.under(method, path))
+            routed_run = Routed(run.method, Generator(session, run, sharing, method.label), session)
+        mine._open.append(routed_run)
         try:
-            yield run
+            yield routed_run
         finally:
-            mine._open.remove(run)
+            mine._open.remove(routed_run)
+
+
+def resolved(
+    session: Session, spec: str | Method, checkpoint: str | Path | None
+) -> tuple[Method, Path | None]:
+    """The method as its weights want it, and their folder: what the command line would run."""
+    from harness.parts import Parts
+    from harness.plan import find_checkpoints, with_dense, with_trained_parameters
+    from harness.settings import Settings
+    from modsuite.listing import parse
+
+    method = parse(spec) if isinstance(spec, str) else spec
+    parts = Parts()
+    wishes = {} if checkpoint is None else {method.name: str(checkpoint)}
+    methods = with_dense([method], parts)
+    found = find_checkpoints(Settings(checkpoint=wishes), methods, session.source, parts)
+    method = with_trained_parameters(methods, found, parts)[-1]
+    path = found.get(method.name)
+    parts.check(session, method, path)
+    return method, path
 
 
 def _images(image: Any) -> list[Any]:
@@ -165,5 +187,3 @@ def _images(image: Any) -> list[Any]:
         else:
             raise Error(f"image: a PIL image or a path expected, not {type(one).__name__}")
     return found
-
-

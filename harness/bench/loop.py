@@ -8,7 +8,7 @@ is cheap: torch and lmms-eval come in when :func:`evaluate` is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,8 @@ from harness.plan import AUTO_BATCH
 
 if TYPE_CHECKING:
     from harness.bench.lmms import OnBatch, OnImage, OnSample
-    from harness.model.catalog import LoadedModel
     from harness.record import RoutingRecord
-
-# Parameters behind which shared vision features are no longer those of the dense model.
-VISION = ("model.vision_tower.", "model.multi_modal_projector.", "model.image_newline")
+    from harness.session import Session
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class CellResult:
 
 
 def evaluate(
-    loaded: LoadedModel,
+    loaded: Session,
     method: Any,
     bench: Bench | str,
     *,
@@ -132,7 +129,7 @@ def evaluate(
         batch_size = AUTO_BATCH[loaded.model.device.type]
     with (
         quiet(verbose),
-        _ready(loaded, method, checkpoint, share_features) as (run, sharing),
+        loaded.under(method, checkpoint, share_features) as (run, sharing),
         _display(progress, on_batch, f"{method.label} on {bench.name}") as shown,
     ):
         lm = RoutedModel(
@@ -171,48 +168,15 @@ def evaluate(
     )
 
 
-@contextmanager
-def _ready(
-    loaded: LoadedModel, method: Any, checkpoint: Path | str | None, share: bool
-) -> Iterator[tuple[Any, Any]]:
-    """The model under the method, with its trained weights and shared vision features."""
-    from harness.engine import routed
-    from harness.model.features import shared_features
-
-    with ExitStack() as stack:
-        modules = clip = None
-        if checkpoint is not None:
-            from harness.model.checkpoints import load_checkpoint
-
-            files = list(loaded.weight_hashes.values())
-            base = files[0] if len(files) == 1 else None
-            weights = load_checkpoint(checkpoint, loaded.model, method, base)
-            stack.enter_context(weights.applied(loaded.model))
-            method, modules, clip = weights.method, weights.modules, weights.clip
-            changed = (*weights.deltas, *weights.full)
-            share = share and not any(name.startswith(VISION) for name in changed)
-        # Methods that read the tower, and those that leave it out, must not meet stored features.
-        share = share and method.needs_images and not method.reads_tower
-        cache = loaded.features if share else None
-        words = loaded.processor.tokenizer
-        sharing = stack.enter_context(shared_features(loaded.model, cache))
-        context = routed(loaded.model, method, modules, tokenizer=words, clip=clip)
-        yield stack.enter_context(context), sharing
-
-
 def _attention(
-    loaded: LoadedModel, method: Any, checkpoint: Path | str | None, lm: Any
+    loaded: Session, method: Any, checkpoint: Path | str | None, lm: Any
 ) -> dict[str, Any] | None:
     """Maps of the first shown sample, with the cell's weights; None where there is no sample."""
     from harness.attention import head_mean_maps
-    from harness.model.checkpoints import load_checkpoint
 
     if lm.first is None:
         return None
-    with ExitStack() as stack:
-        if checkpoint is not None:
-            weights = load_checkpoint(checkpoint, loaded.model, method, None)
-            stack.enter_context(weights.applied(loaded.model))
+    with loaded.tuned(method, checkpoint):
         maps = head_mean_maps(loaded.model, lm.generator.inputs_of(lm.first))
     return None if maps is None else {"doc_id": lm.first.doc_id, **maps}
 

@@ -11,11 +11,9 @@ from typing import Any
 import torch
 
 from harness.bench.generation import Generator, Request
-from harness.bench.loop import VISION
 from harness.engine import routed
 from harness.engine.samples import kinds_from_ids
-from harness.model.checkpoints import load_checkpoint
-from harness.model.features import image_key, shared_features
+from harness.model.features import Sharing, image_key, shared_features
 from methods.dense import Dense
 
 IGNORED = -100
@@ -43,35 +41,26 @@ class Subject:
         self.device = self.model.device.type
 
     @contextmanager
-    def weights(self) -> Iterator[bool]:
-        """Dense's tuned weights in place while open; says whether vision features may be shared."""
-        if self.checkpoint is None:
-            yield True
-            return
-        files = list(self.loaded.weight_hashes.values())
-        base = files[0] if len(files) == 1 else None
-        tuned = load_checkpoint(self.checkpoint, self.model, Dense(), base)
-        with tuned.applied(self.model):
-            yield not any(name.startswith(VISION) for name in (*tuned.deltas, *tuned.full))
-
-    @contextmanager
     def asked(self, method: Any) -> Iterator[Asker]:
         """The model under a training-free method, ready for teacher-forced passes."""
         with ExitStack() as stack:
-            share = stack.enter_context(self.weights())
-            cache = self.loaded.features if share else None
-            sharing = stack.enter_context(shared_features(self.model, cache))
+            sharing = stack.enter_context(self._weights())
             run = stack.enter_context(routed(self.model, method, record=False))
             yield Asker(Generator(self.loaded, run, sharing, method.label))
 
     @contextmanager
     def plain(self) -> Iterator[Asker]:
         """The model as it stands in transformers, to be watched."""
-        with ExitStack() as stack:
-            share = stack.enter_context(self.weights())
-            cache = self.loaded.features if share else None
-            sharing = stack.enter_context(shared_features(self.model, cache))
+        with self._weights() as sharing:
             yield Asker(Generator(self.loaded, None, sharing, "dense"))
+
+    @contextmanager
+    def _weights(self) -> Iterator[Sharing]:
+        """Dense's tuned weights in place while open, and the vision features behind them."""
+        with ExitStack() as stack:
+            tuned = stack.enter_context(self.loaded.tuned(Dense(), self.checkpoint))
+            cache = self.loaded.features if self.loaded.shares(tuned) else None
+            yield stack.enter_context(shared_features(self.model, cache))
 
 
 class Asker:

@@ -10,10 +10,10 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.cost.shapes import SIZES_ONLY, ModelShape, shape_from_config
 from harness.errors import UsageError
@@ -21,10 +21,8 @@ from harness.families import read_config
 from harness.model.trust import refuse_foreign
 from harness.model.weights import INDEX, check_weights, setting_hashes, weight_hashes
 from harness.nearest import nearest, unknown
+from harness.session import Session
 from harness.settings import ROOT
-
-if TYPE_CHECKING:
-    from harness.model.features import FeatureCache
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 NEEDED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
@@ -109,41 +107,6 @@ class ModelSource:
         """sha256 over what turns a document into inputs: tokenizer, image processor, templates."""
         inputs = {k: v for k, v in self.setting_hashes.items() if k not in ("config.json", INDEX)}
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass
-class LoadedModel:
-    """A model ready to generate, and what it was loaded from and as.
-
-    ``model`` and ``processor`` are the plain transformers objects. ``features`` holds vision
-    features that methods share; None switches sharing off.
-    """
-
-    model: Any
-    processor: Any
-    source: ModelSource
-    device_name: str
-    dtype: str
-    attn: str
-    info: ModelShape
-    features: FeatureCache | None = None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def model_id(self) -> str:
-        return self.source.model_id
-
-    @property
-    def revision(self) -> str | None:
-        return self.source.revision
-
-    @property
-    def weight_hashes(self) -> dict[str, str]:
-        return self.source.weight_hashes
-
-    @property
-    def mini(self) -> bool:
-        return self.source.mini
 
 
 def find_model(name: str) -> ModelSource:
@@ -254,7 +217,7 @@ def load_model(
     attn: str = "auto",
     progress: Progress | None = None,
     feature_cache_mib: int = 1024,
-) -> LoadedModel:
+) -> Session:
     """Load a model and its processor once, ready for every method in turn.
 
     ``device``: auto, cpu, cuda, cuda:N, mps. ``auto`` takes the first accelerator, and spreads a

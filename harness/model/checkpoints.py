@@ -134,13 +134,21 @@ def resolve_method(path: str | Path, method: Method) -> Method:
 
 
 def load_checkpoint(
-    path: str | Path, model: nn.Module, method: Method, base: str | None = None
+    path: str | Path,
+    model: nn.Module,
+    method: Method,
+    base: str | None = None,
+    read: dict[Path, Any] | None = None,
 ) -> Loaded:
     """Read and check a checkpoint for ``method`` on ``model``; nothing is applied yet.
 
     ``base``: sha256 of the dense weights in use; compared with the one the checkpoint names.
+    ``read``: folder -> what its files held, taken from there and added to (`harness.session`).
     """
     from harness.engine.model import model_info
+
+    read = {} if read is None else read
+    folder = Path(path).resolve()
 
     method = resolve_method(path, method)
     meta, info = read_meta(path), model_info(model)
@@ -148,10 +156,14 @@ def load_checkpoint(
         from harness.model.clip import load_clip
 
         method.fits(info)
-        return Loaded(method, None, meta=meta, clip=load_clip(path, model))
+        if folder not in read:
+            read[folder] = load_clip(path, model)
+        return Loaded(method, None, meta=meta, clip=read[folder])
     _check_model(path, meta, info, base)
     method.fits(info)
-    tensors = _read(Path(path))
+    if folder not in read:
+        read[folder] = _read(Path(path))
+    tensors = read[folder]
     routers = {k[7:]: v for k, v in tensors.items() if k.startswith("router.")}
     parameters = dict(model.named_parameters())
     first = next(iter(parameters.values()))

@@ -12,10 +12,11 @@ import torch
 
 from harness.cost.shapes import shape_from_config
 from harness.errors import UsageError, one_line
-from harness.model.catalog import LoadedModel, ModelSource, Progress
+from harness.model.catalog import ModelSource, Progress
 from harness.model.features import FeatureCache
 from harness.model.torchvision_ops import declare_missing_ops
 from harness.model.weights import read_header, weight_files
+from harness.session import Session
 from harness.validators import ATTENTION, ATTENTION_ALIASES, DTYPE_ALIASES, DTYPES
 
 # A model is spread over devices when its weights fill more than this share of the free memory:
@@ -31,7 +32,7 @@ def load(
     attn: str,
     progress: Progress | None,
     feature_cache_mib: int,
-) -> LoadedModel:
+) -> Session:
     """See :func:`harness.model.catalog.load_model`."""
     declare_missing_ops()
     place = pick_device(device)
@@ -45,7 +46,7 @@ def load(
         processor = load_processor(source)
     model.eval().requires_grad_(False)
     _greedy_defaults(model)
-    return LoadedModel(
+    return Session(
         model=model,
         processor=processor,
         source=source,

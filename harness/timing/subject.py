@@ -47,7 +47,7 @@ class Bench:
     model: Any
     shape: ModelShape
     processor: Any = None
-    loaded: Any = None  # harness.model.catalog.LoadedModel, where it has files
+    loaded: Any = None  # harness.session.Session, where it has files
 
     @property
     def device(self) -> torch.device:
@@ -107,11 +107,7 @@ def trained(method: Any, bench: Bench, checkpoint: Path | None) -> Subject:
     """A method with its weights; the updates of dense weights are computed once."""
     if checkpoint is None:
         return Subject(method)
-    from harness.model.checkpoints import load_checkpoint
-
-    hashes = list(bench.loaded.weight_hashes.values())
-    base = hashes[0] if len(hashes) == 1 else None
-    weights = load_checkpoint(checkpoint, bench.model, method, base)
+    weights = bench.loaded.weights(checkpoint, method)
     names = {*weights.deltas, *weights.full}
     with weights.applied(bench.model):
         parameters = dict(bench.model.named_parameters())

@@ -8,13 +8,13 @@ from typing import Any
 import methods
 from harness.bench.benches import Bench
 from harness.bench.loop import CellResult, evaluate
-from harness.model.catalog import LoadedModel
+from harness.session import Session
 
 DENSE = methods.parse("dense")
 DOCUMENTS = 5  # in each of the session's datasets
 
 
-def run(loaded: LoadedModel, bench: Bench, method: Any = DENSE, **options: Any) -> CellResult:
+def run(loaded: Session, bench: Bench, method: Any = DENSE, **options: Any) -> CellResult:
     options = {"progress": False, "max_new_tokens": 6, **options}
     return evaluate(loaded, method, bench, **options)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.bench.benches import Bench, resolve_bench
-from harness.model.catalog import LoadedModel, load_model
+from harness.model.catalog import load_model
+from harness.session import Session
 from tests.fixtures.hub_data import write_gqa, write_textvqa
 from tests.fixtures.hub_models import write_llava, write_llava_next
 from tests.loop.cells import DOCUMENTS
@@ -30,12 +31,12 @@ def dataset_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def llava(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Session:
     return load_model(str(write_llava(tmp_path_factory.mktemp("llava"))), device="cpu")
 
 
 @pytest.fixture(scope="session")
-def llava_next(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+def llava_next(tmp_path_factory: pytest.TempPathFactory) -> Session:
     return load_model(str(write_llava_next(tmp_path_factory.mktemp("next"))), device="cpu")
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from harness.bench.answerboxes import CONVERTED, UNKNOWN
 from harness.bench.benches import resolve_bench
-from harness.model.catalog import LoadedModel
+from harness.session import Session
 from tests.fixtures.hub_data import Box, Size, write_refcoco
 from tests.loop.cells import run
 
@@ -70,7 +70,7 @@ def test_a_perfect_box_scores_one_in_every_shape(
     frame: str, answers: Any, tmp_path: Path, request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    loaded: LoadedModel = request.getfixturevalue("llava_next" if frame == "whole" else "llava")
+    loaded: Session = request.getfixturevalue("llava_next" if frame == "whole" else "llava")
     if frame == "pad":  # as the original code does it; the processor of the fixture crops
         from transformers import LlavaImageProcessor
 
@@ -97,7 +97,7 @@ def test_a_perfect_box_scores_one_in_every_shape(
 
 
 def test_a_family_whose_frame_is_not_known(
-    llava: LoadedModel, answers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llava: Session, answers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read as the image's, and said."""
     monkeypatch.setattr(llava.model.config, "model_type", "other")

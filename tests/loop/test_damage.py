@@ -11,15 +11,15 @@ import pytest
 import methods
 from harness.bench.benches import Bench, resolve_bench
 from harness.errors import CellError
-from harness.model.catalog import LoadedModel
 from harness.model.context import context_length
+from harness.session import Session
 from tests.fixtures.hub_data import truncate_image, write_refcoco, write_textvqa
 from tests.loop.cells import predictions, run
 
 
 @pytest.mark.parametrize("spec", ["dense", "fastv:k=1:r=0.25", "random", "blind"])
 def test_longer_than_the_context(
-    spec: str, llava: LoadedModel, gqa: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    spec: str, llava: Session, gqa: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """By the prompt as asked, whatever a method drops of it: the same samples for every method."""
     method = methods.parse(spec)
@@ -62,7 +62,7 @@ def test_context_of_a_stretched_model(length: Any, rope: Any, expected: Any) -> 
     assert context_length(SimpleNamespace(get_text_config=lambda: text)) == expected
 
 
-def test_truncated_images_are_counted(llava: LoadedModel, tmp_path: Path) -> None:
+def test_truncated_images_are_counted(llava: Session, tmp_path: Path) -> None:
     folder = write_textvqa(tmp_path, [["red"] * 10] * 3)
     whole = run(llava, resolve_bench("textvqa", str(tmp_path)))
     assert whole.truncated_images == 0 and whole.notes == ()
@@ -74,7 +74,7 @@ def test_truncated_images_are_counted(llava: LoadedModel, tmp_path: Path) -> Non
     assert same == [True, False, True]
 
 
-def test_a_task_that_reads_its_images_ahead(llava: LoadedModel, tmp_path: Path) -> None:
+def test_a_task_that_reads_its_images_ahead(llava: Session, tmp_path: Path) -> None:
     """RefCOCO's documents are decoded and stored anew before they are asked: no trace is left."""
     folder = write_refcoco(tmp_path, [((60, 40), (1, 2, 30, 20))] * 2)
     truncate_image(folder, 1)

@@ -11,7 +11,7 @@ import pytest
 import methods
 from harness.bench.benches import Bench, resolve_bench
 from harness.errors import CellError
-from harness.model.catalog import LoadedModel
+from harness.session import Session
 from tests.fixtures.hub_data import write_gqa, write_textvqa
 from tests.loop.cells import DOCUMENTS, comparable, predictions, run
 
@@ -37,7 +37,7 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], No
 
 @pytest.mark.parametrize("how", ["torch", "cpu allocator", "python"])
 def test_out_of_memory_halves_the_batch(
-    how: str, llava: LoadedModel, gqa: Bench, answer: Any, tmp_path: Path
+    how: str, llava: Session, gqa: Bench, answer: Any, tmp_path: Path
 ) -> None:
     errors = {
         "torch": torch.OutOfMemoryError("CUDA out of memory."),
@@ -66,7 +66,7 @@ def test_out_of_memory_halves_the_batch(
     assert sizes == [2, 1]
 
 
-def test_out_of_memory_at_one_sample(llava: LoadedModel, gqa: Bench, answer: Any) -> None:
+def test_out_of_memory_at_one_sample(llava: Session, gqa: Bench, answer: Any) -> None:
     def full(batch: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
@@ -78,7 +78,7 @@ def test_out_of_memory_at_one_sample(llava: LoadedModel, gqa: Bench, answer: Any
 
 
 def test_other_errors_are_raised_not_answered(
-    llava: LoadedModel, gqa: Bench, monkeypatch: pytest.MonkeyPatch
+    llava: Session, gqa: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("shape mismatch")
@@ -88,7 +88,7 @@ def test_other_errors_are_raised_not_answered(
         run(llava, gqa)
 
 
-def test_nan_logits_name_method_and_sample(llava: LoadedModel, gqa: Bench) -> None:
+def test_nan_logits_name_method_and_sample(llava: Session, gqa: Bench) -> None:
     steps = []
 
     def poison(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,7 @@ def test_nan_logits_name_method_and_sample(llava: LoadedModel, gqa: Bench) -> No
     assert "uniform" in line and "NaN" in line and "sample gqa/" in line and "token 2" in line
 
 
-def test_checkpoint_of_another_depth(llava: LoadedModel, gqa: Bench, tmp_path: Path) -> None:
+def test_checkpoint_of_another_depth(llava: Session, gqa: Bench, tmp_path: Path) -> None:
     from harness.model.checkpoints import save_checkpoint
     from methods.base import ModelInfo
 
@@ -121,7 +121,7 @@ def test_checkpoint_of_another_depth(llava: LoadedModel, gqa: Bench, tmp_path: P
         run(llava, gqa, method, checkpoint=tmp_path)
 
 
-def test_dataset_of_another_schema_is_one_line(llava: LoadedModel, tmp_path: Path) -> None:
+def test_dataset_of_another_schema_is_one_line(llava: Session, tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -132,9 +132,7 @@ def test_dataset_of_another_schema_is_one_line(llava: LoadedModel, tmp_path: Pat
         run(llava, resolve_bench("textvqa", str(tmp_path)))
 
 
-def test_nothing_is_printed(
-    llava: LoadedModel, gqa: Bench, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_printed(llava: Session, gqa: Bench, capfd: pytest.CaptureFixture[str]) -> None:
     run(llava, gqa)
     out = capfd.readouterr()
     assert out.out == "" and out.err == ""
@@ -145,7 +143,7 @@ def test_nothing_is_printed(
     assert seen == []
 
 
-def test_a_raising_method_names_its_sample(llava: LoadedModel, gqa: Bench) -> None:
+def test_a_raising_method_names_its_sample(llava: Session, gqa: Bench) -> None:
     from harness.errors import one_line
 
     method = methods.parse("fastv:k=1:r=0.5")
@@ -179,7 +177,7 @@ def test_a_raising_method_names_its_sample(llava: LoadedModel, gqa: Bench) -> No
     ],
 )
 def test_an_odd_document_is_named(
-    bench: str, field: str, value: Any, llava: LoadedModel, tmp_path: Path
+    bench: str, field: str, value: Any, llava: Session, tmp_path: Path
 ) -> None:
     if bench == "gqa":
         folder = write_gqa(tmp_path, ["red"] * 4) / "testdev_balanced_instructions"
@@ -193,21 +191,21 @@ def test_an_odd_document_is_named(
     assert "\n" not in str(caught.value) and "RetryError" not in str(caught.value)
 
 
-def test_an_odd_first_document_is_named(llava: LoadedModel, tmp_path: Path) -> None:
+def test_an_odd_first_document_is_named(llava: Session, tmp_path: Path) -> None:
     """lmms-eval tries it while it loads the task."""
     rewrite(write_textvqa(tmp_path, [["red"] * 10]), lambda rows: rows[0].update(question=None))
     with pytest.raises(CellError, match=r"^textvqa_val: document 0: AttributeError"):
         run(llava, resolve_bench("textvqa", str(tmp_path)))
 
 
-def test_no_documents(llava: LoadedModel, tmp_path: Path) -> None:
+def test_no_documents(llava: Session, tmp_path: Path) -> None:
     folder = write_textvqa(tmp_path, [["red"] * 10])
     rewrite(folder, lambda rows: rows.clear())
     with pytest.raises(CellError, match="textvqa_val: the data hold no documents"):
         run(llava, resolve_bench("textvqa", str(tmp_path)))
 
 
-def test_a_limit_beyond_all_documents(llava: LoadedModel, gqa: Bench) -> None:
+def test_a_limit_beyond_all_documents(llava: Session, gqa: Bench) -> None:
     assert run(llava, gqa, limit=10**30, batch_size=1024).n == DOCUMENTS
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import methods
 from harness.bench.benches import Bench
-from harness.model.catalog import LoadedModel
+from harness.session import Session
 from tests.loop.cells import DOCUMENTS, predictions, run
 
 import torch  # isort: skip  after the fixtures, which prepare torchvision
 
 
-def test_features_are_computed_once_per_image(llava: LoadedModel, gqa: Bench) -> None:
+def test_features_are_computed_once_per_image(llava: Session, gqa: Bench) -> None:
     towers = []
     hook = llava.model.model.vision_tower.register_forward_hook(lambda *_: towers.append(1))
     assert llava.features is not None
@@ -29,7 +29,7 @@ def test_features_are_computed_once_per_image(llava: LoadedModel, gqa: Bench) ->
     assert "get_image_features" not in vars(llava.model.model)
 
 
-def test_blind_leaves_no_zeros_behind(llava: LoadedModel, gqa: Bench) -> None:
+def test_blind_leaves_no_zeros_behind(llava: Session, gqa: Bench) -> None:
     assert llava.features is not None
     llava.features.clear()
     run(llava, gqa, methods.parse("blind"))

@@ -10,14 +10,14 @@ import pytest
 
 import methods
 from harness.bench.benches import Bench
-from harness.model.catalog import LoadedModel
+from harness.session import Session
 from tests.loop.cells import DOCUMENTS, comparable, predictions, run
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("damage", ["none", "half a line", "half the file"])
 def test_killed_cell_ends_with_the_same_numbers(
-    batch_size: int, damage: str, llava: LoadedModel, gqa: Bench, tmp_path: Path
+    batch_size: int, damage: str, llava: Session, gqa: Bench, tmp_path: Path
 ) -> None:
     method = methods.parse("random")
     options: dict[str, Any] = {"batch_size": batch_size, "on_sample": lambda _, r: {"n": r.n}}
@@ -50,7 +50,7 @@ def test_killed_cell_ends_with_the_same_numbers(
     assert whole.samples[0].readout == {"n": whole.records["0"].n}
 
 
-def test_log_of_other_requests_is_not_used(llava: LoadedModel, gqa: Bench, tmp_path: Path) -> None:
+def test_log_of_other_requests_is_not_used(llava: Session, gqa: Bench, tmp_path: Path) -> None:
     from harness.store.response_log import VERSION
 
     log = tmp_path / "log.jsonl"

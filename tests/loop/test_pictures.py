@@ -11,8 +11,8 @@ import pytest
 import methods
 from harness.attention import SIDE, head_mean_maps
 from harness.bench.benches import Bench
-from harness.model.catalog import LoadedModel
 from harness.record import IMAGE
+from harness.session import Session
 from harness.store.pictures import LONGEST, save_image
 from reports.geometry import rects
 from tests.loop.cells import comparable, run
@@ -22,7 +22,7 @@ from tests.loop.cells import comparable, run
 def test_shown_samples_bring_what_a_picture_needs(
     request: pytest.FixtureRequest, gqa: Bench, name: str
 ) -> None:
-    loaded: LoadedModel = request.getfixturevalue(name)
+    loaded: Session = request.getfixturevalue(name)
     seen: dict[str, Any] = {}
     fastv = methods.parse("fastv:k=1")
     options: dict[str, Any] = {"keep_record": lambda i: i < 2, "on_image": seen.__setitem__}
@@ -45,7 +45,7 @@ def test_shown_samples_bring_what_a_picture_needs(
     assert [grid["fit"] for grid in record.grid] == fits[name]
 
 
-def test_pictures_change_no_number(llava: LoadedModel, gqa: Bench, tmp_path: Path) -> None:
+def test_pictures_change_no_number(llava: Session, gqa: Bench, tmp_path: Path) -> None:
     plain = comparable(run(llava, gqa, limit=3))
     shown = comparable(run(llava, gqa, limit=3, attention=True, on_image=lambda *_: None))
     assert shown.pop("attention") is not None
@@ -58,7 +58,7 @@ def test_pictures_change_no_number(llava: LoadedModel, gqa: Bench, tmp_path: Pat
 
 
 def test_attention_maps_are_the_softmax_of_a_causal_model(
-    llava: LoadedModel, gqa: Bench, monkeypatch: pytest.MonkeyPatch
+    llava: Session, gqa: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = run(llava, gqa, limit=1, attention=True).attention
     assert found is not None

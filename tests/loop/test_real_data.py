@@ -8,7 +8,7 @@ import pytest
 
 import methods
 from harness.bench.benches import Bench, resolve_bench
-from harness.model.catalog import LoadedModel
+from harness.session import Session
 from tests.fixtures.hub_data import write_gqa, write_textvqa
 from tests.loop.cells import DOCUMENTS, comparable, predictions, run
 
@@ -36,7 +36,7 @@ def test_gqa_scores_planted_answers(
 
 
 def test_textvqa_scores_the_share_of_annotators(
-    llava: LoadedModel, textvqa: Bench, tmp_path: Path
+    llava: Session, textvqa: Bench, tmp_path: Path
 ) -> None:
     first = run(llava, textvqa)
     said = [s.prediction for s in first.samples]
@@ -52,7 +52,7 @@ def test_textvqa_scores_the_share_of_annotators(
     assert not list(tmp_path.rglob("*submission*")) and not Path("submissions").exists()
 
 
-def test_answers_are_those_of_plain_generate(llava: LoadedModel, gqa: Bench, root: Path) -> None:
+def test_answers_are_those_of_plain_generate(llava: Session, gqa: Bench, root: Path) -> None:
     import io
 
     import pyarrow.parquet as pq
@@ -97,7 +97,7 @@ def test_batches_answer_like_single_samples(
         assert record.kv_ratio_vision is not None and record.kv_ratio_vision < 1
 
 
-def test_trained_method_with_weights(llava: LoadedModel, gqa: Bench, tmp_path: Path) -> None:
+def test_trained_method_with_weights(llava: Session, gqa: Bench, tmp_path: Path) -> None:
     from harness.engine import model_info
     from harness.model.checkpoints import save_checkpoint
 
@@ -121,7 +121,7 @@ def test_trained_method_with_weights(llava: LoadedModel, gqa: Bench, tmp_path: P
 
 
 def test_prepared_dataset_is_used_offline(
-    llava: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llava: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What an earlier run with a network left in the library's cache is enough, login or not."""
     import datasets
@@ -141,7 +141,7 @@ def test_prepared_dataset_is_used_offline(
     assert result.n == 2 and result.task == "textvqa_val"
 
 
-def test_mini_bench_runs(llava: LoadedModel) -> None:
+def test_mini_bench_runs(llava: Session) -> None:
     bench = resolve_bench("pope", "mini")
     result = run(llava, bench, limit=4)
     assert result.n == 4 and result.data == "mini" and result.task == "pope_mini"

@@ -12,7 +12,7 @@ import pytest
 from harness.bench.benches import Bench
 from harness.bench.tasks_index import TaskFile
 from harness.errors import CellError, UsageError
-from harness.model.catalog import LoadedModel
+from harness.session import Session
 from tests.fixtures.hub_data import picture
 from tests.loop.cells import comparable, predictions, run
 
@@ -108,7 +108,7 @@ def test_documents_with_no_and_with_several_images(
     assert predictions(only_text) == [predictions(single)[i] for i in (0, 3)]
 
 
-def test_metrics_that_are_no_means(llava: LoadedModel, task: Any) -> None:
+def test_metrics_that_are_no_means(llava: Session, task: Any) -> None:
     result = run(llava, task(MIXED))
     assert [(m.metric, m.is_mean, m.higher_is_better) for m in result.metrics] == [
         ("acc", True, True),
@@ -118,7 +118,7 @@ def test_metrics_that_are_no_means(llava: LoadedModel, task: Any) -> None:
     assert result.metrics[1].scores == {}  # their mean would not be the value
 
 
-def test_placeholders_in_a_question(llava: LoadedModel, task: Any) -> None:
+def test_placeholders_in_a_question(llava: Session, task: Any) -> None:
     """Placed once per image they stay; a stray one must not be taken for a picture."""
     bench = task([("red <image> yes <image> no", 2), ("a stray <image> here", 0)])
     result = run(llava, bench)
@@ -129,7 +129,7 @@ def test_placeholders_in_a_question(llava: LoadedModel, task: Any) -> None:
 
 
 def test_model_without_chat_template(
-    llava: LoadedModel, task: Any, monkeypatch: pytest.MonkeyPatch
+    llava: Session, task: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = task(MIXED)
     usual = run(llava, bench)
@@ -141,7 +141,7 @@ def test_model_without_chat_template(
     assert counts == [record.n_image for record in usual.records.values()]
 
 
-def test_limits_and_stop_strings(llava: LoadedModel, task: Any) -> None:
+def test_limits_and_stop_strings(llava: Session, task: Any) -> None:
     greedy = {"until": ["\n\n"], "do_sample": False}
     free = run(llava, task(MIXED, generation_kwargs=greedy), max_new_tokens=9)
     assert max(s.n_out for s in free.samples) == 9 == free.max_new_tokens
@@ -157,7 +157,7 @@ def test_limits_and_stop_strings(llava: LoadedModel, task: Any) -> None:
     assert max(s.n_out for s in run(llava, task(MIXED), max_new_tokens=2).samples) == 2
 
 
-def test_sampling_only_when_asked(llava: LoadedModel, task: Any) -> None:
+def test_sampling_only_when_asked(llava: Session, task: Any) -> None:
     hot = {"do_sample": True, "temperature": 5.0, "max_new_tokens": 8}
     bench = task(MIXED, generation_kwargs=hot)
     greedy = run(llava, task(MIXED, generation_kwargs={**hot, "do_sample": False}))
@@ -181,7 +181,7 @@ def test_sampling_only_when_asked(llava: LoadedModel, task: Any) -> None:
     ],
 )
 def test_tasks_that_cannot_be_run(
-    changes: Any, error: type[Exception], text: str, llava: LoadedModel, task: Any
+    changes: Any, error: type[Exception], text: str, llava: Session, task: Any
 ) -> None:
     with pytest.raises(error, match=text) as caught:
         run(llava, task(MIXED, **changes))

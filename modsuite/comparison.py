@@ -93,6 +93,7 @@ def compare(
         from harness.errors import EXIT_INTERRUPTED, EXIT_OK
         from harness.store.rundir import default_out
         from harness.suite import run_suite
+        from modsuite.wrapped import parts_of
 
         argv = _argv(words)
         path = Path(out) if out is not None else default_out()
@@ -100,7 +101,7 @@ def compare(
             argv += ["--out", str(path)]
         said, wrong = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(wrong):
-            code = run_suite(_settings([*argv, "--quiet"]), argv, mine.session.parts())
+            code = run_suite(_settings([*argv, "--quiet"]), argv, parts_of(mine.session))
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     if code != EXIT_OK:

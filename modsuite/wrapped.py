@@ -1,0 +1,79 @@
+"""The harness's parts around a model that is loaded already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import UsageError
+from harness.parts import Parts, Runtime
+from harness.session import Session
+from harness.settings import Settings
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Stands where a model's files would: it has a name, and none of what files give."""
+
+    model_id: str
+    weight_hashes: dict[str, str]
+    revision: None = None
+    mini: bool = False
+
+
+def session_around(model: Any, processor: Any) -> Session:
+    """A session on a transformers model of the caller's own. Raises UsageError, one line."""
+    from harness.cost.shapes import shape_from_config
+    from harness.engine import find_parts
+
+    if not hasattr(model, "config") or not hasattr(model, "generate"):
+        raise UsageError(f"a transformers model expected, not {type(model).__name__}")
+    find_parts(model)  # refuses what cannot be routed
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise UsageError(
+            f"processor: one of tokenizer and image processor expected, not "
+            f"{type(processor).__name__}"
+        )
+    if processor.tokenizer.pad_token_id is None:
+        raise UsageError("processor: its tokenizer has no padding token: set tokenizer.pad_token")
+    name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+    return Session(
+        model=model,
+        processor=processor,
+        source=InMemory(name, {}),  # type: ignore[arg-type]
+        device_name=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        attn=str(model.config._attn_implementation),
+        info=shape_from_config(model.config.to_dict(), name),
+    )
+
+
+class LoadedParts(Parts):
+    """The real parts, with the model in hand instead of one that is loaded for the run."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def source(self, name: str) -> Any:
+        return self.session.source
+
+    def runtime(self, settings: Settings, source: Any) -> Runtime:
+        loaded = self.session
+        return Runtime(loaded.model.device.type, loaded.dtype, loaded.attn)
+
+    def load(self, settings: Settings, source: Any, say: Callable[[str], None]) -> Session:
+        return self.session
+
+
+def parts_of(session: Session) -> Parts:
+    """Parts of a run on this session's model.
+
+    Raises UsageError for a model without files: a cell's identity would have nothing to hold.
+    """
+    if isinstance(session.source, InMemory):
+        raise UsageError(
+            "compare: a model in memory has no identity that results could be kept under: "
+            "save it to a folder and give ms.load the folder"
+        )
+    return LoadedParts(session)
