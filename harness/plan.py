@@ -262,5 +262,7 @@ def _table(value: Any) -> dict[str, Any]:
 
 def shipped_checkpoint(method_name: str, model_name: str) -> Path | None:
     """The tuned weights that ship for this method and model, if there are any."""
+    if "/" in model_name:  # a folder of the user's: what lies beside it was not asked for
+        return None
     path = ROOT / "assets" / f"{model_name}-{method_name}"
     return path if path.is_dir() else None

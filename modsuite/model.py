@@ -153,14 +153,19 @@ def resolved(
 ) -> tuple[Method, Path | None]:
     """The method as its weights want it, and their folder: what the command line would run."""
     from harness.parts import Parts
-    from harness.plan import find_checkpoints, with_dense, with_trained_parameters
+    from harness.plan import NO_WEIGHTS, find_checkpoints, with_dense, with_trained_parameters
     from harness.settings import Settings
     from modsuite.listing import parse
+    from modsuite.wrapped import InMemory
 
     method = parse(spec) if isinstance(spec, str) else spec
     parts = Parts()
-    wishes = {} if checkpoint is None else {method.name: str(checkpoint)}
     methods = with_dense([method], parts)
+    wishes = {}
+    if isinstance(session.source, InMemory):  # nothing ships for a model that only looks alike
+        wishes = {one.name: NO_WEIGHTS for one in methods}
+    if checkpoint is not None:
+        wishes[method.name] = str(checkpoint)
     found = find_checkpoints(Settings(checkpoint=wishes), methods, session.source, parts)
     method = with_trained_parameters(methods, found, parts)[-1]
     path = found.get(method.name)
