@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -30,6 +30,10 @@ def make(kind: type[T], values: Any, shown: str) -> T:
     for key in values:
         if key not in known:
             raise UsageError(f"{shown}: {unknown('key', str(key), known)}")
+    hints = get_type_hints(kind)
+    for key, value in values.items():  # pydantic would take 1 for true, and true for 1
+        if hints[key] in (bool, int, float) and isinstance(value, bool) != (hints[key] is bool):
+            raise UsageError(f"{shown}: {key}: {value!r} is no {hints[key].__name__}")
     try:
         made: T = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:

@@ -288,8 +288,9 @@ def test_a_folder_of_another_recipe_is_not_continued(start, tmp_path):
     ("values", "message"),
     [
         ({"learning_rat": 1}, "learning_rate"),
-        ({"batch": "many"}, "batch: 'many' is no int"),
+        ({"batch": "many"}, "batch: 'many': Input should be a valid integer"),
         ({"bf16": 1}, "bf16: 1 is no bool"),
+        ({"batch": True}, "batch: True is no int"),
         ({"train": ["head"]}, "unknown train 'head'"),
         ({"template": "vicuna"}, "vicuna_v1"),
     ],

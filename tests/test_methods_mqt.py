@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import methods
+from harness.cli import main
 from harness.cost.ledger import sample_cost
 from harness.cost.replica import predicted_record
 from harness.cost.shapes import config_for, shape_of
@@ -19,7 +20,6 @@ from harness.instruct.sizes import router_parameters
 from harness.model.tiny import any_resolution_inputs as any_resolution
 from methods import MethodError, resampler
 from methods.base import ModelInfo
-from run_suite import main
 from tests.routing_tools import ROWS, generate, random_modules
 from tests.tiny import IMAGE, batch, tiny_llava, tiny_llava_next
 

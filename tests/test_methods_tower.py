@@ -55,13 +55,13 @@ TOWER = ["fastervlm", "visionzip", "prumerge", "prumerge:plus=1", "scope"]
 
 
 @pytest.mark.parametrize("name", TOWER)
-@pytest.mark.parametrize("tokens", [0, 1, 2, 5, 17, 35, 36, 1000])
+@pytest.mark.parametrize("tokens", [0, 1, 2, 5, 17, 35, 36])
 def test_a_budget_of_tokens_is_met_exactly(name, tokens):
     model = tiny_llava(side=6)
     _, _, records = events(f"{name}:tokens={tokens}", model, batch(model, big(ROWS)))
     for record, (_, images, _) in zip(records, ROWS, strict=True):
         kept = record.processed_per_layer(2)
-        assert set(kept.tolist()) == {min(tokens, 36) * len(images)}
+        assert set(kept.tolist()) == {tokens * len(images)}
 
 
 @pytest.mark.parametrize("name", TOWER)
