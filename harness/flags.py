@@ -36,8 +36,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message.removeprefix("argument "))
 
 
-class _Once(argparse.Action):
-    """Stores a value; another one for the same flag would silently take its place."""
+class _OneList(argparse.Action):
+    """Stores a list. Of other flags the last one counts, but a second list is meant to be added."""
 
     def __call__(
         self,
@@ -48,7 +48,9 @@ class _Once(argparse.Action):
     ) -> None:
         before = getattr(namespace, self.dest, values)
         if before != values:
-            raise UsageError(f"{option_string} stands twice, with '{before}' and '{values}'")
+            raise UsageError(
+                f"{option_string} stands twice, with '{before}' and '{values}': one comma list"
+            )
         setattr(namespace, self.dest, values)
 
 
@@ -63,8 +65,6 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    for action in (None, "store"):
-        parser.register("action", action, _Once)
     _add_jobs(parser.add_argument_group("what to do"))
     _add_settings(parser.add_argument_group("settings (all recorded)"))
     _add_analysis(parser.add_argument_group("layer redundancy, beside benchmarks"))
@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_jobs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--methods",
+        action=_OneList,
         metavar="LIST",
         help="comma list of name[:key=value]..., see --list methods; a name may be the path of a "
         "FILE.py that defines a method",
@@ -86,6 +87,7 @@ def _add_jobs(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--bench",
+        action=_OneList,
         metavar="LIST",
         help="comma list from --list benches, or any lmms-eval task name as it stands",
     )
@@ -172,6 +174,7 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
 def _add_analysis(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--analyse",
+        action=_OneList,
         metavar="LIST",
         help="of dense, after the cells: arank (rank of every layer's attention), damage (each "
         "layer skipped, whole and for half of the image tokens), plan (retention plans from them)",

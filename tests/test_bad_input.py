@@ -109,7 +109,7 @@ RUN = ["--methods", "random", "--bench", "pope"]
         (["--check", "~no.body/x.py"], "no such file"),
         (["--methods", "\udcff.py", "--bench", "gqa"], "'?.py' is not UTF-8 text"),
         (["--list", "a\0b"], "'a?b' is not UTF-8 text"),
-        ([*RUN, "--bench", "gqa"], "--bench stands twice, with 'pope' and 'gqa'"),
+        ([*RUN, "--bench", "gqa"], "--bench stands twice, with 'pope' and 'gqa': one comma list"),
         ([*RUN, "--limit", "9" * 5000], "--limit: expected a whole number"),
         ([*RUN, "--limit", "nan"], "--limit: expected a whole number"),
         (["--costs-only", "--methods", "pmod:beta=nan"], "beta=nan is not a number"),

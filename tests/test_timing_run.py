@@ -36,7 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(folder: Path, out: Path, *more: str) -> list[str]:
     base = ["--throughput", "--random-weights", "--model", str(folder), *LITTLE]
-    return [*base, "--methods", "pmod,fastv:k=2", "--out", str(out), *more]
+    methods = [] if "--methods" in more else ["--methods", "pmod,fastv:k=2"]
+    return [*base, *methods, "--out", str(out), *more]
 
 
 @pytest.fixture(scope="module")

@@ -197,7 +197,7 @@ def test_an_ordinary_run_records_and_resumes_as_before(tmp_path: Path) -> None:
         (["--workload", "batch=2"], "--n-out has no meaning beside --workload"),
         (["--batch-size", "auto"], "a time belongs to one batch size"),
         (["--repeats", "5"], "at least 6"),
-        (["--batch-size", str(10**6)], "would fit"),
+        (["--n-out", str(10**9)], "no batch fits"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
