@@ -236,7 +236,7 @@ def test_weights_of_another_depth_stop_the_run_before_it_writes(tmp_path: Path) 
 
     import methods
     from harness.engine import model_info
-    from harness.model.checkpoints import save_checkpoint
+    from harness.model.checkpoints import load_checkpoint, save_checkpoint
     from tests.tiny import tiny_llava
 
     pmod = methods.parse("pmod")
@@ -249,7 +249,9 @@ def test_weights_of_another_depth_stop_the_run_before_it_writes(tmp_path: Path) 
         def load(self, *args: Any) -> Any:
             loaded = FakeLoaded()
             loaded.model = shallow  # type: ignore[attr-defined]
-            loaded.weight_hashes = {}  # type: ignore[attr-defined]
+            loaded.weights = lambda path, method: load_checkpoint(  # type: ignore[attr-defined]
+                path, shallow, method
+            )
             return loaded
 
         check = Parts.check
