@@ -106,7 +106,7 @@ def test_defaults_are_those_of_the_library(kind: str) -> None:
         from transformers import AutoModel
 
         small = {"num_hidden_layers": 1, "hidden_size": 12, "intermediate_size": 8}
-        tower = AutoModel.from_config(CONFIG_MAPPING[kind](**small))
+        tower = AutoModel.from_config(CONFIG_MAPPING[kind](**small), trust_remote_code=False)
         patches = (config.image_size // config.patch_size) ** 2
         positions = tower.embeddings.position_embedding.num_embeddings
         assert positions == patches + CLASS_TOKENS[kind]

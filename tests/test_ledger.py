@@ -273,7 +273,7 @@ def test_tower_and_projector_against_torch(kind: str, more: dict[str, bool]) -> 
     }
     shape = shape_from_config(config, "toy")
     made = AutoConfig.for_model(kind, **small)
-    tower = AutoModel.from_config(made, attn_implementation="eager").eval()
+    tower = AutoModel.from_config(made, attn_implementation="eager", trust_remote_code=False).eval()
     assert tower_parameters(shape.vision) == sum(p.numel() for p in tower.parameters())
     projector = torch.nn.Sequential(torch.nn.Linear(32, 48), torch.nn.Linear(48, 48))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
