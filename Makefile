@@ -13,7 +13,7 @@ STAMP = $(VENV)/.installed
 help:
 	@echo "make demo         install, run the main job on the shipped model, show where the report is"
 	@echo "make test         install, run the tests"
-	@echo "make check        install, ruff and mypy"
+	@echo "make check        install, ruff, mypy and the pages' links"
 	@echo "make docs         install, build the pages of docs/ into build/site; a broken link fails"
 	@echo "make data         generate the mini-benchmarks again"
 	@echo "make checkpoints  train the shipped model and the trained methods again (hours on a CPU)"
@@ -55,6 +55,7 @@ check: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m sphinx -q -W --keep-going -b html docs build/site
 
 docs: $(STAMP)
 	$(PY) -m sphinx -q -W --keep-going -b html docs build/site
