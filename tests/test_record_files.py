@@ -23,8 +23,10 @@ JSON = st.recursive(
     max_leaves=6,
 )
 FLOAT = st.floats(allow_nan=False)
+NOTES = st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=3)
 OF_TYPE = {  # where the annotation alone does not say enough; any other type is drawn from it
-    list[dict[str, Any]]: st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=3),
+    list[dict[str, Any]]: NOTES,
+    list[dict[str, Any]] | None: st.none() | NOTES,
     list[list[float]]: st.lists(st.lists(FLOAT, min_size=4, max_size=4), max_size=3),
 }
 
