@@ -177,11 +177,9 @@ def _refuse_idle_flags(raw: dict[str, Any], settings: Settings, jobs: list[str])
 
 
 def _list(kind: str) -> int:
-    if kind not in LIST_KINDS:
-        raise UsageError("--list: " + unknown("list", kind, LIST_KINDS))
-    from harness.listing import lines
+    from harness.listing import about_method, lines
 
-    print("\n".join(lines(kind)))
+    print("\n".join(lines(kind) if kind in LIST_KINDS else about_method(kind)))
     return EXIT_OK
 
 

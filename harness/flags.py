@@ -123,7 +123,11 @@ def _add_jobs(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="a run on benchmarks: time its methods as well, when the answers are done",
     )
-    group.add_argument("--list", metavar="|".join(LIST_KINDS), help="what there is, a line each")
+    group.add_argument(
+        "--list",
+        metavar="|".join([*LIST_KINDS, "METHOD"]),
+        help="what there is, a line each; or one method whole",
+    )
     group.add_argument(
         "--check",
         metavar="METHOD|all|FILE.py",

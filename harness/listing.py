@@ -1,4 +1,4 @@
-"""`--list`: what there is, one line each. Imports no torch."""
+"""`--list`: what there is, one line each, or one method whole. The lines need no torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,41 @@ from collections.abc import Iterable, Sequence
 
 from harness.errors import UsageError
 from harness.nearest import unknown
+from harness.settings import LIST_KINDS
 
 
 def lines(kind: str) -> list[str]:
     """The lines of `--list kind`; kind is methods, benches, models or suites."""
     known = {"methods": _methods, "benches": _benches, "models": _models, "suites": _suites}
     return _columns(known[kind]())
+
+
+def about_method(name: str) -> list[str]:
+    """The lines of `--list METHOD`: parameters with type and default, needs, its file's own page.
+
+    Raises UsageError for a name that is no method.
+    """
+    import dataclasses
+    import sys
+
+    import methods
+    from methods.params import to_text
+
+    if name not in methods.REGISTRY:
+        raise UsageError("--list: " + unknown("list", name, [*LIST_KINDS, *methods.names()]))
+    kind = methods.load(name)
+    rows = [(f.name, str(f.type), to_text(f.default)) for f in dataclasses.fields(kind)]
+    table = _columns([("parameter", "type", "default"), *rows]) if rows else ["no parameters"]
+    plain = kind()
+    needs = {
+        f"weights of its own: --checkpoint {name}=PATH_OR_ID": kind.trained,
+        "a tower with a class token": plain.needs_class_token,
+        f"at least {kind.least_images} images in a prompt": kind.least_images > 1,
+        f"the tower's CLIP model: --checkpoint {name}=PATH_OR_ID": plain.reads_clip,
+    }
+    asked = [f"needs {what}" for what, is_so in needs.items() if is_so]
+    page = (sys.modules[kind.__module__].__doc__ or "").strip().splitlines()
+    return [f"{name}: {methods.REGISTRY[name].summary}", "", *table, *asked, "", *page]
 
 
 def check_known_methods(specs: Sequence[str], flag: str) -> None:

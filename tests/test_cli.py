@@ -49,6 +49,9 @@ def light(*argv: str) -> tuple[subprocess.CompletedProcess[str], float]:
         (["--list", "methods"], "pmod"),
         (["--list", "benches"], "textvqa"),
         (["--list", "models"], "tiny-llava"),
+        (["--list", "fastv"], "rounding"),
+        (["--list", "fastervlm"], "needs a tower with a class token"),
+        (["--list", "pmod"], "needs weights of its own: --checkpoint pmod=PATH_OR_ID"),
         (["--list", "suites"], "first-light"),
     ],
 )
