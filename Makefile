@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(PY) run_suite.py --methods gamma,pmod --bench gqa,textvqa --out runs/demo \
-		--analyse arank,damage --analyse-samples 20 --with-throughput --n-out 8 --max-seconds 10
+		--batch-size 8 --analyse arank --analyse-samples 20 --with-throughput --n-out 8 --max-seconds 10
 	@echo "Report: `pwd`/runs/demo/report.html"
 
 # One thread a worker: tiny models lose more by sharing cores than they gain.
