@@ -5,7 +5,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from harness.stops import main
+        from harness.command.entry import main
     except KeyboardInterrupt:  # in the milliseconds before anything can be said
         sys.exit(130)
     main()

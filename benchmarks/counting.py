@@ -26,8 +26,8 @@ import numpy as np
 from harness.cost.readouts import ROUTING, read_out
 from harness.cost.referees import Referees
 from harness.cost.rows import cost_rows
-from harness.cost.shapes import shape_of
-from harness.record import IMAGE, SKIPPED, RoutingRecord, dense_record
+from harness.families.shapes import shape_of
+from harness.store.record import IMAGE, SKIPPED, RoutingRecord, dense_record
 
 MODEL = "llava-hf/llava-v1.6-vicuna-7b-hf"
 N_IMAGE, N_TEXT, N_OUT = 2928, 58, 31

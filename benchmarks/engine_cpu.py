@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 import methods
+from harness.common.torchvision_ops import declare_missing_ops
 from harness.engine import model_info, routed
-from harness.model.torchvision_ops import declare_missing_ops
 
 IMAGE, PATCH = 5, 4
 COLUMNS = (

@@ -25,8 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from harness.cli import main as run_suite  # noqa: E402
-from harness.errors import EXIT_CELLS_FAILED, EXIT_OK, EXIT_USAGE  # noqa: E402
+from harness.command.cli import main as run_suite  # noqa: E402
+from harness.common.errors import EXIT_CELLS_FAILED, EXIT_OK, EXIT_USAGE  # noqa: E402
 
 MODEL = "llava-hf/llava-v1.6-vicuna-7b-hf"
 METHODS = "mod,gamma,pmod,fastv,llavolta,random,uniform,pool,blind"

@@ -31,12 +31,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import methods  # noqa: E402
-from harness import stats  # noqa: E402
 from harness.bench.benches import resolve_bench  # noqa: E402
 from harness.bench.loop import evaluate  # noqa: E402
 from harness.bench.quiet import quiet  # noqa: E402
+from harness.common.torchvision_ops import declare_missing_ops  # noqa: E402
 from harness.model.catalog import load_model  # noqa: E402
-from harness.model.torchvision_ops import declare_missing_ops  # noqa: E402
+from harness.statistics import stats  # noqa: E402
 from harness.timing.device import busy_host, cpu_name  # noqa: E402
 
 Answers = dict[str, str]  # document -> answer

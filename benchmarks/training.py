@@ -31,13 +31,13 @@ sys.path.insert(0, str(ROOT))
 
 import methods as registry  # noqa: E402
 from benchmarks.training_model import Batch, build, make_batch  # noqa: E402
-from harness.cost.shapes import ModelShape  # noqa: E402
+from harness.common.errors import UsageError  # noqa: E402
 from harness.engine import EngineError  # noqa: E402
-from harness.errors import UsageError  # noqa: E402
+from harness.families.shapes import ModelShape  # noqa: E402
 from harness.instruct.recipe import InstructRecipe  # noqa: E402
 from harness.instruct.sizes import model_info  # noqa: E402
 from harness.instruct.work import sample_work  # noqa: E402
-from harness.runinfo import environment  # noqa: E402
+from harness.jobs.runinfo import environment  # noqa: E402
 from harness.store.csvfile import write_csv, write_json  # noqa: E402
 from harness.timing.clock import Clock, clock_for  # noqa: E402
 from harness.timing.device import Watch, busy_host, cpu_name  # noqa: E402

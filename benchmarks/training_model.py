@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from harness.cost.shapes import ModelShape, config_for, shape_from_config
-from harness.errors import UsageError
+from harness.common.errors import UsageError
+from harness.families.shapes import ModelShape, config_for, shape_from_config
 from harness.instruct.memory import GIB, layer_bytes
 from harness.instruct.sizes import projector_parameters, tower_parameters
 from harness.model.loading import pick_device

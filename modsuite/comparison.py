@@ -90,9 +90,9 @@ def compare(
         "seed": seed, "out": out, **settings,
     }  # fmt: skip
     with spoken():
-        from harness.errors import EXIT_INTERRUPTED, EXIT_OK
+        from harness.common.errors import EXIT_INTERRUPTED, EXIT_OK
+        from harness.jobs.suite import run_suite
         from harness.store.rundir import default_out
-        from harness.suite import run_suite
         from modsuite.wrapped import parts_of
 
         argv = _argv(words)
@@ -111,15 +111,15 @@ def compare(
 
 
 def _settings(argv: list[str]) -> Any:
-    from harness.cli import parse
+    from harness.command.cli import parse
 
     return parse(argv)[1]
 
 
 def _argv(words: dict[str, Any]) -> list[str]:
     """The command line that says the same. Raises Error for a name no flag has."""
-    from harness.flags import build_parser
-    from harness.nearest import unknown
+    from harness.common.nearest import unknown
+    from harness.options.flags import build_parser
 
     flags = [text for action in build_parser()._actions for text in action.option_strings]
     found: list[str] = []

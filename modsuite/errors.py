@@ -21,7 +21,7 @@ def in_python(message: str) -> str:
 @contextmanager
 def spoken() -> Iterator[None]:
     """What the harness refuses is raised as :class:`Error`; faults stay what they are."""
-    from harness.errors import HarnessError, one_line
+    from harness.common.errors import HarnessError, one_line
     from methods.params import MethodError
 
     try:

@@ -1,7 +1,7 @@
 """Lets `torchvision` be imported beside a CPU torch, whoever imports it and whenever.
 
 A user's own script imports transformers' processors, and with them torchvision, before it calls
-anything here; see `harness.model.torchvision_ops` for what goes wrong then.
+anything here; see `harness.common.torchvision_ops` for what goes wrong then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _BeforeTorchvision(MetaPathFinder):
     ) -> ModuleSpec | None:
         if name == "torchvision":
             sys.meta_path.remove(self)
-            from harness.model.torchvision_ops import declare_missing_ops
+            from harness.common.torchvision_ops import declare_missing_ops
 
             declare_missing_ops()
         return None

@@ -29,11 +29,11 @@ def costs(
 
         from harness.cost.referees import Referees
         from harness.cost.rows import cost_rows
-        from harness.cost.run import predict
-        from harness.cost.shapes import config_for, shape_from_config
-        from harness.parts import Parts
-        from harness.plan import with_dense
-        from harness.settings import Settings
+        from harness.families.shapes import config_for, shape_from_config
+        from harness.jobs.costs import predict
+        from harness.jobs.parts import Parts
+        from harness.jobs.plan import with_dense
+        from harness.options.settings import Settings
 
         specs = (methods,) if isinstance(methods, str) else tuple(methods)
         parts = Parts()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from modsuite.errors import Error, spoken
 
 if TYPE_CHECKING:
-    from harness.record import RoutingRecord
-    from harness.session import Session
+    from harness.model.session import Session
+    from harness.store.record import RoutingRecord
     from methods.base import Method
 
 MAX_NEW_TOKENS = 32
@@ -80,7 +80,7 @@ class Routed:
 
     @property
     def record(self) -> RoutingRecord:
-        """What every layer did with every token of the last answer (`harness.record`)."""
+        """What every layer did with every token of the last answer (`harness.store.record`)."""
         if self._output is None:
             raise Error("nothing was asked yet: call ask first")
         return self._output.record
@@ -152,9 +152,9 @@ def resolved(
     session: Session, spec: str | Method, checkpoint: str | Path | None
 ) -> tuple[Method, Path | None]:
     """The method as its weights want it, and their folder: what the command line would run."""
-    from harness.parts import Parts
-    from harness.plan import NO_WEIGHTS, find_checkpoints, with_dense, with_trained_parameters
-    from harness.settings import Settings
+    from harness.jobs.parts import Parts
+    from harness.jobs.plan import NO_WEIGHTS, find_checkpoints, with_dense, with_trained_parameters
+    from harness.options.settings import Settings
     from modsuite.listing import parse
     from modsuite.wrapped import InMemory
 

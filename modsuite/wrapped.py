@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from harness.errors import UsageError
-from harness.parts import Parts, Runtime
-from harness.session import Session
-from harness.settings import Settings
+from harness.common.errors import UsageError
+from harness.jobs.parts import Parts, Runtime
+from harness.model.session import Session
+from harness.options.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class InMemory:
 
 def session_around(model: Any, processor: Any) -> Session:
     """A session on a transformers model of the caller's own. Raises UsageError, one line."""
-    from harness.cost.shapes import shape_from_config
     from harness.engine import find_parts
+    from harness.families.shapes import shape_from_config
 
     if not hasattr(model, "config") or not hasattr(model, "generate"):
         raise UsageError(f"a transformers model expected, not {type(model).__name__}")

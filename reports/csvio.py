@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.jsonfile import read_json
+from harness.common.jsonfile import read_json
 from harness.store.csvfile import scan
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.jsonfile import parse_json
+from harness.common.jsonfile import parse_json
 from reports.csvio import Spec, read_table
 from reports.errors import ReportError
 from reports.rundata import Run, load_run
@@ -198,7 +198,7 @@ def _paired(runs: list[Run], row: Row, a: str, b: str) -> Row:
         if abs(value - frame["score"].mean()) > 1e-6 * max(1.0, abs(value)):
             reason = "the metric is no mean over documents: no interval"
             return replace(plain, shared=len(joint), remark=reason)
-    from harness import stats
+    from harness.statistics import stats
 
     found = stats.paired(joint["score_b"], joint["score_a"], list(joint["image_id_a"]))
     assert found is not None  # there are shared documents
@@ -230,7 +230,7 @@ def _cost_ratio(runs: list[Run], a: Any, b: Any) -> float:
 
 
 def _corrected(rows: list[Row]) -> list[Row]:
-    from harness import stats
+    from harness.statistics import stats
 
     tested = [row for row in rows if not math.isnan(row.p_value)]
     adjusted = dict(zip(map(id, tested), stats.holm([r.p_value for r in tested]), strict=True))

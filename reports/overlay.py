@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.record import IMAGE, QUESTION
+from harness.store.record import IMAGE, QUESTION
 from reports import geometry, text
 from reports.record import GONE, LEFT_OUT, MERGED, PROCESSED, token_states
 from reports.sheet import Drawn, Sheet

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.record import SKIPPED, RoutingRecord
+from harness.store.record import SKIPPED, RoutingRecord
 
 PROCESSED, LEFT_OUT, GONE, MERGED = range(4)
 

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from harness.record import IMAGE
+from harness.store.record import IMAGE
 from reports import shown as routing
 from reports import text
 from reports.record import PROCESSED, token_states

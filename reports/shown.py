@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.record import DAMAGED, IMAGE, RoutingRecord
+from harness.store.record import DAMAGED, IMAGE, RoutingRecord
 from reports.csvio import read_object
 from reports.record import PROCESSED, read, token_states
 from reports.summary import Series, Summary

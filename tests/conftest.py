@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.model.torchvision_ops import declare_missing_ops
+from harness.common.torchvision_ops import declare_missing_ops
 
 # Before any hub library is imported: it reads these once.
 for _name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):

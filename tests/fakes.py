@@ -13,11 +13,11 @@ from typing import Any
 
 from harness.bench.loop import CellResult, Sample
 from harness.bench.scores import Metric
-from harness.cost.shapes import ModelShape, shape_from_config
-from harness.parts import Parts, Runtime
-from harness.record import DROPPED, IMAGE, RoutingRecord, dense_record
-from harness.settings import Settings
-from harness.suite import run_suite
+from harness.families.shapes import ModelShape, shape_from_config
+from harness.jobs.parts import Parts, Runtime
+from harness.jobs.suite import run_suite
+from harness.options.settings import Settings
+from harness.store.record import DROPPED, IMAGE, RoutingRecord, dense_record
 
 TOWER = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "patch_size": 14}
 DECODER = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
 import methods
-from harness.model.torchvision_ops import declare_missing_ops
+from harness.common.torchvision_ops import declare_missing_ops
 
 declare_missing_ops()
 

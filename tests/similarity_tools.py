@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from harness.engine import routed
-from harness.model.tiny import Clip
+from harness.families.tiny import Clip
 from methods import parse
 from methods.base import IMAGE
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import methods as registry
 import modsuite as ms
-from harness.cli import main
+from harness.command.cli import main
 
 ROOT = Path(__file__).parents[1]
 QUESTION = "What colour is the picture?"

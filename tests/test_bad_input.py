@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from harness.cli import main
-from harness.errors import UsageError
-from harness.parts import Parts
-from harness.settings import ROOT
+from harness.command.cli import main
+from harness.common.errors import UsageError
+from harness.jobs.parts import Parts
+from harness.options.settings import ROOT
 from harness.store.csvfile import read_rows
 from tests.fakes import FakeLoaded, FakeParts, FakeSource, run
 
@@ -138,7 +138,7 @@ def test_what_no_file_system_or_library_would_take(
 def test_a_fault_of_the_program_is_one_line_with_its_place(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from harness import listing
+    from harness.command import listing
 
     def broken(kind: str) -> list[str]:
         raise KeyError(kind)
@@ -311,7 +311,7 @@ FULL_DISK = """
     sys.path.insert(0, {root!r})
     from pathlib import Path
     from tests.fakes import FakeParts, run
-    import harness.store.derive, harness.suite, scipy.stats
+    import harness.readouts.derive, harness.jobs.suite, scipy.stats
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
     sys.exit(run(Path({out!r}), FakeParts()))
 """

@@ -16,7 +16,7 @@ from harness.bench import hubdata
 from harness.bench.benches import MINI, Bench, bench_names, resolve_bench
 from harness.bench.catalog import BENCHES, JUDGES
 from harness.bench.tasks_index import TaskFile, index, read_task, task_digest, upstream_folder
-from harness.settings import ROOT
+from harness.options.settings import ROOT
 from tests.fixtures.bad_input import line_of
 from tests.fixtures.hub_data import GQA, TEXTVQA, write_gqa, write_textvqa
 
@@ -72,7 +72,7 @@ def test_resolving_needs_neither_torch_nor_lmms_eval() -> None:
 
 @pytest.mark.slow
 def test_index_agrees_with_lmms_eval() -> None:
-    from harness.model.torchvision_ops import declare_missing_ops
+    from harness.common.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
     from lmms_eval.tasks import TaskManager

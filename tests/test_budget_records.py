@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.store.budgets import asked, budget_columns
+from harness.readouts.budgets import asked, budget_columns
+from harness.readouts.summary import summary_table
 from harness.store.csvfile import read_rows
-from harness.store.summary import summary_table
 from reports import build_report, numbering
 from tests.fakes import FakeParts, run
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.cli import main
-from harness.cost.shapes import shape_of
+from harness.command.cli import main
+from harness.families.shapes import shape_of
 from harness.instruct.sizes import model_info
 from methods import MethodError, parse
 from methods.base import ModelInfo

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import methods
-from harness.cli import main
+from harness.command.cli import main
 from harness.store.csvfile import read_rows
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding-a-method.md"

@@ -217,7 +217,7 @@ def test_future_leaks(monkeypatch, name):
 
 def test_record_that_flatters(monkeypatch):
     """Skipped tokens that run all the same: a mask instead of fewer tokens."""
-    from harness.record import RoutingRecord
+    from harness.store.record import RoutingRecord
 
     honest = RoutingRecord.kv_tokens.fget
     assert honest is not None

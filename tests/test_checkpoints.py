@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness.common.errors import UsageError
 from harness.engine import model_info, routed
-from harness.errors import UsageError
+from harness.jobs.plan import find_checkpoints
 from harness.model.checkpoints import (
     META,
     WEIGHTS,
@@ -18,8 +19,7 @@ from harness.model.checkpoints import (
     resolve_method,
     save_checkpoint,
 )
-from harness.plan import find_checkpoints
-from harness.settings import Settings
+from harness.options.settings import Settings
 from methods import parse
 from tests.fakes import FakeParts
 from tests.routing_tools import ROWS, random_modules

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main, parse
-from harness.errors import UsageError
-from harness.settings import ROOT, SUITES, Settings
-from harness.suite import resume_command
+from harness.command.cli import main, parse
+from harness.common.errors import UsageError
+from harness.jobs.suite import resume_command
+from harness.options.settings import ROOT, SUITES, Settings
 from tests.fakes import run
 
 LIGHT = """
@@ -139,7 +139,7 @@ def test_a_suite_is_the_same_settings_and_flags_override_it(tmp_path: Path) -> N
 
 
 def test_shipped_suites_parse_and_describe_themselves() -> None:
-    from harness.suites import describe, suite_names
+    from harness.options.suites import describe, suite_names
 
     assert suite_names() == sorted(path.stem for path in SUITES.glob("*.yaml"))
     for name in suite_names():

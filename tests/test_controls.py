@@ -10,11 +10,11 @@ import pytest
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
-from harness import stats
+from harness.readouts.controls import BUDGET_POINTS, Contender, Controls, positions_of
+from harness.readouts.fronts import Subject
+from harness.statistics import stats
 from harness.store import columns
-from harness.store.controls import BUDGET_POINTS, Contender, Controls, positions_of
 from harness.store.csvfile import read_rows
-from harness.store.fronts import Subject
 from tests.fakes import FakeParts, run
 
 DOCS = [str(i) for i in range(100)]

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import methods
-from harness.cli import main
+from harness.command.cli import main
 from harness.cost.ledger import sample_cost
 from harness.cost.replica import DependsOnWeights, predicted_record
 from harness.cost.rows import cost_rows
-from harness.cost.shapes import config_for, shape_of
-from harness.model import tiny
-from harness.record import IMAGE
+from harness.families import tiny
+from harness.families.shapes import config_for, shape_of
+from harness.store.record import IMAGE
 
 TOWER = {"image_size": 56, "patch_size": 14, "hidden_size": 8, "num_hidden_layers": 2}
 DECODER = {"num_hidden_layers": 6, "hidden_size": 16, "num_attention_heads": 2}

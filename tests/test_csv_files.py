@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harness.errors import StoreError
+from harness.common.errors import StoreError
 from harness.store.csvfile import append_row, read_rows, repair, write_csv
 from reports.csvio import Spec, read_table
 from reports.diff import compare

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import methods
-from harness.cli import main
+from harness.command.cli import main
 from harness.engine import EngineError, encode_images, find_parts, routed
 from harness.store.csvfile import read_rows
 from methods.base import Method, MethodError

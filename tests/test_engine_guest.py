@@ -10,8 +10,8 @@ from transformers import DynamicCache
 
 import methods
 from harness.engine import EngineError, model_info, routed
-from harness.families import DECODERS
-from harness.model.tiny import Clip
+from harness.families.config import DECODERS
+from harness.families.tiny import Clip
 from methods.base import MethodError
 from tests.routing_tools import (
     ALL,

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from harness import record
-from harness.record import RoutingRecord, dense_record, mean_skip
+from harness.store import record
+from harness.store.record import RoutingRecord, dense_record, mean_skip
 from methods import base
 
 
@@ -79,5 +79,5 @@ def test_kinds_are_the_same_numbers_everywhere():
 
 
 def test_records_need_no_torch():
-    code = "import sys, harness.record; assert 'torch' not in sys.modules"
+    code = "import sys, harness.store.record; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from harness.bench.pictures import Boxes, words
-from harness.evidence import counts, evidence_table, recall
-from harness.record import DROPPED, IMAGE, SKIPPED, RoutingRecord, dense_record
-from harness.stats import mean_intervals
+from harness.readouts.evidence import counts, evidence_table, recall
+from harness.statistics.stats import mean_intervals
+from harness.store.record import DROPPED, IMAGE, SKIPPED, RoutingRecord, dense_record
 
 GRID = {"kind": "base", "rows": 4, "cols": 4, "start": 2, "newline": False, "number": 0}
 PLACED = GRID | {"box": [0, 0, 40, 40], "image": [40, 40], "fit": "crop"}

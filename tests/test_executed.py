@@ -24,11 +24,11 @@ from harness.cost.ledger import sample_cost
 from harness.cost.readouts import read_out
 from harness.cost.referees import Referees
 from harness.cost.replica import DependsOnWeights, predicted_record
-from harness.cost.shapes import config_for, shape_from_config, shape_of
 from harness.engine import routed
-from harness.model import tiny
+from harness.families import tiny
+from harness.families.shapes import config_for, shape_from_config, shape_of
 from harness.model.clip import Clip
-from harness.record import RoutingRecord, dense_record
+from harness.store.record import RoutingRecord, dense_record
 from methods.base import Method, Tokens
 from tests.routing_tools import generate
 from tests.test_costs import SMALL

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from harness.errors import CellError, UsageError
-from harness.settings import ROOT
+from harness.common.errors import CellError, UsageError
+from harness.jobs.suite import run_suite
+from harness.options.settings import ROOT
 from harness.store.csvfile import read_rows
-from harness.suite import run_suite
 from reports.build import build_report
 from tests.fakes import FakeParts, run, settings
 

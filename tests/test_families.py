@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from transformers import CONFIG_MAPPING, LlavaConfig, LlavaNextConfig
 
-from harness.cli import main
-from harness.cost.shapes import shape_from_config, shape_of
-from harness.families import CLASS_TOKENS, DECODERS, FAMILIES, TOWERS, completed
+from harness.command.cli import main
+from harness.families.config import CLASS_TOKENS, DECODERS, FAMILIES, TOWERS, completed
+from harness.families.shapes import shape_from_config, shape_of
 from tests.fixtures.bad_input import edit, line_of
 from tests.fixtures.hub_models import write_llava
 

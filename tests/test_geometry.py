@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.model.torchvision_ops import declare_missing_ops
+from harness.common.torchvision_ops import declare_missing_ops
 
 declare_missing_ops()
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from harness.cli import main
-from harness.errors import UsageError
+from harness.command.cli import main
+from harness.common.errors import UsageError
 from harness.model.catalog import find_model, load_model
-from harness.settings import ROOT
+from harness.options.settings import ROOT
 from harness.store.csvfile import read_rows
 from tests.fakes import FakeParts, run
 from tests.fixtures.bad_input import edit
@@ -191,8 +191,9 @@ METHOD = "import methods; print(methods.load('cdpruner').source_hash())"
 @pytest.mark.parametrize(
     ("code", "parts", "others"),
     [
-        (ENGINE, ["reports/geometry.py", "harness/evidence.py", "harness/store/response_log.py"],
-         ["reports/tables.py", "methods/fastv.py", "harness/cli.py"]),
+        (ENGINE, ["reports/geometry.py", "harness/readouts/evidence.py",
+                  "harness/store/response_log.py"],
+         ["reports/tables.py", "methods/fastv.py", "harness/command/cli.py"]),
         (METHOD, ["methods/cdpruner.py", "methods/greedy.py", "methods/params.py"],
          ["methods/fastv.py", "methods/resampler.py", "reports/geometry.py"]),
     ],

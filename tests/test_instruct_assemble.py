@@ -8,7 +8,7 @@ import transformers as t
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from harness.errors import UsageError
+from harness.common.errors import UsageError
 from harness.instruct.assemble import assemble
 from harness.instruct.job import instruct
 from harness.instruct.templates import VICUNA

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.errors import UsageError
+from harness.common.errors import UsageError
 from harness.instruct.images import ImageReader
 from harness.instruct.rows import BadRow, normalise
 from harness.instruct.samples import Collator, open_samples

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import methods
+from harness.common.errors import UsageError
 from harness.engine import routed
-from harness.errors import UsageError
 from harness.instruct import job
 from harness.instruct.job import instruct
 from harness.instruct.model import InstructModel

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import joint, stats
-from harness.changes import changes
+from harness.readouts.fronts import AVERAGE, Fronts, Subject
+from harness.statistics import joint, stats
+from harness.statistics.changes import changes
 from harness.store.csvfile import read_rows
-from harness.store.fronts import AVERAGE, Fronts, Subject
 from tests.fakes import FakeParts, run
 
 

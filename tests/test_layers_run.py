@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from harness.bench.loop import evaluate
-from harness.cli import main, parse
-from harness.errors import CellError, UsageError
+from harness.command.cli import main, parse
+from harness.common.errors import CellError, UsageError
+from harness.jobs.parts import Parts
+from harness.jobs.suite import run_suite
 from harness.layers import damage
 from harness.layers.run import FILES
-from harness.parts import Parts
-from harness.suite import run_suite
 from tests.fakes import FakeReferees, run
 
 ARGV = ["--methods", "dense", "--bench", "gqa", "--limit", "5", "--batch-size", "5"]

@@ -17,9 +17,9 @@ from harness.cost.ledger import (
     tokens_at_head,
     vision_flops,
 )
-from harness.cost.shapes import KNOWN, ModelShape, shape_from_config
+from harness.families.shapes import KNOWN, ModelShape, shape_from_config
 from harness.instruct.sizes import tower_parameters
-from harness.record import DROPPED, IMAGE, SKIPPED, RoutingRecord, dense_record
+from harness.store.record import DROPPED, IMAGE, SKIPPED, RoutingRecord, dense_record
 
 VICUNA_7B = shape_from_config(
     {**KNOWN["llava-hf/llava-1.5-7b-hf"], "text_config": {"model_type": "llama"}}, "7B"
@@ -193,7 +193,7 @@ def test_another_depth_is_refused() -> None:
 
 @pytest.fixture(autouse=True)
 def _operators() -> None:
-    from harness.model.torchvision_ops import declare_missing_ops
+    from harness.common.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
 

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from harness.cli import main, parse
-from harness.cost.shapes import shape_of
-from harness.errors import UsageError
-from harness.matched import MATCHED, image_tokens, with_controls
-from harness.parts import Parts
+from harness.command.cli import main, parse
+from harness.common.errors import UsageError
+from harness.families.shapes import shape_of
+from harness.jobs.matched import MATCHED, image_tokens, with_controls
+from harness.jobs.parts import Parts
 from harness.store.csvfile import read_rows
 from methods.base import Method, MethodError, ModelInfo
 from methods.budget import Budgeted

@@ -8,10 +8,10 @@ import pytest
 import tokenizers
 import torch
 
-from harness.errors import UsageError
+from harness.common.errors import UsageError
+from harness.jobs.parts import Parts
 from harness.model.checkpoints import CheckpointError, load_checkpoint
 from harness.model.clip import load_clip
-from harness.parts import Parts
 from methods import parse
 from tests.routing_tools import ROWS
 from tests.similarity_tools import kept, run

@@ -14,11 +14,11 @@ import methods
 from harness.cost.ledger import sample_cost, vision_flops
 from harness.cost.readouts import read_out
 from harness.cost.referees import Referees
-from harness.cost.shapes import shape_from_config
 from harness.engine import EngineError, encode_images, routed
-from harness.model.tiny import any_resolution_inputs as any_resolution
-from harness.record import IMAGE as IMAGE_KIND
-from harness.record import RoutingRecord
+from harness.families.shapes import shape_from_config
+from harness.families.tiny import any_resolution_inputs as any_resolution
+from harness.store.record import IMAGE as IMAGE_KIND
+from harness.store.record import RoutingRecord
 from methods.base import ModelInfo
 from methods.illava import ILLaVA, lowest
 from tests.routing_tools import ROWS, generate

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import methods
-from harness.cli import main
+from harness.command.cli import main
 from harness.cost.ledger import sample_cost
 from harness.cost.replica import predicted_record
-from harness.cost.shapes import config_for, shape_of
 from harness.engine import model_info, routed
+from harness.families.shapes import config_for, shape_of
+from harness.families.tiny import any_resolution_inputs as any_resolution
 from harness.instruct.sizes import router_parameters
-from harness.model.tiny import any_resolution_inputs as any_resolution
 from methods import MethodError, resampler
 from methods.base import ModelInfo
 from tests.routing_tools import ROWS, generate, random_modules

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from harness.engine import EngineError, routed
-from harness.model.tiny import Clip
-from harness.model.tiny import any_resolution_inputs as any_resolution
+from harness.families.tiny import Clip
+from harness.families.tiny import any_resolution_inputs as any_resolution
 from methods import MethodError, cdpruner, divprune, mmtok, parse
 from methods.picking import split, unit
 from tests.routing_tools import ROWS

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import methods
-from harness.cost.shapes import shape_of
 from harness.engine import routed
+from harness.families.shapes import shape_of
 from harness.instruct.sizes import model_info
 from tests import naive
 from tests.routing_tools import (

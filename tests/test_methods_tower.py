@@ -10,7 +10,7 @@ import torch
 
 import methods
 from harness.engine import routed
-from harness.model.tiny import any_resolution_inputs as any_resolution
+from harness.families.tiny import any_resolution_inputs as any_resolution
 from tests.routing_tools import (
     ROWS,
 )

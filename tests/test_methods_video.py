@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.model.tiny import any_resolution_inputs as any_resolution
+from harness.families.tiny import any_resolution_inputs as any_resolution
 from methods import MethodError, parse
 from tests.similarity_tools import kept, run
 from tests.tiny import batch, tiny_llava, tiny_llava_next

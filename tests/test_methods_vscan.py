@@ -10,8 +10,8 @@ import torch
 
 import methods
 from harness.engine import routed
-from harness.model.tiny import any_resolution_inputs as any_resolution
-from harness.record import IMAGE as IMAGE_KIND
+from harness.families.tiny import any_resolution_inputs as any_resolution
+from harness.store.record import IMAGE as IMAGE_KIND
 from methods.base import Crop, ModelInfo
 from tests.routing_tools import ROWS
 from tests.tiny import IMAGE, batch, tiny_llava, tiny_llava_next

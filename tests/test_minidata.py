@@ -145,7 +145,7 @@ def test_the_shipped_task_files_are_what_the_code_writes(tmp_path: Path) -> None
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The six tasks through lmms-eval's task manager, from another working directory, offline."""
-    from harness.model.torchvision_ops import declare_missing_ops
+    from harness.common.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
     with pytest.MonkeyPatch.context() as patch:

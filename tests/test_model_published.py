@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import methods
+from harness.common.errors import UsageError
 from harness.engine import routed
-from harness.errors import UsageError
 from harness.model.checkpoints import load_checkpoint
 from harness.model.published import convert, main
 from methods import resampler

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cost.shapes import config_for
+from harness.families.shapes import config_for
 from harness.instruct.estimate import load_recipe
 from harness.model.catalog import read_config
 from harness.model.checkpoints import CheckpointError, read_meta

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main
-from harness.store.place import check_place
-from harness.suites import load_suite
+from harness.command.cli import main
+from harness.common.place import check_place
+from harness.options.suites import load_suite
 from reports.__main__ import main as reports
 from tests.fixtures.bad_input import line_of
 from tests.fixtures.routing import write_routing

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, multinomial
 
-from harness import stats
-from harness.plan import make_plan, too_few
-from harness.power import detectable, mcnemar_power, smallest_n
+from harness.jobs.plan import make_plan, too_few
+from harness.statistics import stats
+from harness.statistics.power import detectable, mcnemar_power, smallest_n
 from tests.fakes import DOCUMENTS, FakeParts, run, settings
 
 TRIALS = 600

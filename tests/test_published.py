@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.cli import main, parse
+from harness.command.cli import main, parse
 from harness.cost.ledger import fastv_rule, vision_flops, vision_line
 from harness.cost.published import (
     FLOPS_TOLERANCE,
@@ -20,9 +20,9 @@ from harness.cost.published import (
     reproduced,
     table_names,
 )
-from harness.cost.shapes import shape_of
 from harness.cost.towers import CONVNEXT_L, CONVNEXT_XXL, convnext_flops, llava_hr_flops
-from harness.suites import suite_names
+from harness.families.shapes import shape_of
+from harness.options.suites import suite_names
 
 RECORDS = Records()  # routing is asked for once, by whichever test comes first
 

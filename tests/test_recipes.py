@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import methods
-from harness.errors import UsageError
+from harness.common.errors import UsageError
 from harness.instruct import estimate, sizes
 from harness.instruct.recipe import InstructRecipe
 from harness.model.catalog import find_model
-from harness.settings import ROOT
+from harness.options.settings import ROOT
 
 FOLDER = ROOT / "recipes"
 GLOBAL = re.compile(r"^# Global batch: (\d+) GPUs x (\d+) x (\d+) = (\d+)", re.MULTILINE)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from harness.record import ARRAYS, DROPPED, RoutingRecord, route_dtype
+from harness.store.record import ARRAYS, DROPPED, RoutingRecord, route_dtype
 from harness.store.response_log import Answer, Batch, PackedRecords, ResponseLog
 
 JSON = st.recursive(

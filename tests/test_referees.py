@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import methods
-from harness.cli import main
+from harness.command.cli import main
 from harness.cost import counters, referees
 from harness.cost.findings import TOLERANCE, RefereeError, described
 from harness.cost.ledger import decode_flops, sample_cost
 from harness.cost.modules import decoder_like, llama_layer
 from harness.cost.referees import Referees, count
 from harness.cost.replica import predicted_record
-from harness.cost.shapes import KNOWN, ModelShape, shape_from_config, shape_of
+from harness.families.shapes import KNOWN, ModelShape, shape_from_config, shape_of
 from tests.fakes import FakeParts, run
 
 SMALL = {

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from harness.cli import main
-from harness.settings import ROOT
+from harness.command.cli import main
+from harness.options.settings import ROOT
 from reports.diff import Row, compare
 from reports.diffview import page, show_diff
 from reports.errors import ReportError

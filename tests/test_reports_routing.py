@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cli import main
-from harness.record import RoutingRecord
+from harness.command.cli import main
+from harness.store.record import RoutingRecord
 from reports import build_report, record, selection, shown, viewer
 from reports.agreement import by_chance, jaccard
 from reports.rundata import load_run

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.settings import ROOT
+from harness.options.settings import ROOT
 from reports import build_report, study, studytables
 from reports.rundata import load_run
 from reports.tables import Table
@@ -28,7 +28,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = write_study(tmp_path_factory.mktemp("runs") / "ablate")
     code = (
         "import sys\nsys.modules['torch'] = sys.modules['transformers'] = None\n"
-        f"from harness.cli import main\nsys.exit(main(['--plots-only', {str(path)!r}]))"
+        f"from harness.command.cli import main\nsys.exit(main(['--plots-only', {str(path)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.errors import UsageError
-from harness.settings import ROOT
+from harness.common.errors import UsageError
+from harness.options.settings import ROOT
 from harness.store.csvfile import read_rows, repair
 from harness.store.rundir import Store, check_out, read_run_json
 from tests.fakes import DOCUMENTS, FakeParts, derived, run

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from harness.bench.loop import Sample
+from harness.readouts.summary import summary_table
 from harness.store.csvfile import read_rows
-from harness.store.summary import summary_table
 from reports import build_report, text
 from reports.rundata import load_run
 from reports.summary import summarise

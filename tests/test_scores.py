@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from harness.bench.scores import extract, target_text
-from harness.errors import CellError
-from harness.model.torchvision_ops import declare_missing_ops
+from harness.common.errors import CellError
+from harness.common.torchvision_ops import declare_missing_ops
 
 
 class Task:

@@ -13,9 +13,9 @@ import methods
 from harness.cost.ledger import sample_cost
 from harness.cost.referees import Referees
 from harness.cost.replica import predicted_record
-from harness.cost.shapes import config_for, shape_from_config, shape_of
 from harness.engine import find_parts, routed
-from harness.record import RoutingRecord, dense_record
+from harness.families.shapes import config_for, shape_from_config, shape_of
+from harness.store.record import RoutingRecord, dense_record
 from tests.routing_tools import ALL, IMAGES, ROWS, generate, random_modules
 from tests.tiny import batch, row, tiny_llava
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.settings import ROOT
-from harness.stops import stoppable
+from harness.common.stops import stoppable
+from harness.options.settings import ROOT
 
 # The signal comes while the named module is looked for: from the first import to the planning.
 STOPPED = """
@@ -47,8 +47,8 @@ def stopped(
 @pytest.mark.parametrize(
     ("name", "number"),
     [
-        ("harness.cli", signal.SIGTERM),
-        ("harness.settings", signal.SIGHUP),
+        ("harness.command.cli", signal.SIGTERM),
+        ("harness.options.settings", signal.SIGHUP),
         ("methods", signal.SIGINT),
         ("numpy._core._multiarray_umath", signal.SIGTERM),
         ("torch.nn", signal.SIGHUP),
@@ -66,7 +66,7 @@ def test_a_signal_at_any_moment(name: str, number: int, tmp_path: Path) -> None:
 
 
 def test_nohup_is_obeyed() -> None:
-    done = stopped("harness.settings", signal.SIGHUP, ["--list", "suites"], ignored=True)
+    done = stopped("harness.options.settings", signal.SIGHUP, ["--list", "suites"], ignored=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "first-light" in done.stdout
 

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.errors import StoreError
-from harness.settings import ROOT
+from harness.common.errors import StoreError
+from harness.options.settings import ROOT
 from harness.store import columns
 from harness.store.cells import WITHOUT_INFLUENCE, CellKey, source_digest
 from harness.store.csvfile import append_row, cell_text, read_rows, repair, to_csv, write_atomic

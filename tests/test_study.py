@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import methods
-from harness.errors import UsageError
+from harness.common.errors import UsageError
 from harness.model import catalog
 from harness.study import jobs as study_jobs
 from harness.study import run as study_run
@@ -243,7 +243,7 @@ def test_a_study_of_an_edited_start_model_is_another(finished, tmp_path, monkeyp
 
 
 def test_a_flag_that_a_study_has_no_use_for_is_refused(capsys):
-    from harness.cli import main
+    from harness.command.cli import main
 
     assert main(["--suite", "ablate-pmod-beta", "--methods", "pmod"]) == 2
     assert "--methods has no meaning with a study" in capsys.readouterr().err

@@ -9,19 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.common.errors import UsageError
 from harness.cost.ledger import sample_cost
-from harness.cost.shapes import shape_of
-from harness.errors import UsageError
-from harness.record import dense_record
-from harness.stats import Interval
-from harness.store import columns
-from harness.timing import ratios
-from harness.timing.device import Reading, Watch
-from harness.timing.fit import need, require_fit
-from harness.timing.measure import Times
-from harness.timing.rows import Row, phase_tflops, round_rows, throughput_rows
-from harness.timing.shape import random_config, random_name
-from harness.timing.workload import (
+from harness.families.shapes import shape_of
+from harness.options.workload import (
     Workload,
     fewest,
     is_workload,
@@ -29,6 +20,15 @@ from harness.timing.workload import (
     parse_workloads,
     pictures,
 )
+from harness.statistics.stats import Interval
+from harness.store import columns
+from harness.store.record import dense_record
+from harness.timing import ratios
+from harness.timing.device import Reading, Watch
+from harness.timing.fit import need, require_fit
+from harness.timing.measure import Times
+from harness.timing.rows import Row, phase_tflops, round_rows, throughput_rows
+from harness.timing.shape import random_config, random_name
 
 LLAVA = "llava-hf/llava-1.5-7b-hf"
 NEXT = "llava-hf/llava-v1.6-vicuna-7b-hf"
@@ -81,7 +81,7 @@ def test_image_tokens_are_those_the_model_makes() -> None:
 
 
 def test_a_reduced_model_says_so_and_keeps_its_image_tokens() -> None:
-    from harness.cost.shapes import config_for, shape_from_config
+    from harness.families.shapes import config_for, shape_from_config
 
     config = random_config(config_for(NEXT), NEXT, 4, 256)
     shape = shape_from_config(config, "reduced")

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import methods
-from harness.cost.shapes import shape_from_config
-from harness.errors import CellError
-from harness.record import DROPPED, IMAGE
+from harness.common.errors import CellError
+from harness.families.shapes import shape_from_config
+from harness.options.workload import Workload, pictures
+from harness.store.record import DROPPED, IMAGE
 from harness.timing.agreement import FEW, Answer, agreement, check_batch, verdict
 from harness.timing.agreement import answer as answer_of
 from harness.timing.clock import HostClock
@@ -21,7 +22,6 @@ from harness.timing.measure import Budget, Measured, Times, rounds, warm_up
 from harness.timing.phases import Prompt, selection_ms, timed, watched
 from harness.timing.prompts import images_by_row, synthetic
 from harness.timing.subject import Bench, Subject, active, for_random_weights, fresh
-from harness.timing.workload import Workload, pictures
 from tests import tiny
 
 MS = 1_000_000

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.cli import main
-from harness.cost.shapes import shape_from_config
+from harness.command.cli import main
+from harness.families.shapes import shape_from_config
+from harness.jobs import throughput as run_module
 from harness.store import columns
 from harness.timing import plan as plan_module
-from harness.timing import run as run_module
 from harness.timing import workrun
 from tests import tiny
 
@@ -264,7 +264,7 @@ def test_timing_flags_belong_to_throughput(
     assert "--layers has no meaning without --random-weights" in capsys.readouterr().err
     suite = tmp_path / "times.yaml"
     suite.write_text("throughput: true\nmethods: pmod\nworkload: [batch=2, 'n_text=9']\n")
-    from harness.cli import parse
+    from harness.command.cli import parse
 
     _, settings = parse(["--suite", str(suite)])
     assert settings.workload == ("n_text=58:n_out=32:batch=2", "n_text=9:n_out=32:batch=1")

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.cli import main, parse
-from harness.settings import Settings
-from harness.timing import within, workrun
+from harness.command.cli import main, parse
+from harness.jobs import within
+from harness.options.settings import Settings
+from harness.timing import workrun
 from reports.build import build_report
 from tests.fakes import FakeParts
 from tests.fakes import run as run_fakes
@@ -45,7 +46,7 @@ def done(interrupted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
     shutil.copytree(interrupted, out)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.suite.run_cell", lambda *a: pytest.fail("an answer was repeated"))
+        patch.setattr("harness.jobs.suite.run_cell", lambda *a: pytest.fail("repeated"))
         patch.setattr(within, "busy_now", lambda: "busy machine: 1.9 of 2 cores in use")
         assert main(command(out)) == 0
     return out
@@ -83,7 +84,7 @@ def test_the_times_are_of_the_same_methods_weights_and_conditions(done: Path) ->
 
 def test_nothing_is_left_to_do_the_third_time(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = (done / "throughput.csv").read_bytes()
-    monkeypatch.setattr("harness.parts.Parts.load", lambda *a: pytest.fail("nothing was left"))
+    monkeypatch.setattr("harness.jobs.parts.Parts.load", lambda *a: pytest.fail("nothing was left"))
     assert main(command(done)) == 0
     assert (done / "throughput.csv").read_bytes() == table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from harness.settings import ROOT
+from harness.options.settings import ROOT
 
 
 def run(code: str) -> str:
@@ -18,7 +18,7 @@ def run(code: str) -> str:
 
 def test_torchvision_and_image_processors_import() -> None:
     out = run(
-        "from harness.model.torchvision_ops import declare_missing_ops as declare\n"
+        "from harness.common.torchvision_ops import declare_missing_ops as declare\n"
         "declared = declare()\n"
         "assert declare() == declared\n"
         "import torch, torchvision\n"
@@ -35,7 +35,7 @@ def test_existing_operators_are_left_alone() -> None:
         "library = torch.library.Library('torchvision', 'DEF')\n"
         "library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')\n"
         "library.impl('nms', lambda dets, scores, iou: scores + 1, 'CPU')\n"
-        "from harness.model.torchvision_ops import declare_missing_ops\n"
+        "from harness.common.torchvision_ops import declare_missing_ops\n"
         "assert not declare_missing_ops()\n"
         "one = torch.ones(1)\n"
         "assert torch.ops.torchvision.nms(torch.ones(1, 4), one, 0.5).item() == 2"
@@ -45,6 +45,6 @@ def test_existing_operators_are_left_alone() -> None:
 def test_without_torchvision_nothing_happens() -> None:
     run(
         "import sys; sys.modules['torchvision'] = None\n"
-        "from harness.model.torchvision_ops import declare_missing_ops\n"
+        "from harness.common.torchvision_ops import declare_missing_ops\n"
         "assert not declare_missing_ops() and 'torch' not in sys.modules"
     )

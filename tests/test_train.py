@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from harness.errors import UsageError
+from harness.common.errors import UsageError
 from harness.train.jobs import tower_key
 from harness.train.llama2c import deepen, read_bundle
 from harness.train.lowrank import add_low_rank, cut_low_rank, low_rank_state

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.model.checkpoints import CheckpointError, load_checkpoint
-from harness.settings import ROOT
+from harness.options.settings import ROOT
 from methods import parse
 from tests.fixtures.bad_input import edit
 from tests.tiny import tiny_llava

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from harness.cost.ledger import fastv_rule, sample_cost
-from harness.cost.shapes import shape_of
 from harness.engine import routed
-from harness.record import IMAGE
+from harness.families.shapes import shape_of
+from harness.store.record import IMAGE
 from methods import mmtok
 from methods.dpc import cluster, noise
 from tests.similarity_tools import everywhere, states

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main
-from harness.errors import UsageError
+from harness.command.cli import main
+from harness.common.errors import UsageError
+from harness.common.yamlfile import read_mapping
 from harness.train.__main__ import main as train
 from harness.train.recipe import Recipe
-from harness.yamlfile import read_mapping
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)

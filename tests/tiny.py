@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from harness.model.torchvision_ops import declare_missing_ops
+from harness.common.torchvision_ops import declare_missing_ops
 
 declare_missing_ops()
 

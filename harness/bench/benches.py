@@ -23,10 +23,10 @@ from harness.bench.tasks_index import (
     upstream_folder,
 )
 from harness.bench.wants import asks_judge, refuse_unanswerable
-from harness.errors import UsageError
+from harness.common.errors import UsageError
+from harness.common.nearest import nearest
 from harness.model.weights import file_hash
-from harness.nearest import nearest
-from harness.settings import ROOT
+from harness.options.settings import ROOT
 
 MINI = ROOT / "assets" / "mini"
 

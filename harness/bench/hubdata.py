@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
+from harness.common.errors import UsageError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.+-]+")
 DATA_SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json", ".csv", ".zip", ".tar")

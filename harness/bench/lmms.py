@@ -1,6 +1,6 @@
 """Our lmms-eval model class: lmms-eval asks, the routed model answers, in batches.
 
-Import it after :func:`harness.model.torchvision_ops.declare_missing_ops`; it loads lmms-eval.
+Import it after :func:`harness.common.torchvision_ops.declare_missing_ops`; it loads lmms-eval.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.bench.answerboxes import BOX_TASKS, in_image
 from harness.bench.generation import MAX_NEW_TOKENS, GenerationKwargs, Generator, Request
 from harness.bench.pictures import Boxes, words
 from harness.bench.remarks import remarks
-from harness.errors import CellError, HarnessError, UsageError
+from harness.common.errors import CellError, HarnessError, UsageError
 from harness.store.response_log import Answer, Batch, ResponseLog
 
 NAMED = 4  # samples of a failed batch that its error names

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.bench.benches import Bench, resolve_bench
 from harness.bench.scores import Metric, doc_key, extract, lacks_answer, target_text
-from harness.errors import CellError
-from harness.plan import AUTO_BATCH
+from harness.common.errors import CellError
+from harness.jobs.plan import AUTO_BATCH
 
 if TYPE_CHECKING:
     from harness.bench.lmms import OnBatch, OnImage, OnSample
-    from harness.record import RoutingRecord
-    from harness.session import Session
+    from harness.model.session import Session
+    from harness.store.record import RoutingRecord
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def evaluate(
     if isinstance(bench, str):
         bench = resolve_bench(bench, mini_model=loaded.mini)
     bench.require(limit)
-    from harness.model.torchvision_ops import declare_missing_ops
+    from harness.common.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
     from harness.bench.generation import MAX_NEW_TOKENS, Generator
@@ -172,7 +172,7 @@ def _attention(
     loaded: Session, method: Any, checkpoint: Path | str | None, lm: Any
 ) -> dict[str, Any] | None:
     """Maps of the first shown sample, with the cell's weights; None where there is no sample."""
-    from harness.attention import head_mean_maps
+    from harness.engine.attention import head_mean_maps
 
     if lm.first is None:
         return None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from harness.record import IMAGE
+from harness.store.record import IMAGE
 
 SPACES = {"▁": " ", "Ġ": " ", "Ċ": "\n", "<0x0A>": "\n"}  # as tokenizers write them
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from harness.errors import CellError
+from harness.common.errors import CellError
 
 EXACT = 1e-9
 ROUNDED = 1e-5  # some upstream aggregations round to five decimals

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.bench import hubdata
-from harness.errors import UsageError
+from harness.common.errors import UsageError
 from harness.model.weights import file_hash
 
 # Names by which the datasets library reads plain files; the task file says which ones.

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from harness.errors import UsageError
+from harness.common.errors import UsageError
 
 # Top-level keys that give a task file its name; some files are JSON-like and quote their keys.
 NAMED = re.compile(r"^[\"']?(task|group|tag)[\"']?[ ]*:[ \t]*(.*)$", re.MULTILINE)

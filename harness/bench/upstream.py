@@ -1,6 +1,6 @@
 """Running lmms-eval: one bench through ``simple_evaluate``, with nothing of it left behind.
 
-Import it after :func:`harness.model.torchvision_ops.declare_missing_ops`; it loads lmms-eval.
+Import it after :func:`harness.common.torchvision_ops.declare_missing_ops`; it loads lmms-eval.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tenacity import RetryError, stop_after_attempt
 from harness.bench.benches import Bench
 from harness.bench.decoding import truncation_marked
 from harness.bench.hubdata import dataset_sources
-from harness.errors import CellError, HarnessError, one_line
+from harness.common.errors import CellError, HarnessError, one_line
 
 # How lmms-eval, the datasets library and the parquet reader say that there are none.
 NO_DOCUMENTS = (

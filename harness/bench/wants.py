@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.bench.tasks_index import TaskFile, read_task
-from harness.errors import UsageError
+from harness.common.errors import UsageError
 
 ANSWERED = ("generate_until",)  # the request types our model class answers
 VIDEO = ("video", "From_YouTube")  # dataset_kwargs that make lmms-eval fetch and unpack videos

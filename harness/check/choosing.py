@@ -11,8 +11,8 @@ from harness.check.settings import variants
 from harness.check.subject import TRIES, NotApplicable, Subject, image_tokens, require
 from harness.check.watch import Noted, Watched
 from harness.engine import model_info
-from harness.model import tiny
-from harness.record import IMAGE
+from harness.families import tiny
+from harness.store.record import IMAGE
 from methods.base import Method, MethodError
 
 SHARES = (0.75, 0.5)  # what a method can meet that starts in the middle of the depth

@@ -13,10 +13,10 @@ from harness.check.subject import TRIES, NotApplicable, Subject, image_tokens, r
 from harness.check.watch import Replayed, Watched, counted
 from harness.cost.executed import executed
 from harness.cost.ledger import sample_cost
-from harness.cost.shapes import shape_from_config
 from harness.engine import model_info
-from harness.model import tiny
-from harness.record import IMAGE
+from harness.families import tiny
+from harness.families.shapes import shape_from_config
+from harness.store.record import IMAGE
 from methods.budget import Budgeted
 
 

@@ -14,7 +14,7 @@ import torch
 import methods
 from harness.check.subject import NotApplicable, Subject, require
 from harness.engine import EngineError, model_info, routed
-from harness.model import tiny
+from harness.families import tiny
 from harness.model.checkpoints import load_checkpoint, save_checkpoint
 from harness.store.cells import CellKey
 from methods.base import Method, MethodError, ModelInfo

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from harness.engine import model_info, routed
-from harness.model import tiny
-from harness.record import IMAGE, RoutingRecord
+from harness.families import tiny
+from harness.store.record import IMAGE, RoutingRecord
 from methods.base import Method
 
 STEPS = 4  # tokens generated

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import HarnessError
+from harness.common.errors import HarnessError
 from harness.store.columns import COUNTERS
 
 TOLERANCE = 0.005

@@ -47,9 +47,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.cost.ownwork import projected_again, router_flops
-from harness.cost.shapes import ModelShape, VisionShape
 from harness.cost.towers import encoder_flops
-from harness.record import IMAGE, SKIPPED, RoutingRecord
+from harness.families.shapes import ModelShape, VisionShape
+from harness.store.record import IMAGE, SKIPPED, RoutingRecord
 
 TERA = 1e12
 MIB = 1024.0**2

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.cost.shapes import ModelShape, VisionShape
 from harness.engine.block import attention_rows, query_key
+from harness.families.shapes import ModelShape, VisionShape
 
 
 class _Past:

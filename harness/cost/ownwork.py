@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.cost.shapes import ModelShape
 from harness.cost.towers import encoder_flops
-from harness.record import PROJECTOR, UNKNOWN
+from harness.families.shapes import ModelShape
+from harness.store.record import PROJECTOR, UNKNOWN
 
 DISTANCE = 3  # FLOPs of one number of a distance: difference, square, sum
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from harness.common.errors import UsageError
+from harness.common.nearest import unknown
 from harness.cost.ledger import TERA, eager_attention, gamma_rule, prefill_flops, sample_cost
-from harness.cost.shapes import ModelShape, config_for, shape_of
-from harness.errors import UsageError
-from harness.nearest import unknown
-from harness.record import DROPPED, IMAGE, SKIPPED, RoutingRecord
+from harness.families.shapes import ModelShape, config_for, shape_of
+from harness.store.record import DROPPED, IMAGE, SKIPPED, RoutingRecord
 
 DATA = Path(__file__).with_name("published.yaml")
 VOCABULARY = 32000  # of the papers' checkpoints; the converted ones pad it

@@ -13,10 +13,10 @@ import numpy as np
 
 from harness.cost.findings import TOLERANCE, RefereeError
 from harness.cost.ledger import Counts, sample_cost
-from harness.cost.shapes import ModelShape
-from harness.evidence import EVIDENCE, recall
-from harness.record import ANSWER, KINDS, RoutingRecord
+from harness.families.shapes import ModelShape
+from harness.readouts.evidence import EVIDENCE, recall
 from harness.store.columns import COUNTED
+from harness.store.record import ANSWER, KINDS, RoutingRecord
 
 ROUTING = "routing"
 
@@ -30,7 +30,7 @@ def read_out(
     RefereeError where one disagrees with the closed form.
 
     The entry `routing` maps a kind to {"tokens": prompt tokens (for answers: tokens fed back),
-    "kept": [L] processed tokens a layer}; `evidence` is that of `harness.evidence.recall`.
+    "kept": [L] processed tokens a layer}; `evidence` is that of `harness.readouts.evidence.recall`.
     """
     by_kind = record.processed_by_kind()
     cost = sample_cost(record, shape, itemsize, vision_runs, by_kind)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.common.torchvision_ops import declare_missing_ops
 from harness.cost.counters import count
 from harness.cost.findings import Curve, Finding, described
 from harness.cost.ledger import (
@@ -43,10 +44,9 @@ from harness.cost.modules import (
     tower_head,
 )
 from harness.cost.ownwork import linear_sizes, router_flops, scoring_flops, width_of
-from harness.cost.shapes import ModelShape
-from harness.model.torchvision_ops import declare_missing_ops
-from harness.record import PROJECTOR, UNKNOWN, RoutingRecord
+from harness.families.shapes import ModelShape
 from harness.store.columns import COUNTERS
+from harness.store.record import PROJECTOR, UNKNOWN, RoutingRecord
 
 # (queries, keys) that every model is examined at: a decode step, short and long prompts, and
 # queries behind a longer cache.

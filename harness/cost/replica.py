@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.cost.shapes import shape_from_config
+from harness.common.torchvision_ops import declare_missing_ops
 from harness.engine import routed
-from harness.model.tiny import Clip
-from harness.model.torchvision_ops import declare_missing_ops
-from harness.record import RoutingRecord
+from harness.families.shapes import shape_from_config
+from harness.families.tiny import Clip
+from harness.store.record import RoutingRecord
 from methods.vocabulary import ClipSizes
 
 WIDTH, TOWER = 8, 12  # other widths, so that notes of linear layers tell them apart

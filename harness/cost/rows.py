@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import stats
+from harness.statistics import stats
 from harness.store.columns import COUNTED, COUNTERS
 
 # convention -> column of the samples file that holds the prefill under it

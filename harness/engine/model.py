@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from harness.errors import UsageError
-from harness.families import CLASS_TOKENS, completed
+from harness.common.errors import UsageError
+from harness.families.config import CLASS_TOKENS, completed
 from methods.base import Method, ModelInfo
 
 _LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}

@@ -19,7 +19,7 @@ from harness.engine.cache import RoutedCache
 from harness.engine.model import EngineError, Parts
 from harness.engine.samples import Samples
 from harness.engine.scoring import Scoring
-from harness.record import DROPPED, SKIPPED, RoutingRecord, route_dtype
+from harness.store.record import DROPPED, SKIPPED, RoutingRecord, route_dtype
 
 
 @dataclass

@@ -22,7 +22,7 @@ from harness.engine.scoring import Scoring, linears_noted
 from harness.engine.sequence import Sequence
 from harness.engine.shadow import shadowed
 from harness.engine.vision import captured, no_tower
-from harness.record import RoutingRecord
+from harness.store.record import RoutingRecord
 from methods.base import ANSWER, Method
 
 

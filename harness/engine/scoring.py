@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from harness.record import PROJECTOR, UNKNOWN
+from harness.store.record import PROJECTOR, UNKNOWN
 from methods.vocabulary import CLIP_CHUNK, ClipSizes
 
 if TYPE_CHECKING:

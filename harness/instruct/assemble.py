@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.errors import UsageError, one_line
+from harness.common.errors import UsageError, one_line
+from harness.families.trust import refuse_foreign, refuse_keys
 from harness.instruct.recipe import InstructRecipe
 from harness.instruct.rows import IMAGE
 from harness.instruct.templates import VICUNA_CHAT
-from harness.model.trust import refuse_foreign, refuse_keys
 from harness.model.weights import check_weights, file_hash, setting_hashes
 
 PAD_TO = 64  # rows of the embeddings

@@ -18,8 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 import methods
-from harness.cost.shapes import ModelShape
-from harness.errors import UsageError, one_line
+from harness.common.errors import UsageError, one_line
+from harness.common.jsonfile import parse_json, read_json
+from harness.common.progress import print_whole
+from harness.common.yamlfile import read_mapping
+from harness.families.shapes import ModelShape
 from harness.instruct.memory import (
     GIB,
     MODES,
@@ -31,9 +34,6 @@ from harness.instruct.memory import (
 from harness.instruct.recipe import InstructRecipe
 from harness.instruct.sizes import model_info, parameters, recipe_shape, trained_parts
 from harness.instruct.work import image_of, sample_work, scheduled_work
-from harness.jsonfile import parse_json, read_json
-from harness.progress import print_whole
-from harness.yamlfile import read_mapping
 from methods.base import Method, MethodError
 
 # Samples of the data sets the recipes name, where the file itself is not here.

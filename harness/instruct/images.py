@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageFile
 
-from harness.errors import UsageError
+from harness.common.errors import UsageError
 from harness.instruct.rows import IMAGE
 
 Size = tuple[int, int]  # height, width in pixels

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import UsageError
+from harness.common.errors import UsageError
+from harness.common.jsonfile import parse_json
 from harness.instruct.rows import BadRow, Row, check_images, normalise, row_id
-from harness.jsonfile import parse_json
 
 CHUNK = 256  # rows whose image headers are read at the same time
 MADE = "report.json"  # written last: the index is whole when it is there

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import set_seed
 
 import methods
+from harness.common.errors import UsageError
 from harness.engine import model_info, routed
-from harness.errors import UsageError
 from harness.instruct.assemble import part_hashes
 from harness.instruct.batches import ModalitySampler
 from harness.instruct.folder import same_run, write_folder

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.cost.shapes import ModelShape
+from harness.families.shapes import ModelShape
 from harness.instruct.recipe import InstructRecipe
 from harness.instruct.work import image_of, training_counts
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UsageError, one_line
+from harness.common.errors import UsageError, one_line
 from harness.instruct.recipe import InstructRecipe
 
 FROZEN_DTYPE = torch.bfloat16

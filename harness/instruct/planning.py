@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import methods
-from harness.errors import UsageError
+from harness.common.errors import UsageError
 from harness.instruct.recipe import InstructRecipe
 from harness.instruct.samples import BrokenImage, Samples
 from harness.instruct.templates import encode, prompt_of

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
-from harness.nearest import unknown
-from harness.typed import make
+from harness.common.errors import UsageError
+from harness.common.nearest import unknown
+from harness.common.typed import make
 
 TEMPLATES = ("vicuna_v1", "plain", "model")
 ASPECTS = ("pad", "anyres", "processor")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from harness.errors import HarnessError
+from harness.common.errors import HarnessError
 from harness.instruct.images import ImageReader
 from harness.instruct.index import RowIndex, open_index
 from harness.instruct.recipe import InstructRecipe

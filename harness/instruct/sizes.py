@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from harness.cost.shapes import (
+from harness.common.errors import UsageError
+from harness.common.nearest import unknown
+from harness.cost.towers import CONVNEXT_L, llava_hr_parameters
+from harness.families.shapes import (
     CLIP_L_336,
     KNOWN,
     ModelShape,
@@ -13,10 +16,7 @@ from harness.cost.shapes import (
     config_for,
     shape_from_config,
 )
-from harness.cost.towers import CONVNEXT_L, llava_hr_parameters
-from harness.errors import UsageError
 from harness.instruct.recipe import InstructRecipe
-from harness.nearest import unknown
 from methods import resampler
 from methods.base import Method, ModelInfo
 

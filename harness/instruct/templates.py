@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.errors import UsageError
+from harness.common.errors import UsageError
 from harness.instruct.rows import IMAGE, Row
 
 IGNORE = -100

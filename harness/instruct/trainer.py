@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
-from harness.errors import UsageError, one_line
+from harness.common.errors import UsageError, one_line
 from harness.instruct.batches import ModalitySampler
 from harness.instruct.recipe import InstructRecipe
 from harness.train.guard import GuardedTrainer

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from harness.common.errors import UsageError
 from harness.cost.ledger import Counts, attention_flops, projector_flops, vision_line
-from harness.cost.shapes import ModelShape
-from harness.errors import UsageError
+from harness.families.shapes import ModelShape
 from harness.instruct.recipe import InstructRecipe
 from harness.instruct.sizes import model_info
 from methods.base import Method

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.stats import CONFIDENCE, RESAMPLES, cluster_ids
+from harness.statistics.stats import CONFIDENCE, RESAMPLES, cluster_ids
 
 Floats = NDArray[np.float64]
 

@@ -18,7 +18,7 @@ from harness.bench.loop import CellResult
 from harness.layers import columns
 from harness.layers.job import Job
 from harness.layers.subject import Document, in_batches
-from harness.stats import paired, quantity_interval
+from harness.statistics.stats import paired, quantity_interval
 from harness.store.csvfile import read_rows, write_csv
 from methods.base import Method
 from methods.dense import Dense

@@ -13,7 +13,7 @@ from harness.layers import columns
 from harness.layers.job import Job
 from harness.layers.plans import RetentionPlan, measured, papers, top_dense
 from harness.layers.tables import damage_tables, layer_tables
-from harness.stats import Paired, holm, mean_interval, paired
+from harness.statistics.stats import Paired, holm, mean_interval, paired
 
 FILE = "plans.csv"
 REFERENCE = "prd"  # the paper's schedule that every other plan is compared with

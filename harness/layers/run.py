@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import CellError, StoreError, one_line
-from harness.jsonfile import read_json
-from harness.plan import DENSE, Cell, Plan
-from harness.settings import ROOT
+from harness.common.errors import CellError, StoreError, one_line
+from harness.common.jsonfile import read_json
+from harness.jobs.plan import DENSE, Cell, Plan
+from harness.options.settings import ROOT
+from harness.options.validators import ANALYSES
 from harness.store.csvfile import write_json
-from harness.validators import ANALYSES
 
 STAMPS = "analysis.json"
 METHODS = ("plan.py", "probe.py")

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError
-from harness.jsonfile import read_json
+from harness.common.errors import UsageError
+from harness.common.jsonfile import read_json
 from harness.model.weights import INDEX, SINGLE, check_weights
 from methods import build
 from methods.base import Method, MethodError, ModelInfo
@@ -143,7 +143,7 @@ def load_checkpoint(
     """Read and check a checkpoint for ``method`` on ``model``; nothing is applied yet.
 
     ``base``: sha256 of the dense weights in use; compared with the one the checkpoint names.
-    ``read``: folder -> what its files held, taken from there and added to (`harness.session`).
+    ``read``: folder -> what its files held, taken from there and added to (`model.session`).
     """
     from harness.engine.model import model_info
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.errors import UsageError, one_line
-from harness.jsonfile import read_json
+from harness.common.errors import UsageError, one_line
+from harness.common.jsonfile import read_json
 from methods.base import on_device
 from methods.vocabulary import CLIP_CHUNK, ClipSizes
 
@@ -35,7 +35,7 @@ def clip_hashes(folder: Path) -> dict[str, str]:
 
     Raises UsageError where there are no whole weights, or code or quantised ones are asked for.
     """
-    from harness.model.trust import refuse_foreign
+    from harness.families.trust import refuse_foreign
     from harness.model.weights import check_weights, file_hash, setting_hashes, weight_hashes
 
     refuse_foreign(folder)

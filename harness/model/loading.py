@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from harness.cost.shapes import shape_from_config
-from harness.errors import UsageError, one_line
+from harness.common.errors import UsageError, one_line
+from harness.common.torchvision_ops import declare_missing_ops
+from harness.families.shapes import shape_from_config
 from harness.model.catalog import ModelSource, Progress
 from harness.model.features import FeatureCache
-from harness.model.torchvision_ops import declare_missing_ops
+from harness.model.session import Session
 from harness.model.weights import read_header, weight_files
-from harness.session import Session
-from harness.validators import ATTENTION, ATTENTION_ALIASES, DTYPE_ALIASES, DTYPES
+from harness.options.validators import ATTENTION, ATTENTION_ALIASES, DTYPE_ALIASES, DTYPES
 
 # A model is spread over devices when its weights fill more than this share of the free memory:
 # the rest is for activations and the KV cache.

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.common.errors import EXIT_USAGE, HarnessError, UsageError, one_line
+from harness.common.jsonfile import read_json
 from harness.engine import model_info
-from harness.errors import EXIT_USAGE, HarnessError, UsageError, one_line
-from harness.jsonfile import read_json
 from harness.model.checkpoints import save_checkpoint
 from methods import build
 from methods.base import MethodError
@@ -150,8 +150,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="llava-hf/llava-1.5-7b-hf", help="base model")
     args = parser.parse_args(argv)
     try:
+        from harness.common.place import check_place
         from harness.model.catalog import load_model
-        from harness.store.place import check_place
 
         _config(args.source)  # before any model is loaded
         check_place(args.out)

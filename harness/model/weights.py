@@ -10,8 +10,8 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness.errors import UsageError
-from harness.jsonfile import parse_json, read_json
+from harness.common.errors import UsageError
+from harness.common.jsonfile import parse_json, read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

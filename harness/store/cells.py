@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness.settings import ROOT
+from harness.options.settings import ROOT
 from methods.sources import with_imports
 
 ID_LENGTH = 16  # hex digits, 64 bits: a collision within a study is out of the question
@@ -19,17 +19,15 @@ ID_LENGTH = 16  # hex digits, 64 bits: a collision within a study is out of the 
 # Parts of the harness that cannot change a cell's numbers. All the rest is part of every cell's
 # key, so that a module added later counts until somebody decides that it need not.
 WITHOUT_INFLUENCE = (
-    *("attention.py", "changes.py", "cli.py", "errors.py", "flags.py", "joint.py"),
-    *("listing.py", "matched.py", "nearest.py", "parts.py", "plan.py", "progress.py", "runinfo.py"),
-    *("settings.py", "validators.py", "stats.py", "suite.py", "suites.py", "bench/quiet.py"),
-    *("bench/tasks_index.py", "cost/replica.py", "cost/rows.py", "cost/run.py"),
-    *("cost/published.py", "cost/published_run.py", "model/catalog.py"),
-    *("model/published.py", "model/tiny.py", "model/torchvision_ops.py"),
-    *("model/trust.py", "model/weights.py"),
-    *("store/__init__.py", "store/cells.py", "store/columns.py", "store/controls.py"),
-    *("store/csvfile.py", "store/derive.py", "store/fronts.py", "store/pictures.py"),
-    *("store/rundir.py", "store/summary.py"),  # not what packs and unpacks routing records
-    *("check", "instruct", "layers", "study", "timing", "train"),
+    *("check", "command", "common", "instruct", "jobs/matched.py", "jobs/parts.py"),
+    *("jobs/plan.py", "jobs/published.py", "jobs/runinfo.py", "jobs/suite.py", "jobs/costs.py"),
+    *("jobs/throughput.py", "jobs/within.py", "layers", "options", "statistics", "study"),
+    *("timing", "train", "bench/quiet.py", "bench/tasks_index.py", "cost/published.py"),
+    *("cost/replica.py", "cost/rows.py", "engine/attention.py", "families/tiny.py"),
+    *("families/trust.py", "model/catalog.py", "model/published.py", "model/weights.py"),
+    *("readouts/controls.py", "readouts/derive.py", "readouts/fronts.py", "readouts/summary.py"),
+    *("store/__init__.py", "store/cells.py", "store/columns.py", "store/csvfile.py"),
+    *("store/pictures.py", "store/rundir.py"),  # not what packs and unpacks routing records
 )
 # Installed packages that turn documents into tokens, tokens into answers, answers into scores.
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow", "lmms-eval")

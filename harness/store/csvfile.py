@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.errors import StoreError
+from harness.common.errors import StoreError
 
 TEMPORARY = ".tmp-"
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # no UTF-8 has lone surrogates, no CSV a NUL

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import StoreError, one_line
-from harness.jsonfile import parse_json
-from harness.record import RoutingRecord
+from harness.common.errors import StoreError, one_line
+from harness.common.jsonfile import parse_json
+from harness.store.record import RoutingRecord
 
 VERSION = 4
 

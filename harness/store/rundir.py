@@ -15,10 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from harness.errors import StoreError, UsageError, one_line
-from harness.jsonfile import read_json
-from harness.settings import flag
-from harness.stats import MARGIN_POINTS
+from harness.common.errors import StoreError, UsageError, one_line
+from harness.common.jsonfile import read_json
+from harness.common.place import check_place
+from harness.options.settings import flag
+from harness.statistics.stats import MARGIN_POINTS
 from harness.store import columns
 from harness.store.csvfile import (
     TEMPORARY,
@@ -31,7 +32,6 @@ from harness.store.csvfile import (
     write_csv,
     write_json,
 )
-from harness.store.place import check_place
 
 RUN_JSON = "run.json"
 LOCK = "run.lock"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.stats import ALPHA, cluster_ids
+from harness.statistics.stats import ALPHA, cluster_ids
 
 Floats = NDArray[np.float64]
 NOT_AFTER_HOLM = ", not after Holm over the study's claims"

@@ -9,9 +9,9 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError, one_line
-from harness.jsonfile import read_json
-from harness.settings import ROOT
+from harness.common.errors import UsageError, one_line
+from harness.common.jsonfile import read_json
+from harness.options.settings import ROOT
 from harness.store.csvfile import write_json
 from harness.study.spec import Arm, Study
 from harness.train.recipe import Recipe

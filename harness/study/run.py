@@ -12,12 +12,13 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from harness.errors import EXIT_CELLS_FAILED, EXIT_OK, UsageError, one_line
-from harness.parts import Parts
-from harness.plan import require_same_files
-from harness.progress import Progressing
-from harness.runinfo import environment
-from harness.settings import ROOT, Settings
+from harness.common.errors import EXIT_CELLS_FAILED, EXIT_OK, UsageError, one_line
+from harness.common.progress import Progressing
+from harness.jobs.parts import Parts
+from harness.jobs.plan import require_same_files
+from harness.jobs.runinfo import environment
+from harness.jobs.suite import draw_report, resumable, resume_command
+from harness.options.settings import ROOT, Settings
 from harness.store.csvfile import write_csv
 from harness.store.rundir import Store, check_out, default_out
 from harness.study import columns, work
@@ -32,7 +33,6 @@ from harness.study.tables import (
     run_rows,
     score_rows,
 )
-from harness.suite import draw_report, resumable, resume_command
 
 TIMES = (
     "Training seconds are those of processes side by side and compare no methods; "

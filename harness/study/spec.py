@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
-from harness.nearest import unknown
-from harness.typed import make
-from harness.yamlfile import read_mapping
+from harness.common.errors import UsageError
+from harness.common.nearest import unknown
+from harness.common.typed import make
+from harness.common.yamlfile import read_mapping
 
 REFERENCE = "dense, tuned as long"
 KINDS = ("higher", "not lower", "overflow")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.stats import holm
+from harness.statistics.stats import holm
 from harness.study.effects import Effect, Floats, effect, judge_higher, judge_not_lower
 from harness.study.jobs import Job, read
 from harness.study.spec import REFERENCE, Arm, Claim, Study

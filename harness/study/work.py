@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.errors import one_line
-from harness.settings import ROOT
+from harness.common.errors import one_line
+from harness.options.settings import ROOT
 from harness.study.jobs import Job, keep, parse, read
 
 WORK = ROOT / "build" / "train"  # features of the training scenes
@@ -26,7 +26,7 @@ def set_up(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    from harness.model.torchvision_ops import declare_missing_ops
+    from harness.common.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
     from transformers.utils import logging

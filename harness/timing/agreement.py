@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import CellError
-from harness.record import RoutingRecord
+from harness.common.errors import CellError
+from harness.store.record import RoutingRecord
 from harness.timing.phases import Prompt, generate
 from harness.timing.prompts import alone, images_by_row
 from harness.timing.subject import Bench, Subject, active

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.runinfo import now
+from harness.jobs.runinfo import now
+from harness.options.workload import Workload
 from harness.store import columns
 from harness.store.cells import params_json
 from harness.store.csvfile import append_row, has_header, read_rows, repair, write_csv
 from harness.store.rundir import DONE, FAILED, Store
 from harness.timing.plan import TimingPlan
-from harness.timing.workload import Workload
 
 
 @dataclass

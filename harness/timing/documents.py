@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.bench.benches import resolve_bench
 from harness.bench.generation import Generator, Request
-from harness.model.torchvision_ops import declare_missing_ops
+from harness.common.torchvision_ops import declare_missing_ops
 
 
 class _Enough(Exception):

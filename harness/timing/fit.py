@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from harness.cost.shapes import ModelShape
-from harness.errors import UsageError
-from harness.timing.workload import Pictures, Workload
+from harness.common.errors import UsageError
+from harness.families.shapes import ModelShape
+from harness.options.workload import Pictures, Workload
 
 GIB = 1024.0**3
 ROOM = 0.95  # of the free memory

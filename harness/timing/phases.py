@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from harness.common.errors import CellError
 from harness.engine.shadow import shadowed
-from harness.errors import CellError
 from harness.timing.clock import Clock, HostClock
 
 PHASES = ("vision", "prefill", "decode", "end_to_end")

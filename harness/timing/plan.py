@@ -10,23 +10,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.cost.shapes import ModelShape, config_for, shape_from_config
-from harness.errors import UsageError
-from harness.parts import Parts, Runtime
-from harness.plan import (
+from harness.common.errors import UsageError
+from harness.families.shapes import ModelShape, config_for, shape_from_config
+from harness.jobs.parts import Parts, Runtime
+from harness.jobs.plan import (
     DENSE,
     check_methods,
     find_checkpoints,
     with_dense,
     with_trained_parameters,
 )
-from harness.settings import Settings
+from harness.options.settings import Settings
+from harness.options.workload import Pictures, Workload, fewest, parse_workload, pictures
 from harness.store.cells import ID_LENGTH, package_versions
 from harness.timing.device import cores, cpu_name, free_host_bytes
 from harness.timing.fit import require_fit
 from harness.timing.ratios import FEWEST
 from harness.timing.shape import random_config, random_name
-from harness.timing.workload import Pictures, Workload, fewest, parse_workload, pictures
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUESTION = 16  # text tokens that a document's prompt has at least

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from harness.errors import CellError, UsageError
+from harness.common.errors import CellError, UsageError
+from harness.options.workload import Pictures, Workload, pictures
 from harness.timing.phases import Prompt
 from harness.timing.subject import Bench
-from harness.timing.workload import Pictures, Workload, pictures
 
 PREFIX = 35  # text tokens before the image in LLaVA's template; fewer for a short prompt
 DOCUMENTS = 8  # of a bench, unless --limit says otherwise

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.stats import Interval, ratio_of_medians
+from harness.statistics.stats import Interval, ratio_of_medians
 
 Floats = NDArray[np.float64]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from harness.cost.ledger import TERA, sample_cost
 from harness.cost.ownwork import by_phase, projected_again
-from harness.cost.shapes import ModelShape
-from harness.record import RoutingRecord
+from harness.families.shapes import ModelShape
+from harness.store.record import RoutingRecord
 from harness.timing import ratios
 from harness.timing.device import Reading
 

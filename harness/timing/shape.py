@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.cost.shapes import ONLY, shape_from_config
-from harness.errors import UsageError
-from harness.families import completed
+from harness.common.errors import UsageError
+from harness.families.config import completed
+from harness.families.shapes import ONLY, shape_from_config
 
 MULTIPLE = 64  # widths that give whole attention heads
 CARRIED = (
@@ -34,7 +34,7 @@ def random_config(
 
     The tower shrinks by the same two factors; patch and image size stay, and so do the image
     token counts. Raises UsageError for a width that gives no whole attention heads, for a model of
-    which only the sizes are known, and for what `harness.families.completed` refuses.
+    which only the sizes are known, and for what `harness.families.config.completed` refuses.
     """
     if config.get("model_type") in ONLY:
         raise UsageError(f"--model: only the sizes of {name} are known: it runs with --costs-only")

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import methods as registry
-from harness.cost.shapes import ModelShape
 from harness.engine import Run, model_info, routed
+from harness.families.shapes import ModelShape
 
 ROUTER_STD = 0.02  # of routers that are drawn at random: as the library draws its own weights
 
@@ -47,7 +47,7 @@ class Bench:
     model: Any
     shape: ModelShape
     processor: Any = None
-    loaded: Any = None  # harness.session.Session, where it has files
+    loaded: Any = None  # harness.model.session.Session, where it has files
 
     @property
     def device(self) -> torch.device:
@@ -58,7 +58,7 @@ def build_random(
     config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, attn: str, seed: int
 ) -> Any:
     """A model of random weights, made on the device in its dtype: no copy on the host."""
-    from harness.model.torchvision_ops import declare_missing_ops
+    from harness.common.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
     import transformers as t

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.cost.shapes import ModelShape
-from harness.errors import CellError, StoreError, one_line
+from harness.common.errors import CellError, StoreError, one_line
+from harness.families.shapes import ModelShape
 from harness.store.rundir import Store
 from harness.timing.agreement import Agreement, answer, check_batch, tokens_per_sample
 from harness.timing.cells import Cells, TimedCell

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from harness.errors import (
+from harness.common.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_USAGE,
@@ -20,8 +20,8 @@ from harness.errors import (
     UsageError,
     one_line,
 )
+from harness.common.stops import stoppable
 from harness.instruct import estimate
-from harness.stops import stoppable
 from methods.params import MethodError
 
 TINY = (
@@ -108,10 +108,10 @@ def _complain(error: HarnessError) -> None:
 
 
 def _run(path: Path, args: argparse.Namespace) -> None:
-    from harness.model.torchvision_ops import declare_missing_ops
-    from harness.store.place import check_place
+    from harness.common.place import check_place
+    from harness.common.torchvision_ops import declare_missing_ops
+    from harness.common.yamlfile import read_mapping
     from harness.train.recipe import Recipe
-    from harness.yamlfile import read_mapping
 
     declare_missing_ops()
     values = read_mapping(path, f"recipe {path}")

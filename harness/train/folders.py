@@ -13,9 +13,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from harness.errors import UsageError
-from harness.model.trust import refuse_foreign
-from harness.settings import ROOT
+from harness.common.errors import UsageError
+from harness.families.trust import refuse_foreign
+from harness.options.settings import ROOT
 from harness.train.build import build_llava, build_processor
 from harness.train.llama2c import deepen, fetch_bundle, read_bundle
 from harness.train.recipe import Recipe

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from harness.errors import HarnessError
+from harness.common.errors import HarnessError
 
 STATE = "trainer_state.json"  # what `Trainer` writes last into a checkpoint
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)(?:\.|$)")

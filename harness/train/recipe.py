@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.errors import UsageError
-from harness.typed import make
-from harness.yamlfile import read_mapping
+from harness.common.errors import UsageError
+from harness.common.typed import make
+from harness.common.yamlfile import read_mapping
 
 STAGES = ("tower", "align", "resample", "tune")
 

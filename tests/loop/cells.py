@@ -8,7 +8,7 @@ from typing import Any
 import methods
 from harness.bench.benches import Bench
 from harness.bench.loop import CellResult, evaluate
-from harness.session import Session
+from harness.model.session import Session
 
 DENSE = methods.parse("dense")
 DOCUMENTS = 5  # in each of the session's datasets

@@ -9,7 +9,7 @@ import pytest
 
 from harness.bench.benches import Bench, resolve_bench
 from harness.model.catalog import load_model
-from harness.session import Session
+from harness.model.session import Session
 from tests.fixtures.hub_data import write_gqa, write_textvqa
 from tests.fixtures.hub_models import write_llava, write_llava_next
 from tests.loop.cells import DOCUMENTS

@@ -12,7 +12,7 @@ from PIL import Image
 
 from harness.bench.answerboxes import CONVERTED, UNKNOWN
 from harness.bench.benches import resolve_bench
-from harness.session import Session
+from harness.model.session import Session
 from tests.fixtures.hub_data import Box, Size, write_refcoco
 from tests.loop.cells import run
 

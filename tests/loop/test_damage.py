@@ -10,9 +10,9 @@ import pytest
 
 import methods
 from harness.bench.benches import Bench, resolve_bench
-from harness.errors import CellError
+from harness.common.errors import CellError
 from harness.model.context import context_length
-from harness.session import Session
+from harness.model.session import Session
 from tests.fixtures.hub_data import truncate_image, write_refcoco, write_textvqa
 from tests.loop.cells import predictions, run
 

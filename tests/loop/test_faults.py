@@ -10,8 +10,8 @@ import pytest
 
 import methods
 from harness.bench.benches import Bench, resolve_bench
-from harness.errors import CellError
-from harness.session import Session
+from harness.common.errors import CellError
+from harness.model.session import Session
 from tests.fixtures.hub_data import write_gqa, write_textvqa
 from tests.loop.cells import DOCUMENTS, comparable, predictions, run
 
@@ -144,7 +144,7 @@ def test_nothing_is_printed(llava: Session, gqa: Bench, capfd: pytest.CaptureFix
 
 
 def test_a_raising_method_names_its_sample(llava: Session, gqa: Bench) -> None:
-    from harness.errors import one_line
+    from harness.common.errors import one_line
 
     method = methods.parse("fastv:k=1:r=0.5")
     calls = []

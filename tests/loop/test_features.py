@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import methods
 from harness.bench.benches import Bench
-from harness.session import Session
+from harness.model.session import Session
 from tests.loop.cells import DOCUMENTS, predictions, run
 
 import torch  # isort: skip  after the fixtures, which prepare torchvision

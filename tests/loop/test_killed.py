@@ -10,7 +10,7 @@ import pytest
 
 import methods
 from harness.bench.benches import Bench
-from harness.session import Session
+from harness.model.session import Session
 from tests.loop.cells import DOCUMENTS, comparable, predictions, run
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import methods
-from harness.attention import SIDE, head_mean_maps
 from harness.bench.benches import Bench
-from harness.record import IMAGE
-from harness.session import Session
+from harness.engine.attention import SIDE, head_mean_maps
+from harness.model.session import Session
 from harness.store.pictures import LONGEST, save_image
+from harness.store.record import IMAGE
 from reports.geometry import rects
 from tests.loop.cells import comparable, run
 
@@ -69,7 +69,7 @@ def test_attention_maps_are_the_softmax_of_a_causal_model(
     assert maps.sum(2) == pytest.approx(np.ones(maps.shape[:2]), abs=2e-3)
     assert np.triu(maps, 1).max() == 0
     assert llava.model.config.text_config._attn_implementation == "sdpa"
-    monkeypatch.setattr("harness.attention.LONGEST", 3)
+    monkeypatch.setattr("harness.engine.attention.LONGEST", 3)
     import torch
 
     assert head_mean_maps(llava.model, {"input_ids": torch.ones((1, 4), dtype=torch.long)}) is None

@@ -8,7 +8,7 @@ import pytest
 
 import methods
 from harness.bench.benches import Bench, resolve_bench
-from harness.session import Session
+from harness.model.session import Session
 from tests.fixtures.hub_data import write_gqa, write_textvqa
 from tests.loop.cells import DOCUMENTS, comparable, predictions, run
 

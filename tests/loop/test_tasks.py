@@ -11,8 +11,8 @@ import pytest
 
 from harness.bench.benches import Bench
 from harness.bench.tasks_index import TaskFile
-from harness.errors import CellError, UsageError
-from harness.session import Session
+from harness.common.errors import CellError, UsageError
+from harness.model.session import Session
 from tests.fixtures.hub_data import picture
 from tests.loop.cells import comparable, predictions, run
 

@@ -1,0 +1,1 @@
+"""What every room uses: errors, stops, small files, names. Torch-free."""

@@ -1,0 +1,79 @@
+"""Being asked to stop: Ctrl-C, a scheduler's SIGTERM and a closed terminal's SIGHUP are one thing.
+
+Imports next to nothing, so that it is in force before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+PROGRAM = "run_suite.py"
+EXIT_INTERRUPTED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_asked: list[int] = []  # signals that came since the last clean start
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """In here each of `SIGNALS` raises KeyboardInterrupt.
+
+    A library that is interrupted may make an error of its own of it, as extension modules do
+    while they are imported: it comes out as the KeyboardInterrupt it was.
+    """
+    before = catch(ask)
+    _asked.clear()
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        if _asked:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def interrupted(argv: Sequence[str]) -> int:
+    """Say how to begin again; returns the exit code."""
+    import shlex
+
+    again = shlex.join(["python", PROGRAM, *argv])
+    print(f"{PROGRAM}: interrupted; resume with: {again}", file=sys.stderr, flush=True)
+    return EXIT_INTERRUPTED
+
+
+def catch(handler: Any) -> dict[int, Any]:
+    """Set the handler of all signals but the ignored ones (`nohup`); returns what was there."""
+    before: dict[int, Any] = {}
+    for number in SIGNALS:
+        was = signal.getsignal(number)
+        if was is not signal.SIG_IGN:
+            try:
+                signal.signal(number, handler)
+            except ValueError:  # not in the main thread: leave signals alone
+                return {}
+            before[number] = was
+    return before
+
+
+def ask(number: int, frame: FrameType | None) -> NoReturn:
+    _asked.append(number)
+    raise KeyboardInterrupt
+
+
+def _in_child() -> None:
+    """A forked worker that is asked to stop just ends; the lines are its parent's to say."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is ask:
+            signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_in_child)

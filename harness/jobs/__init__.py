@@ -1,0 +1,1 @@
+"""The jobs of the command line: each resolves, opens its run, works, derives, reports."""

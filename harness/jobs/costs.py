@@ -1,0 +1,181 @@
+"""`--costs-only`: the FLOPs and KV ledger at a model's true sizes. No weights, no benchmarks.
+
+The closed form fills every convention; fvcore and torch count the same samples again under the
+convention `full` and must agree with it (`harness.cost.referees`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from harness.common.errors import EXIT_OK, UsageError, one_line
+from harness.common.progress import print_whole
+from harness.cost.readouts import read_out, routing_table
+from harness.cost.rows import cost_rows
+from harness.families.shapes import ModelShape, config_for, shape_from_config
+from harness.jobs.parts import Parts
+from harness.jobs.plan import check_methods, with_dense
+from harness.jobs.runinfo import environment
+from harness.options.settings import Settings
+from harness.store import columns
+from harness.store.cells import ID_LENGTH, params_json
+from harness.store.csvfile import write_csv
+from harness.store.record import RoutingRecord
+from harness.store.rundir import Store, check_out, default_out, read_run_json
+
+NOT_COUNTED = "not counted"
+ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 2}
+
+
+@dataclass(frozen=True)
+class Costed:
+    """A method's predicted routing, read out at the model's true sizes."""
+
+    about: dict[str, str]  # identifying columns
+    readout: dict[str, Any]
+
+
+def run_costs(settings: Settings, argv: Sequence[str]) -> int:
+    """Print the ledger and write `cost.csv`, `routing.csv` and `run.json`.
+
+    Raises UsageError for names that are wrong and sizes that are not known, RefereeError where
+    the counters disagree; nothing is written then.
+    """
+    from harness.cost.referees import Referees
+
+    parts, batch = Parts(), fixed_batch(settings)
+    config = config_for(settings.model)
+    shape = shape_from_config(config, settings.model)
+    methods = with_dense(parts.methods(settings.methods), parts)
+    check_methods(methods, shape)
+    out = Path(settings.out) if settings.out else default_out()
+    recorded = {**settings.recorded(), "methods": [method.spec for method in methods]}
+    if check_out(out, recorded) and read_run_json(out).get("config") not in (None, config):
+        raise UsageError(
+            f"--out: the config of {shape.name} changed since '{out}' was made: "
+            "choose another --out"
+        )
+    referees = Referees(shape)
+    checked = referees.described()
+    found, left_out = predict(methods, config, shape, settings, referees)
+    rows = [r for one in found for r in cost_rows(one.about, [one.readout], settings.seed, batch)]
+    with Store(out) as store:
+        content = {**environment(list(argv)), "settings": recorded, "referees": checked}
+        content["config"] = config
+        store.write_run_json(content)
+        write_csv(out / "cost.csv", columns.COST, rows)
+        write_csv(out / "routing.csv", columns.ROUTING, routing_rows(found))
+    console = Console()
+    print_whole(console, ledger_table(shape, found, batch))
+    for line in left_out:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    print(out / "cost.csv")
+    return EXIT_OK
+
+
+def fixed_batch(settings: Settings) -> int:
+    """The batch whose cache is counted; UsageError for one that a device would have to choose."""
+    if isinstance(settings.batch_size, str):
+        raise UsageError("--batch-size: --costs-only runs on no device, so give a number")
+    return settings.batch_size
+
+
+def predict(
+    methods: Sequence[Any],
+    config: Mapping[str, Any],
+    shape: ModelShape,
+    settings: Settings,
+    referees: Any,
+) -> tuple[list[Costed], list[str]]:
+    """What can be costed without weights, and a line on each method that cannot."""
+    from harness.cost.replica import DependsOnWeights, predicted_record
+    from methods.base import MethodError
+
+    found, left_out = [], []
+    for method in methods:
+        try:
+            record = predicted_record(method, config, settings.n_text, settings.n_out)
+        except DependsOnWeights:
+            left_out.append(
+                f"{method.label}: left out, how many tokens it keeps depends on its weights "
+                "and the picture"
+            )
+            continue
+        except MethodError as error:
+            raise UsageError(f"--methods: {one_line(error)}") from None
+        found.append(_cost(method, record, config, shape, settings, referees))
+    return found, left_out
+
+
+def _cost(
+    method: Any,
+    record: RoutingRecord,
+    config: Mapping[str, Any],
+    shape: ModelShape,
+    settings: Settings,
+    referees: Any,
+) -> Costed:
+    workload = f"{record.n_text} text, {record.n_image} image, {settings.n_out} new"
+    key = [shape.name, config, method.spec, method.source_hash(), workload, settings.dtype]
+    key.append(settings.batch_size)
+    about = {
+        "cell_id": hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:ID_LENGTH],
+        "model": shape.name,
+        "method": method.name,
+        "params": params_json(method.params()),
+        "label": method.label,
+        "bench": workload,
+    }
+    itemsize = ITEMSIZE[settings.dtype]
+    return Costed(about, read_out(record, shape, itemsize, method.needs_images, referees))
+
+
+def routing_rows(found: Sequence[Costed]) -> Iterator[dict[str, Any]]:
+    """Rows of `routing.csv`."""
+    for one in found:
+        for row in routing_table([one.readout]):
+            yield {"cell_id": one.about["cell_id"], "bench": one.about["bench"], **row}
+
+
+def ledger_table(shape: ModelShape, found: Sequence[Costed], batch: int) -> Table:
+    """One row a method: TFLOP of one sample by part and rule, and the KV cache of the batch."""
+    dense = found[0].readout
+    title = f"{shape.name}: {found[0].about['bench']} tokens; TFLOP of one sample, KV cache of "
+    title += "one sample" if batch == 1 else f"the whole batch of {batch}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("method")
+    titles = ("prefill", "of dense", "full n²", "paper-pmod", "paper-gamma", "paper-fastv")
+    caches = ("KV image", "KV all", "KV MiB after prompt", "after last token")
+    for title in (*titles, "vision", "decode", "router", *caches):
+        table.add_column(title, justify="right")
+    for one in found:
+        cost = one.readout
+        share = cost["tflops_prefill"] / dense["tflops_prefill"]
+        vision, router = cost["tflops_vision"], cost["tflops_router"]
+        kv_image = cost["kv_ratio_vision"]
+        table.add_row(
+            one.about["label"],
+            f"{cost['tflops_prefill']:.4g}",
+            f"{share:.1%}",
+            f"{cost['tflops_prefill_full']:.4g}",
+            f"{cost['tflops_prefill_paper_pmod']:.4g}",
+            f"{cost['tflops_prefill_paper_gamma']:.4g}",
+            f"{cost['tflops_prefill_paper_fastv']:.4g}",
+            NOT_COUNTED if vision is None else f"{vision + cost['tflops_projector']:.3g}",
+            f"{cost['tflops_decode']:.3g}",
+            NOT_COUNTED if router is None else f"{router:.2g}",
+            "" if kv_image is None else f"{kv_image:.2%}",
+            f"{cost['kv_ratio']:.2%}",
+            f"{batch * cost['kv_mib']:.4g}",
+            f"{batch * cost['kv_mib_end']:.4g}",
+        )
+    return table

@@ -1,0 +1,158 @@
+"""`--costs-only --published TABLE`: a paper's cost table beside ours, in files and in a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from harness.common.errors import EXIT_OK
+from harness.common.progress import print_whole
+from harness.cost.published import (
+    TEXT,
+    PaperTable,
+    Records,
+    Row,
+    lines,
+    load_table,
+    paper_shape,
+)
+from harness.cost.readouts import read_out
+from harness.cost.rows import cost_rows
+from harness.jobs.costs import Costed, routing_rows
+from harness.jobs.parts import Parts
+from harness.jobs.runinfo import environment
+from harness.options.settings import Settings
+from harness.store import columns
+from harness.store.cells import ID_LENGTH, params_json
+from harness.store.csvfile import write_csv
+from harness.store.rundir import Store, check_out, default_out
+
+ROUTER = columns.COUNTED["router"]
+ITEMSIZE = 2  # half precision, as the papers ran
+WORKLOAD = f"one picture, {TEXT} text tokens"
+
+
+def run_published(settings: Settings, argv: Sequence[str], parts: Parts | None = None) -> int:
+    """Write `published.csv`, `cost.csv`, `routing.csv`, `run.json` and the report; print a table.
+
+    Raises UsageError for an unknown table, RefereeError where the counters disagree; nothing is
+    written then.
+    """
+    from harness.cost.referees import Referees
+
+    assert settings.published is not None  # how this was reached
+    table = load_table(settings.published)
+    out = Path(settings.out) if settings.out else default_out()
+    recorded = {"costs_only": True, "published": table.name, "seed": settings.seed}
+    check_out(out, recorded)
+    records = Records()
+    models = dict.fromkeys(row.model for row in table.rows)
+    referees = {model: Referees(paper_shape(model)) for model in models}
+    checked = {model: one.described() for model, one in referees.items()}
+    found = [_costed(row, records, referees[row.model]) for row in table.rows]
+    rows = [r for one in found for r in cost_rows(one.about, [one.readout], settings.seed)]
+    compared = list(lines(table, records))
+    with Store(out) as store:
+        about = {"paper": table.paper, "table": table.table, "title": table.title}
+        content = {**environment(list(argv)), "settings": recorded, "referees": checked}
+        store.write_run_json({**content, "published": {**about, "notes": list(table.notes)}})
+        write_csv(out / "published.csv", columns.PUBLISHED, compared)
+        write_csv(out / "cost.csv", columns.COST, rows)
+        write_csv(out / "routing.csv", columns.ROUTING, routing_rows(found))
+    _print(table, compared)
+    print((parts or Parts()).report(out))
+    return EXIT_OK
+
+
+def _costed(row: Row, records: Records, referees: Any) -> Costed:
+    """The row's routing on the common prompt, read out.
+
+    Where it is no run of the method but the paper's token counts, nothing is known of a router.
+    """
+    import methods
+
+    record = records.of(row, TEXT)
+    if row.method:
+        method = methods.parse(row.method)
+        name, params = method.name, method.params()
+    elif row.image_tokens is not None:
+        name, params = "mqt", {"tokens": row.image_tokens}
+    else:
+        name, params = ("gamma", {"skip": row.skip, "layers": row.layers})
+        if not row.skip:
+            name, params = "dense", {}
+    key = json.dumps([row.model, row.row, row.setting])
+    about = {
+        "cell_id": hashlib.sha256(key.encode()).hexdigest()[:ID_LENGTH],
+        "model": row.model,
+        "method": name,
+        "params": params_json(params),
+        "label": row.row,
+        "bench": WORKLOAD,
+    }
+    readout = read_out(record, paper_shape(row.model), ITEMSIZE, True, referees)
+    if not row.method and name != "dense":
+        readout |= {column: None for column in readout if column.startswith(ROUTER)}
+    return Costed(about, readout)
+
+
+def _print(table: PaperTable, compared: Sequence[Mapping[str, Any]]) -> None:
+    console = Console()
+    print_whole(console, comparison(table, compared))
+    for line in footnotes(table, compared):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def comparison(table: PaperTable, compared: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a row: prefill TFLOP and KV cache, the paper's and ours twice."""
+    title = f"{table.paper}, {table.table}: {table.title}"
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    shown.add_column("row")
+    for head in ("TFLOP: paper", "ours, its rule", "", "ours, one rule", ""):
+        shown.add_column(head, justify="right")
+    for head in ("KV %: paper", "ours, its rule", "ours, one rule"):
+        shown.add_column(head, justify="right")
+    rows: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for line in compared:
+        rows.setdefault(line["row"], {})[line["quantity"]] = line
+    for number, (name, quantities) in enumerate(rows.items(), start=1):
+        flops, kv = quantities["tflops"], quantities["kv"]
+        marked = any(line.get("note") or line.get("reason") for line in quantities.values())
+        shown.add_row(
+            f"{name} [{number}]".replace("[", r"\[") if marked else name,
+            f"{flops['paper_value']:.2f}",
+            f"{flops['paper_rule']:.2f}",
+            f"{flops['paper_rule_difference']:+.2f} %",
+            f"{flops['one_rule']:.2f}",
+            f"{flops['one_rule_difference']:+.1f} %",
+            f"{kv['paper_value']:.1f}" if "paper_value" in kv else "",
+            f"{kv['paper_rule']:.2f}" if "paper_rule" in kv else "",
+            f"{kv['one_rule']:.2f}",
+        )
+    return shown
+
+
+def footnotes(table: PaperTable, compared: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What must be said of rows and of the whole table, and the paper's timed figures."""
+    numbers = {row.row: number for number, row in enumerate(table.rows, start=1)}
+    found: list[str] = []
+    for line in compared:
+        where, timed = f"[{numbers[line['row']]}]", bool(line.get("hardware"))
+        if timed:
+            said = f"the paper's {line['quantity']}: {line['paper_value']:g} {line['unit']}"
+            said += f" ({line['hardware']})" + (f". {line['note']}" if line["note"] else "")
+            found.append(f"{where} {said}")
+            continue
+        if line["note"]:
+            found.append(f"{where} {line['note']}")
+        if line.get("reason"):
+            name = {"tflops": "TFLOP", "kv": "KV"}[line["quantity"]]
+            found.append(f"{where} {name} not reproducible: {line['reason']}")
+    return [*dict.fromkeys(found), *table.notes]

@@ -1,0 +1,155 @@
+"""Times inside a run on benchmarks (``--with-throughput``): after its answers, on the same model.
+
+The protocol is `harness.timing`'s own. Nothing is timed while an answer is scored, and no timed
+call leaves a score: the two share the loaded model, the methods with their weights, and the run
+directory.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.bench.benches import resolve_bench
+from harness.common.errors import UsageError
+from harness.common.progress import Progressing
+from harness.common.stops import PROGRAM
+from harness.jobs.plan import Plan
+from harness.jobs.throughput import bus_id, conditions, same_device, time_all
+from harness.options.settings import Settings, flag
+from harness.options.workload import Workload, parse_workload
+from harness.store.rundir import Store
+from harness.timing.cells import Cells
+from harness.timing.device import Watch, busy_now
+from harness.timing.plan import (
+    TimingPlan,
+    check_fit,
+    check_rounds,
+    device_name,
+    of_benches,
+)
+
+OURS = ("harness", "methods")
+DOCUMENTS = 8  # of a bench that are timed; an evaluation's --limit may be far more
+
+
+class Within:
+    """The times that belong to a run on benchmarks."""
+
+    def __init__(self, plan: Plan, out: Path) -> None:
+        """Raises UsageError, one line, before anything was built or written."""
+        self.plan = plan_within(plan)
+        self.cells = Cells(out, self.plan, plan.cells[0].key.engine_source)
+        self.todo = [work for work in self.plan.workloads if self.cells.missing(work)]
+        check_fit(self.plan, self.todo)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What the run's settings say beyond those of a run on benchmarks."""
+        return {"workload": [work.spec for work in self.plan.workloads]}
+
+    def resume(self, out: Path) -> None:
+        """Refuse to add times of another device. Raises UsageError."""
+        same_device(out, self.plan.device_name, "timing")
+
+    def methods(self) -> dict[Any, Any]:
+        """Method -> folder of its weights, of all methods that are not timed everywhere yet."""
+        missing = [method for work in self.todo for method in self.cells.missing(work)]
+        return {method: self.plan.checkpoints.get(method.name) for method in missing}
+
+    def describe(self) -> dict[str, Any]:
+        """The conditions of the times, for run.json."""
+        return {"timing": conditions(self.plan, Watch(bus_id(self.plan)))}
+
+    def run(self, loaded: Any, store: Store, show: Progressing) -> bool:
+        """Time what is missing; True when a cell failed."""
+        if not self.todo:
+            return False
+        from harness.timing.subject import Bench
+
+        release(loaded)
+        left = left_behind(loaded.model)
+        if left:
+            return self._fail(store, f"nothing was timed: {left}", show)
+        bench = Bench(loaded.model, self.plan.shape, loaded.processor, loaded)
+        watch = Watch(bus_id(self.plan))
+        show.say(f"times: {len(self.plan.workloads)} workloads, {len(self.todo)} to do")
+        return time_all(self.plan, bench, self.todo, self.cells, store, watch, busy_now(), show)
+
+    def _fail(self, store: Store, reason: str, show: Progressing) -> bool:
+        show.warn(f"{PROGRAM}: {reason}")
+        for work in self.todo:
+            for method in self.cells.missing(work):
+                self.cells.fail(store, self.cells.cell(method, work), reason)
+        return True
+
+
+def plan_within(plan: Plan) -> TimingPlan:
+    """The timing of a planned run: its methods, weights and conditions, on its benches.
+
+    Raises UsageError for a workload on a bench that there is not.
+    """
+    settings = plan.settings
+    check_rounds(settings)
+    found = {cell.bench.name: cell.bench.data for cell in plan.cells}
+    workloads = tuple(_workloads(settings))
+    for work in workloads:
+        if work.bench and work.bench not in found:
+            bench = resolve_bench(work.bench, settings.data, mini_model=plan.source.mini)
+            found[work.bench] = bench.data
+    checkpoints = {c.method.name: c.checkpoint for c in plan.cells if c.checkpoint is not None}
+    return TimingPlan(
+        settings=replace(settings, limit=min(settings.limit or DOCUMENTS, DOCUMENTS)),
+        methods=tuple(dict.fromkeys(cell.method for cell in plan.cells)),
+        workloads=workloads,
+        model=plan.source.model_id,
+        shape=plan.source.info,
+        config=plan.source.config,
+        source=plan.source,
+        runtime=plan.runtime,
+        device_name=device_name(settings.device),
+        checkpoints=checkpoints,
+        trained={cell.method.name: cell.key.weights["checkpoint"] for cell in plan.cells},
+        data=found,
+    )
+
+
+def _workloads(settings: Settings) -> Sequence[Workload]:
+    """One of every bench, or those that ``--workload`` names."""
+    if not settings.workload:
+        return of_benches(settings)
+    if settings.n_out != Settings().n_out:
+        raise UsageError(f"{flag('n_out')} has no meaning beside --workload, which says it itself")
+    return [parse_workload(text) for text in settings.workload]
+
+
+def release(loaded: Any) -> None:
+    """Give back what the answers left in memory: it would count as a method's peak."""
+    if loaded.features is not None:
+        loaded.features.clear()
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def left_behind(model: Any) -> str:
+    """What an evaluation forgot to take off the model and would lie inside every time, in words.
+
+    Hooks of the model's own library are part of it, with or without us.
+    """
+    for name, module in model.named_modules():
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        shadows = [vars(module).get(n) for n in ("forward", "get_image_features")]
+        if any(map(_ours, [*hooks, *shadows])):
+            return f"a hook of ours is left on {name or 'the model'}"
+    return ""
+
+
+def _ours(function: Any) -> bool:
+    inner = getattr(function, "func", function)  # of a functools.partial
+    return (getattr(inner, "__module__", None) or "").partition(".")[0] in OURS

@@ -1,0 +1,110 @@
+"""A loaded model with everything a run needs of it, opened once: each file is read once.
+
+Answers, analyses, timing and the conformance of weights all take the model, its processor, shared
+vision features and the methods' weights from here. Torch-free until something is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.families.shapes import ModelShape
+    from harness.model.catalog import ModelSource
+    from harness.model.checkpoints import Loaded
+    from harness.model.features import FeatureCache
+
+# Parameters behind which shared vision features are no longer those of the dense model.
+VISION = ("model.vision_tower.", "model.multi_modal_projector.", "model.image_newline")
+
+
+@dataclass
+class Session:
+    """A model ready to generate, and what it was loaded from and as.
+
+    ``model`` and ``processor`` are the plain transformers objects. ``features`` holds vision
+    features that methods share; None switches sharing off. Weights of methods are kept once read:
+    on the host, as large as their files.
+    """
+
+    model: Any
+    processor: Any
+    source: ModelSource
+    device_name: str
+    dtype: str
+    attn: str
+    info: ModelShape
+    features: FeatureCache | None = None
+    notes: list[str] = field(default_factory=list)
+    _read: dict[Path, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def model_id(self) -> str:
+        return self.source.model_id
+
+    @property
+    def revision(self) -> str | None:
+        return self.source.revision
+
+    @property
+    def weight_hashes(self) -> dict[str, str]:
+        return self.source.weight_hashes
+
+    @property
+    def mini(self) -> bool:
+        return self.source.mini
+
+    def weights(self, checkpoint: Path | str, method: Any) -> Loaded:
+        """A checkpoint for ``method`` on this model, checked; nothing is applied yet.
+
+        Raises CheckpointError and MethodError, one line each.
+        """
+        from harness.model.checkpoints import load_checkpoint
+
+        hashes = list(self.weight_hashes.values())
+        base = hashes[0] if len(hashes) == 1 else None  # a sharded model has no single hash
+        return load_checkpoint(checkpoint, self.model, method, base, self._read)
+
+    @contextmanager
+    def tuned(self, method: Any, checkpoint: Path | str | None) -> Iterator[Loaded]:
+        """The dense weights as the checkpoint updates them while open; None changes nothing."""
+        from harness.model.checkpoints import Loaded
+
+        if checkpoint is None:
+            yield Loaded(method, None)
+            return
+        weights = self.weights(checkpoint, method)
+        with weights.applied(self.model):
+            yield weights
+
+    def shares(self, weights: Loaded) -> bool:
+        """Whether vision features under these weights are those of the dense model."""
+        changed = (*weights.deltas, *weights.full)
+        return not any(name.startswith(VISION) for name in changed)
+
+    @contextmanager
+    def under(
+        self, method: Any, checkpoint: Path | str | None = None, share: bool = True
+    ) -> Iterator[tuple[Any, Any]]:
+        """The model under a method with its weights: the engine's run, and the shared features."""
+        from harness.engine import routed
+        from harness.model.features import shared_features
+
+        with ExitStack() as stack:
+            weights = stack.enter_context(self.tuned(method, checkpoint))
+            method = weights.method
+            # Methods that read the tower, and those that leave it out, must not meet stored
+            # features.
+            share = share and self.shares(weights)
+            share = share and method.needs_images and not method.reads_tower
+            cache = self.features if share else None
+            sharing = stack.enter_context(shared_features(self.model, cache))
+            words = self.processor.tokenizer
+            context = routed(
+                self.model, method, weights.modules, tokenizer=words, clip=weights.clip
+            )
+            yield stack.enter_context(context), sharing

@@ -1,0 +1,85 @@
+"""YAML suites: a whole study declared in a file, with the same keys as the flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.common.errors import UsageError
+from harness.common.nearest import unknown
+from harness.common.yamlfile import read_mapping
+from harness.options.settings import SUITES, SWITCHES, add_checkpoint, convert, flag
+from harness.options.validators import VALIDATORS, place
+
+DESCRIPTION = "description"
+STUDY = "study"
+
+
+def suite_names() -> list[str]:
+    """The suites that ship, by file name without extension."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def suite_path(text: str) -> Path:
+    """The file behind `--suite`: a path as it stands, or the name of a shipped suite."""
+    path = Path(place(text))
+    if path.is_file():
+        return path
+    shipped = SUITES / f"{text}.yaml"
+    if shipped.is_file():
+        return shipped
+    raise UsageError(unknown("suite", path.stem, suite_names(), f"no file {text}"))
+
+
+def describe(name: str) -> str:
+    """The one-line description inside a shipped suite."""
+    return str(read_mapping(SUITES / f"{name}.yaml").get(DESCRIPTION, ""))
+
+
+def load_suite(path: Path) -> dict[str, Any]:
+    """Settings values declared in a suite file, validated. Raises UsageError, one line."""
+    values: dict[str, Any] = {}
+    for key, value in read_mapping(path).items():
+        name = str(key).replace("-", "_")
+        if name == DESCRIPTION:
+            continue
+        if name == STUDY:
+            values[name] = str(path)  # `harness.study` reads it
+        elif name == "checkpoint":
+            values[name] = _checkpoints(value, path)
+        elif name in SWITCHES:
+            values[name] = _switch(name, value, path)
+        elif name in VALIDATORS:
+            values[name] = convert(name, _text(name, value, path), f"{path}: {key}")
+        else:
+            keys = [flag(k)[2:] for k in (*VALIDATORS, *SWITCHES, "checkpoint")]
+            raise UsageError(f"{path}: " + unknown("key", str(key), [*keys, DESCRIPTION, STUDY]))
+    return values
+
+
+def _text(name: str, value: Any, path: Path) -> str:
+    """A YAML scalar, or list of scalars, as the flag would have been written."""
+    if isinstance(value, list):
+        if name not in ("methods", "bench", "workload", "analyse", "allow"):
+            raise UsageError(f"{path}: {flag(name)[2:]} takes one value, not a list")
+        return ",".join(_text(name, item, path) for item in value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UsageError(f"{path}: {flag(name)[2:]} takes a plain value")
+    return str(value)
+
+
+def _switch(name: str, value: Any, path: Path) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{path}: {flag(name)[2:]} is true or false, not '{value}'")
+    return value
+
+
+def _checkpoints(value: Any, path: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if isinstance(value, dict):
+        value = [f"{name}={_text('checkpoint', to, path)}" for name, to in value.items()]
+    if not isinstance(value, list):
+        raise UsageError(f"{path}: checkpoint is a list of method=PATH, or method: PATH lines")
+    for item in value:
+        add_checkpoint(found, _text("checkpoint", item, path))
+    return found

@@ -1,0 +1,226 @@
+"""Checks of single values, from a flag or a suite file alike. Torch-free.
+
+Each takes text and gives the value; a bad one is a `UsageError` of one line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.common.errors import UsageError, one_line
+from harness.common.nearest import unknown
+
+DATA = ("auto", "mini", "hub")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
+ATTENTION_ALIASES = {"flash": "flash_attention_2", "fa2": "flash_attention_2"}
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+MAX_BATCH = 1024  # 1.4 GB of pixels at 336 x 336
+# What --analyse can do, in the order in which it is done.
+ANALYSES = ("arank", "damage", "plan")
+# Faults of single samples that --allow counts instead of ending the cell.
+OVER_LENGTH = "over-length"
+ALLOWED = (OVER_LENGTH,)
+
+
+def comma_list(text: str) -> tuple[str, ...]:
+    """`a,b` -> ("a", "b"); empty items are refused."""
+    items = tuple(item.strip() for item in text.split(","))
+    if not all(items):
+        raise UsageError(f"empty item in the list '{text}'")
+    return items
+
+
+def benches(text: str) -> tuple[str, ...]:
+    """A comma list of benches, each named once."""
+    items = comma_list(text)
+    for index, item in enumerate(items):
+        if item in items[:index]:
+            raise UsageError(f"'{item}' stands twice")
+    return items
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    value = _integer(text)
+    if value < 1:
+        raise UsageError(f"expected a whole number of at least 1, got '{text}'")
+    return value
+
+
+def natural(text: str) -> int:
+    """An integer of at least 0 that fits a 32-bit random seed."""
+    value = _integer(text)
+    if not 0 <= value < 2**32:
+        raise UsageError(f"expected a whole number from 0 to {2**32 - 1}, got '{text}'")
+    return value
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"expected a whole number, got '{text}'") from None
+
+
+def seconds(text: str) -> float:
+    """A finite number of seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise UsageError(f"expected a number of seconds, got '{text}'")
+    return value
+
+
+def points(text: str) -> float:
+    """A positive number of points, below 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 100:
+        raise UsageError(f"expected a number of points above 0 and below 100, got '{text}'")
+    return value
+
+
+def workloads(text: str) -> tuple[str, ...]:
+    """A comma list of workloads, in canonical form."""
+    from harness.options.workload import parse_workloads
+
+    return parse_workloads(text)
+
+
+def analyses(text: str) -> tuple[str, ...]:
+    """A comma list of analyses, in the order of work. A plan is made from one of the others."""
+    known = one_of("analysis", ANALYSES)
+    asked = [known(item) for item in comma_list(text)]
+    if set(asked) == {"plan"}:
+        raise UsageError("a plan is made from arank or damage: name one of them too")
+    return tuple(name for name in ANALYSES if name in asked)
+
+
+def allowed(text: str) -> tuple[str, ...]:
+    """A comma list of faults that shall not end a cell, each once."""
+    known = one_of("fault", ALLOWED)
+    return tuple(dict.fromkeys(known(item) for item in comma_list(text)))
+
+
+def share(text: str) -> float:
+    """A number above 0, at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise UsageError(f"expected a share above 0, at most 1, got '{text}'")
+    return value
+
+
+def batch_size(text: str) -> int | str:
+    """A positive integer up to `MAX_BATCH`, or `auto`.
+
+    Pixels and prompts of a whole batch are held at once, and a host that swaps to death raises
+    nothing that could be caught and halved.
+    """
+    value = "auto" if text == "auto" else positive(text)
+    if value != "auto" and int(value) > MAX_BATCH:
+        raise UsageError(f"expected at most {MAX_BATCH} samples, got '{text}'")
+    return value
+
+
+def one_of(
+    kind: str, choices: tuple[str, ...], aliases: Mapping[str, str] | None = None
+) -> Callable[[str], str]:
+    """A validator for a closed list of words; `aliases` maps short forms to the words."""
+
+    def check(text: str) -> str:
+        value = (aliases or {}).get(text, text)
+        if value not in choices:
+            raise UsageError(unknown(kind, text, [*choices, *(aliases or {})]))
+        return value
+
+    return check
+
+
+def device(text: str) -> str:
+    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`."""
+    if not DEVICE.fullmatch(text):
+        raise UsageError(unknown("device", text, ("auto", "cpu", "cuda", "cuda:0", "mps")))
+    return text
+
+
+def place(text: str) -> str:
+    """A path, or a name that might be one: text that the file system can be asked about."""
+    try:
+        Path(non_empty(text)).expanduser().exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a home of nobody, no access
+        why = getattr(error, "strerror", None) or one_line(str(error))
+        raise UsageError(f"'{one_line(text, 80)}' is no path to look at ({why})") from None
+    return text
+
+
+def data(text: str) -> str:
+    """`auto`, `mini`, `hub`, or a folder with local copies of hub datasets."""
+    if text not in DATA and not Path(place(text)).expanduser().is_dir():
+        raise UsageError(unknown("data source", text, DATA, "nor is it a folder"))
+    return text
+
+
+def checkpoint(text: str) -> tuple[str, str]:
+    """`method=PATH_OR_ID` -> (method, path)."""
+    name, equals, path = text.partition("=")
+    if not (equals and name.strip() and path.strip()):
+        raise UsageError(f"expected method=PATH_OR_ID, got '{text}'")
+    return name.strip(), place(path.strip())
+
+
+def target(text: str) -> str:
+    """A path that can be written: checked before anything is loaded."""
+    from harness.common.place import check_place
+
+    check_place(Path(non_empty(text)))
+    return text
+
+
+def non_empty(text: str) -> str:
+    """Any text but the empty one."""
+    if not text.strip():
+        raise UsageError("expected a value, got nothing")
+    return text
+
+
+VALIDATORS: dict[str, Callable[[str], Any]] = {
+    "methods": comma_list,
+    "bench": benches,
+    "model": place,
+    "data": data,
+    "limit": positive,
+    "batch_size": batch_size,
+    "device": device,
+    "dtype": one_of("dtype", DTYPES, DTYPE_ALIASES),
+    "attn": one_of("attention backend", ATTENTION, ATTENTION_ALIASES),
+    "seed": natural,
+    "allow": allowed,
+    "margin": points,
+    "n_text": positive,
+    "n_out": positive,
+    "published": non_empty,
+    "analyse": analyses,
+    "analyse_samples": positive,
+    "analyse_kv": share,
+    "workload": workloads,
+    "layers": positive,
+    "width": positive,
+    "repeats": positive,
+    "warmup": positive,
+    "min_seconds": seconds,
+    "max_seconds": seconds,
+    "out": target,
+}

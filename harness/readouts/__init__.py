@@ -1,0 +1,1 @@
+"""What is computed from stored records and scores. Torch-free."""

@@ -1,0 +1,114 @@
+"""Bootstraps that draw the same documents for several rows at once. Seeded, vectorised.
+
+Front     how often a method stands on the accuracy-cost front when documents (whole images) are
+          drawn again, jointly for all methods of a bench. In the average over benches each bench
+          draws its own documents.
+Skill     (method - blind) / (dense - blind) with a percentile interval over the documents that all
+          three answered. Two invented images of mean size, one won and one lost, stand for what
+          has not been seen (see `statistics.stats`). No interval where some draw has dense at or
+          below blind: the ratio is unbounded then.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.statistics.stats import (
+    ALPHA,
+    RESAMPLES,
+    Floats,
+    Interval,
+    cluster_ids,
+    cluster_sums,
+    top_score,
+)
+
+Bools = NDArray[np.bool_]
+_BLOCK = 4_000_000
+_DIGITS = 12  # sums in another order differ in the last bits; equal rows must stay equal
+
+
+def resampled_means(
+    values: Floats, clusters: Sequence[Hashable] | None = None, seed: int = 0, name: str = ""
+) -> Floats:
+    """Means of the columns of `values` [documents, columns] in every draw: [draws, columns].
+
+    `name` separates the draws of one bench from another's.
+    """
+    groups = cluster_ids(clusters, values.shape[0])
+    sums = np.column_stack([cluster_sums(groups, column) for column in values.T])
+    sizes = np.bincount(groups).astype(np.float64)
+    count = sizes.size
+    rng = np.random.default_rng([seed, count, zlib.crc32(name.encode())])
+    means = np.empty((RESAMPLES, values.shape[1]))
+    step = max(1, _BLOCK // count)
+    for start in range(0, RESAMPLES, step):
+        rows = min(step, RESAMPLES - start)
+        drawn = rng.integers(0, count, size=(rows, count))
+        drawn += np.arange(rows)[:, None] * count
+        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
+        times = times.astype(np.float64)
+        means[start : start + rows] = (times @ sums) / (times @ sizes)[:, None]
+    return means
+
+
+def on_front(costs: Floats, scores: Floats) -> Bools:
+    """Which of [..., methods] no other beats: none is as cheap and better, or as good and cheaper.
+
+    Equal pairs do not beat each other.
+    """
+    costs, scores = _rounded(costs), np.round(scores, _DIGITS)
+    free = np.ones(costs.shape, dtype=bool)
+    for other in range(costs.shape[-1]):
+        cost, score = costs[..., other, None], scores[..., other, None]
+        reached = (cost <= costs) & (score >= scores)
+        free &= ~(reached & ((cost < costs) | (score > scores)))
+    return free
+
+
+def front_probability(costs: Floats, scores: Floats) -> Floats:
+    """Share of the draws [draws, methods] in which each method stands on the front."""
+    probability: Floats = on_front(costs, scores).mean(axis=0)
+    return probability
+
+
+def skill(
+    method: Sequence[float],
+    dense: Sequence[float],
+    blind: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    seed: int = 0,
+) -> Interval | None:
+    """The share of dense's lead over blind that is kept; None where dense has no lead."""
+    rows = np.column_stack([np.asarray(r, dtype=np.float64) for r in (method, dense, blind)])
+    if rows.shape[0] == 0:
+        return None
+    ours, full, floor = rows.mean(axis=0)
+    if full <= floor:
+        return None
+    value = float((ours - floor) / (full - floor))
+    groups = cluster_ids(clusters, rows.shape[0])
+    if groups.max() < 1:
+        return Interval(value, None, None)
+    top = top_score(rows.ravel())
+    size = round(rows.shape[0] / (int(groups.max()) + 1))  # documents of a mean image
+    invented = np.repeat([[top, 0.0, 0.0], [0.0, top, 0.0]], size, axis=0)
+    ends = np.repeat([groups.max() + 1, groups.max() + 2], size)
+    means = resampled_means(np.vstack([rows, invented]), [*groups.tolist(), *ends.tolist()], seed)
+    lead = means[:, 1] - means[:, 2]
+    if (lead <= 0).any():
+        return Interval(value, None, None)
+    ratios = (means[:, 0] - means[:, 2]) / lead
+    low, high = np.quantile(ratios, [ALPHA / 2, 1 - ALPHA / 2])
+    return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def _rounded(costs: Floats) -> Floats:
+    """Costs to twelve figures of the largest, whatever their unit."""
+    largest = float(np.abs(costs).max(initial=0.0)) or 1.0
+    rounded: Floats = np.round(costs / largest, _DIGITS)
+    return rounded
