@@ -34,9 +34,6 @@ from benchmarks.training_model import Batch, build, make_batch  # noqa: E402
 from harness.common.errors import UsageError  # noqa: E402
 from harness.engine import EngineError  # noqa: E402
 from harness.families.shapes import ModelShape  # noqa: E402
-from harness.instruct.recipe import InstructRecipe  # noqa: E402
-from harness.instruct.sizes import model_info  # noqa: E402
-from harness.instruct.work import sample_work  # noqa: E402
 from harness.jobs.runinfo import environment  # noqa: E402
 from harness.store.csvfile import write_csv, write_json  # noqa: E402
 from harness.timing.clock import Clock, clock_for  # noqa: E402
@@ -51,6 +48,9 @@ from harness.timing.measure import (  # noqa: E402
 )
 from harness.timing.ratios import FEWEST, flops_ratio, realisation, speedup, spread  # noqa: E402
 from harness.timing.subject import Bench, Subject, active, fresh  # noqa: E402
+from harness.train.recipe import InstructRecipe  # noqa: E402
+from harness.train.sizes import model_info  # noqa: E402
+from harness.train.work import sample_work  # noqa: E402
 from methods.base import MethodError  # noqa: E402
 
 MODEL = "llava-hf/llava-1.5-7b-hf"

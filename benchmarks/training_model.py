@@ -10,11 +10,11 @@ import torch
 
 from harness.common.errors import UsageError
 from harness.families.shapes import ModelShape, config_for, shape_from_config
-from harness.instruct.memory import GIB, layer_bytes
-from harness.instruct.sizes import projector_parameters, tower_parameters
 from harness.model.loading import pick_device
 from harness.timing.shape import random_config, random_name
 from harness.timing.subject import Bench, build_random
+from harness.train.memory import GIB, layer_bytes
+from harness.train.sizes import projector_parameters, tower_parameters
 
 SPARE = 6 * GIB  # left free on a GPU beside what is counted
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.command.cli import main
 from harness.families.shapes import shape_of
-from harness.instruct.sizes import model_info
+from harness.train.sizes import model_info
 from methods import MethodError, parse
 from methods.base import ModelInfo
 

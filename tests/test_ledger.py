@@ -18,8 +18,8 @@ from harness.cost.ledger import (
     vision_flops,
 )
 from harness.families.shapes import KNOWN, ModelShape, shape_from_config
-from harness.instruct.sizes import tower_parameters
 from harness.store.record import DROPPED, IMAGE, SKIPPED, RoutingRecord, dense_record
+from harness.train.sizes import tower_parameters
 
 VICUNA_7B = shape_from_config(
     {**KNOWN["llava-hf/llava-1.5-7b-hf"], "text_config": {"model_type": "llama"}}, "7B"

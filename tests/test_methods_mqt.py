@@ -17,7 +17,7 @@ from harness.cost.replica import predicted_record
 from harness.engine import model_info, routed
 from harness.families.shapes import config_for, shape_of
 from harness.families.tiny import any_resolution_inputs as any_resolution
-from harness.instruct.sizes import router_parameters
+from harness.train.sizes import router_parameters
 from methods import MethodError, resampler
 from methods.base import ModelInfo
 from tests.routing_tools import ROWS, generate, random_modules

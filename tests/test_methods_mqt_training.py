@@ -13,10 +13,10 @@ from transformers import TrainerState
 
 import methods
 from harness.engine import model_info, routed
+from harness.fitting.stages import Drawn
+from harness.minimodel.resample import Pooled, regions
+from harness.minimodel.tune import TuneModel
 from harness.model.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
-from harness.train.resample import Pooled, regions
-from harness.train.stages import Drawn
-from harness.train.tune import TuneModel
 from methods import MethodError, resampler
 from methods.base import ModelInfo
 from tests.routing_tools import random_modules

@@ -12,7 +12,7 @@ import torch
 import methods
 from harness.engine import routed
 from harness.families.shapes import shape_of
-from harness.instruct.sizes import model_info
+from harness.train.sizes import model_info
 from tests import naive
 from tests.routing_tools import (
     IMAGES,

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from harness.families.shapes import config_for
-from harness.instruct.estimate import load_recipe
 from harness.model.catalog import read_config
 from harness.model.checkpoints import CheckpointError, read_meta
 from harness.model.weights import weight_files
 from harness.store.rundir import read_run_json
+from harness.train.estimate import load_recipe
 from tests.fixtures.bad_input import line_of
 
 DEEP = "[" * 20_000

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from harness.minimodel.recipe import Recipe
 from harness.study import jobs, work
 from harness.study.jobs import Exam, Job, read
-from harness.train.recipe import Recipe
 
 
 @pytest.fixture

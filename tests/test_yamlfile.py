@@ -10,8 +10,8 @@ import pytest
 from harness.command.cli import main
 from harness.common.errors import UsageError
 from harness.common.yamlfile import read_mapping
+from harness.minimodel.recipe import Recipe
 from harness.train.__main__ import main as train
-from harness.train.recipe import Recipe
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import UsageError, one_line
-from harness.instruct.sizes import model_info
+from harness.train.sizes import model_info
 from methods.base import MethodError
 from methods.budget import Budgeted
 

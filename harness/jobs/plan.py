@@ -138,7 +138,7 @@ def make_plan(settings: Settings, parts: Parts) -> Plan:
 
 def check_methods(methods: Sequence[Any], shape: ModelShape) -> None:
     """Refuse methods and parameters that do not fit the model, before its weights are loaded."""
-    from harness.instruct.sizes import model_info
+    from harness.train.sizes import model_info
     from methods.base import MethodError
 
     try:

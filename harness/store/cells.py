@@ -19,10 +19,17 @@ ID_LENGTH = 16  # hex digits, 64 bits: a collision within a study is out of the 
 # Parts of the harness that cannot change a cell's numbers. All the rest is part of every cell's
 # key, so that a module added later counts until somebody decides that it need not.
 WITHOUT_INFLUENCE = (
-    *("check", "command", "common", "instruct", "jobs/matched.py", "jobs/parts.py"),
+    *("check", "command", "common", "fitting", "jobs/matched.py", "jobs/parts.py"),
     *("jobs/plan.py", "jobs/published.py", "jobs/runinfo.py", "jobs/suite.py", "jobs/costs.py"),
     *("jobs/throughput.py", "jobs/within.py", "layers", "options", "statistics", "study"),
-    *("timing", "train", "bench/quiet.py", "bench/tasks_index.py", "cost/published.py"),
+    *(
+        "minimodel",
+        "timing",
+        "train",
+        "bench/quiet.py",
+        "bench/tasks_index.py",
+        "cost/published.py",
+    ),
     *("cost/replica.py", "cost/rows.py", "engine/attention.py", "families/tiny.py"),
     *("families/trust.py", "model/catalog.py", "model/published.py", "model/weights.py"),
     *("readouts/controls.py", "readouts/derive.py", "readouts/fronts.py", "readouts/summary.py"),

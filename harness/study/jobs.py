@@ -11,10 +11,10 @@ from typing import Any
 
 from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import read_json
+from harness.minimodel.recipe import Recipe
 from harness.options.settings import ROOT
 from harness.store.csvfile import write_json
 from harness.study.spec import Arm, Study
-from harness.train.recipe import Recipe
 
 CACHE = ROOT / "build" / "study"
 # Results are kept by recipe, weights, data and the method's own source. Raise this number when a

@@ -50,7 +50,7 @@ def do(job: Job) -> str:
 
 def prime(job: Job) -> None:
     """Compute the images' features, which all jobs share, before two processes would."""
-    from harness.train.jobs import prepare
+    from harness.minimodel.jobs import prepare
 
     with ExitStack() as stack:
         prepare(job.recipe, _scenes(job.data), WORK, None, stack)
@@ -59,9 +59,9 @@ def prime(job: Job) -> None:
 def _train(job: Job) -> dict[str, Any]:
     from transformers import PrinterCallback, TrainingArguments
 
-    from harness.train.fitting import arguments
-    from harness.train.guard import Overflow, bad_weight
-    from harness.train.jobs import make_trainer, prepare, save_low_rank
+    from harness.fitting.guard import Overflow, bad_weight
+    from harness.minimodel.jobs import make_trainer, prepare, save_low_rank
+    from harness.minimodel.rates import arguments
 
     recipe = job.recipe
     with ExitStack() as stack:
@@ -166,7 +166,7 @@ def _with_plan(job: Job, method: Any) -> Any:
 
 @cache
 def _scenes(folder: str) -> Any:
-    from harness.train.scenes import Scenes
+    from harness.minimodel.scenes import Scenes
 
     return Scenes(Path(folder))
 

@@ -1,1 +1,1 @@
-"""Training: `python -m harness.train` (vision tower pretraining and instruction tuning)."""
+"""Training: `python -m harness.train`: LLaVA-format data, any LLaVA-family model, any method."""

@@ -21,7 +21,7 @@ from harness.common.errors import (
     one_line,
 )
 from harness.common.stops import stoppable
-from harness.instruct import estimate
+from harness.train import estimate
 from methods.params import MethodError
 
 TINY = (
@@ -111,7 +111,7 @@ def _run(path: Path, args: argparse.Namespace) -> None:
     from harness.common.place import check_place
     from harness.common.torchvision_ops import declare_missing_ops
     from harness.common.yamlfile import read_mapping
-    from harness.train.recipe import Recipe
+    from harness.minimodel.recipe import Recipe
 
     declare_missing_ops()
     values = read_mapping(path, f"recipe {path}")
@@ -119,8 +119,8 @@ def _run(path: Path, args: argparse.Namespace) -> None:
     check_place(out)
     common = {"method": args.method, "max_steps": args.max_steps, "epochs": args.epochs}
     if values.get("stage") == "instruct":
-        from harness.instruct.job import instruct
-        from harness.instruct.recipe import InstructRecipe
+        from harness.train.job import instruct
+        from harness.train.recipe import InstructRecipe
 
         own = {name: getattr(args, name) for name in INSTRUCT}
         if args.model:  # a whole model takes the place of the recipe's parts
@@ -128,7 +128,7 @@ def _run(path: Path, args: argparse.Namespace) -> None:
         own |= common | {"seed": args.seed, "data": args.data and str(args.data)}
         instruct(InstructRecipe.load(path, values, **own), out)
         return
-    from harness.train import jobs, pretrain, resample
+    from harness.minimodel import jobs, pretrain, resample
 
     data, decoder = args.data or BUILD / "scenes", args.decoder and Path(args.decoder)
     if not (data / "images.npy").exists():

@@ -1,106 +1,87 @@
-"""The model card of a trained mini model: what it is, how it was made, what it reaches."""
+"""The model card of an instruction-tuned model, ready for the hub."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-CARD = """---
-license: apache-2.0
-library_name: transformers
-pipeline_tag: image-text-to-text
-tags: [llava, mini, token-sparsity]
----
-# {title}
+import yaml
 
-A **mini** model for testing token-sparsity methods without a network. Its numbers say nothing about
-7B models.
+from harness.train.recipe import InstructRecipe
+from methods.base import Method
+
+CARD = """---
+{front}---
+# {title}
 
 {what}
 
-- **Data**: {scenes:,} rendered scenes (`python -m minidata train --n {scenes} --seed 1`): emoji,
-  coloured plates, signs, charts and receipts at 192 px, with about ten questions each; {held_out}
-  scenes held out. Sources and licences: `NOTICE`. The decoder starts from stories15M (MIT, via
-  llama2.c).
-- **Command**: `make checkpoints`. Its last step for these weights is `python -m harness.train
-  --recipe recipes/tiny/{name}.yaml`, seed {seed}, {minutes:.0f} minutes on {device}.{before}
+- **Start**: {start}
+- **Data**: `{data}`, {kept:,} rows ({with_image:,} with an image), {left_out:,} left out
+- **Training**: {steps:,} steps of {global_batch} rows ({processes} processes x {batch} x
+  {accumulation}), template `{template}`, images `{image_aspect}`, learnt: {learnt}; last logged
+  loss {loss}
 - **Settings**: {settings}
+- **Software**: {software}
 
-Share of held-out questions whose every answer token is the arg max (teacher-forced; the benchmark
-accuracies, generated and scored by lmms-eval, stand in the project's README):
+The full recipe, the layer plan and every logged loss stand in `training.json`.
 
-| kind of question | accuracy |
-|---|---|
-{rows}
+## Load
 
-**Limits**: train and test share the kinds of object, words, fonts and backgrounds; only the
-compositions are new. The model knows no other pictures, answers in a word or two and has read
-nothing but children's stories and these questions.
+{load}
 """
-DENSE = """A stock `LlavaForConditionalGeneration`: CLIP-type tower (6 layers, width 192, CLS token,
-patch 16), two-layer projector, Llama decoder with 12 layers of width 288, 144 image tokens. Loads
-with `from_pretrained`. The tower was pretrained on dense labels of the scenes, the projector
-aligned with the decoder's word embeddings, then decoder and projector tuned on captions and
-questions."""
-METHOD = """Low-rank updates (rank {rank}) of the decoder's matrices{routers} for `{method}` on
-`assets/tiny-llava`; load with `--checkpoint` or leave it to the default. The dense model it is
-compared with had {same} extra steps (`assets/tiny-llava-dense`)."""
-REFERENCE = """Low-rank updates (rank {rank}) of the decoder's matrices of `assets/tiny-llava`: the
-dense model tuned for as many extra steps as the trained methods. `dense` and every training-free
-method run on it."""
-
-DENSE_STEPS = 1000  # of the dense reference
-
-
-def history(work: Path, start: str) -> list[str]:
-    """The steps that led to the model `start` in `work`, newest first: "align (1 minutes)"."""
-    steps: list[str] = []
-    while start and (work / start / "training.json").exists():
-        facts = json.loads((work / start / "training.json").read_text(encoding="utf-8"))
-        steps.append(f"{start} ({facts['seconds'] / 60:.0f} minutes)")
-        if other := facts["recipe"].get("tower", ""):
-            steps += history(work, other)[:1]
-        # A model assembled anew comes from the tower.
-        start = facts["recipe"]["start"] or ("tower" if start != "tower" else "")
-    return steps
-
-
-def _what(recipe: dict[str, Any], name: str) -> str:
-    if not recipe["rank"]:
-        return DENSE
-    if name == "dense":
-        return REFERENCE.format(**recipe)
-    stages = recipe.get("stages")
-    extra = {"llavolta": "", "mqt": " and its resampler"}.get(name, " and its routers")
-    rank = recipe.get("stored_rank") or recipe["rank"]
-    same = "the same" if recipe["max_steps"] == DENSE_STEPS else f"{DENSE_STEPS:,}"
-    text = METHOD.format(**{**recipe, "rank": rank}, routers=extra, same=same)
-    if rank != recipe["rank"]:
-        text += f" Trained at rank {recipe['rank']}, cut to {rank} before measuring."
-    return text + f" Trained in equal stages: `{'`, `'.join(stages)}`." if stages else text
+ROUTED = "Routers and learnt weights of `{spec}` for a LLaVA-family model."
+PLAIN = "A LLaVA-family model, trained with `{spec}`."
+WITH_CHECKPOINT = """```
+python run_suite.py --model {start} --methods {spec} --checkpoint {name}=THIS_FOLDER
+```"""
+WITH_MODEL = """```
+python run_suite.py --model THIS_FOLDER --methods {spec}
+```"""
+SHOWN = (
+    *("learning_rate", "module_learning_rate", "warmup", "weight_decay", "clip", "epochs"),
+    *("max_length", "bf16", "checkpointing", "seed"),
+)
 
 
 def write_card(
-    out: Path, name: str, facts: dict[str, Any], scenes: int, device: str, before: list[str]
+    out: Path, recipe: InstructRecipe, method: Method, facts: dict[str, Any], routed: bool
 ) -> None:
-    """`out/README.md` from the facts of `training.json`; `device` as the machine names it.
-
-    `name` is the method's; the recipe is the one the folder is named after.
-    """
-    recipe = facts["recipe"]
-    shown = ("max_steps", "batch", "learning_rate", "module_learning_rate", "max_text", "rank")
+    """`out/README.md`: YAML front matter, then how the weights came about and how to load them."""
+    start = facts["start"]
+    front: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["llava", "token-sparsity", method.name],
+    }
+    if facts["hub_model"]:
+        front["base_model"] = facts["hub_model"]
+    losses = [entry["loss"] for entry in facts["log"] if "loss" in entry]
+    data = facts["data"]
     text = CARD.format(
-        title="tiny-llava" if not recipe["rank"] else f"tiny-llava-{name}",
-        what=_what(recipe, name),
-        scenes=scenes,
-        held_out=recipe["held_out"],
-        name=out.name,
-        seed=recipe["seed"],
-        minutes=facts["seconds"] / 60,
-        before=" Before it, newest first: " + ", ".join(before) + "." if before else "",
-        device=device,
-        settings=", ".join(f"{key} {recipe[key]}" for key in shown),
-        rows="\n".join(f"| {k} | {100 * v:.1f} % |" for k, v in facts["held_out"].items()),
+        front=yaml.safe_dump(front, sort_keys=False),
+        title=out.name,
+        what=(ROUTED if routed else PLAIN).format(spec=method.spec),
+        start=start,
+        data=Path(recipe.data).name,
+        kept=data["kept"],
+        with_image=data["with_image"],
+        left_out=data["rows"] - data["kept"],
+        steps=facts["steps"],
+        global_batch=facts["processes"] * recipe.batch * recipe.accumulation,
+        processes=facts["processes"],
+        batch=recipe.batch,
+        accumulation=recipe.accumulation,
+        template=recipe.template,
+        image_aspect=recipe.image_aspect,
+        learnt=", ".join([*recipe.train, *(["routers"] if routed else [])]),
+        loss=f"{losses[-1]:.4f}" if losses else "none",
+        settings=", ".join(f"{key} {getattr(recipe, key)}" for key in SHOWN),
+        software=", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
+        load=(WITH_CHECKPOINT if routed else WITH_MODEL).format(
+            start=start if " + " not in start else "WHOLE_MODEL_OF_THESE_PARTS",
+            spec=method.spec,
+            name=method.name,
+        ),
     )
     (out / "README.md").write_text(text, encoding="utf-8")

@@ -1,85 +1,100 @@
-"""A training recipe: one YAML file, one frozen dataclass, unknown keys are errors."""
+"""A recipe of `stage: instruct`: LLaVA-format data on a LLaVA-family model, at any size."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.common.errors import UsageError
+from harness.common.nearest import unknown
 from harness.common.typed import make
-from harness.common.yamlfile import read_mapping
 
-STAGES = ("tower", "align", "resample", "tune")
+TEMPLATES = ("vicuna_v1", "plain", "model")
+ASPECTS = ("pad", "anyres", "processor")
+PARTS = ("projector", "decoder", "tower")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Settings of one training run.
+class InstructRecipe:
+    """Settings of one instruction tuning (or of LLaVA's projector pretraining).
 
-    `stage` is `tower` (dense pretraining of the vision tower), `align` (the projector learns the
-    decoder's words for the patches) or `tune` (instruction tuning).
-    `start` names the folder of the model that tuning starts from (empty: assemble a new one from
-    the tower and the pretrained decoder); a tower recipe starts from an earlier tower. An align
-    recipe with a start puts `tower` into that model and fits its projector to it. A resample recipe
-    fits a resampler (`mqt`) to the start model's projector.
-    `modules` names an earlier recipe whose result the method's modules start from.
-    `method` is what is saved, and what is trained where there are no `stages`.
-    `rank` 0 trains every weight of decoder and projector; a positive rank trains low-rank updates
-    of the decoder's matrices plus the method's modules.
+    `model` is a hub id or a folder of a LLaVA-family model. Where it is empty the model is put
+    together from `decoder`, `vision` and, if given, the weights in `projector`; a missing projector
+    starts fresh, as LLaVA's first stage does.
+    `stages` switches the method by the optimiser's step, in equal parts of the schedule:
+    LLaVolta's staged training. A resumed run goes on in its stage.
     """
 
-    stage: str
-    method: str = "dense"
-    stages: tuple[str, ...] = ()  # method specs, one an equal part of the schedule (LLaVolta)
-    start: str = ""
-    modules: str = ""
-    tower: str = ""
-    plan: str = ""  # "arank": all layers but the four of highest ARank route
+    stage: str = "instruct"
+    method: str = "dense"  # the method that is saved; also trained where there are no stages
+    stages: tuple[str, ...] = ()  # method specs, one an equal part of the schedule
+    plan: str = ""  # "arank": all layers but the `plan_dense` of highest ARank route
+    plan_samples: int = 50
+    plan_dense: int = 4
+    # model
+    model: str = ""
+    decoder: str = ""
+    vision: str = ""
+    projector: str = ""
+    vision_layer: int = -2
+    train: tuple[str, ...] = ("projector", "decoder")  # which parts learn, beside the routers
+    attn: str = "sdpa"
+    # data
+    data: str = ""  # LLaVA conversation JSON (one array) or JSON lines
+    images: str = ""  # folder the `image` entries are relative to
+    template: str = "vicuna_v1"
+    image_aspect: str = "pad"
+    max_length: int = 2048  # tokens, image tokens included
+    group_by_modality: bool = True
+    # optimisation
     epochs: float = 1.0
     max_steps: int = -1
-    until: int = 0  # stop after this step of the schedule; a later recipe goes on from there
-    batch: int = 16
-    learning_rate: float = 1e-3
-    module_learning_rate: float = 1e-3
+    batch: int = 16  # samples per device and step
+    accumulation: int = 1
+    learning_rate: float = 2e-5
+    module_learning_rate: float = 0.0  # routers; 0: the same as everything else
     warmup: float = 0.03
     weight_decay: float = 0.0
     clip: float = 1.0
-    muon: float = 0.0  # learning rate of the layers' matrices under Muon; 0: AdamW for all
     bf16: bool = True
-    seed: int = 0
-    save_steps: int = 200
-    held_out: int = 400
-    scenes: int = 6000  # of these the projector is aligned on
-    # tower
-    families: dict[str, float] = field(default_factory=dict)  # times a scene is shown an epoch
-    shift: int = 0  # pixels each image is moved by at random
-    width: int = 192
-    layers: int = 6
-    heads: int = 3
-    patch: int = 16
-    # decoder
-    depth: int = 12
-    vocabulary: int = 2048
-    max_text: int = 160
-    captions: bool = False  # add a description of the scene to its questions
-    drills: bool = False  # ask one multiple-choice question of each scene by the option's words
-    train_tower: bool = False  # tune the tower too, on the answers and its dense labels
-    tower_learning_rate: float = 3e-4
-    dense_weight: float = 0.5
-    rank: int = 0
-    stored_rank: int = 0  # updates are cut to this rank before they are measured and saved
-    compile: bool = False  # compile the decoder (dense only: shapes must not change)
+    tf32: bool = True
+    checkpointing: bool = True  # gradient checkpointing
+    deepspeed: str = ""  # a DeepSpeed configuration file
+    fsdp: str = ""  # e.g. "full_shard auto_wrap"
+    # running
+    workers: int = 4  # processes that prepare data
+    save_steps: int = 500
+    keep: int = 2  # newest checkpoints kept
+    logging_steps: int = 1
+    seed: int = 42
+
+    @property
+    def sharded(self) -> bool:
+        """FSDP or DeepSpeed, by this recipe or by `accelerate launch`."""
+        launched = (os.environ.get(f"ACCELERATE_USE_{w}", "") for w in ("FSDP", "DEEPSPEED"))
+        asked = any(word.lower() in ("1", "true", "yes") for word in launched)
+        return bool(self.fsdp or self.deepspeed) or asked
 
     @classmethod
-    def load(cls, path: Path, **changes: object) -> Recipe:
-        """Read `path`; `changes` override it. Raises UsageError, one line."""
-        shown = f"recipe {path}"
-        given = {k: v for k, v in changes.items() if v is not None}
-        recipe = make(cls, {**read_mapping(path, shown), **given}, shown)
-        if recipe.stage not in STAGES:
-            raise UsageError(
-                f"{shown}: stage {recipe.stage!r}, expected {', '.join(STAGES[:-1])} or tune"
-            )
-        if recipe.plan not in ("", "arank"):
-            raise UsageError(f"{shown}: plan {recipe.plan!r}, expected arank or nothing")
+    def load(cls, path: Path, values: dict[str, Any], **changes: Any) -> InstructRecipe:
+        """From the content of the YAML file `path`; `changes` that are not None override it.
+
+        Raises UsageError, one line, for unknown keys, values of another type than their field's
+        and values outside the closed lists.
+        """
+        merged = {**values, **{k: v for k, v in changes.items() if v is not None}}
+        for key in ("stages", "train"):
+            if isinstance(merged.get(key, ()), str | None):  # one alone, or nothing behind the key
+                merged[key] = (merged[key],) if merged[key] else ()
+        recipe = make(cls, merged, f"recipe {path}")
+        for key, value, allowed in (
+            ("template", recipe.template, TEMPLATES),
+            ("image_aspect", recipe.image_aspect, ASPECTS),
+            ("plan", recipe.plan, ("", "arank")),
+            *(("train", part, PARTS) for part in recipe.train),
+        ):
+            if value not in allowed:
+                raise UsageError(f"recipe {path}: {unknown(key, str(value), allowed)}")
         return recipe

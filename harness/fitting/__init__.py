@@ -1,0 +1,1 @@
+"""What every training shares: the guarded `Trainer`, stages, resuming."""

@@ -1,0 +1,109 @@
+"""What every training shares: the `Trainer`'s arguments, stopping, measuring, resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from harness.fitting.guard import last_complete
+
+
+class Schedule(Protocol):
+    """The fields of a recipe that mean the same in every training."""
+
+    @property
+    def epochs(self) -> float: ...
+    @property
+    def max_steps(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+    @property
+    def bf16(self) -> bool: ...
+    @property
+    def save_steps(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def arguments(recipe: Schedule, folder: Path, **own: Any) -> TrainingArguments:
+    """`TrainingArguments` of a recipe, with what one kind of training has of its `own`."""
+    cuda = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps,
+        per_device_train_batch_size=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.clip,
+        bf16=recipe.bf16,
+        use_cpu=not cuda,
+        save_steps=recipe.save_steps,
+        seed=recipe.seed,
+        report_to=[],
+        remove_unused_columns=False,
+        dataloader_pin_memory=cuda,
+        **own,
+    )
+
+
+class Stop(TrainerCallback):
+    """Ends the training before its learning-rate schedule does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        control.should_training_stop |= state.global_step >= self.step
+
+
+class Measure(TrainerCallback):
+    """Prints held-out accuracy at every checkpoint."""
+
+    def __init__(self, measure: Callable[[], dict[str, float]]) -> None:
+        self.measure = measure
+
+    def on_save(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        scores = {k: round(v, 3) for k, v in self.measure().items()}
+        print(f"step {state.global_step}: held-out {scores}", flush=True)
+
+
+def fit(trainer: Trainer, measure: Callable[[], dict[str, float]] | None = None) -> None:
+    """Train, from the newest whole checkpoint if there is one; one at the last step is only read.
+
+    `Trainer` would make one step more.
+    """
+    if measure is not None:
+        trainer.add_callback(Measure(measure))
+    last = last_complete(Path(trainer.args.output_dir))
+    if last is not None:
+        state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        if state.global_step >= trainer.args.max_steps > 0:
+            trainer.state = state
+            trainer._load_from_checkpoint(str(last))
+            return
+    trainer.train(resume_from_checkpoint=str(last) if last else None)

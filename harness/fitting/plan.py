@@ -1,0 +1,34 @@
+"""Choose a method's layers from the ARank of the model that training starts from (γ-MoD's rule)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from harness.layers.states import TOP, arank, dense_layers
+
+
+@torch.no_grad()
+def by_arank(
+    model: Any, prompts: Callable[[], Iterable[dict[str, Any]]], dense: int = TOP
+) -> dict[str, Any]:
+    """``layers`` (`0+1+3`): all but the ``dense`` ones of highest ARank, and what was measured.
+
+    ARank is the released code's (``probs``), over single prompts; the paper's (``logits``) is
+    measured beside it.
+    """
+    training = model.training
+    model.eval()
+    scores = {name: arank(model, prompts(), name) for name in ("probs", "logits")}
+    model.train(training)
+    kept = {name: dense_layers(s, dense) for name, s in scores.items()}
+    depth = scores["probs"].shape[1]
+    return {
+        "layers": "+".join(str(i) for i in range(depth) if i not in kept["probs"]),
+        "dense_layers": kept["probs"],
+        "dense_layers_by_logits": kept["logits"],
+        "arank": {name: s.mean(0).round(decimals=2).tolist() for name, s in scores.items()},
+        "samples": len(scores["probs"]),
+    }

@@ -1,1 +1,0 @@
-"""Instruction tuning at full size: LLaVA-format data, any LLaVA-family model, any method."""

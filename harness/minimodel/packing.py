@@ -1,0 +1,219 @@
+"""Pack several questions about one image into one training sequence without mixing them.
+
+Sequence: `<s> USER: <image>...` once, then one block a question. A block sees the image prefix
+and itself; its positions restart after the prefix. Each question is therefore trained exactly as
+it will be asked at test time, and the image is paid for once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from harness.minimodel.scenes import (
+    CAPTION,
+    IGNORE,
+    MEAN,
+    STD,
+    DenseScenes,
+    Scenes,
+    caption,
+    drills,
+)
+
+FIRST = ("caption", "drill")
+
+
+@dataclass
+class Block:
+    """Token ids of one question and its answer; `answer` is how many of them are the answer's."""
+
+    ids: list[int]
+    answer: int
+    bench: str
+
+
+class PackedScenes(Dataset):
+    """One item per scene: the image, as features or as pixels, and its question blocks.
+
+    Args:
+        scenes: rendered scenes.
+        images: float16 [N, P, D], the tower's patch features of every scene; or the dataset of
+            pixels and dense labels, where the tower is tuned too.
+        tokenizer: tokenizer with an `<image>` token and a chat template.
+        captions: put a description of the scene first. It names everything in the image, so it
+            teaches reading image tokens long before single questions do (LLaVA's stage 1).
+        drills: put a question first whose words name the right option ("Which option is carrot?"),
+            so that answering with a letter is learned apart from seeing.
+        rows: which scenes to serve (train or held out).
+    """
+
+    def __init__(
+        self,
+        scenes: Scenes,
+        images: np.ndarray | DenseScenes,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: range,
+        captions: bool = False,
+        drills: bool = False,
+    ) -> None:
+        self.scenes, self.images, self.rows = scenes, images, rows
+        self.tokenizer, self.captions, self.drills = tokenizer, captions, drills
+        self._prompts: dict[str, list[int]] = {}
+        ids = tokenizer(_chat(tokenizer, "")).input_ids
+        self._image = tokenizer.convert_tokens_to_ids("<image>")
+        self.prefix: list[int] = ids[: ids.index(self._image) + 1]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> dict[str, object]:
+        image = self.images[self.rows[i]]
+        if isinstance(image, np.ndarray):
+            image = {"features": torch.from_numpy(image.astype(np.float32))}
+        return {"image": image, "blocks": self.blocks(i)}
+
+    def blocks(self, i: int) -> list[Block]:
+        """The questions of item `i`, tokenised; before them its caption and drill, if wanted."""
+        record = self.scenes.records[self.rows[i]]
+        asked = record["qa"]
+        if self.captions:
+            answer = caption(record["boxes"])
+            asked = [{"prompt": CAPTION, "answer": answer, "bench": "caption"}, *asked]
+        if self.drills:
+            asked = [*drills(record["qa"]), *asked]
+        return [self._block(qa) for qa in asked]
+
+    def _block(self, qa: dict[str, str]) -> Block:
+        prompt = self._prompts.get(qa["prompt"])
+        if prompt is None:
+            ids = self.tokenizer(_chat(self.tokenizer, qa["prompt"])).input_ids
+            prompt = self._prompts[qa["prompt"]] = ids[ids.index(self._image) + 1 :]
+        reply = self.tokenizer(" " + qa["answer"] + "</s>").input_ids[1:]
+        return Block(prompt + reply, len(reply), qa["bench"])
+
+
+def _chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    content = [{"type": "image"}, {"type": "text", "text": prompt}]
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    assert isinstance(text, str)
+    return text
+
+
+class Packer:
+    """Collator: shuffles a scene's questions, packs as many as fit, pads right."""
+
+    def __init__(
+        self,
+        prefix: list[int],
+        image: tuple[int, int],
+        pad_id: int,
+        max_text: int,
+        seed: int,
+        fixed: bool = False,
+    ) -> None:
+        """`image`: the placeholder's id and how many of them one image takes.
+
+        `fixed` pads every batch to the longest there can be, as a compiled model wants it.
+        """
+        self.image = image
+        self.head = prefix[:-1] + [image[0]] * image[1]
+        self.pad_id, self.max_text = pad_id, max_text
+        self.fixed, self.rng = fixed, np.random.default_rng(seed)
+
+    def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
+        head = self.head
+        packs = [self._pick(item["blocks"]) for item in items]
+        longest = max(sum(len(b.ids) for b in pack) for pack in packs)
+        width = len(head) + (self.max_text if self.fixed else longest)
+        batch = len(items)
+        ids = torch.full((batch, width), self.pad_id)
+        labels = torch.full((batch, width), IGNORE)
+        positions = torch.zeros((batch, width), dtype=torch.long)
+        block_of = torch.full((batch, width), -1)  # 0 prefix, 1.. questions, -1 padding
+        for row, pack in enumerate(packs):
+            at = len(head)
+            ids[row, :at] = torch.tensor(head)
+            positions[row, :at] = torch.arange(at)
+            block_of[row, :at] = 0
+            for number, block in enumerate(pack, start=1):
+                end = at + len(block.ids)
+                ids[row, at:end] = torch.tensor(block.ids)
+                labels[row, end - block.answer : end] = ids[row, end - block.answer : end]
+                positions[row, at:end] = torch.arange(len(head), len(head) + len(block.ids))
+                block_of[row, at:end] = number
+                at = end
+        images = {k: torch.stack([item["image"][k] for item in items]) for k in items[0]["image"]}
+        return {
+            **images,
+            "input_ids": ids,
+            "labels": labels,
+            "position_ids": positions,
+            "attention_mask": block_mask(block_of),
+        }
+
+    def _pick(self, blocks: list[Block]) -> list[Block]:
+        chosen, room = [], self.max_text
+        order = list(self.rng.permutation(len(blocks)))
+        order.sort(key=lambda i: blocks[i].bench not in FIRST)  # these always fit in
+        for i in order:
+            if len(blocks[i].ids) <= room:
+                chosen.append(blocks[i])
+                room -= len(blocks[i].ids)
+        return chosen
+
+
+def block_mask(block_of: torch.Tensor) -> torch.Tensor:
+    """Boolean attention mask [B, 1, n, n] (True = may attend) from block numbers [B, n].
+
+    0 is the shared image prefix, equal numbers are one question, -1 is padding (which sees only
+    itself, so that no softmax row is empty).
+    """
+    query, key = block_of[:, :, None], block_of[:, None, :]
+    n = block_of.shape[1]
+    causal = torch.ones(n, n, dtype=torch.bool).tril()
+    seen = causal & ((key == query) | (key == 0)) & (key >= 0) & (query >= 0)
+    return (seen | torch.eye(n, dtype=torch.bool)).unsqueeze(1)
+
+
+def cache_features(
+    tower: torch.nn.Module, scenes: Scenes, path: Path, layer: int, batch: int = 128
+) -> np.ndarray:
+    """Patch features of every scene from `hidden_states[layer]`, float16 [N, P, D], kept in `path`.
+
+    The tower is frozen during instruction tuning (as in LLaVA), so each image passes it once.
+    """
+    if path.exists():
+        return np.load(path, mmap_mode="r")
+    part, out = path.with_suffix(".part.npy"), None
+    for at, hidden in tower_features(tower, scenes, layer, len(scenes), batch):
+        if out is None:
+            shape = (len(scenes), *hidden.shape[1:])
+            out = np.lib.format.open_memmap(part, "w+", np.float16, shape)
+        out[at : at + len(hidden)] = hidden
+    assert out is not None
+    out.flush()
+    part.rename(path)
+    return np.load(path, mmap_mode="r")
+
+
+@torch.inference_mode()
+def tower_features(
+    tower: torch.nn.Module, scenes: Scenes, layer: int, count: int, batch: int = 128
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, float16 [b, P, D]) of `hidden_states[layer]` of the first `count` scenes."""
+    device = next(tower.parameters()).device
+    for at in range(0, count, batch):
+        images = scenes.images[at : min(at + batch, count)]
+        pixels = (images.astype(np.float32) / 255.0 - MEAN) / STD
+        x = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).to(device)
+        hidden = tower(x, output_hidden_states=True).hidden_states[layer][:, 1:]
+        yield at, hidden.half().cpu().numpy()

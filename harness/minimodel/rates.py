@@ -1,0 +1,52 @@
+"""`Trainer` with a learning rate for each part of the model, and Muon where a recipe asks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from harness.fitting import fit
+from harness.fitting.guard import GuardedTrainer
+from harness.minimodel.optim import MuonAdamW, hidden_matrices
+from harness.minimodel.recipe import Recipe
+
+
+def arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
+    """Of a recipe of the mini model: the newest two checkpoints are kept."""
+    return fit.arguments(
+        recipe, folder, logging_steps=20, save_total_limit=2, dataloader_num_workers=0
+    )
+
+
+class RateTrainer(GuardedTrainer):
+    """`Trainer` with learning rates of their own for new modules, the tower and Muon."""
+
+    optimizer: torch.optim.Optimizer | None
+    module_learning_rate: float = 1e-3  # routers, projector
+    tower_learning_rate: float = 3e-4  # vision tower, when tuned along
+    muon: float = 0.0  # the layers' matrices under Muon; 0: AdamW for all
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            hidden = hidden_matrices(self.model) if self.muon else set()
+            groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    muon = name in hidden
+                    groups[self.muon if muon else self._rate(name), muon].append(parameter)
+            self.optimizer = MuonAdamW(
+                [{"params": p, "lr": rate, "muon": muon} for (rate, muon), p in groups.items()],
+                weight_decay=self.args.weight_decay,
+            )
+        return self.optimizer
+
+    def _rate(self, name: str) -> float:
+        if "routers." in name or "projector" in name:
+            return self.module_learning_rate
+        if "vision_tower" in name:
+            return self.tower_learning_rate
+        return self.args.learning_rate

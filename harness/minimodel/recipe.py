@@ -1,0 +1,85 @@
+"""A training recipe: one YAML file, one frozen dataclass, unknown keys are errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.common.errors import UsageError
+from harness.common.typed import make
+from harness.common.yamlfile import read_mapping
+
+STAGES = ("tower", "align", "resample", "tune")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one training run.
+
+    `stage` is `tower` (dense pretraining of the vision tower), `align` (the projector learns the
+    decoder's words for the patches) or `tune` (instruction tuning).
+    `start` names the folder of the model that tuning starts from (empty: assemble a new one from
+    the tower and the pretrained decoder); a tower recipe starts from an earlier tower. An align
+    recipe with a start puts `tower` into that model and fits its projector to it. A resample recipe
+    fits a resampler (`mqt`) to the start model's projector.
+    `modules` names an earlier recipe whose result the method's modules start from.
+    `method` is what is saved, and what is trained where there are no `stages`.
+    `rank` 0 trains every weight of decoder and projector; a positive rank trains low-rank updates
+    of the decoder's matrices plus the method's modules.
+    """
+
+    stage: str
+    method: str = "dense"
+    stages: tuple[str, ...] = ()  # method specs, one an equal part of the schedule (LLaVolta)
+    start: str = ""
+    modules: str = ""
+    tower: str = ""
+    plan: str = ""  # "arank": all layers but the four of highest ARank route
+    epochs: float = 1.0
+    max_steps: int = -1
+    until: int = 0  # stop after this step of the schedule; a later recipe goes on from there
+    batch: int = 16
+    learning_rate: float = 1e-3
+    module_learning_rate: float = 1e-3
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    muon: float = 0.0  # learning rate of the layers' matrices under Muon; 0: AdamW for all
+    bf16: bool = True
+    seed: int = 0
+    save_steps: int = 200
+    held_out: int = 400
+    scenes: int = 6000  # of these the projector is aligned on
+    # tower
+    families: dict[str, float] = field(default_factory=dict)  # times a scene is shown an epoch
+    shift: int = 0  # pixels each image is moved by at random
+    width: int = 192
+    layers: int = 6
+    heads: int = 3
+    patch: int = 16
+    # decoder
+    depth: int = 12
+    vocabulary: int = 2048
+    max_text: int = 160
+    captions: bool = False  # add a description of the scene to its questions
+    drills: bool = False  # ask one multiple-choice question of each scene by the option's words
+    train_tower: bool = False  # tune the tower too, on the answers and its dense labels
+    tower_learning_rate: float = 3e-4
+    dense_weight: float = 0.5
+    rank: int = 0
+    stored_rank: int = 0  # updates are cut to this rank before they are measured and saved
+    compile: bool = False  # compile the decoder (dense only: shapes must not change)
+
+    @classmethod
+    def load(cls, path: Path, **changes: object) -> Recipe:
+        """Read `path`; `changes` override it. Raises UsageError, one line."""
+        shown = f"recipe {path}"
+        given = {k: v for k, v in changes.items() if v is not None}
+        recipe = make(cls, {**read_mapping(path, shown), **given}, shown)
+        if recipe.stage not in STAGES:
+            raise UsageError(
+                f"{shown}: stage {recipe.stage!r}, expected {', '.join(STAGES[:-1])} or tune"
+            )
+        if recipe.plan not in ("", "arank"):
+            raise UsageError(f"{shown}: plan {recipe.plan!r}, expected arank or nothing")
+        return recipe

@@ -1,0 +1,122 @@
+"""Pretrain a CLIP-shaped vision tower on dense labels of the rendered scenes.
+
+No registry ships a CLIP tower, so this one is made here: a stock `CLIPVisionModel` whose
+penultimate layer (the one LLaVA reads) must tell for every patch what stands there, its colour
+and, on words, how the word is spelled; its CLS token must tell what the image contains.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPVisionModel
+
+from harness.minimodel.scenes import ALPHABET, GLYPHS, IGNORE, SLOTS, Vocabulary
+
+
+class DenseTower(nn.Module):
+    """Tower plus linear heads; `forward` returns `{"loss": ...}` as `Trainer` expects."""
+
+    def __init__(self, tower: CLIPVisionModel, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.tower = tower
+        width, kinds = tower.config.hidden_size, len(vocabulary.kinds) + 1
+        self.heads = nn.ModuleDict(
+            {
+                "kind": nn.Linear(width, kinds),
+                "color": nn.Linear(width, len(vocabulary.colors)),
+                "spell": nn.Linear(width, SLOTS * (len(ALPHABET) + 1)),
+                "glyph": nn.Linear(width, GLYPHS * (len(ALPHABET) + 1)),
+                "present": nn.Linear(width, kinds),
+                "pooled": nn.Linear(width, kinds),
+            }
+        )
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        kind: torch.Tensor,
+        color: torch.Tensor,
+        spell: torch.Tensor,
+        glyph: torch.Tensor,
+        present: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """`pixel_values` [B, 3, H, W]; labels as in `DenseScenes`. Loss in nats."""
+        out = self.tower(pixel_values, output_hidden_states=True)
+        return self.losses(out, kind, color, spell, glyph, present)
+
+    def losses(
+        self,
+        out: Any,
+        kind: torch.Tensor,
+        color: torch.Tensor,
+        spell: torch.Tensor,
+        glyph: torch.Tensor,
+        present: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """The dense losses of one tower output (hidden states included), shapes as above."""
+        hidden = F.layer_norm(out.hidden_states[-2], out.hidden_states[-2].shape[-1:])
+        cls, patches = hidden[:, 0], hidden[:, 1:]
+        losses = {
+            "kind": self._naming(patches, kind),
+            "color": _cross_entropy(self.heads["color"](patches), color),
+            "spell": self._spelling(patches, spell, "spell"),
+            "glyph": self._spelling(patches, glyph, "glyph"),
+            "present": F.binary_cross_entropy_with_logits(self.heads["present"](cls), present),
+            "pooled": F.binary_cross_entropy_with_logits(
+                self.heads["pooled"](out.pooler_output), present
+            ),
+        }
+        total = (
+            losses["kind"]
+            + 0.5 * losses["color"]
+            + losses["spell"]
+            + losses["glyph"]
+            + 2.0 * (losses["present"] + losses["pooled"])
+        )
+        return {"loss": total, **{k: v.detach() for k, v in losses.items()}}
+
+    def _naming(self, patches: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of what stands on each patch; an empty patch counts a quarter."""
+        logits = self.heads["kind"](patches).float().flatten(0, 1)
+        weight = torch.ones(logits.shape[-1], device=logits.device)
+        weight[0] = 0.25
+        return F.cross_entropy(logits, kind.reshape(-1), weight=weight)
+
+    def _spelling(self, patches: torch.Tensor, spell: torch.Tensor, head: str) -> torch.Tensor:
+        """Cross-entropy of the characters, computed on the patches that show a word only."""
+        written = (spell != IGNORE).any(-1)
+        return _cross_entropy(self.letters(patches[written], head), spell[written])
+
+    def letters(self, patches: torch.Tensor, head: str) -> torch.Tensor:
+        """Logits [..., places, characters + 1] of the head `spell` or `glyph`; patches [..., D]."""
+        return self.heads[head](patches).unflatten(-1, (-1, len(ALPHABET) + 1))
+
+
+def _cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    chosen = target.reshape(-1) != IGNORE
+    flat = logits.reshape(-1, logits.shape[-1])[chosen].float()
+    if flat.shape[0] == 0:
+        return flat.sum()
+    return F.cross_entropy(flat, target.reshape(-1)[chosen])
+
+
+@torch.no_grad()
+def accuracy(model: DenseTower, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Share of labelled patches (words: of characters) each head gets right on one batch."""
+    out = model.tower(batch["pixel_values"], output_hidden_states=True).hidden_states[-2]
+    patches = F.layer_norm(out, out.shape[-1:])[:, 1:]
+    guesses = {
+        "kind": model.heads["kind"](patches),
+        "color": model.heads["color"](patches),
+        "spell": model.letters(patches, "spell"),
+        "glyph": model.letters(patches, "glyph"),
+    }
+    found = {}
+    for name, logits in guesses.items():
+        keep = batch[name] > 0 if name == "kind" else batch[name] != IGNORE
+        found[name] = float((logits.argmax(-1) == batch[name])[keep].float().mean())
+    return found

@@ -1,0 +1,131 @@
+"""Instruction tuning on packed questions, dense or through the routing engine."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from harness.minimodel.scenes import IGNORE
+from harness.minimodel.tower import DenseTower
+from methods.base import Crop
+
+
+class TuneModel(nn.Module):
+    """LLaVA on packed questions; `forward` returns `{"loss": ...}` for `Trainer`.
+
+    Fed with cached `features` of a frozen tower, or with `pixel_values` and dense labels: then
+    `dense` (the tower with its pretraining heads) trains along, its loss times `dense_weight`.
+
+    With `run` (an open `harness.engine.routed` context) the decoder executes the method's routing
+    and the method's auxiliary loss is added.
+    """
+
+    def __init__(
+        self,
+        llava: LlavaForConditionalGeneration,
+        modules: nn.Module | None = None,
+        run: Any = None,
+        dense: DenseTower | None = None,
+        dense_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.llava, self.routers = llava, modules
+        self.heads = dense.heads if dense is not None else None
+        object.__setattr__(self, "dense", dense)
+        self.dense_weight = dense_weight
+        object.__setattr__(self, "run", run)  # a context, not a submodule
+        self._keys_to_ignore_on_save: list[str] | None = None  # `Trainer` asks on resuming
+        if llava.config.tie_word_embeddings:
+            # One tensor under two names cannot be saved; the tie restores the head on loading.
+            self.register_state_dict_post_hook(_forget_tied_head)
+            self._keys_to_ignore_on_save = ["llava.lm_head.weight"]
+
+    def tie_weights(self) -> None:
+        """Make head and embeddings one tensor again; `Trainer` calls it after loading."""
+        self.llava.tie_weights()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        features: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        kind: torch.Tensor | None = None,
+        color: torch.Tensor | None = None,
+        spell: torch.Tensor | None = None,
+        glyph: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """`features` [B, P, D] from the tower or `pixel_values` [B, 3, H, W]; `attention_mask`
+        bool [B, 1, n, n]; the dense labels as in `DenseScenes`; the rest [B, n]."""
+        extra = None
+        if features is None:
+            assert self.dense is not None and kind is not None and color is not None
+            assert spell is not None and glyph is not None and present is not None
+            seen = self.dense.tower(pixel_values, output_hidden_states=True)
+            features = seen.hidden_states[self.llava.config.vision_feature_layer][:, 1:]
+            losses = self.dense.losses(seen, kind, color, spell, glyph, present)
+            extra = self.dense_weight * losses["loss"]
+        if self.llava.config.text_config._attn_implementation == "eager":
+            # Eager attention adds its mask; a boolean one would be added as 0 and 1.
+            low = torch.finfo(torch.bfloat16).min
+            attention_mask = torch.zeros_like(attention_mask, dtype=torch.bfloat16).masked_fill_(
+                ~attention_mask, low
+            )
+        projected = self.llava.model.multi_modal_projector(features)
+        image = BaseModelOutputWithPooling(pooler_output=list(projected))
+        if self.run is not None and self.run.method.reads_tower:
+            image.crops = self._crops(features)
+        out = self.llava(
+            input_ids=input_ids,
+            mm_encoder_outputs={"image": image},
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            labels=labels,
+            use_cache=False,
+        )
+        loss = out.loss if extra is None else out.loss + extra
+        routing = self.run.aux_loss() if self.run is not None else None
+        return {"loss": loss if routing is None else loss + routing, "logits": out.logits}
+
+    def _crops(self, features: torch.Tensor) -> list[Crop]:
+        """The features as the tower's crops; a class token of zeros stands before each."""
+        heads = int(self.llava.config.vision_config.num_attention_heads)
+        states = torch.nn.functional.pad(features, (0, 0, 1, 0))
+        return [Crop(one, {}, heads) for one in states]
+
+
+def _forget_tied_head(module: nn.Module, state: dict, prefix: str, meta: Any) -> None:
+    state.pop(prefix + "llava.lm_head.weight", None)
+
+
+@torch.no_grad()
+def held_out_accuracy(model: TuneModel, batches: list[dict], benches: list[list[str]]) -> dict:
+    """Share of questions per bench whose every answer token is the arg max (teacher-forced)."""
+    right: dict[str, list[float]] = defaultdict(list)
+    was_training = model.training
+    model.eval()
+    device = model.llava.device
+    for batch, names in zip(batches, benches, strict=True):
+        # Shapes differ here, so a compiled decoder runs as it was written.
+        with torch.autocast(device.type, torch.bfloat16), torch.compiler.set_stance("force_eager"):
+            moved = {name: value.to(device) for name, value in batch.items()}
+            guess = model(**moved)["logits"][:, :-1].argmax(-1).cpu()
+        target = batch["labels"][:, 1:]
+        ok = (guess == target) | (target == IGNORE)
+        names = list(names)
+        for row in range(target.shape[0]):
+            marked = (target[row] != IGNORE).int()
+            edges = torch.diff(marked, prepend=marked.new_zeros(1), append=marked.new_zeros(1))
+            starts, ends = (edges == 1).nonzero()[:, 0], (edges == -1).nonzero()[:, 0]
+            for s, e in zip(starts.tolist(), ends.tolist(), strict=True):
+                right[names.pop(0)].append(float(ok[row, s:e].all()))
+    model.train(was_training)
+    return {name: sum(v) / len(v) for name, v in sorted(right.items())}

@@ -1,0 +1,136 @@
+"""Parameters of a recipe's model by part, from sizes alone. Torch-free."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from harness.common.errors import UsageError
+from harness.common.nearest import unknown
+from harness.cost.towers import CONVNEXT_L, llava_hr_parameters
+from harness.families.shapes import (
+    CLIP_L_336,
+    KNOWN,
+    ModelShape,
+    VisionShape,
+    config_for,
+    shape_from_config,
+)
+from harness.train.recipe import InstructRecipe
+from methods import resampler
+from methods.base import Method, ModelInfo
+
+_NEXT = KNOWN["llava-hf/llava-v1.6-vicuna-7b-hf"]["image_grid_pinpoints"]
+DECODERS = {
+    "lmsys/vicuna-7b-v1.5": KNOWN["llava-hr-7b"]["text_config"],  # without rows for <image>
+    "lmsys/vicuna-13b-v1.5": KNOWN["llava-hr-13b"]["text_config"],
+}
+TOWERS = {"openai/clip-vit-large-patch14-336": CLIP_L_336}
+PARTS = ("decoder", "projector", "newline", "tower", "routers")
+
+
+def recipe_shape(recipe: InstructRecipe) -> ModelShape:
+    """Sizes of the model that a recipe trains.
+
+    Raises UsageError for a decoder or a tower whose sizes are not known here.
+    """
+    if recipe.model:
+        return shape_from_config(config_for(recipe.model), recipe.model)
+    if recipe.decoder not in DECODERS:
+        raise UsageError("--decoder: no sizes of " + unknown("decoder", recipe.decoder, DECODERS))
+    if recipe.vision not in TOWERS:
+        raise UsageError("vision: no sizes of " + unknown("tower", recipe.vision, TOWERS))
+    config: dict[str, Any] = {
+        "model_type": "llava",
+        "text_config": DECODERS[recipe.decoder],
+        "vision_config": TOWERS[recipe.vision],
+    }
+    if recipe.image_aspect == "anyres":
+        config |= {"model_type": "llava_next", "image_grid_pinpoints": _NEXT}
+    return shape_from_config(config, recipe.decoder)
+
+
+def model_info(shape: ModelShape) -> ModelInfo:
+    """What methods ask about a model."""
+    return ModelInfo(
+        layers=shape.layers,
+        width=shape.hidden,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        tower_layers=shape.vision.layers,
+        tower_width=shape.vision.hidden,
+        tower_side=shape.vision.image_size // shape.vision.patch,
+        image_tokens=shape.image_tokens or (0 if shape.tiles else shape.vision.patches),
+        class_tokens=shape.vision.class_tokens,
+    )
+
+
+def decoder_parameters(shape: ModelShape) -> int:
+    """Llama: layers with two norms each, final norm, embedding and an LM head of its own."""
+    layers = shape.layers * (shape.layer_weights + 2 * shape.hidden)
+    return layers + shape.hidden + 2 * shape.head_weights
+
+
+def tower_parameters(vision: VisionShape) -> int:
+    """A CLIP tower: class token, positions, three kinds of norms. SigLIP's: a bias in the patch
+    embedding, one norm behind the layers, and the pooling head, where it has one.
+    """
+    d, m = vision.hidden, vision.ffn
+    attention, mlp = 4 * (d * d + d), 2 * d * m + m + d
+    layers = vision.layers * (attention + mlp + 4 * d)
+    patches = vision.channels * vision.patch**2 * d + vision.patches * d
+    if vision.kind == "clip_vision_model":
+        return patches + 2 * d + layers + 4 * d
+    head = d + attention + mlp + 2 * d
+    return patches + d + layers + 2 * d + vision.head * head
+
+
+def projector_parameters(shape: ModelShape) -> int:
+    """The two-layer projector with its biases."""
+    return (shape.projector_in + 1) * shape.hidden + (shape.hidden + 1) * shape.hidden
+
+
+def router_parameters(method: Method, shape: ModelShape) -> int:
+    """What `build_modules` of the trained methods makes, without making it."""
+    routed = sum(method.mod_layers(model_info(shape)))
+    if not method.trained:
+        return 0
+    if method.name == "mqt":
+        info = model_info(shape)
+        many: int = method.many(info)  # type: ignore[attr-defined]
+        return resampler.parameters(many, info.tower_width, info.width)
+    if method.name == "pmod":
+        return routed * (shape.hidden + 1)
+    outputs = {"mod": 1, "gamma": 2}.get(method.name)
+    if outputs is None:
+        raise UsageError(f"--method: no parameter count of {method.name} without building it")
+    return outputs * shape.hidden * (1 if getattr(method, "shared", False) else routed)
+
+
+def parameters(shape: ModelShape, method: Method) -> dict[str, int]:
+    """Parameters by part; the newline vector exists for any-resolution models only.
+
+    Raises UsageError where a tower has no parameter count (Mini-Gemini's second one).
+    """
+    if shape.second_tower is None:
+        raise UsageError(f"{shape.name}: the second tower's parameters are not known")
+    vision = shape.vision
+    if shape.second_tower:  # LLaVA-HR resizes the positions of a 336-pixel tower
+        vision = dataclasses.replace(vision, image_size=CLIP_L_336["image_size"])
+    tower = tower_parameters(vision)
+    if shape.second_tower:
+        tower += llava_hr_parameters(*CONVNEXT_L)
+    return {
+        "decoder": decoder_parameters(shape),
+        "projector": projector_parameters(shape),
+        "newline": shape.hidden if shape.tiles else 0,
+        "tower": tower,
+        "routers": router_parameters(method, shape),
+    }
+
+
+def trained_parts(recipe: InstructRecipe) -> set[str]:
+    """The parts that learn: the recipe's, the routers, and the newline with the projector."""
+    learn = {*recipe.train, "routers"}
+    return learn | ({"newline"} if "projector" in learn else set())

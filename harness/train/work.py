@@ -1,0 +1,116 @@
+"""Tokens a layer processes in training, and FLOPs of one training sample. Torch-free.
+
+Closed forms of what the engine does with a training sample; the tests compare them with the
+engine's own record. Conventions are the ledger's: 2 FLOPs a multiply-accumulate, causal attention.
+The LM head runs over every position, as the library's models do when they get labels.
+
+    trained decoder   linear layers and attention: forward 1 + backward 2
+    frozen decoder    linear layers: forward 1 + gradients of their inputs 1; attention 1 + 2
+    checkpointing     one more forward of every layer (not of the LM head)
+    tower             forward only while frozen, else as the decoder's layers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.common.errors import UsageError
+from harness.cost.ledger import Counts, attention_flops, projector_flops, vision_line
+from harness.families.shapes import ModelShape
+from harness.train.recipe import InstructRecipe
+from harness.train.sizes import model_info
+from methods.base import Method
+
+PREFIX = 35  # tokens before the image in LLaVA's Vicuna template
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """One image: its tokens in the sequence and the crops the tower saw."""
+
+    tokens: int
+    crops: int
+
+
+def image_of(shape: ModelShape) -> ImageTokens:
+    """The image of a sample: one crop, or base and two by two tiles (the most, of a square)."""
+    side = shape.vision.image_size // shape.vision.patch
+    if shape.tiles:
+        return ImageTokens(side**2 + (2 * side) ** 2 + 2 * side, 5)
+    tokens = shape.image_tokens or shape.vision.patches
+    return ImageTokens(tokens, max(1, tokens // shape.vision.patches))
+
+
+def training_counts(method: Any, shape: ModelShape, n_text: int, n_image: int) -> Counts:
+    """Tokens [L] that each layer processes of a training sample with one image.
+
+    Raises UsageError for a method whose training has no closed form here.
+    """
+    n, layers = n_text + n_image, shape.layers
+    counts = np.full(layers, n, np.int64)
+    if not n_image or method.name == "dense":
+        return counts
+    routed = np.array(method.mod_layers(model_info(shape)), bool)
+    if method.name == "pmod":
+        ratios = method.ratios(layers)
+        kept = [int(np.float32(n_image) * np.float32(r)) for r in ratios]
+        return np.where(routed, n_text + np.array(kept, np.int64), counts)
+    if method.name == "mod":
+        counts[routed] = n_text + int(np.float32(n_image) * np.float32(method.capacity))
+    elif method.name == "gamma":  # top-k, whatever the rule at inference is
+        counts[routed] = n - int((min(PREFIX, n_text // 2) + n_image) * method.ratio)
+    elif method.name == "llavolta":
+        average = method.remainder == "average"
+        windows = -(-n_image // method.stride) if average else n_image // method.stride
+        counts[routed] = n_text + windows
+    else:
+        raise UsageError(f"--method: no closed form of {method.name}'s training")
+    return counts
+
+
+@dataclass(frozen=True)
+class SampleWork:
+    """FLOPs of one sample: `forward` by scope, and everything a training step does for it."""
+
+    forward: dict[str, float]
+    training: float
+
+
+def sample_work(
+    recipe: InstructRecipe, method: Method, shape: ModelShape, n_text: int
+) -> SampleWork:
+    """FLOPs of a sample with `n_text` text tokens and one image, under the recipe's settings."""
+    image = image_of(shape)
+    counts = training_counts(method, shape, n_text, image.tokens)
+    linear = 2.0 * shape.layer_weights * int(counts.sum())
+    attention = attention_flops(shape, counts, "causal")
+    head = 2.0 * shape.head_weights * (n_text + image.tokens)
+    tower = vision_line(shape, image.crops, 1)
+    if tower is None:
+        raise UsageError(f"{shape.name}: its second tower's FLOPs are not known")
+    projector = image.crops * projector_flops(shape)
+    again = int(recipe.checkpointing)
+    learns = {part: part in recipe.train for part in ("decoder", "projector", "tower")}
+    below = learns["projector"] or learns["tower"]  # something under the decoder learns
+    own = 3 if learns["decoder"] else 2
+    training = linear * (own + again) + attention * (3 + again) + head * own
+    training += tower * (3 + again if learns["tower"] else 1) + projector * (3 if below else 1)
+    forward = {
+        "decoder": linear + attention,
+        "head": head,
+        "tower": tower,
+        "projector": projector,
+    }
+    return SampleWork(forward, training)
+
+
+def scheduled_work(
+    recipe: InstructRecipe, schedule: Sequence[Method], shape: ModelShape, n_text: int
+) -> float:
+    """FLOPs of a sample, the mean over the equal stages of a schedule."""
+    works = [sample_work(recipe, method, shape, n_text).training for method in schedule]
+    return sum(works) / len(works)

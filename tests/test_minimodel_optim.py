@@ -1,0 +1,141 @@
+"""The optimizer of the trainings: Muon and AdamW behind one face, and an exact resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments, set_seed
+
+from harness.fitting.fit import fit
+from harness.minimodel.optim import MuonAdamW, hidden_matrices
+from harness.minimodel.rates import RateTrainer
+
+
+class Stack(nn.Module):
+    """Two hidden layers between an embedding-like input and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projector = nn.Linear(6, 8)
+        self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        h = self.projector(x)
+        for layer in self.layers:
+            h = h + layer(h).relu()
+        return {"loss": nn.functional.cross_entropy(self.head(h), y)}
+
+
+ROWS = [
+    {"x": torch.randn(6, generator=torch.Generator().manual_seed(i)), "y": torch.tensor(i % 3)}
+    for i in range(32)
+]
+
+
+class Stop(TrainerCallback):
+    """Ends a run early, as an interruption after a checkpoint does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+def train(folder: Path, stop: int | None = None, resume: str | None = None) -> RateTrainer:
+    set_seed(0)
+    args = TrainingArguments(
+        output_dir=str(folder), max_steps=8, per_device_train_batch_size=4, save_steps=4,
+        learning_rate=1e-2, lr_scheduler_type="cosine", use_cpu=True, report_to=[],
+        disable_tqdm=True, seed=0, remove_unused_columns=False,
+    )  # fmt: skip
+    trainer = RateTrainer(Stack(), args, train_dataset=ROWS)
+    trainer.muon, trainer.module_learning_rate = 2e-2, 5e-3
+    if stop:
+        trainer.add_callback(Stop(stop))
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def test_hidden_matrices_go_to_muon_and_the_rest_to_adamw():
+    model = Stack()
+    assert hidden_matrices(model) == {"layers.0.weight", "layers.1.weight"}
+    trainer = RateTrainer(model, TrainingArguments("unused", use_cpu=True, report_to=[]))
+    trainer.muon = 2e-2
+    groups = trainer.create_optimizer().param_groups
+    assert {len(g["params"]) for g in groups if g["muon"]} == {2}
+    rates = {id(p): g["lr"] for g in groups for p in g["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    assert rates[id(model.projector.weight)] == 1e-3 != rates[id(model.layers[0].weight)]
+
+
+def test_each_half_moves_as_it_would_alone():
+    together, muon, adamw = Stack(), Stack(), Stack()
+    muon.load_state_dict(together.state_dict())
+    adamw.load_state_dict(together.state_dict())
+
+    def parts(model):
+        hidden = [p for n, p in model.named_parameters() if n in hidden_matrices(model)]
+        rest = [p for n, p in model.named_parameters() if n not in hidden_matrices(model)]
+        return hidden, rest
+
+    hidden, rest = parts(together)
+    groups = [{"params": hidden, "lr": 0.02, "muon": True}, {"params": rest, "lr": 0.01}]
+    both = MuonAdamW(groups, weight_decay=0.1)
+    settings = {"weight_decay": 0.1}
+    left = torch.optim.Muon(parts(muon)[0], lr=0.02, adjust_lr_fn="match_rms_adamw", **settings)
+    right = torch.optim.AdamW(parts(adamw)[1], lr=0.01, betas=(0.9, 0.98), **settings)
+    x, y = torch.stack([r["x"] for r in ROWS]), torch.stack([r["y"] for r in ROWS])
+    for model, optimizer in ((together, both), (muon, left), (adamw, right)):
+        model(x, y)["loss"].backward()
+        optimizer.step()
+    for name, value in together.state_dict().items():
+        alone = muon if name in hidden_matrices(together) else adamw
+        torch.testing.assert_close(value, alone.state_dict()[name])
+    with pytest.raises(ValueError, match="closure"):
+        both.step(lambda: None)
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
+    straight = train(tmp_path / "a").model.state_dict()
+    train(tmp_path / "b", stop=4)
+    resumed = train(tmp_path / "b", resume=str(tmp_path / "b/checkpoint-4"))
+    assert resumed.state.global_step == 8
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, straight[name]), name
+
+
+def test_a_tuning_with_a_tied_head_is_saved_once_and_loads_again(tmp_path):
+    """The head is not in the file; after loading it is the embeddings' tensor, not a copy."""
+    from harness.minimodel.tune import TuneModel
+    from tests.tiny import tiny_llava
+
+    def fresh(seed: int) -> RateTrainer:
+        llava = tiny_llava(seed=seed)
+        llava.config.tie_word_embeddings = True
+        llava.lm_head.weight = llava.model.language_model.embed_tokens.weight
+        args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+        return RateTrainer(TuneModel(llava), args)
+
+    saved, loaded = fresh(1), fresh(2)
+    saved.save_model(str(tmp_path / "checkpoint-1"))
+    loaded._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
+    first, second = saved.model.llava, loaded.model.llava
+    assert torch.equal(
+        first.model.language_model.embed_tokens.weight,
+        second.model.language_model.embed_tokens.weight,
+    )
+    assert second.lm_head.weight is second.model.language_model.embed_tokens.weight
+
+
+def test_a_finished_training_is_read_and_not_run_on(tmp_path):
+    done = train(tmp_path)
+    again = RateTrainer(Stack(), done.args, train_dataset=ROWS)
+    fit(again)
+    assert again.state.global_step == 8
+    found, wanted = again.model.state_dict(), done.model.state_dict()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
