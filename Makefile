@@ -55,6 +55,7 @@ check: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
 	$(PY) -m sphinx -q -W --keep-going -b html docs build/site
 
 docs: $(STAMP)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
 from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parent))
+import rooms
 
 project = "modsuite"
 extensions = ["myst_parser"]
@@ -22,4 +27,5 @@ def _offer_as_files(_app: Sphinx, _name: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    rooms.draw()
     app.connect("source-read", _offer_as_files)
