@@ -173,12 +173,17 @@ def is_binary(values: Floats) -> bool:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm-adjusted p-values of one family, in the given order."""
-    from statsmodels.stats.multitest import multipletests
+    """Holm-adjusted p-values of one family, in the given order.
 
-    if not p_values:
-        return []
-    return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]]
+    The numbers of statsmodels' ``multipletests``, which collects the garbage of the whole process
+    at every call: 80 ms beside a loaded model, some hundred times a run.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)
+    steps = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return [float(value) for value in adjusted]
 
 
 def margin_for(scores: Sequence[float], points: float = MARGIN_POINTS) -> float:
