@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,29 @@ def _cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _empty(sheet: Any, folder: Path, title: str, caption: str, alts: Any, table: Any) -> Any:
+    """A drawn sheet without a drawing: its table, and files without content."""
+    from harness.store.csvfile import csv_text
+    from reports.sheet import Drawn
+
+    rows = csv_text(table)
+    (folder / f"{sheet.name}.csv").write_text(rows, encoding="utf-8")
+    for kind in ("svg", "png"):
+        (folder / f"{sheet.name}.{kind}").write_bytes(b"")
+    return Drawn(sheet.name, title, caption, "", rows, wide=sheet.columns == 1)
+
+
+@pytest.fixture(scope="module")
+def unpainted() -> Iterator[None]:
+    """Reports of this module's tests have their figures' tables and no pictures.
+
+    Painting takes two thirds of a report's time, and most tests read words and tables.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reports.sheet.Sheet.save", _empty)
+        yield
 
 
 @pytest.fixture(autouse=True)

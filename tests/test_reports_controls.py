@@ -18,6 +18,8 @@ from reports.summary import Summary, summarise
 from reports.tables import cells, overview
 from tests.fakes import FakeParts, run
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 Rows = list[dict[str, str]]
 
 
