@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from reports import text
+from reports.cell import ALPHA, CONTROLS, Series
 from reports.csvio import Spec, read_table
 from reports.section import Section
 from reports.specs import CELL_TEXT
-from reports.summary import ALPHA, CONTROLS, Series, Summary
+from reports.summary import Summary
 from reports.tables import Cell, Column, Marks, Table, name_cell
 
 FILE = Spec(

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from reports import text
+from reports.cell import Series
 from reports.csvio import Spec, read_table
 from reports.specs import CELL_TEXT
-from reports.summary import Series, Summary
+from reports.summary import Summary
 from reports.tables import Cell, Column, Table, name_cell
 
 AVERAGE = "(average)"
