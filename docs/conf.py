@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
 from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tables import tables
 
 project = "modsuite"
 extensions = ["myst_parser"]
@@ -16,10 +22,17 @@ myst_heading_anchors = 3
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+\.md)\)")
 
 
+def _insert_tables(_app: Sphinx, name: str, source: list[str]) -> None:
+    if name == "reference":
+        for marker, text in tables().items():
+            source[0] = source[0].replace(marker, text)
+
+
 def _offer_as_files(_app: Sphinx, _name: str, source: list[str]) -> None:
     source[0] = OUTSIDE.sub(r"{download}`\1 <\2>`", source[0])
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.connect("source-read", _insert_tables)
     app.connect("source-read", _offer_as_files)

@@ -121,7 +121,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _how(one: Option) -> dict[str, Any]:
     """The option in argparse's words."""
-    said = {"help": told(one)}
+    default = default_of(one)
+    said = {"help": f"{one.help} (default {default})" if default else one.help}
     if one.check is None:
         return said | {"action": "store_true"}
     count = {"nargs": len(one.metavar)} if isinstance(one.metavar, tuple) else {}
@@ -129,12 +130,11 @@ def _how(one: Option) -> dict[str, Any]:
     return said | count | {"metavar": one.metavar, "action": action}
 
 
-def told(one: Option) -> str:
-    """The help of an option with its default, where it has one to speak of."""
-    default = one.default
-    shown = f"{default:g}" if isinstance(default, float) else str(default)
-    plain = default is None or default is False or default in ((), {})
-    return one.help if plain else f"{one.help} (default {shown})"
+def default_of(one: Option) -> str:
+    """The default as text; empty where there is none to speak of."""
+    if one.default is None or one.default is False or one.default in ((), {}):
+        return ""
+    return f"{one.default:g}" if isinstance(one.default, float) else str(one.default)
 
 
 def refuse_idle(job: Job, given: Collection[str]) -> None:

@@ -50,12 +50,15 @@ WRITING = RUNS | Job.STUDY | Job.PUBLISHED | Job.PLOTS_ONLY | Job.DIFF
 
 
 class Record(enum.Enum):
-    """When a setting stands in run.json and must agree for a run to be resumed."""
+    """When a setting stands in run.json and must agree for a run to be resumed.
+
+    USED: where the job has a use for it. SET: where it, or what it needs, is given.
+    """
 
     NEVER = "no"
     ALWAYS = "yes"
-    USED = "where it has a meaning"
-    SET = "where it, or what it needs, is given"
+    USED = "when used"
+    SET = "when given"
 
 
 @dataclass(frozen=True)
