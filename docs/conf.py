@@ -10,6 +10,7 @@ from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))
 import rooms
+from tables import tables
 
 project = "modsuite"
 extensions = ["myst_parser"]
@@ -21,6 +22,12 @@ myst_heading_anchors = 3
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+\.md)\)")
 
 
+def _insert_tables(_app: Sphinx, name: str, source: list[str]) -> None:
+    if name == "reference":
+        for marker, text in tables().items():
+            source[0] = source[0].replace(marker, text)
+
+
 def _offer_as_files(_app: Sphinx, _name: str, source: list[str]) -> None:
     source[0] = OUTSIDE.sub(r"{download}`\1 <\2>`", source[0])
 
@@ -28,4 +35,5 @@ def _offer_as_files(_app: Sphinx, _name: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     rooms.draw()
+    app.connect("source-read", _insert_tables)
     app.connect("source-read", _offer_as_files)

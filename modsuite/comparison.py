@@ -119,19 +119,19 @@ def _settings(argv: list[str]) -> Any:
 def _argv(words: dict[str, Any]) -> list[str]:
     """The command line that says the same. Raises Error for a name no flag has."""
     from harness.common.nearest import unknown
-    from harness.options.flags import build_parser
+    from harness.options.flags import OPTIONS
+    from harness.options.option import flag
 
-    flags = [text for action in build_parser()._actions for text in action.option_strings]
+    known = [one.name for one in OPTIONS]
     found: list[str] = []
     for name, value in words.items():
-        flag = "--" + name.replace("_", "-")
-        if flag not in flags:
-            raise Error("compare: " + unknown("setting", name, [f[2:] for f in flags]))
+        if name not in known:
+            raise Error("compare: " + unknown("setting", name, known))
         if value is None or value is False:
             continue
         if value is True:
-            found.append(flag)
+            found.append(flag(name))
             continue
         many = isinstance(value, Sequence) and not isinstance(value, str)
-        found += [flag, ",".join(map(str, value)) if many else str(value)]
+        found += [flag(name), ",".join(map(str, value)) if many else str(value)]
     return found

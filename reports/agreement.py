@@ -11,10 +11,11 @@ from matplotlib.colors import to_rgba
 from numpy.typing import NDArray
 
 from reports import text
+from reports.cell import Series
 from reports.sheet import Drawn, Sheet
 from reports.shown import Shown
 from reports.style import INK, MAP, ON_ACCENT
-from reports.summary import Series, Summary
+from reports.summary import Summary
 
 Floats = NDArray[np.float64]
 

@@ -28,6 +28,7 @@ from reports import (
     redundancy,
     redundancytables,
     routing,
+    sentences,
     speedfront,
     study,
     studyfigures,
@@ -251,11 +252,11 @@ def _page(summary: Summary, rivals: Rivals, sections: list[Section]) -> dict[str
         total = sum(len(part.series) * len(part.benches) for part in parts)
         notices.insert(0, f"This run is not complete: {done} of {total} cells are done. "
                           "Run the same command again to go on.")  # fmt: skip
-    opening = text.opening(summary)
+    opening = sentences.opening(summary)
     if numbering.differ(summary):
         opening += f" {numbering.WARNING}"
-    findings = text.findings(summary) + controls.findings(rivals)
-    reading: tuple[tuple[str, str], ...] = text.READING
+    findings = sentences.findings(summary) + controls.findings(rivals)
+    reading: tuple[tuple[str, str], ...] = sentences.READING
     if clock is not None:
         entries = times.timed(clock)
         said = times.opening(clock, entries), times.findings(entries), times.READING
@@ -267,7 +268,7 @@ def _page(summary: Summary, rivals: Rivals, sections: list[Section]) -> dict[str
         "title": run.path.resolve().name,
         "opening": opening,
         "findings": findings,
-        "mini_text": text.mini_note(summary),
+        "mini_text": sentences.mini_note(summary),
         "notices": notices,
         "conditions": conditions.entries(summary),
         "everything": conditions.everything(summary),

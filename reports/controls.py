@@ -8,20 +8,24 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from harness.store import columns
 from reports import text
+from reports.cell import ALPHA, CONTROLS, Series
 from reports.csvio import Spec, read_table
 from reports.section import Section
-from reports.specs import CELL_TEXT
-from reports.summary import ALPHA, CONTROLS, Series, Summary
+from reports.summary import Summary
 from reports.tables import Cell, Column, Marks, Table, name_cell
 
-FILE = Spec(
-    "controls.csv",
-    (*CELL_TEXT, "metric", "control", "control_label", "verdict"),
-    ("kv_ratio_vision", "control_rows", "control_kv", "n", "value", "control_value", "delta")
-    + ("delta_ci_low", "delta_ci_high", "p_value", "p_adjusted"),
-    ("cell_id", "control"),
-    ("cell_id", "method", "bench", "control", "delta", "delta_ci_low", "delta_ci_high", "verdict"),
+FILE = Spec.of(
+    columns.CONTROLS,
+    "cell_id",
+    "method",
+    "bench",
+    "control",
+    "delta",
+    "delta_ci_low",
+    "delta_ci_high",
+    "verdict",
 )
 WORDS = {"above": "▲ above", "not above": "≯ not above"}
 RANDOM = "random"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from reports import text
-from reports.summary import Cost, Summary
+from reports.cell import Cost
+from reports.summary import Summary
 from reports.tables import Cell, Column, Table, digits, name_cell
 
 SCOPES = {

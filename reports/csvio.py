@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from harness.common.jsonfile import read_json
+from harness.store.columns.table import Table
 from harness.store.csvfile import scan
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
@@ -35,6 +36,11 @@ class Spec:
     numbers: tuple[str, ...]
     key: tuple[str, ...]
     required: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: Table, *required: str) -> Spec:
+        """All columns of a file as its writer declares them."""
+        return cls(table.file, table.of_type(True), table.of_type(False), table.key, required)
 
     @property
     def columns(self) -> list[str]:

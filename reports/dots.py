@@ -9,9 +9,10 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from reports import text
+from reports.cell import Score, Series
 from reports.sheet import Drawn, Sheet
 from reports.style import CONTROL, INK, MUTED, PAPER, Palette
-from reports.summary import Score, Series, Summary
+from reports.summary import Summary
 
 HEADER = ("bench", "model", "label", "status", "metric", "n", "score", "ci_low", "ci_high") + (
     "dense", "blind", "verdict",

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from harness.store import columns
 from reports import text
+from reports.cell import Series
 from reports.csvio import Spec, read_table
-from reports.specs import CELL_TEXT
-from reports.summary import Series, Summary
+from reports.summary import Summary
 from reports.tables import Cell, Column, Table, name_cell
 
 AVERAGE = "(average)"
@@ -19,12 +20,8 @@ INTRO = (
     "cheaper. Documents (whole images) are drawn jointly for all methods of a bench, and bench by "
     "bench for the average; “on it” marks the front of the sample itself. Blind takes no part."
 )
-FRONTS = Spec(
-    "fronts.csv",
-    (*CELL_TEXT, "metric"),
-    ("n", "images", "score", "tflops_prefill", "on_front", "front_probability", "resamples"),
-    ("model", "method", "params", "label", "bench"),
-    ("method", "label", "bench", "score", "tflops_prefill", "front_probability"),
+FRONTS = Spec.of(
+    columns.FRONTS, "method", "label", "bench", "score", "tflops_prefill", "front_probability"
 )
 
 

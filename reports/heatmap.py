@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from reports import text
+from reports.cell import Series
 from reports.sheet import Drawn, Sheet
 from reports.style import MUTED
-from reports.summary import Series, Summary
+from reports.summary import Summary
 
 # Blue gains, orange loses: apart for every common form of colour blindness. The tints stay light
 # in both pages, so the numbers on them keep one dark colour (none of those a page replaces).

@@ -7,45 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.store.columns import layers as columns
 from reports.csvio import Spec, read_table, stored
 from reports.rundata import Run
 
 ALL = "all"
 
-ARANK = Spec(
-    "arank.csv",
-    ("model", "bench", "variant", "data", "device", "dtype"),
-    ("layer", "n_samples", "arank", "arank_std", "ci_low", "ci_high", "dense", "tokens_mean")
-    + ("batch_size", "seconds"),
-    ("model", "bench", "variant", "layer", "n_samples"),
-    ("bench", "variant", "layer", "n_samples", "arank"),
-)
-DAMAGE = Spec(
-    "damage.csv",
-    ("model", "bench", "probe", "metric", "nll_unit", "data", "device", "dtype"),
-    ("layer", "n_samples", "dense_accuracy", "accuracy", "drop", "drop_ci_low", "drop_ci_high")
-    + ("nll_dense", "nll_increase", "nll_ci_low", "nll_ci_high", "batch_size", "seconds"),
-    ("model", "bench", "probe", "layer"),
-    ("bench", "probe", "layer", "nll_increase"),
-)
-CORRELATION = Spec(
-    "layer_correlation.csv",
-    ("model", "kind", "bench", "x", "y"),
-    ("n_layers", "n_samples", "rho", "ci_low", "ci_high", "p_value", "documents_low")
-    + ("documents_high",),
-    ("model", "kind", "bench", "x", "y"),
-    ("kind", "x", "y", "rho"),
-)
-PLANS = Spec(
-    "plans.csv",
-    ("model", "bench", "plan", "source", "spec", "reference", "retention", "data", "device")
-    + ("dtype",),
-    ("kv_budget", "kv_planned", "kv_measured", "n", "accuracy", "ci_low", "ci_high")
-    + ("dense_accuracy", "delta_dense", "delta_dense_ci_low", "delta_dense_ci_high", "delta")
-    + ("delta_ci_low", "delta_ci_high", "p_value", "p_adjusted", "made_on", "batch_size"),
-    ("model", "bench", "plan"),
-    ("bench", "plan", "accuracy"),
-)
+ARANK = Spec.of(columns.ARANK, "bench", "variant", "layer", "n_samples", "arank")
+DAMAGE = Spec.of(columns.DAMAGE, "bench", "probe", "layer", "nll_increase")
+CORRELATION = Spec.of(columns.CORRELATION, "kind", "x", "y", "rho")
+PLANS = Spec.of(columns.PLANS, "bench", "plan", "accuracy")
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reports import text
-from reports.summary import Series, Summary
+from reports.cell import Series
+from reports.summary import Summary
 from reports.tables import Cell, Column, Table
 
 TITLE = "Positions"

@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from reports import labels, text
+from reports.cell import Cost, Score, Series
 from reports.fronts import AVERAGE, Fronts, percent
 from reports.sheet import Drawn, Sheet
 from reports.style import ACCENT, INK, MUTED, Palette
-from reports.summary import Cost, Score, Series, Summary
+from reports.summary import Summary
 
 Point = tuple[Series, Score, Cost]
 FONT = 7.5

@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from reports import text
+from reports.cell import Series
 from reports.sheet import Drawn, Sheet
 from reports.style import GRID, INK, MUTED, Palette
-from reports.summary import Series, Summary
+from reports.summary import Summary
 
 FEWEST = 3  # benches
 TOGETHER = 4  # methods in one panel: more cannot be told apart

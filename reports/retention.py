@@ -13,9 +13,10 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
 from reports import text
+from reports.cell import Series
 from reports.sheet import Drawn, Sheet
 from reports.style import ACCENT, GRID, INK, MUTED, ON_ACCENT
-from reports.summary import Series, Summary
+from reports.summary import Summary
 
 KINDS = {
     "image": "Image tokens kept by layer",

@@ -214,8 +214,6 @@ def blank(
 
 def _pass_on_notes(run: Run) -> None:
     """What the run itself remarked on a cell, as that its batch had to be halved."""
-    if "notes" not in run.cells:
-        return
     noted = run.cells[run.cells["notes"].str.strip() != ""]
     for (label, note), rows in noted.groupby(["label", "notes"], sort=False):
         run.notices.append(f"{label} on {', '.join(rows['bench'])}: {note}")
@@ -225,7 +223,7 @@ def _gather_notes(run: Run) -> None:
     """Each remark of a timing run once, with the number of cells it stands on."""
     done = run.cells[run.cells["status"] == "done"]
     found: dict[str, list[str]] = {}
-    for row in done.itertuples() if "notes" in run.cells else ():
+    for row in done.itertuples():
         for note in filter(None, str(row.notes).split("; ")):
             found.setdefault(note, []).append(f"{row.label} on {row.bench}")
     for note, where in found.items():
@@ -242,7 +240,8 @@ def _check_mixed(run: Run) -> None:
         words["batch_size"] = "batch size"
     for frame, name in ((done, "cells.csv"), (run.throughput, "throughput.csv")):
         for column, word in words.items():
-            seen = sorted({str(v) for v in frame[column] if v}) if column in frame else []
+            there = frame[column].dropna() if column in frame else []
+            seen = sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in there if v})
             if len(seen) > 1:
                 run.notices.append(
                     f"{name}: mixed {word} ({', '.join(seen)}). Differences between such rows are "

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.store.record import DAMAGED, IMAGE, RoutingRecord
+from reports.cell import Series
 from reports.csvio import read_object
 from reports.record import PROCESSED, read, token_states
-from reports.summary import Series, Summary
+from reports.summary import Summary
 
 ATTENTION = "attention.npz"
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from reports import labels, text
+from reports.cell import Score, Series
 from reports.sheet import Drawn, Sheet
 from reports.style import INK, MUTED, Palette
-from reports.summary import Score, Series, Summary
+from reports.summary import Summary
 from reports.timing import Phase, Timed, watermark
 
 Point = tuple[Series, Score, Phase]

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from reports import studydata
+from reports.cell import ALPHA, NAN
 from reports.rundata import Run
 from reports.studydata import AVERAGE
-from reports.summary import ALPHA, NAN
 
 
 @dataclass(frozen=True)

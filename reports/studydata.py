@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from harness.store.columns import study as columns
 from reports.csvio import Spec, read_table, stored
 from reports.rundata import Run, blank
 
@@ -19,36 +20,10 @@ AVERAGE = "average"
 MEASURED = ("done", "partial")
 """States whose numbers are shown; a failed or missing line has none, whatever the file says."""
 
-LINES = Spec(
-    "study.csv",
-    ("arm", "role", "train", "test", "bench", "metric", "paper_note", "notes", "status", "error"),
-    ("mean", "ci_low", "ci_high", "seeds", "n", "seed_std", "reference_mean", "delta")
-    + ("delta_ci_low", "delta_ci_high", "kv_ratio_vision", "tflops_ratio", "train_seconds")
-    + ("paper_value",),
-    ("arm", "bench"),
-    ("arm", "bench", "mean", "status"),
-)
-RUNS = Spec(
-    "study_runs.csv",
-    ("arm", "seed", "train", "test", "status", "error", "checkpoint"),
-    ("steps", "final_loss", "train_seconds", "step_ms", "accuracy_average", "n"),
-    ("arm", "seed"),
-    ("arm", "seed", "status"),
-)
-CLAIMS = Spec(
-    "study_claims.csv",
-    ("claim", "better", "worse", "bench", "verdict", "reason", "source"),
-    ("difference", "ci_low", "ci_high", "p_value", "p_adjusted", "paper_difference", "margin"),
-    ("claim", "better", "worse", "bench"),
-    ("claim", "difference", "verdict"),
-)
-LOSSES = Spec(
-    "study_losses.csv",
-    ("arm", "seed"),
-    ("step", "loss"),
-    ("arm", "seed", "step"),
-    ("arm", "seed", "step", "loss"),
-)
+LINES = Spec.of(columns.STUDY, "arm", "bench", "mean", "status")
+RUNS = Spec.of(columns.RUNS, "arm", "seed", "status")
+CLAIMS = Spec.of(columns.CLAIMS, "claim", "difference", "verdict")
+LOSSES = Spec.of(columns.LOSSES, "arm", "seed", "step", "loss")
 SLACK = 1e-9
 ROUNDED = 0.15
 """Points by which a mean or a difference may miss the numbers it is made of."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import matplotlib
 
-from reports.summary import Series
+from reports.cell import Series
 
 PAPER = "#fffffe"
 INK = "#1c2127"

@@ -4,120 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
+from reports.cell import CONTROLS, NAN, Cell, Cost, Score, Series
 from reports.rundata import Run
-
-CONTROLS = ("random", "uniform", "pool", "blind")
-"""Controls stand after the methods, in this order."""
-
-ALPHA = 0.05
-
-NAN = math.nan
-
-
-@dataclass(frozen=True)
-class Series:
-    """One row of the study: a method with its parameters on a model."""
-
-    model: str
-    label: str
-    method: str
-    short: str = field(default="", compare=False)
-    """Name in figures: the method alone where it has one row, else the label."""
-
-    @property
-    def is_control(self) -> bool:
-        return self.method in CONTROLS
-
-
-@dataclass(frozen=True)
-class Score:
-    """A metric as ``accuracy.csv`` has it; NaN where nothing was measured."""
-
-    task: str
-    metric: str
-    value: float
-    n: float
-    low: float
-    high: float
-    delta: float
-    delta_low: float
-    delta_high: float
-    p_adjusted: float
-    verdict: str
-    headline: bool
-    n_paired: float = NAN
-    right_to_wrong: float = NAN
-    wrong_to_right: float = NAN
-    detectable: float = NAN
-    """Smallest true difference that the paired test finds with 80 % power."""
-    margin: float = NAN
-    skill: float = NAN
-    skill_low: float = NAN
-    skill_high: float = NAN
-    positions: str = ""
-    """How kept tokens are numbered: ``original``, ``compact``, or nothing."""
-    budget_asked: float = NAN
-    budget_met: float = NAN
-    budget_unit: str = ""
-    """``tokens`` of one image or ``share`` of its tokens."""
-    budget_within: float = NAN
-    """1 where the budget was met, 0 where it was missed."""
-    same_answers: float = NAN
-    smallest_n: float = NAN
-
-    @property
-    def is_same(self) -> bool:
-        """Whether dense gave every one of these answers, and was scored alike (a judge may not)."""
-        compared = self.n if math.isnan(self.n_paired) else self.n_paired
-        return self.delta == 0 and self.same_answers == compared > 0
-
-    @property
-    def significant(self) -> bool:
-        """Whether it differs from dense beyond chance, also after correction where there is one."""
-        corrected = math.isnan(self.p_adjusted) or self.p_adjusted < ALPHA
-        return self.verdict in ("better", "worse") and corrected
-
-
-@dataclass(frozen=True)
-class Cost:
-    """One line of ``cost.csv``; FLOPs in units of 1e12, ratios from 0 to 1."""
-
-    scope: str
-    unit: str
-    counter: str
-    convention: str
-    tflops: float
-    low: float
-    high: float
-    kv_vision: float
-    kv_all: float
-    kv_mib: float
-    skip_mod: float
-    skip_all: float
-    kv_mib_end: float = NAN
-    kv_batch: float = NAN
-
-
-@dataclass
-class Cell:
-    """One method on one bench.
-
-    ``status`` is done, failed, missing (not run, or not yet), or costs (FLOPs only, no answers).
-    """
-
-    status: str = "missing"
-    cell_id: str = ""
-    data: str = ""
-    error: str = ""
-    n: float = NAN
-    seconds: float = NAN
-    scores: list[Score] = field(default_factory=list)
-    costs: list[Cost] = field(default_factory=list)
 
 
 @dataclass

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reports import text
-from reports.summary import Cell as RunCell
-from reports.summary import Score, Series, Summary
+from reports.cell import Cell as RunCell
+from reports.cell import Score, Series
+from reports.summary import Summary
 
 
 @dataclass(frozen=True)

@@ -1,55 +1,17 @@
-"""Numbers as people read them, and the sentences of the report."""
+"""Numbers and conditions as people read them."""
 
 from __future__ import annotations
 
 import math
 
-from reports.summary import Score, Series, Summary
+from reports.cell import Score, Series
+from reports.summary import Summary
 
 GAP = "–"
 """What stands where nothing was measured."""
 
 SCALES = ((1.0, "TFLOPs"), (1e3, "GFLOPs"), (1e6, "MFLOPs"))
 """Factors from units of 1e12, largest unit first."""
-
-READING = (
-    ("Accuracy", "is each benchmark's own score on n samples, with a 95 % confidence interval."),
-    (
-        "Δ to dense",
-        "compares a method with the dense model on the same samples, in points. Only a significant "
-        "difference is bold, after correction for the number of comparisons; bold never means "
-        "highest.",
-    ),
-    (
-        "Non-inferior",
-        "means that the whole interval of a row lies above a loss of the margin, without "
-        "correction for the number of rows. Inconclusive means that the samples show neither that "
-        "nor a significant difference. Same answers, with their number: dense's in every document.",
-    ),
-    (
-        "Detectable",
-        "is the smallest true difference that the paired test (exact, two-sided 5 %, before the "
-        "correction) finds with 80 % power, at this n, its images and this many changed answers. A "
-        "smaller loss goes unnoticed more often.",
-    ),
-    (
-        "Prefill",
-        "is the language model's compute for reading the prompt once, per sample. The counter and "
-        "the convention stand in the conditions: numbers under different conventions do not "
-        "compare.",
-    ),
-    (
-        "KV cache",
-        "is the share of dense's vision-token entries that stay in the cache, over all layers.",
-    ),
-    (
-        "Skipped",
-        "is the share of token-layers not processed, over the layers that a method routes and over "
-        "all layers.",
-    ),
-    ("A dash", "means not measured, never zero. Failed and missing cells are listed, not filled."),
-)
-"""How to read the report: a name and what it means."""
 
 
 def number(value: float, digits: int = 1, signed: bool = False) -> str:
@@ -220,88 +182,11 @@ def conditions(summary: Summary) -> str:
     return ", ".join(p for p in parts if p)
 
 
-def opening(summary: Summary) -> str:
-    """One plain sentence of what was run."""
-    dense = [s for s in summary.series if s.method == "dense"]
-    controls = [s for s in summary.series if s.is_control]
-    others = len(summary.series) - len(dense) - len(controls)
-    who = [plural(others, "method")] if others else []
-    who += [plural(len(controls), "control")] if controls else []
-    against = " against dense" if dense and who else ""
-    models = list(dict.fromkeys(s.model for s in summary.series if s.model)) or ["an unknown model"]
-    benches = [b for b in summary.benches if b]
-    on = f" on {listing(benches)}" if benches else ""
-    total = len(summary.series) * len(summary.benches)
-    if total and summary.count("costs") == total:
-        rows = plural(len(summary.series), "row")
-        return f"FLOPs and KV cache of {rows}, model {listing(models)}; no benchmark was run."
-    text = f"{listing(who) or 'The dense model'}{against}{on}, model {listing(models)}: "
-    text += f"{summary.count('done')} of {plural(total, 'cell')} done"
-    for status, word in (("failed", "failed"), ("missing", "not run"), ("costs", "costs only")):
-        if summary.count(status):
-            text += f", {summary.count(status)} {word}"
-    return text + "."
-
-
-def findings(summary: Summary) -> list[str]:
-    """What the tests against dense say, in a few sentences; nothing beyond the verdicts."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for series in summary.series:
-        for bench in summary.benches:
-            score = summary.score(series, bench)
-            # That a control loses is what it is there for; that one wins would be news.
-            told = not series.is_control or (score is not None and score.verdict == "better")
-            if score and (score.verdict or score.is_same) and series.method != "dense" and told:
-                word = "same" if score.is_same else score.verdict
-                found.setdefault(word, {}).setdefault(series.label, []).append(bench)
-    words = {
-        "better": "Significantly better than dense",
-        "worse": "Significantly worse than dense",
-        "same": "The same answers as dense in every document",
-        "non-inferior": "No worse than dense by more than the margin",
-        "inconclusive": "Neither a significant difference nor shown to be as good",
-    }
-    sentences = []
-    for name, word in words.items():
-        places = found.get(name, {})
-        if places:
-            shown = by_method(places)
-            sentences.append(f"{word}: {shown}.")
-        elif name == "better" and found:
-            sentences.append("Nothing is significantly better than dense.")
-    missed = {
-        series.label: benches
-        for series in summary.series
-        if (benches := [b for b in summary.benches if _missed(summary.score(series, b))])
-    }
-    if missed:
-        shown = by_method(missed)
-        sentences.append(f"Missed the budget asked for, so no verdict: {shown}.")
-    return sentences
-
-
-def _missed(score: Score | None) -> bool:
-    return score is not None and bool(missed_budget(score))
-
-
 def by_method(places: dict[str, list[str]]) -> str:
     """``gamma on gqa and pope; pmod on textvqa``, cut short in a large study."""
     parts = [f"{label} on {_benches(on)}" for label, on in places.items()]
     more = f"; and {plural(len(parts) - 6, 'more method')}" if len(parts) > 6 else ""
     return "; ".join(parts[:6]) + more
-
-
-def mini_note(summary: Summary) -> str:
-    """What every reader of mini numbers must know; empty for a run without them."""
-    mini = [b for b in summary.benches if summary.is_mini_bench(b)]
-    parts = ["the shipped mini model"] if summary.is_mini_model else []
-    parts += [f"mini data ({listing(mini)})"] if mini else []
-    if not parts:
-        return ""
-    return (
-        f"Numbers here come from {listing(parts)}. They compare methods with each other under one "
-        "set of conditions; they say nothing about the published benchmarks of the same name."
-    )
 
 
 def series_names(series: list[Series]) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reports import text
-from reports.summary import Series, Summary
+from reports.cell import Series
+from reports.summary import Summary
 from reports.tables import Cell, Column, Table, name_cell
 
 NAN = math.nan

@@ -12,6 +12,7 @@ import pytest
 from harness.command.cli import main, parse
 from harness.common.errors import UsageError
 from harness.jobs.suite import resume_command
+from harness.options.flags import build_parser
 from harness.options.settings import ROOT, SUITES, Settings
 from tests.fakes import run
 
@@ -71,6 +72,18 @@ def test_plots_only_is_fast_and_loads_nothing_heavy(tmp_path: Path) -> None:
     assert "exact match" in (tmp_path / "run/report.html").read_text()
     assert "heavy: []" in done.stderr
     assert seconds < 5.0
+
+
+def test_the_reference_page_has_every_flag_and_every_file() -> None:
+    import runpy
+
+    found = runpy.run_path(str(ROOT / "docs/tables.py"))["tables"]()
+    page = (ROOT / "docs/reference.md").read_text()
+    assert all(marker in page for marker in found)
+    options, files = found.values()
+    for action in build_parser()._actions[1:]:
+        assert f"| `{action.option_strings[-1]}" in options
+    assert {"### `accuracy.csv`", "### `plans.csv`", "### `study.csv`"} < set(files.splitlines())
 
 
 def test_lists_have_one_line_per_entry(capsys: pytest.CaptureFixture[str]) -> None:

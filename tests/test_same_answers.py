@@ -12,7 +12,7 @@ import pytest
 from harness.bench.loop import Sample
 from harness.readouts.summary import summary_table
 from harness.store.csvfile import read_rows
-from reports import build_report, text
+from reports import build_report, sentences
 from reports.rundata import load_run
 from reports.summary import summarise
 from reports.tables import cells, overview
@@ -65,8 +65,9 @@ def test_the_report_says_same_answers_in_place_of_a_verdict(path: Path) -> None:
     assert words["fastv"] == f"same answers ({DOCUMENTS})"
     assert words["uniform"] == "inconclusive"
     assert words["random"] != words["fastv"]  # the same text, scored otherwise
-    assert "The same answers as dense in every document: fastv on gqa and pope." in text.findings(
-        summary
+    assert (
+        "The same answers as dense in every document: fastv on gqa and pope."
+        in sentences.findings(summary)
     )
     terminal = summary_table(path)
     shown = dict(zip(terminal.columns[0].cells, terminal.columns[1].cells, strict=True))

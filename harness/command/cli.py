@@ -19,23 +19,17 @@ from harness.common.errors import (
 )
 from harness.common.nearest import unknown
 from harness.common.stops import PROGRAM, interrupted, stoppable
-from harness.options.flags import build_parser
+from harness.options.flags import OPTIONS, build_parser, refuse_idle
+from harness.options.option import Job, checked, flag
 from harness.options.settings import (
-    ANALYSIS,
     LIST_KINDS,
-    SWITCHES,
+    SETTING,
     Settings,
     add_checkpoint,
-    checked,
-    convert,
-    flag,
     make_settings,
 )
-from harness.options.validators import VALIDATORS, place
 
-FREE = ("out", "quiet", "verbose")  # settings that every run may have
-WRITERS = ("plots_only", "diff")  # jobs on finished runs that write where --out says
-STUDIED = ("study", "bench", "limit", "batch_size")  # settings that a study has a use for
+LIGHT = Job.LIST | Job.CHECK | Job.PLOTS_ONLY | Job.DIFF  # jobs that have no settings
 
 
 def parse(argv: Sequence[str]) -> tuple[dict[str, Any], Settings]:
@@ -46,29 +40,34 @@ def parse(argv: Sequence[str]) -> tuple[dict[str, Any], Settings]:
     for text in argv:
         if not is_text(text):
             raise UsageError(f"'{one_line(text)}' is not UTF-8 text")
-    parser = build_parser()
-    known, extra = parser.parse_known_args(list(argv))
+    known, extra = build_parser().parse_known_args(list(argv))
     if extra:
-        flags = [text for action in parser._actions for text in action.option_strings]
         if extra[0].startswith("-"):
+            flags = ["-h", "--help", *(flag(one.name) for one in OPTIONS)]
             raise UsageError(unknown("flag", extra[0].partition("=")[0], flags))
         raise UsageError(f"unexpected argument '{extra[0]}': every value belongs to a flag")
     raw = vars(known)
+    for one in (one for one in OPTIONS if one.name in raw and one.name not in SETTING):
+        for text in raw[one.name] if isinstance(raw[one.name], list) else [raw[one.name]]:
+            one.convert(text)
     values: dict[str, Any] = {}
     if "suite" in raw:
         from harness.options.suites import load_suite, suite_path
 
         values = load_suite(checked("--suite", suite_path, raw["suite"]))
-    if "workload" in raw:
-        raw["workload"] = ",".join(raw["workload"])
-    values |= {name: convert(name, raw[name]) for name in VALIDATORS if name in raw}
-    values |= {name: raw[name] for name in SWITCHES if name in raw}
     given: dict[str, str] = {}
     for text in raw.get("checkpoint", ()):
         add_checkpoint(given, text)
-    if given or "checkpoint" in values:
-        values["checkpoint"] = {**values.get("checkpoint", {}), **given}
-    return raw, make_settings(values)
+    checkpoint = {**values.get("checkpoint", {}), **given}
+    for name in (name for name in SETTING if name in raw):
+        one, value = SETTING[name], raw[name]
+        if isinstance(value, list):  # of a flag that may be repeated
+            value = ",".join(value)
+        values[name] = value if one.check is None else one.convert(value)
+    settings = make_settings(values | {"checkpoint": checkpoint})
+    job = _job(raw, settings)
+    refuse_idle(job, raw if job in LIGHT else settings.changed())
+    return raw, settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,35 +117,31 @@ def _guarded(argv: list[str]) -> int:
 
 
 def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
-    jobs: list[str] = [name for name in ("list", "check", "plots_only", "diff") if name in raw]
-    jobs += [name for name in ("costs_only", "throughput") if getattr(settings, name)]
-    if len(jobs) > 1:
-        raise UsageError(f"{flag(jobs[0])} and {flag(jobs[1])} exclude each other")
-    _refuse_idle_flags(raw, settings, jobs)
-    if jobs == ["list"]:
+    job = _job(raw, settings)
+    if job is Job.LIST:
         return _list(raw["list"])
-    if jobs == ["check"]:
+    if job is Job.CHECK:
         return _check(raw["check"])
-    if jobs == ["plots_only"]:
+    if job is Job.PLOTS_ONLY:
         return _plots(raw["plots_only"], settings.out)
-    if jobs == ["diff"]:
+    if job is Job.DIFF:
         one, other = raw["diff"]
         return _diff(one, other, settings.out)
-    if settings.published and settings.costs_only:
+    if job is Job.PUBLISHED:
         from harness.jobs.published import run_published
 
         return run_published(settings, argv)
-    if settings.study:
+    if job is Job.STUDY:
         from harness.study.run import run_study
 
         return run_study(settings, argv)
     if not settings.methods:
         raise UsageError("nothing to do: give --methods and --bench, or see --help")
-    if settings.costs_only:
+    if job is Job.COSTS_ONLY:
         from harness.jobs.costs import run_costs
 
         return run_costs(settings, argv)
-    if settings.throughput:
+    if job is Job.THROUGHPUT:
         from harness.jobs.throughput import run_throughput
 
         return run_throughput(settings, argv)
@@ -157,23 +152,14 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     return run_suite(settings, argv)
 
 
-def _refuse_idle_flags(raw: dict[str, Any], settings: Settings, jobs: list[str]) -> None:
-    """A flag that would be ignored is a misunderstanding: better said than found out later."""
-    if jobs and not (settings.costs_only or settings.throughput):
-        idle = set(raw) - {*jobs, "quiet", "verbose", *(("out",) if jobs[0] in WRITERS else ())}
-    elif settings.study or (settings.costs_only and settings.published):
-        used = STUDIED if settings.study else ("published", "costs_only")
-        idle = {name for name in vars(settings) if name not in (*FREE, *used)}
-        idle = {name for name in idle if getattr(settings, name) != getattr(Settings(), name)}
-        jobs = ["study" if settings.study else "published"]
-    else:
-        idle = settings.idle | ({"bench"} if settings.costs_only else {"published"})
-        idle |= {"margin", *ANALYSIS} if settings.costs_only or settings.throughput else set()
-        idle = {name for name in idle if getattr(settings, name) != getattr(Settings(), name)}
-    for name in sorted(idle):
-        with_what = flag(jobs[0]) if jobs else "a run on benchmarks"
-        with_what = "a study" if jobs == ["study"] else with_what
-        raise UsageError(f"{flag(name)} has no meaning with {with_what}")
+def _job(raw: dict[str, Any], settings: Settings) -> Job:
+    """What to do; UsageError where two things are asked for."""
+    jobs = [job for job in LIGHT if str(job.name).lower() in raw]
+    jobs += [Job.COSTS_ONLY] if settings.costs_only else []
+    jobs += [Job.THROUGHPUT] if settings.throughput else []
+    if len(jobs) > 1:
+        raise UsageError(f"{jobs[0].shown} and {jobs[1].shown} exclude each other")
+    return jobs[0] if jobs and jobs[0] in LIGHT else settings.job
 
 
 def _list(kind: str) -> int:
@@ -200,7 +186,7 @@ def _check(name: str) -> int:
 def _plots(target: str, out: str | None) -> int:
     from harness.store.rundir import open_for_reading
 
-    run_dir: Path = open_for_reading(checked("--plots-only", place, target))
+    run_dir: Path = open_for_reading(target)
     from reports.build import build_report
     from reports.errors import ReportError
 
@@ -215,7 +201,6 @@ def _diff(one: str, other: str, out: str | None) -> int:
     from reports.diffview import show_diff
     from reports.errors import ReportError
 
-    one, other = (checked("--diff", place, text) for text in (one, other))
     try:
         show_diff(Path(one), Path(other), Path(out) if out else None)
     except ReportError as error:

@@ -19,7 +19,8 @@ from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
 from harness.jobs.plan import Plan
 from harness.jobs.throughput import bus_id, conditions, same_device, time_all
-from harness.options.settings import Settings, flag
+from harness.options.option import flag
+from harness.options.settings import Settings
 from harness.options.workload import Workload, parse_workload
 from harness.store.rundir import Store
 from harness.timing.cells import Cells

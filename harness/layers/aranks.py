@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.layers import columns
 from harness.layers.job import Job, image_ids
 from harness.layers.ranks import VARIANTS
 from harness.layers.states import COSINES, TOP, Measured, measure
 from harness.layers.subject import Document, in_batches
 from harness.statistics.stats import quantity_interval
+from harness.store.columns import layers as columns
 
 SIZES = (5, 10, 25, 50, 100, 200)  # sample sizes beside the full one
 FILES = ("arank.csv", "arank_heads.csv", "layer_samples.csv", "analysis_documents.csv")

@@ -15,10 +15,10 @@ from dataclasses import replace
 from typing import Any
 
 from harness.bench.loop import CellResult
-from harness.layers import columns
 from harness.layers.job import Job
 from harness.layers.subject import Document, in_batches
 from harness.statistics.stats import paired, quantity_interval
+from harness.store.columns import layers as columns
 from harness.store.csvfile import read_rows, write_csv
 from methods.base import Method
 from methods.dense import Dense

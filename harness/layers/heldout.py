@@ -9,11 +9,11 @@ from typing import Any
 import methods
 from harness.bench.loop import Sample
 from harness.cost.readouts import read_out
-from harness.layers import columns
 from harness.layers.job import Job
 from harness.layers.plans import RetentionPlan, measured, papers, top_dense
 from harness.layers.tables import damage_tables, layer_tables
 from harness.statistics.stats import Paired, holm, mean_interval, paired
+from harness.store.columns import layers as columns
 
 FILE = "plans.csv"
 REFERENCE = "prd"  # the paper's schedule that every other plan is compared with

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
-from harness.layers import columns
 from harness.layers.correlation import Table, as_table, correlate
 from harness.layers.job import Job
+from harness.store.columns import layers as columns
 
 FILE = "layer_correlation.csv"
 MEASURES = ("logits", "probs", "block_influence", "cosine")

@@ -1,29 +1,45 @@
-"""What a run was asked to do: one frozen dataclass, filled from flags and a YAML suite.
+"""What a run was asked to do: every option of the command line, declared once.
 
-Torch-free. Every value goes through the same checks (`options.validators`) whether it came from a
-flag or from a suite file; a bad value is a `UsageError` of one line.
+Torch-free. A field of `Settings` is a flag and a key of suite files; a new option is a new field.
+Every value goes through its check whether it came from a flag or from a suite; a bad one is a
+`UsageError` of one line.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from harness.common.errors import UsageError
-from harness.options.validators import VALIDATORS, checkpoint
+from harness.options import option, validators
+from harness.options.option import (
+    MEASURING,
+    ON_BENCHES,
+    RUNS,
+    WRITING,
+    Job,
+    Option,
+    Record,
+    checked,
+    flag,
+    setting,
+)
+from harness.options.validators import natural, non_empty, one_of, positive, seconds, share
 
-T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 SUITES = ROOT / "suites"
-
-# Settings that only a run with measured times has a use for; the last three only --throughput.
-MEASURED = ("workload", "repeats", "warmup", "min_seconds", "max_seconds")
-TIMING_ONLY = (*MEASURED, "random_weights", "layers", "width")
-ANALYSIS = ("analyse", "analyse_samples", "analyse_kv")
 LIST_KINDS = ("methods", "benches", "models", "suites")
+
+_do = partial(setting, group=option.DO)
+_analysis = partial(setting, group=option.LAYERS, jobs=ON_BENCHES, record=Record.SET)
+_timing = partial(setting, group=option.TIMES, jobs=MEASURING, record=Record.USED)
+_shape = partial(setting, group=option.TIMES, jobs=Job.THROUGHPUT, record=Record.USED)
+_free = partial(setting, jobs=~Job(0), record=Record.NEVER)
 
 
 @dataclass(frozen=True)
@@ -31,104 +47,234 @@ class Settings:
     """Everything a run depends on; `out`, `quiet` and `verbose` are the only ones that cannot
     change a number, and `margin` changes verdicts only."""
 
-    methods: tuple[str, ...] = ()
-    controls: bool = False
-    bench: tuple[str, ...] = ()
-    model: str = "tiny-llava"
-    checkpoint: Mapping[str, str] = field(default_factory=dict)
-    data: str = "auto"
-    limit: int | None = None
-    batch_size: int | str = 1
-    device: str = "auto"
-    dtype: str = "auto"
-    attn: str = "auto"
-    seed: int = 0
-    allow: tuple[str, ...] = ()  # faults of single samples that shall not end a cell
-    margin: float | None = None  # None: the run directory's, else 1 point
-    n_text: int = 58
-    n_out: int = 32
-    costs_only: bool = False
-    published: str | None = None
-    study: str | None = None  # the suite file that holds it
-    analyse: tuple[str, ...] = ()
-    analyse_samples: int = 50
-    analyse_kv: float = 0.5375  # the mean of p-MoD's released schedule
-    throughput: bool = False
-    with_throughput: bool = False
-    workload: tuple[str, ...] = ()
-    random_weights: bool = False
-    layers: int | None = None
-    width: int | None = None
-    repeats: int = 30
-    warmup: int = 10
-    min_seconds: float = 10.0
-    max_seconds: float | None = None
-    out: str | None = None
-    quiet: bool = False
-    verbose: bool = False
+    methods: tuple[str, ...] = _do(
+        (),
+        validators.comma_list,
+        "LIST",
+        help="comma list of name[:key=value]..., see --list methods; a name may be the path of a "
+        "FILE.py that defines a method",
+    )
+    controls: bool = _do(
+        False,
+        help="add random, uniform and pool at the budget of every method, and blind",
+        jobs=ON_BENCHES,
+        record=Record.NEVER,  # they stand among the methods then
+    )
+    bench: tuple[str, ...] = _do(
+        (),
+        validators.benches,
+        "LIST",
+        help="comma list from --list benches, or any lmms-eval task name as it stands",
+        jobs=ON_BENCHES | Job.THROUGHPUT | Job.STUDY,
+    )
+    model: str = setting(
+        "tiny-llava",
+        validators.place,
+        "MODEL",
+        help="from --list models, a hub id or a local folder",
+    )
+    checkpoint: Mapping[str, str] = setting(
+        {},
+        validators.checkpoint,
+        "METHOD=PATH_OR_ID",
+        help="trained weights of a trained method on this model; repeatable",
+        repeats=True,
+    )
+    data: str = setting(
+        "auto",
+        validators.data,
+        "|".join([*validators.DATA, "DIR"]),
+        help="auto: mini for the shipped model, else hub; or a folder with copies of the datasets",
+    )
+    limit: int | None = setting(
+        None, positive, "N", help="only the first N documents of each bench", jobs=RUNS | Job.STUDY
+    )
+    batch_size: int | str = setting(
+        1,
+        validators.batch_size,
+        "N|auto",
+        help=f"samples per batch, at most {validators.MAX_BATCH}",
+        jobs=RUNS | Job.STUDY,
+    )
+    device: str = setting(
+        "auto", validators.device, "DEVICE", help="auto, cpu, cuda, cuda:N or mps"
+    )
+    dtype: str = setting(
+        "auto",
+        one_of("dtype", validators.DTYPES, validators.DTYPE_ALIASES),
+        "|".join(validators.DTYPES),
+        help="precision of the model",
+    )
+    attn: str = setting(
+        "auto",
+        one_of("attention backend", validators.ATTENTION, validators.ATTENTION_ALIASES),
+        "|".join(validators.ATTENTION),
+        help="attention backend",
+    )
+    seed: int = setting(0, natural, "N", help="of all that is drawn")
+    allow: tuple[str, ...] = setting(
+        (),
+        validators.allowed,
+        "LIST",
+        help="over-length: answer and count samples longer than the model's context instead of "
+        "failing the cell",
+        jobs=ON_BENCHES,
+        record=Record.SET,
+    )
+    margin: float | None = setting(  # None: the run directory's, else 1 point
+        None,
+        validators.points,
+        "POINTS",
+        help="loss up to which a method is non-inferior to dense (default 1); another one on a "
+        "finished run derives its tables again",
+        jobs=ON_BENCHES,
+        record=Record.NEVER,
+    )
+    n_text: int = setting(
+        58,
+        positive,
+        "N",
+        help="text tokens of a cost or time",
+        jobs=Job.COSTS_ONLY | Job.THROUGHPUT,
+        record=Record.USED,
+    )
+    n_out: int = setting(
+        32,
+        positive,
+        "N",
+        help="new tokens of a cost or time",
+        jobs=Job.COSTS_ONLY | MEASURING,
+        record=Record.USED,
+    )
+    costs_only: bool = _do(
+        False,
+        help="FLOPs and KV ledger at the model's true sizes: no weights, no benchmarks",
+        jobs=Job.COSTS_ONLY | Job.PUBLISHED,
+    )
+    published: str | None = _do(
+        None,
+        non_empty,
+        "TABLE",
+        help="--costs-only: a paper's cost table beside ours, e.g. pmod-table5",
+        jobs=Job.PUBLISHED,
+        record=Record.SET,
+    )
+    study: str | None = _do(  # the suite file that holds it
+        None,
+        help="what `harness.study` reads of a suite",
+        jobs=Job.STUDY,
+        record=Record.SET,
+        is_flag=False,
+    )
+    analyse: tuple[str, ...] = _analysis(
+        (),
+        validators.analyses,
+        "LIST",
+        help="of dense, after the cells: arank (rank of every layer's attention), damage (each "
+        "layer skipped, whole and for half of the image tokens), plan (retention plans from them)",
+    )
+    analyse_samples: int = _analysis(
+        50,
+        positive,
+        "N",
+        help="the first N documents of each bench",
+        needs="analyse",
+    )
+    analyse_kv: float = _analysis(  # the mean of p-MoD's released schedule
+        0.5375,
+        share,
+        "SHARE",
+        help="image-token cache of the plans",
+        needs="analyse",
+    )
+    throughput: bool = _do(
+        False,
+        help="measured time by phase, interleaved with dense: of --workload, or of --bench",
+        jobs=Job.THROUGHPUT,
+        record=Record.USED,
+    )
+    with_throughput: bool = _do(
+        False,
+        help="a run on benchmarks: time its methods as well, when the answers are done",
+        jobs=Job.TIMED_RUN,
+        record=Record.USED,
+    )
+    workload: tuple[str, ...] = _timing(
+        (),
+        validators.workloads,
+        "SPEC",
+        help="n_text=58:n_image=576:n_out=32:batch=8 (n_image as the model makes it when left "
+        "out, 0 for none) or bench=gqa:n_out=32:batch=8; repeatable",
+        repeats=True,
+    )
+    random_weights: bool = _shape(
+        False, help="the model's shapes with random weights, built on the device: needs no files"
+    )
+    layers: int | None = _shape(
+        None,
+        positive,
+        "N",
+        help="--random-weights: fewer decoder layers",
+        needs="random_weights",
+    )
+    width: int | None = _shape(
+        None, positive, "N", help="--random-weights: another hidden size", needs="random_weights"
+    )
+    repeats: int = _timing(30, positive, "N", help="rounds at least")
+    warmup: int = _timing(10, positive, "N", help="runs before, a method and shape")
+    min_seconds: float = _timing(10.0, seconds, "S", help="of dense's time, at least")
+    max_seconds: float | None = _timing(
+        None, seconds, "S", help="stop the rounds of a workload then"
+    )
+    out: str | None = _free(
+        None,
+        validators.target,
+        "DIR",
+        help="run directory, resumed if it exists (default runs/<time>)",
+        jobs=WRITING,
+    )
+    quiet: bool = _free(False, help="no progress, errors only")
+    verbose: bool = _free(False, help="more detail, library messages")
 
     @property
-    def idle(self) -> set[str]:
-        """Settings of costs and times that this kind of run has no use for."""
-        if self.throughput:
-            return {"with_throughput", "controls", "allow"}
-        found = {"throughput", *TIMING_ONLY, "with_throughput"}
-        found -= {*MEASURED, "with_throughput"} if self.with_throughput else set()
+    def job(self) -> Job:
+        """The kind of run that the settings alone ask for."""
+        if self.study:
+            return Job.STUDY
         if self.costs_only:
-            found |= {"controls", "allow"}
-        else:
-            found |= {"n_text"} if self.with_throughput else {"n_text", "n_out"}
-        return found
+            return Job.PUBLISHED if self.published else Job.COSTS_ONLY
+        if self.throughput:
+            return Job.THROUGHPUT
+        return Job.TIMED_RUN if self.with_throughput else Job.RUN
+
+    def changed(self) -> set[str]:
+        """Names of the settings that are not at their default."""
+        return {name for name, o in SETTING.items() if getattr(self, name) != o.default}
 
     def recorded(self) -> dict[str, Any]:
         """The settings that must agree when a run directory is resumed (JSON-able)."""
-        skip = {"out", "quiet", "verbose", "margin"}  # another margin only derives tables again
-        skip |= {"controls"}  # they stand among the methods then
-        skip |= set() if self.published else {"published"}
-        skip |= set() if self.study else {"study"}
-        skip |= set() if self.allow else {"allow"}
-        skip |= self.idle
-        skip |= set() if self.analyse else set(ANALYSIS)
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
-        for name in ("methods", "bench", "workload", "analyse", "allow"):
-            if name in values:
-                values[name] = list(values[name])
-        values["checkpoint"] = dict(sorted(self.checkpoint.items()))
-        return values
+        values = {name: getattr(self, name) for name, o in SETTING.items() if self._records(o)}
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        return values | {"checkpoint": dict(sorted(self.checkpoint.items()))}
+
+    def _records(self, asked: Option) -> bool:
+        return {
+            Record.NEVER: False,
+            Record.ALWAYS: True,
+            Record.USED: self.job in asked.jobs,
+            Record.SET: bool(getattr(self, asked.needs or asked.name)),
+        }[asked.record]
 
 
-def flag(name: str) -> str:
-    """The command-line spelling of a settings field."""
-    return "--" + name.replace("_", "-")
-
-
-SWITCHES = (
-    "controls",
-    "costs_only",
-    "throughput",
-    "with_throughput",
-    "random_weights",
-    "quiet",
-    "verbose",
-)
-
-
-def convert(name: str, value: str, shown_as: str | None = None) -> Any:
-    """`value` checked and converted for the settings field `name`; errors name the flag."""
-    return checked(shown_as or flag(name), VALIDATORS[name], value)
-
-
-def checked(shown: str, check: Callable[[str], T], value: str) -> T:
-    """What `check` makes of a value; a UsageError of it names the flag or key, `shown`."""
-    try:
-        return check(value)
-    except UsageError as error:
-        raise UsageError(f"{shown}: {error}") from None
+SETTING: dict[str, Option] = {
+    f.name: dataclasses.replace(f.metadata["option"], name=f.name) for f in fields(Settings)
+}
+"""The options that are settings, by name."""
 
 
 def add_checkpoint(found: dict[str, str], text: str) -> None:
     """Add one `method=PATH` to `found`; the same method with two paths is refused."""
-    name, path = checked("--checkpoint", checkpoint, text)
+    name, path = checked("--checkpoint", validators.checkpoint, text)
     if found.setdefault(name, path) != path:
         raise UsageError(f"--checkpoint: '{name}' stands twice, with different weights")
 
@@ -144,9 +290,6 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
                 f"--with-throughput and {flag(name)} exclude each other: it adds times to a run "
                 "on benchmarks"
             )
-    for name in ANALYSIS[1:]:
-        if not settings.analyse and getattr(settings, name) != getattr(Settings(), name):
-            raise UsageError(f"{flag(name)} has no meaning without --analyse")
     if "plan" in settings.analyse and (settings.limit or math.inf) <= settings.analyse_samples:
         raise UsageError(
             f"--analyse: plans are checked on documents behind the first "

@@ -8,8 +8,9 @@ from typing import Any
 from harness.common.errors import UsageError
 from harness.common.nearest import unknown
 from harness.common.yamlfile import read_mapping
-from harness.options.settings import SUITES, SWITCHES, add_checkpoint, convert, flag
-from harness.options.validators import VALIDATORS, place
+from harness.options.option import flag
+from harness.options.settings import SETTING, SUITES, add_checkpoint
+from harness.options.validators import place
 
 DESCRIPTION = "description"
 STUDY = "study"
@@ -43,24 +44,25 @@ def load_suite(path: Path) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if name == DESCRIPTION:
             continue
+        option = SETTING.get(name)
+        if option is None:
+            keys = [flag(k)[2:] for k in SETTING]
+            raise UsageError(f"{path}: " + unknown("key", str(key), [*keys, DESCRIPTION]))
         if name == STUDY:
             values[name] = str(path)  # `harness.study` reads it
         elif name == "checkpoint":
             values[name] = _checkpoints(value, path)
-        elif name in SWITCHES:
+        elif option.check is None:
             values[name] = _switch(name, value, path)
-        elif name in VALIDATORS:
-            values[name] = convert(name, _text(name, value, path), f"{path}: {key}")
         else:
-            keys = [flag(k)[2:] for k in (*VALIDATORS, *SWITCHES, "checkpoint")]
-            raise UsageError(f"{path}: " + unknown("key", str(key), [*keys, DESCRIPTION, STUDY]))
+            values[name] = option.convert(_text(name, value, path), f"{path}: {key}")
     return values
 
 
 def _text(name: str, value: Any, path: Path) -> str:
     """A YAML scalar, or list of scalars, as the flag would have been written."""
     if isinstance(value, list):
-        if name not in ("methods", "bench", "workload", "analyse", "allow"):
+        if not SETTING[name].is_list:
             raise UsageError(f"{path}: {flag(name)[2:]} takes one value, not a list")
         return ",".join(_text(name, item, path) for item in value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):

@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from harness.common.errors import UsageError, one_line
 from harness.common.nearest import unknown
@@ -70,23 +69,27 @@ def _integer(text: str) -> int:
 
 def seconds(text: str) -> float:
     """A finite number of seconds, 0 or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise UsageError(f"expected a number of seconds, got '{text}'")
-    return value
+    return _number(text, "a number of seconds", lambda value: 0 <= value < math.inf)
 
 
 def points(text: str) -> float:
     """A positive number of points, below 100."""
+    what = "a number of points above 0 and below 100"
+    return _number(text, what, lambda value: 0 < value < 100)
+
+
+def share(text: str) -> float:
+    """A number above 0, at most 1."""
+    return _number(text, "a share above 0, at most 1", lambda value: 0 < value <= 1)
+
+
+def _number(text: str, what: str, fits: Callable[[float], bool]) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < 100:
-        raise UsageError(f"expected a number of points above 0 and below 100, got '{text}'")
+    if not fits(value):
+        raise UsageError(f"expected {what}, got '{text}'")
     return value
 
 
@@ -110,17 +113,6 @@ def allowed(text: str) -> tuple[str, ...]:
     """A comma list of faults that shall not end a cell, each once."""
     known = one_of("fault", ALLOWED)
     return tuple(dict.fromkeys(known(item) for item in comma_list(text)))
-
-
-def share(text: str) -> float:
-    """A number above 0, at most 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 1:
-        raise UsageError(f"expected a share above 0, at most 1, got '{text}'")
-    return value
 
 
 def batch_size(text: str) -> int | str:
@@ -194,33 +186,3 @@ def non_empty(text: str) -> str:
     if not text.strip():
         raise UsageError("expected a value, got nothing")
     return text
-
-
-VALIDATORS: dict[str, Callable[[str], Any]] = {
-    "methods": comma_list,
-    "bench": benches,
-    "model": place,
-    "data": data,
-    "limit": positive,
-    "batch_size": batch_size,
-    "device": device,
-    "dtype": one_of("dtype", DTYPES, DTYPE_ALIASES),
-    "attn": one_of("attention backend", ATTENTION, ATTENTION_ALIASES),
-    "seed": natural,
-    "allow": allowed,
-    "margin": points,
-    "n_text": positive,
-    "n_out": positive,
-    "published": non_empty,
-    "analyse": analyses,
-    "analyse_samples": positive,
-    "analyse_kv": share,
-    "workload": workloads,
-    "layers": positive,
-    "width": positive,
-    "repeats": positive,
-    "warmup": positive,
-    "min_seconds": seconds,
-    "max_seconds": seconds,
-    "out": target,
-}

@@ -33,7 +33,7 @@ WITHOUT_INFLUENCE = (
     *("cost/replica.py", "cost/rows.py", "engine/attention.py", "families/tiny.py"),
     *("families/trust.py", "model/catalog.py", "model/published.py", "model/weights.py"),
     *("readouts/controls.py", "readouts/derive.py", "readouts/fronts.py", "readouts/summary.py"),
-    *("store/__init__.py", "store/cells.py", "store/columns.py", "store/csvfile.py"),
+    *("store/__init__.py", "store/cells.py", "store/columns", "store/csvfile.py"),
     *("store/pictures.py", "store/rundir.py"),  # not what packs and unpacks routing records
 )
 # Installed packages that turn documents into tokens, tokens into answers, answers into scores.

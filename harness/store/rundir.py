@@ -18,7 +18,7 @@ from typing import IO, Any
 from harness.common.errors import StoreError, UsageError, one_line
 from harness.common.jsonfile import read_json
 from harness.common.place import check_place
-from harness.options.settings import flag
+from harness.options.option import flag
 from harness.statistics.stats import MARGIN_POINTS
 from harness.store import columns
 from harness.store.csvfile import (

@@ -19,9 +19,10 @@ from harness.jobs.plan import require_same_files
 from harness.jobs.runinfo import environment
 from harness.jobs.suite import draw_report, resumable, resume_command
 from harness.options.settings import ROOT, Settings
+from harness.store.columns import study as columns
 from harness.store.csvfile import write_csv
 from harness.store.rundir import Store, check_out, default_out
-from harness.study import columns, work
+from harness.study import work
 from harness.study.jobs import Exam, Job, gather, unique
 from harness.study.spec import Study, load_study
 from harness.study.tables import (

@@ -134,9 +134,6 @@ def check_rounds(settings: Settings) -> None:
         )
     if settings.batch_size == "auto":
         raise UsageError("--batch-size: a time belongs to one batch size; give a number")
-    for name in ("layers", "width"):
-        if getattr(settings, name) is not None and not settings.random_weights:
-            raise UsageError(f"--{name} has no meaning without --random-weights")
     if settings.random_weights and settings.bench:
         raise UsageError("--bench: documents need a processor: leave out --random-weights")
     if settings.random_weights and settings.checkpoint:

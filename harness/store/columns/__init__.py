@@ -1,0 +1,24 @@
+"""Every CSV of a run directory: writers, the report's readers and the docs follow. Torch-free.
+
+A new column is a new line behind the others; the contract's stand first.
+"""
+
+from harness.store.columns.answers import ACCURACY, CELLS, CONTROLS, FRONTS
+from harness.store.columns.costs import (
+    COST,
+    COUNTED,
+    COUNTERS,
+    EVIDENCE,
+    PUBLISHED,
+    ROUTING,
+    SAMPLES,
+)
+from harness.store.columns.table import CELL
+from harness.store.columns.times import ROUNDS, THROUGHPUT
+
+SCHEMA_VERSION = 1
+
+__all__ = [
+    "ACCURACY", "CELL", "CELLS", "CONTROLS", "COST", "COUNTED", "COUNTERS", "EVIDENCE", "FRONTS",
+    "PUBLISHED", "ROUNDS", "ROUTING", "SAMPLES", "SCHEMA_VERSION", "THROUGHPUT",
+]  # fmt: skip
