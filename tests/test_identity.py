@@ -185,15 +185,26 @@ def _digest(root: Path, code: str) -> str:
 
 
 ENGINE = "from harness.store.cells import engine_digest as d; print(d())"
+READOUT = "from harness.readouts.keys import readout_keys as k; print(k()[{!r}])"
+COST, COUNTERS, EVIDENCE = map(READOUT.format, ("cost", "counters", "evidence"))
 METHOD = "import methods; print(methods.load('cdpruner').source_hash())"
 
 
 @pytest.mark.parametrize(
     ("code", "parts", "others"),
     [
-        (ENGINE, ["reports/geometry.py", "harness/readouts/evidence.py",
-                  "harness/store/response_log.py"],
-         ["reports/tables.py", "methods/fastv.py", "harness/command/cli.py"]),
+        (ENGINE, ["harness/engine/run.py", "harness/bench/generation.py",
+                  "harness/model/loading.py", "harness/store/packing.py", "methods/base.py"],
+         ["reports/geometry.py", "methods/fastv.py", "methods/greedy.py", "methods/__init__.py",
+          "harness/command/cli.py", "harness/options/flags.py", "harness/cost/ledger.py",
+          "harness/readouts/evidence.py", "harness/statistics/stats.py"]),
+        (COST, ["harness/cost/ledger.py", "harness/cost/readouts.py", "harness/store/columns.py"],
+         ["reports/geometry.py", "harness/readouts/evidence.py", "harness/engine/run.py",
+          "methods/greedy.py", "harness/cost/referees.py", "harness/statistics/stats.py"]),
+        (COUNTERS, ["harness/cost/referees.py", "harness/cost/modules.py"],
+         ["reports/geometry.py", "harness/readouts/evidence.py", "harness/engine/run.py"]),
+        (EVIDENCE, ["harness/readouts/evidence.py", "reports/geometry.py"],
+         ["harness/cost/ledger.py", "harness/engine/run.py", "methods/greedy.py"]),
         (METHOD, ["methods/cdpruner.py", "methods/greedy.py", "methods/params.py"],
          ["methods/fastv.py", "methods/resampler.py", "reports/geometry.py"]),
     ],

@@ -118,7 +118,9 @@ def _guarded(argv: list[str]) -> int:
 
 
 def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
-    jobs: list[str] = [name for name in ("list", "check", "plots_only", "diff") if name in raw]
+    jobs: list[str] = [
+        name for name in ("list", "check", "plots_only", "diff", "derive") if name in raw
+    ]
     jobs += [name for name in ("costs_only", "throughput") if getattr(settings, name)]
     if len(jobs) > 1:
         raise UsageError(f"{flag(jobs[0])} and {flag(jobs[1])} exclude each other")
@@ -132,6 +134,10 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     if jobs == ["diff"]:
         one, other = raw["diff"]
         return _diff(one, other, settings.out)
+    if jobs == ["derive"]:
+        from harness.jobs.derive import run_derive
+
+        return run_derive(checked("--derive", place, raw["derive"]), settings.quiet)
     if settings.published and settings.costs_only:
         from harness.jobs.published import run_published
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
+from harness.common.conditions import ATTENTION, DTYPES
 from harness.common.errors import UsageError
 from harness.common.stops import PROGRAM
 from harness.options.settings import LIST_KINDS
-from harness.options.validators import ATTENTION, DATA, DTYPES
+from harness.options.validators import DATA
 
 EPILOG = """\
 examples:
@@ -16,6 +17,7 @@ examples:
   python run_suite.py --methods fastv:k=3:r=0.75,random --bench pope --limit 100 --out runs/mine
   python run_suite.py --suite suites/first-light.yaml
   python run_suite.py --plots-only runs/mine
+  python run_suite.py --derive runs/mine
   python run_suite.py --diff runs/mine runs/other
   python run_suite.py --costs-only --model llava-hf/llava-1.5-7b-hf --methods pmod,fastv
   python run_suite.py --suite suites/pmod-table5.yaml
@@ -96,6 +98,11 @@ def _add_jobs(group: argparse._ArgumentGroup) -> None:
         "--plots-only",
         metavar="RUN",
         help="tables, figures and reports again from a run's CSVs, into it or into --out",
+    )
+    group.add_argument(
+        "--derive",
+        metavar="RUN",
+        help="costs, routing, evidence and all tables again from a run's stored records: no model",
     )
     group.add_argument(
         "--diff",
