@@ -107,6 +107,10 @@ def _row(sample: Mapping[str, str], cost: Mapping[str, Any]) -> dict[str, Any]:
 def referees_of(basis: Basis) -> Any:
     """The counters on a model of this config: torch, but no weights."""
     import torch
+
+    from harness.common.torchvision_ops import declare_missing_ops
+
+    declare_missing_ops()
     from transformers import AutoConfig, AutoModel
 
     from harness.cost.modules import decoder_like
