@@ -7,7 +7,9 @@ answer is repeated.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from harness.common.errors import StoreError
@@ -105,7 +107,12 @@ def _row(sample: Mapping[str, str], cost: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def referees_of(basis: Basis) -> Any:
-    """The counters on a model of this config: torch, but no weights."""
+    """The counters on a model of this config, the same for all its cells: torch, no weights."""
+    return _referees(json.dumps(basis.config, sort_keys=True), basis.model)
+
+
+@cache
+def _referees(config: str, model: str) -> Any:
     import torch
 
     from harness.common.torchvision_ops import declare_missing_ops
@@ -116,8 +123,8 @@ def referees_of(basis: Basis) -> Any:
     from harness.cost.modules import decoder_like
     from harness.cost.referees import Referees
 
-    shape = shape_from_config(basis.config, basis.model)
-    text = AutoConfig.for_model(**basis.config["text_config"])
+    sizes = json.loads(config)
+    text = AutoConfig.for_model(**sizes["text_config"])
     with torch.device("meta"):
         decoder = AutoModel.from_config(text)
-    return Referees(shape, decoder_like(decoder.layers[0], text))
+    return Referees(shape_from_config(sizes, model), decoder_like(decoder.layers[0], text))
