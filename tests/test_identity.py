@@ -224,6 +224,26 @@ def test_a_change_of_any_part_changes_the_digest(
         assert len(seen) == count
 
 
+def test_what_shapes_answers_imports_no_readout_option_or_job() -> None:
+    from harness.store.cells import ANSWERS, REGISTRY
+    from methods.sources import with_imports
+
+    found = with_imports([ROOT / name for name in ANSWERS], lambda path: path != REGISTRY)
+    rooms = {path.relative_to(ROOT).parts[:2] for path in found if path.parent != ROOT / "methods"}
+    apart = ("command", "jobs", "layers", "options", "readouts", "statistics", "study", "timing")
+    assert not rooms & {("harness", room) for room in apart}
+    assert {"harness"} == {room for room, _ in rooms}
+
+
+def test_imports_for_type_checkers_are_not_followed(tmp_path: Path) -> None:
+    from methods.sources import with_imports
+
+    text = "if TYPE_CHECKING:\n    import methods.greedy\nelse:\n    import methods.params\n"
+    (tmp_path / "mine.py").write_text(text)
+    found = with_imports([tmp_path / "mine.py"])
+    assert ROOT / "methods/params.py" in found and ROOT / "methods/greedy.py" not in found
+
+
 def test_a_method_file_is_made_of_its_neighbours_too(tmp_path: Path) -> None:
     from methods.sources import with_imports
 
