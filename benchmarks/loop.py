@@ -129,7 +129,7 @@ def ours(folder: Path, limit: int, batch: int) -> Turn:
                 limit=limit,
                 batch_size=batch,
                 progress=False,
-                keep_record=lambda position: position < KEPT,
+                pictured=lambda position: position < KEPT,
             )
         whole = time.perf_counter() - began
         return sum(spent), whole, {s.doc_id: s.prediction for s in found.samples}

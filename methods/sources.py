@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +15,9 @@ def with_imports(
 ) -> list[Path]:
     """The files and everything of this project that they import, directly or not, sorted.
 
-    Imports inside functions count. A file from elsewhere may import its neighbours too. Where
-    ``follow`` says no, a module is left out, with what it alone imports.
+    Imports inside functions count, those for type checkers only do not. A file from elsewhere may
+    import its neighbours too. Where ``follow`` says no, a module is left out, with what it alone
+    imports.
     """
     found: set[Path] = set()
     rest = list(files)
@@ -37,9 +38,20 @@ def with_imports(
 def _imported(source: bytes) -> frozenset[tuple[str, ...]]:
     """Names that may be modules: of ``from a import b`` both a and a.b."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in _run(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return frozenset(tuple(name.split(".")) for name in names)
+
+
+def _run(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes that may run: what stands below ``if TYPE_CHECKING`` never does."""
+    yield node
+    if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+        children: list[ast.AST] = list(node.orelse)
+    else:
+        children = list(ast.iter_child_nodes(node))
+    for child in children:
+        yield from _run(child)

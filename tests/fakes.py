@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,12 @@ from harness.store.record import DROPPED, IMAGE, RoutingRecord, dense_record
 
 TOWER = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "patch_size": 14}
 DECODER = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
-SHAPE = shape_from_config(
-    {
-        "model_type": "llava",
-        "text_config": {"model_type": "llama", **DECODER},
-        "vision_config": {"model_type": "clip_vision_model", **TOWER, "image_size": 56},
-    },
-    "fake",
-)
+CONFIG = {
+    "model_type": "llava",
+    "text_config": {"model_type": "llama", **DECODER},
+    "vision_config": {"model_type": "clip_vision_model", **TOWER, "image_size": 56},
+}
+SHAPE = shape_from_config(CONFIG, "fake")
 DOCUMENTS = 24
 
 
@@ -78,6 +76,7 @@ class FakeBench:
 class FakeLoaded:
     info: ModelShape = SHAPE
     device_name: str = "cpu"
+    config: dict[str, Any] = field(default_factory=lambda: CONFIG)
 
 
 def chance(*words: Any) -> float:
@@ -149,6 +148,7 @@ class FakeParts(Parts):
         self.computed.append(f"{method.spec} {bench.name}")
         if method.name in self.fail:
             raise self.fail[method.name]
+        kept = 1.0 if method.name == "dense" else 0.5
         samples = list(self._samples(method, bench, **options))
         scores = {s.doc_id: s.score or 0.0 for s in samples}
         value = sum(scores.values()) / len(scores)
@@ -165,7 +165,7 @@ class FakeParts(Parts):
                 Metric(bench.task, "f1", value / 2, True, {}, is_mean=False),
             ),
             samples=tuple(samples),
-            records={s.doc_id: fake_record(0.5, int(s.doc_id)) for s in samples[:9]},
+            records={s.doc_id: fake_record(kept, int(s.doc_id)) for s in samples},
             batch_size=batch,
         )
 
@@ -175,7 +175,6 @@ class FakeParts(Parts):
         log.parent.mkdir(parents=True, exist_ok=True)
         text = log.read_text() if log.exists() else ""
         known = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
-        kept = 1.0 if method.name == "dense" else 0.5
         samples = [Sample(**row) for row in known]
         for doc in range(len(samples), options["limit"] or DOCUMENTS):
             if self.pause:
@@ -188,8 +187,8 @@ class FakeParts(Parts):
                 target="yes",
                 n_out=4,
                 image_id=f"image-{doc // 2}",
+                picture={"images": [], "words": []} if options["pictured"](doc) else None,
             )
-            sample = replace(sample, readout=options["on_sample"](doc, fake_record(kept, doc)))
             samples.append(sample)
             with log.open("a") as file:
                 file.write(json.dumps(sample.__dict__) + "\n")

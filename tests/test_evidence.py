@@ -11,6 +11,7 @@ import pytest
 from harness.bench.pictures import Boxes, words
 from harness.readouts.evidence import counts, evidence_table, recall
 from harness.statistics.stats import mean_intervals
+from harness.store.packing import pack, unpack
 from harness.store.record import DROPPED, IMAGE, SKIPPED, RoutingRecord, dense_record
 
 GRID = {"kind": "base", "rows": 4, "cols": 4, "start": 2, "newline": False, "number": 0}
@@ -46,7 +47,7 @@ def test_boxes_and_places_survive_both_file_forms(tmp_path: Any) -> None:
     made = record()
     made.to_npz(tmp_path / "one.npz")
     read = RoutingRecord.from_npz(tmp_path / "one.npz")
-    for again in (RoutingRecord.from_bytes(made.to_bytes()), read):
+    for again in (unpack(pack(made)), read):
         assert again.evidence == made.evidence
         assert again.grid == made.grid
         assert recall(again) == recall(made)
@@ -76,9 +77,9 @@ def test_scores_on_another_scale_are_not_split() -> None:
 
 
 def test_only_samples_with_evidence_are_stored() -> None:
-    known = SimpleNamespace(doc_id="1", readout={"evidence": recall(record())})
-    samples = [known, SimpleNamespace(doc_id="2", readout={"evidence": None})]
-    assert counts(samples) == [
+    bare = record()
+    bare.evidence = []
+    assert counts([("1", record()), ("2", bare)]) == [
         {"doc_id": "1", "patches": 2, "kept": [2, 1, 0], "merged": [0, 0, 1]}
     ]
 

@@ -185,15 +185,26 @@ def _digest(root: Path, code: str) -> str:
 
 
 ENGINE = "from harness.store.cells import engine_digest as d; print(d())"
+READOUT = "from harness.readouts.keys import readout_keys as k; print(k()[{!r}])"
+COST, COUNTERS, EVIDENCE = map(READOUT.format, ("cost", "counters", "evidence"))
 METHOD = "import methods; print(methods.load('cdpruner').source_hash())"
 
 
 @pytest.mark.parametrize(
     ("code", "parts", "others"),
     [
-        (ENGINE, ["reports/geometry.py", "harness/readouts/evidence.py",
-                  "harness/store/response_log.py"],
-         ["reports/tables.py", "methods/fastv.py", "harness/command/cli.py"]),
+        (ENGINE, ["harness/engine/run.py", "harness/bench/generation.py",
+                  "harness/model/loading.py", "harness/store/packing.py", "methods/base.py"],
+         ["reports/geometry.py", "methods/fastv.py", "methods/greedy.py", "methods/__init__.py",
+          "harness/command/cli.py", "harness/options/flags.py", "harness/cost/ledger.py",
+          "harness/readouts/evidence.py", "harness/statistics/stats.py"]),
+        (COST, ["harness/cost/ledger.py", "harness/cost/readouts.py", "harness/store/columns.py"],
+         ["reports/geometry.py", "harness/readouts/evidence.py", "harness/engine/run.py",
+          "methods/greedy.py", "harness/cost/referees.py", "harness/statistics/stats.py"]),
+        (COUNTERS, ["harness/cost/referees.py", "harness/cost/modules.py"],
+         ["reports/geometry.py", "harness/readouts/evidence.py", "harness/engine/run.py"]),
+        (EVIDENCE, ["harness/readouts/evidence.py", "reports/geometry.py"],
+         ["harness/cost/ledger.py", "harness/engine/run.py", "methods/greedy.py"]),
         (METHOD, ["methods/cdpruner.py", "methods/greedy.py", "methods/params.py"],
          ["methods/fastv.py", "methods/resampler.py", "reports/geometry.py"]),
     ],
@@ -211,6 +222,26 @@ def test_a_change_of_any_part_changes_the_digest(
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"# changed\n")
         seen.add(_digest(tmp_path, code))
         assert len(seen) == count
+
+
+def test_what_shapes_answers_imports_no_readout_option_or_job() -> None:
+    from harness.store.cells import ANSWERS, REGISTRY
+    from methods.sources import with_imports
+
+    found = with_imports([ROOT / name for name in ANSWERS], lambda path: path != REGISTRY)
+    rooms = {path.relative_to(ROOT).parts[:2] for path in found if path.parent != ROOT / "methods"}
+    apart = ("command", "jobs", "layers", "options", "readouts", "statistics", "study", "timing")
+    assert not rooms & {("harness", room) for room in apart}
+    assert {"harness"} == {room for room, _ in rooms}
+
+
+def test_imports_for_type_checkers_are_not_followed(tmp_path: Path) -> None:
+    from methods.sources import with_imports
+
+    text = "if TYPE_CHECKING:\n    import methods.greedy\nelse:\n    import methods.params\n"
+    (tmp_path / "mine.py").write_text(text)
+    found = with_imports([tmp_path / "mine.py"])
+    assert ROOT / "methods/params.py" in found and ROOT / "methods/greedy.py" not in found
 
 
 def test_a_method_file_is_made_of_its_neighbours_too(tmp_path: Path) -> None:

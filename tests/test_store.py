@@ -15,9 +15,8 @@ import pandas as pd
 import pytest
 
 from harness.common.errors import StoreError
-from harness.options.settings import ROOT
 from harness.store import columns
-from harness.store.cells import WITHOUT_INFLUENCE, CellKey, source_digest
+from harness.store.cells import CellKey, source_digest
 from harness.store.csvfile import append_row, cell_text, read_rows, repair, to_csv, write_atomic
 from harness.store.rundir import Store
 from tests.fakes import DOCUMENTS, FakeParts, run
@@ -81,13 +80,6 @@ def test_source_digest_sees_every_file_and_its_name(tmp_path: Path) -> None:
     assert len({first, second, source_digest([tmp_path])}) == 3
 
 
-def test_parts_without_influence_exist_and_the_loop_is_not_among_them() -> None:
-    assert all((ROOT / "harness" / name).exists() for name in WITHOUT_INFLUENCE)
-    rooms = {"engine", "bench", "model", "cost"}
-    files = {"bench/loop.py", "bench/generation.py", "bench/scores.py", "record.py"}
-    assert not (rooms | files) & set(WITHOUT_INFLUENCE)
-
-
 def test_methods_of_a_run_never_share_an_id(tmp_path: Path) -> None:
     methods = ("fastv", "fastv:k=3", "fastv:r=0.75", "random", "uniform", "pool", "blind")
     assert run(tmp_path / "run", methods=methods) == 0
@@ -112,6 +104,7 @@ def test_files_of_a_run(tmp_path: Path) -> None:
         assert len(samples) == DOCUMENTS
         assert samples.prediction[0] == 'a "quoted", answer\nof two lines'
         assert samples[list(columns.SAMPLES[4:12])].notna().all().all()
+        assert (out / "records" / f"{cell_id}.gz").is_file()
         pictures = sorted((out / "routing" / cell_id).glob("*.npz"))
         assert len(pictures) == 4
         with np.load(pictures[0]) as data:

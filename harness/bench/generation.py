@@ -14,12 +14,12 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from harness.bench.decoding import is_truncated
 from harness.bench.watching import NanWatch, StopOnText, first_stop
+from harness.common.conditions import OVER_LENGTH
 from harness.common.errors import CellError, one_line
 from harness.model.context import context_length
 from harness.model.features import Sharing, image_key
 from harness.model.framing import place
 from harness.model.session import Session
-from harness.options.validators import OVER_LENGTH
 
 # For tasks that set no limit (textvqa, vizwiz, seedbench, ...). Their answers are a few words; a
 # model that has not ended by then is not going to match one.

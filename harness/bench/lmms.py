@@ -19,12 +19,12 @@ from harness.bench.generation import MAX_NEW_TOKENS, GenerationKwargs, Generator
 from harness.bench.pictures import Boxes, words
 from harness.bench.remarks import remarks
 from harness.common.errors import CellError, HarnessError, UsageError
+from harness.store.packing import pack
 from harness.store.response_log import Answer, Batch, ResponseLog
 
 NAMED = 4  # samples of a failed batch that its error names
 OnBatch = Callable[[int, int], None]  # answered requests, all requests
-OnSample = Callable[[str, Any], dict[str, Any]]  # doc_id, record -> numbers to keep of it
-OnImage = Callable[[str, Any], None]  # image id, PIL image of a sample whose record is kept
+OnImage = Callable[[str, Any], None]  # image id, PIL image of a pictured sample
 
 
 class RoutedModel(lmms):
@@ -47,8 +47,7 @@ class RoutedModel(lmms):
         max_new_tokens: int = MAX_NEW_TOKENS,
         open_log: Callable[[str], ResponseLog] | None = None,
         on_batch: OnBatch | None = None,
-        on_sample: OnSample | None = None,
-        keep_record: Callable[[int], bool] | None = None,
+        pictured: Callable[[int], bool] | None = None,
         on_image: OnImage | None = None,
     ) -> None:
         super().__init__()
@@ -57,12 +56,12 @@ class RoutedModel(lmms):
         self.batch_size = batch_size
         self.seed, self.sample, self.max_new_tokens = seed, sample, max_new_tokens
         self.open_log = open_log or (lambda fingerprint: ResponseLog(None, fingerprint))
-        self.on_batch, self.on_sample = on_batch, on_sample
-        self.keep_record = keep_record or (lambda position: True)
+        self.on_batch = on_batch
+        self.pictured = pictured or (lambda position: True)
         self.on_image = on_image
         self.boxes = Boxes()
         self.answering = False  # whether documents are asked for one by one by now
-        self.first: Request | None = None  # of those whose record is kept
+        self.first: Request | None = None  # of those that are pictured
         self.notes: list[str] = []
         if not generator.has_template:
             self.notes.append("the model has no chat template: prompts in the form of LLaVA-1.5")
@@ -100,7 +99,7 @@ class RoutedModel(lmms):
         """The answers, in the order of the requests."""
         self.answering = True
         wanted = [self._request(position, one) for position, one in enumerate(requests)]
-        self.first = self.first or next((r for r in wanted if self.keep_record(r.position)), None)
+        self.first = self.first or next((r for r in wanted if self.pictured(r.position)), None)
         order = self._order(wanted)
         log = self.open_log(self._fingerprint(order))
         answers: dict[int, Answer] = {}
@@ -215,17 +214,14 @@ class RoutedModel(lmms):
         self.notes.append(f"out of memory at batch size {size}, halved to {self.batch_size}")
 
     def _keep(self, request: Request, output: Any) -> Answer:
-        kept = self.keep_record(request.position)
         if len(output.images) == 1:
             output.record.evidence = request.load_boxes()
-        readout = self.on_sample(request.doc_id, output.record) if self.on_sample else None
         return Answer(
             text=output.text,
             n_out=output.n_out,
             image_id=output.image_id,
-            readout=readout,
-            packed=output.record.to_bytes() if kept else None,
-            picture=self._picture(output) if kept else None,
+            packed=pack(output.record),
+            picture=self._picture(output) if self.pictured(request.position) else None,
             over_length=output.over_length,
             truncated=output.truncated,
             scored=self._scored(request, output),

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness.bench.benches import Bench, resolve_bench
 from harness.bench.scores import Metric, doc_key, extract, lacks_answer, target_text
+from harness.common.conditions import AUTO_BATCH
 from harness.common.errors import CellError
-from harness.jobs.plan import AUTO_BATCH
 
 if TYPE_CHECKING:
-    from harness.bench.lmms import OnBatch, OnImage, OnSample
+    from harness.bench.lmms import OnBatch, OnImage
     from harness.model.session import Session
     from harness.store.record import RoutingRecord
 
@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 class Sample:
     """One document's row: ``score`` under the headline metric, None if that leaves it out.
 
-    ``image_id`` is a content hash of the document's images ("" without any). ``readout`` is what
-    ``on_sample`` made of the routing record. ``picture``: what a picture of it needs, where the
-    record was kept.
+    ``image_id`` is a content hash of the document's images ("" without any). ``picture``: what a
+    picture of it needs, where one was asked for.
     """
 
     doc_id: str
@@ -39,7 +38,6 @@ class Sample:
     target: str
     n_out: int
     image_id: str = ""
-    readout: dict[str, Any] | None = None
     picture: dict[str, Any] | None = None
 
 
@@ -88,8 +86,7 @@ def evaluate(
     progress: bool = True,
     response_log: Path | str | None = None,
     on_batch: OnBatch | None = None,
-    on_sample: OnSample | None = None,
-    keep_record: Callable[[int], bool] | None = None,
+    pictured: Callable[[int], bool] | None = None,
     on_image: OnImage | None = None,
     attention: bool = False,
     sample: bool = False,
@@ -101,13 +98,13 @@ def evaluate(
     """Run one cell.
 
     ``checkpoint``: folder of the method's trained weights on this model. ``limit``: the first N
-    documents. ``batch_size``: a number, or ``auto``. ``response_log``: file that lets a killed
-    cell go on. ``on_batch(answered, all)`` and ``on_sample(doc_id, record) -> numbers`` are called
-    while it runs; ``keep_record(position)`` chooses the documents whose full record is returned
-    (all), and ``on_image(image_id, image)`` gets their images. ``attention``: also the attention
-    maps of the first of them, of the model without any method. ``progress`` shows a bar of our
-    own. ``sample`` allows sampling where a task asks for it. ``max_new_tokens``: for tasks that
-    set none. ``allow``: ``over-length`` answers samples longer than the model's context.
+    documents. ``batch_size``: a number, or ``auto``. ``response_log``: file that lets a killed cell
+    go on. ``on_batch(answered, all)`` is called while it runs. ``pictured(position)`` chooses the
+    documents that are pictured (all): ``on_image(image_id, image)`` gets their images.
+    ``attention``: also the attention maps of the first of them, of the model without any method.
+    ``progress`` shows a bar of our own. ``sample`` allows sampling where a task asks for it.
+    ``max_new_tokens``: for tasks that set none. ``allow``: ``over-length`` answers samples longer
+    than the model's context.
 
     Raises UsageError and CellError, one line each; other exceptions are faults.
     """
@@ -140,8 +137,7 @@ def evaluate(
             max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
             open_log=lambda fingerprint: ResponseLog(path, f"{method.spec} {fingerprint}"),
             on_batch=shown,
-            on_sample=on_sample,
-            keep_record=keep_record,
+            pictured=pictured,
             on_image=on_image,
         )
         results, tasks = run_lmms_eval(lm, bench, limit, seed)
@@ -200,8 +196,7 @@ def _samples(
             answer = answers[name, str(row["doc_id"])]
             if headline.scores.get(key) is not None and lacks_answer(row, task):
                 raise CellError(f"{name}: document {row['doc_id']} has no answer to score against")
-            if answer.packed is not None:
-                records.add(key, answer.packed)
+            records.add(key, answer.packed)
             yield Sample(
                 doc_id=key,
                 score=headline.scores.get(key),
@@ -209,7 +204,6 @@ def _samples(
                 target=target_text(row, task),
                 n_out=answer.n_out,
                 image_id=answer.image_id,
-                readout=answer.readout,
                 picture=answer.picture,
             )
 

@@ -29,7 +29,7 @@ from harness.options.settings import (
     make_settings,
 )
 
-LIGHT = Job.LIST | Job.CHECK | Job.PLOTS_ONLY | Job.DIFF  # jobs that have no settings
+LIGHT = Job.LIST | Job.CHECK | Job.PLOTS_ONLY | Job.DIFF | Job.DERIVE  # jobs that have no settings
 
 
 def parse(argv: Sequence[str]) -> tuple[dict[str, Any], Settings]:
@@ -127,6 +127,10 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     if job is Job.DIFF:
         one, other = raw["diff"]
         return _diff(one, other, settings.out)
+    if job is Job.DERIVE:
+        from harness.jobs.derive import run_derive
+
+        return run_derive(raw["derive"], settings.quiet)
     if job is Job.PUBLISHED:
         from harness.jobs.published import run_published
 

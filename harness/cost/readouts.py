@@ -1,7 +1,6 @@
 """From a routing record to numbers: the columns of a sample's row, and routing totals. Torch-free.
 
-A record of a large model takes hundreds of kilobytes, so it is read once, right after its sample,
-and only these numbers (JSON-able) are kept; a few records go to disk for the pictures.
+Whatever is read out here can be read out again from the stored record, without a model.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ import numpy as np
 from harness.cost.findings import TOLERANCE, RefereeError
 from harness.cost.ledger import Counts, sample_cost
 from harness.families.shapes import ModelShape
-from harness.readouts.evidence import EVIDENCE, recall
-from harness.store.columns import COUNTED
+from harness.store.columns import COUNTED, COUNTERS
 from harness.store.record import ANSWER, KINDS, RoutingRecord
 
 ROUTING = "routing"
@@ -30,7 +28,7 @@ def read_out(
     RefereeError where one disagrees with the closed form.
 
     The entry `routing` maps a kind to {"tokens": prompt tokens (for answers: tokens fed back),
-    "kept": [L] processed tokens a layer}; `evidence` is that of `harness.readouts.evidence.recall`.
+    "kept": [L] processed tokens a layer}.
     """
     by_kind = record.processed_by_kind()
     cost = sample_cost(record, shape, itemsize, vision_runs, by_kind)
@@ -55,28 +53,39 @@ def read_out(
         "tflops_router": cost.router,
         "tflops_lm_head": cost.lm_head,
         ROUTING: _kept_by_kind(record, by_kind),
-        EVIDENCE: recall(record),
     }
     if referees is not None:
-        columns |= _counted(columns, referees.sample(record, vision_runs, by_kind.sum(1)))
+        counted = referees.sample(record, vision_runs, by_kind.sum(1))
+        columns |= agreed(columns, counter_columns(counted))
     return columns
 
 
-def _counted(
-    closed: Mapping[str, Any], counted: Mapping[str, Mapping[str, float | None]]
+def counter_columns(
+    counted: Mapping[str, Mapping[str, float | None]],
 ) -> dict[str, float | None]:
-    """Columns of `counter -> scope -> TFLOP`, each within the tolerance of the closed form's."""
-    columns = {}
-    for counter, scopes in counted.items():
-        for scope, value in scopes.items():
-            ours = closed[COUNTED[scope]]
-            if None not in (value, ours) and abs(value - ours) > TOLERANCE * ours:
+    """Columns of `counter -> scope -> TFLOP`."""
+    return {
+        f"{COUNTED[scope]}_{counter}": value
+        for counter, scopes in counted.items()
+        for scope, value in scopes.items()
+    }
+
+
+def agreed(
+    closed: Mapping[str, Any], counted: Mapping[str, float | None]
+) -> Mapping[str, float | None]:
+    """The counters' columns, each within the tolerance of the closed form's; else RefereeError."""
+    for counter in COUNTERS:
+        for scope, name in COUNTED.items():
+            value, ours = counted.get(f"{name}_{counter}"), closed[name]
+            if value is None or ours is None:
+                continue
+            if abs(value - ours) > TOLERANCE * ours:
                 raise RefereeError(
                     f"FLOPs of {scope} disagree by more than {TOLERANCE:.1%}: closed form "
                     f"{ours:.6g}, {counter} {value:.6g} TFLOP"
                 )
-            columns[f"{COUNTED[scope]}_{counter}"] = value
-    return columns
+    return counted
 
 
 def _kept_by_kind(record: RoutingRecord, by_kind: Counts) -> dict[str, dict[str, Any]]:

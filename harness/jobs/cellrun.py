@@ -8,13 +8,14 @@ import functools
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from harness.common.conditions import ITEMSIZE
 from harness.common.errors import CellError, HarnessError, StoreError, one_line
-from harness.cost.readouts import ROUTING, read_out, routing_table
 from harness.jobs.plan import DENSE
 from harness.jobs.runinfo import now
-from harness.readouts.evidence import EVIDENCE, counts
+from harness.readouts.stored import ANSWERS, read_out_cell
 from harness.store.cells import params_json
 from harness.store.pictures import save_image, write_pictures
+from harness.store.records import Basis, write_records
 from harness.store.rundir import DONE, FAILED, Store
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 PICTURED = 4  # samples whose full routing is kept for pictures
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def run_cell(
@@ -44,13 +44,6 @@ def run_cell(
     StoreError when the disk does not take it. What was answered so far stays for the next try.
     """
     key = cell.key
-    count = functools.partial(
-        _read_out,
-        shape=loaded.info,
-        itemsize=ITEMSIZE[key.dtype],
-        vision_runs=cell.method.needs_images,
-        referees=referees,
-    )
     try:
         result = parts.evaluate(
             loaded,
@@ -63,8 +56,7 @@ def run_cell(
             progress=False,
             response_log=store.partial_dir(key.cell_id) / "answers.jsonl",
             on_batch=on_batch,
-            on_sample=count,
-            keep_record=lambda position: position < PICTURED,
+            pictured=lambda position: position < PICTURED,
             on_image=functools.partial(save_image, store.path / "routing"),
             attention=cell.method.name == DENSE,
             verbose=verbose,
@@ -72,7 +64,9 @@ def run_cell(
         )
         if not result.samples:
             raise CellError(f"{cell.bench.name}: no documents")
-        _commit(cell, result, store)
+        vision_runs = cell.method.needs_images
+        basis = Basis(key.model, loaded.config, ITEMSIZE[key.dtype], vision_runs)
+        _commit(cell, result, store, basis, referees)
     except (StoreError, KeyboardInterrupt):
         raise
     except HarnessError as error:  # said in one line already
@@ -85,21 +79,21 @@ def run_cell(
     return result
 
 
-def _read_out(doc_id: Any, record: Any, **how: Any) -> dict[str, Any]:
-    return read_out(record, **how)
+def _commit(cell: Cell, result: Any, store: Store, basis: Basis, referees: Any) -> None:
+    """Answers first, then what is read out of their records, the row last.
 
-
-def _commit(cell: Cell, result: Any, store: Store) -> None:
-    """Files first, the row last: a cell without its row does not count."""
+    A cell without its row does not count.
+    """
     key = cell.key.ran_at(result.batch_size)
-    samples = [sample_row(sample) for sample in result.samples]
-    readouts = [s.readout for s in result.samples if s.readout]
+    shown = {s.doc_id: s for s in result.samples if s.picture}
+    pictured = {doc_id: result.records[doc_id] for doc_id in shown}
+    write_pictures(store.routing_dir(key.cell_id), pictured, shown, result.attention, PICTURED)
     metrics = [metric_entry(m, headline=m is result.headline) for m in result.metrics]
-    shown = {str(sample.doc_id): sample for sample in result.samples}
-    folder = store.routing_dir(key.cell_id)
-    write_pictures(folder, result.records, shown, result.attention, PICTURED)
-    tables = routing_table(readouts), counts(result.samples)
-    store.write_cell_files(key.cell_id, samples, metrics, *tables)
+    store.write_metrics(key.cell_id, metrics)
+    write_records(store.records_gz(key.cell_id), basis, result.records)
+    answers = [{name: getattr(sample, name) for name in ANSWERS} for sample in result.samples]
+    store.write_answers(key.cell_id, answers)
+    read_out_cell(store, key.cell_id, referees=lambda basis: referees)
     store.record(
         {
             **identity(cell),
@@ -154,20 +148,6 @@ def identity(cell: Cell) -> dict[str, Any]:
         "dtype": key.dtype,
         "attn": key.attn,
         "positions": cell.method.numbering,
-    }
-
-
-def sample_row(sample: Any) -> dict[str, Any]:
-    """One row of `samples/<cell_id>.csv`; cost columns stay empty without a routing record."""
-    numbers = {k: v for k, v in (sample.readout or {}).items() if k not in (ROUTING, EVIDENCE)}
-    return {
-        "doc_id": sample.doc_id,
-        "score": sample.score,
-        "prediction": sample.prediction,
-        "target": sample.target,
-        "n_out": sample.n_out,
-        "image_id": sample.image_id,
-        **numbers,
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.common.conditions import AUTO_BATCH
 from harness.common.errors import UsageError, one_line
 from harness.common.nearest import unknown
 from harness.options.settings import ROOT, Settings
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 DENSE = "dense"
 NO_WEIGHTS = "none"  # as in --checkpoint llavolta=none
-# What `--batch-size auto` tries first; a batch that does not fit is halved.
-AUTO_BATCH = {"cpu": 8, "mps": 8, "cuda": 32}
 
 
 @dataclass(frozen=True)

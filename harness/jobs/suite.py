@@ -25,6 +25,7 @@ from harness.jobs.plan import Cell, Plan, make_plan, require_same_files, too_few
 from harness.jobs.runinfo import describe_run
 from harness.options.settings import Settings
 from harness.readouts.derive import Derived
+from harness.readouts.stored import read_out_cell
 from harness.readouts.summary import LEGEND, summary_table
 from harness.store.rundir import Store, check_out, default_out
 
@@ -54,7 +55,8 @@ def run_suite(settings: Settings, argv: Sequence[str], parts: Parts | None = Non
         with Store(out) as store:
             if loaded is not None:
                 about = describe_run(plan, list(argv), loaded.device_name)
-                more = {"referees": checked, "settings": recorded}
+                more: dict[str, Any] = {"referees": checked, "settings": recorded}
+                more["cells"] = [cell.key.cell_id for cell in plan.cells]  # --derive goes by it
                 more |= times.describe() if times else {}
                 store.write_run_json({**about, **more})
             return _run(plan, store, loaded, referees, parts, show, times)
@@ -126,6 +128,9 @@ def _run(
     margin = store.margin(plan.settings.margin)
     derived = Derived(store, [c.key.cell_id for c in plan.cells], plan.settings.seed, margin)
     todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
+    for cell in plan.cells:  # answers stay whatever became of the code that reads them out
+        if cell.key.cell_id in done:
+            read_out_cell(store, done[cell.key.cell_id]["cell_id"], ())
     for line in filter(None, (*plan.notes, too_few(plan, margin))):
         show.say(line)
     show.say(f"{store.path}: {len(plan.cells)} cells, {len(plan.cells) - len(todo)} done before")

@@ -8,7 +8,6 @@ from typing import Any
 
 import methods
 from harness.bench.loop import Sample
-from harness.cost.readouts import read_out
 from harness.layers.job import Job
 from harness.layers.plans import RetentionPlan, measured, papers, top_dense
 from harness.layers.tables import damage_tables, layer_tables
@@ -17,8 +16,6 @@ from harness.store.columns import layers as columns
 
 FILE = "plans.csv"
 REFERENCE = "prd"  # the paper's schedule that every other plan is compared with
-KV = "kv_ratio_vision"
-ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 PREDICTOR = "probs"  # the released code's ARank plans, as it does there
 
 Samples = list[tuple[str, Sample]]  # bench and sample, held out
@@ -78,21 +75,19 @@ def _used(job: Job) -> set[tuple[str, str]]:
 
 def _answers(job: Job, method: Any, used: set[tuple[str, str]]) -> tuple[Samples, float | None]:
     """Held-out samples of every bench, and the mean share of the image-token cache."""
-
-    def count(doc_id: str, record: Any) -> dict[str, Any]:
-        info, dtype = job.subject.loaded.info, job.subject.loaded.dtype
-        return {KV: read_out(record, info, ITEMSIZE[dtype], method.needs_images)[KV]}
-
     found: Samples = []
+    kept: list[float] = []
     for bench in job.benches:
-        result = job.answer(bench, method, job.checked, on_sample=count)
-        found += [
-            (bench.name, sample)
+        result = job.answer(bench, method, job.checked)
+        chosen = [
+            sample
             for sample in result.samples
             if used.isdisjoint([(bench.name, sample.doc_id), ("", sample.image_id)])
         ]
-    ratios = [s.readout[KV] for _, s in found if s.readout and s.readout.get(KV) is not None]
-    return found, sum(ratios) / len(ratios) if ratios else None
+        found += [(bench.name, sample) for sample in chosen]
+        ratios = [result.records[sample.doc_id].kv_ratio_vision for sample in chosen]
+        kept += [ratio for ratio in ratios if ratio is not None]
+    return found, sum(kept) / len(kept) if kept else None
 
 
 def _row(

@@ -66,12 +66,12 @@ class Job:
         keys = [doc_key(r.doc_id, r.task if grouped else "") for r in found]
         return [Document(bench.name, key, "", r) for key, r in zip(keys, found, strict=True)]
 
-    def answer(self, bench: Any, method: Any, limit: int, **more: Any) -> CellResult:
+    def answer(self, bench: Any, method: Any, limit: int) -> CellResult:
         """`method`, training-free, on the first `limit` documents, by the bench's own scoring."""
         return self.evaluate(
             self.subject.loaded, method, bench, checkpoint=self.subject.checkpoint, limit=limit,
             batch_size=self.batch_size, seed=self.seed, progress=False,
-            keep_record=lambda position: False, allow=self.allow, **more,
+            pictured=lambda position: False, allow=self.allow,
         )  # fmt: skip
 
     def write(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -6,18 +6,20 @@ import importlib.util
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.common.conditions import ATTENTION, ATTENTION_ALIASES, DTYPE_ALIASES, DTYPES
 from harness.common.errors import UsageError, one_line
 from harness.common.torchvision_ops import declare_missing_ops
 from harness.families.shapes import shape_from_config
-from harness.model.catalog import ModelSource, Progress
 from harness.model.features import FeatureCache
 from harness.model.session import Session
 from harness.model.weights import read_header, weight_files
-from harness.options.validators import ATTENTION, ATTENTION_ALIASES, DTYPE_ALIASES, DTYPES
+
+if TYPE_CHECKING:
+    from harness.model.catalog import ModelSource, Progress
 
 # A model is spread over devices when its weights fill more than this share of the free memory:
 # the rest is for activations and the KV cache.

@@ -6,6 +6,7 @@ vision features and the methods' weights from here. Torch-free until something i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -53,6 +54,15 @@ class Session:
     @property
     def weight_hashes(self) -> dict[str, str]:
         return self.source.weight_hashes
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's config as JSON has it, without the places it came from."""
+        found: dict[str, Any] = json.loads(self.model.config.to_json_string(use_diff=False))
+        for part in (found, *found.values()):
+            if isinstance(part, dict):
+                part.pop("_name_or_path", None)
+        return found
 
     @property
     def mini(self) -> bool:

@@ -32,6 +32,13 @@ OPTIONS: tuple[Option, ...] = (
         jobs=Job.PLOTS_ONLY,
     ),
     _word(
+        "derive",
+        "costs, routing, evidence and all tables again from a run's stored records: no model",
+        place,
+        "RUN",
+        jobs=Job.DERIVE,
+    ),
+    _word(
         "diff",
         "compare two runs cell by cell, conditions first; --out DIR or FILE.md keeps it",
         place,
@@ -61,6 +68,7 @@ examples:
   python run_suite.py --methods fastv:k=3:r=0.75,random --bench pope --limit 100 --out runs/mine
   python run_suite.py --suite suites/first-light.yaml
   python run_suite.py --plots-only runs/mine
+  python run_suite.py --derive runs/mine
   python run_suite.py --diff runs/mine runs/other
   python run_suite.py --costs-only --model llava-hf/llava-1.5-7b-hf --methods pmod,fastv
   python run_suite.py --suite suites/pmod-table5.yaml

@@ -35,6 +35,7 @@ class Job(enum.Flag):
     CHECK = enum.auto()
     PLOTS_ONLY = enum.auto()
     DIFF = enum.auto()
+    DERIVE = enum.auto()
 
     @property
     def shown(self) -> str:

@@ -12,10 +12,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from harness.common import conditions
 from harness.common.errors import UsageError
+from harness.common.root import ROOT as ROOT
 from harness.options import option, validators
 from harness.options.option import (
     MEASURING,
@@ -31,7 +32,6 @@ from harness.options.option import (
 )
 from harness.options.validators import natural, non_empty, one_of, positive, seconds, share
 
-ROOT = Path(__file__).resolve().parents[2]
 SUITES = ROOT / "suites"
 LIST_KINDS = ("methods", "benches", "models", "suites")
 
@@ -101,14 +101,14 @@ class Settings:
     )
     dtype: str = setting(
         "auto",
-        one_of("dtype", validators.DTYPES, validators.DTYPE_ALIASES),
-        "|".join(validators.DTYPES),
+        one_of("dtype", conditions.DTYPES, conditions.DTYPE_ALIASES),
+        "|".join(conditions.DTYPES),
         help="precision of the model",
     )
     attn: str = setting(
         "auto",
-        one_of("attention backend", validators.ATTENTION, validators.ATTENTION_ALIASES),
-        "|".join(validators.ATTENTION),
+        one_of("attention backend", conditions.ATTENTION, conditions.ATTENTION_ALIASES),
+        "|".join(conditions.ATTENTION),
         help="attention backend",
     )
     seed: int = setting(0, natural, "N", help="of all that is drawn")

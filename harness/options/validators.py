@@ -10,20 +10,18 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from harness.common.conditions import (
+    OVER_LENGTH,
+)
 from harness.common.errors import UsageError, one_line
 from harness.common.nearest import unknown
 
 DATA = ("auto", "mini", "hub")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
-ATTENTION_ALIASES = {"flash": "flash_attention_2", "fa2": "flash_attention_2"}
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 MAX_BATCH = 1024  # 1.4 GB of pixels at 336 x 336
 # What --analyse can do, in the order in which it is done.
 ANALYSES = ("arank", "damage", "plan")
 # Faults of single samples that --allow counts instead of ending the cell.
-OVER_LENGTH = "over-length"
 ALLOWED = (OVER_LENGTH,)
 
 

@@ -16,7 +16,6 @@ from harness.statistics.stats import mean_intervals
 from harness.store.record import RoutingRecord
 from reports.geometry import overlapping
 
-EVIDENCE = "evidence"
 RIGHT = 0.5  # a score from here on is a right answer, on a scale from 0 to 1
 ALL = "all"
 LAYER, MEAN = "layer", "mean"
@@ -33,10 +32,10 @@ def recall(record: RoutingRecord) -> dict[str, Any] | None:
     return {"patches": len(patches), "kept": kept.tolist(), "merged": merged.tolist()}
 
 
-def counts(samples: Iterable[Any]) -> list[dict[str, Any]]:
-    """What is stored of the samples of a cell that have evidence."""
-    found = [(sample, (sample.readout or {}).get(EVIDENCE)) for sample in samples]
-    return [{"doc_id": sample.doc_id, **count} for sample, count in found if count]
+def counts(records: Iterable[tuple[str, RoutingRecord]]) -> list[dict[str, Any]]:
+    """What is stored of the samples of a cell (name and record) that have evidence."""
+    found = [(doc_id, recall(record)) for doc_id, record in records]
+    return [{"doc_id": doc_id, **count} for doc_id, count in found if count]
 
 
 def evidence_table(

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from harness.options.workload import is_workload
-from harness.readouts.derive import DENSE
+from harness.readouts.accuracy import DENSE
 from harness.store.csvfile import read_rows
 
 MARKS = {"better": "+", "worse": "−", "non-inferior": "=", "inconclusive": "?"}

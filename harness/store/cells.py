@@ -11,31 +11,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness.options.settings import ROOT
+from harness.common.root import ROOT
 from methods.sources import with_imports
 
 ID_LENGTH = 16  # hex digits, 64 bits: a collision within a study is out of the question
 
-# Parts of the harness that cannot change a cell's numbers. All the rest is part of every cell's
-# key, so that a module added later counts until somebody decides that it need not.
-WITHOUT_INFLUENCE = (
-    *("check", "command", "common", "fitting", "jobs/matched.py", "jobs/parts.py"),
-    *("jobs/plan.py", "jobs/published.py", "jobs/runinfo.py", "jobs/suite.py", "jobs/costs.py"),
-    *("jobs/throughput.py", "jobs/within.py", "layers", "options", "statistics", "study"),
-    *(
-        "minimodel",
-        "timing",
-        "train",
-        "bench/quiet.py",
-        "bench/tasks_index.py",
-        "cost/published.py",
-    ),
-    *("cost/replica.py", "cost/rows.py", "engine/attention.py", "families/tiny.py"),
-    *("families/trust.py", "model/catalog.py", "model/published.py", "model/weights.py"),
-    *("readouts/controls.py", "readouts/derive.py", "readouts/fronts.py", "readouts/summary.py"),
-    *("store/__init__.py", "store/cells.py", "store/columns", "store/csvfile.py"),
-    *("store/pictures.py", "store/rundir.py"),  # not what packs and unpacks routing records
-)
+# Where answers come from: the loop, and the model as it is loaded. What these import, directly or
+# not, is part of every cell's key; readouts (`harness.readouts.keys`) are not among it.
+ANSWERS = ("harness/bench/loop.py", "harness/model/loading.py", "harness/model/session.py")
+REGISTRY = ROOT / "methods" / "__init__.py"  # names the methods; each is in its own cells' key
 # Installed packages that turn documents into tokens, tokens into answers, answers into scores.
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow", "lmms-eval")
 
@@ -100,15 +84,12 @@ def source_digest(paths: list[Path]) -> str:
 
 @cache
 def engine_digest() -> str:
-    """`source_digest` of all that stands between a method's decision and a score.
+    """`source_digest` of `ANSWERS` and all that they import: what shapes answers but the method.
 
-    That is the harness but for `WITHOUT_INFLUENCE`, and what it imports from elsewhere here.
     Read once per process: an edit during a run does not split it.
     """
-    room, others = ROOT / "harness", ROOT / "methods"  # methods are in the key by themselves
-    left_out = {room / name for name in WITHOUT_INFLUENCE}
-    own = [p for p in room.rglob("*.py") if left_out.isdisjoint((p, *p.parents))]
-    return source_digest(with_imports(own, lambda path: {room, others}.isdisjoint(path.parents)))
+    roots = [ROOT / name for name in ANSWERS]
+    return source_digest(with_imports(roots, lambda path: path != REGISTRY))
 
 
 @cache

@@ -5,7 +5,6 @@ numpy only, so that reports and the cost ledger need no torch.
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 import zlib
@@ -162,7 +161,7 @@ class RoutingRecord:
 
     # --- files ------------------------------------------------------------------------------
     def to_npz(self, file: str | Path | IO[bytes]) -> None:
-        """The one form in which records are stored: small arrays, every other field as JSON.
+        """The form for other programs, beside pictures: small arrays, every other field as JSON.
 
         ``keep`` (bit-packed, [L, n]) says nothing that ``route`` does not: it is for readers of
         the file that want the masks only. Raises TypeError for a field that neither form takes.
@@ -200,24 +199,13 @@ class RoutingRecord:
                 raise ValueError(f"fields of a newer version: {', '.join(sorted({*meta} - known))}")
             decode = np.unpackbits(decode, axis=1)[:, :n_out].astype(bool)
             record = cls(kinds, route, decode, mod_layers, **meta)
-            _check(record, n_out)
+            check_record(record, n_out)
         except DAMAGED as error:
             raise ValueError(f"not a routing record ({type(error).__name__})") from None
         return record
 
-    def to_bytes(self) -> bytes:
-        """:meth:`to_npz` in memory."""
-        buffer = io.BytesIO()
-        self.to_npz(buffer)
-        return buffer.getvalue()
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> RoutingRecord:
-        """The record :meth:`to_bytes` was called on. Raises ValueError like :meth:`from_npz`."""
-        return cls.from_npz(io.BytesIO(data))
-
-
-def _check(record: RoutingRecord, n_out: int) -> None:
+def check_record(record: RoutingRecord, n_out: int) -> None:
     """Refuse parts that do not fit together: whatever is read from them would be wrong."""
     route, kinds = record.route, record.kinds
     if route.ndim != 2 or not len(route) or route.dtype.kind != "i":

@@ -17,26 +17,25 @@ from typing import Any
 
 from harness.common.errors import StoreError, one_line
 from harness.common.jsonfile import parse_json
+from harness.store.packing import unpack
 from harness.store.record import RoutingRecord
 
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True)
 class Answer:
     """What one request got: its text, generated tokens (with the end token), image, routing.
 
-    ``readout`` is whatever the caller computed from the record (JSON-able); ``packed`` the record
-    itself in compressed form, None where it was not to be kept; ``picture`` (JSON-able) what a
-    picture of it needs besides. ``over_length`` and ``truncated``: as the loop's outputs have them.
-    ``scored``: what the scoring reads, where that is not the text itself.
+    ``packed`` is the routing record in compressed form, ``picture`` (JSON-able) what a picture of
+    it needs besides, None where it is not to be shown. ``over_length`` and ``truncated``: as the
+    loop's outputs have them. ``scored``: what the scoring reads, where that is not the text itself.
     """
 
     text: str
     n_out: int
+    packed: bytes
     image_id: str = ""
-    readout: dict[str, Any] | None = None
-    packed: bytes | None = None
     picture: dict[str, Any] | None = None
     over_length: bool = False
     truncated: int = 0
@@ -129,8 +128,7 @@ def _as_json(batch: Batch) -> dict[str, Any]:
                 "text": a.text,
                 "n_out": a.n_out,
                 "image_id": a.image_id,
-                "readout": a.readout,
-                "record": base64.b85encode(a.packed).decode() if a.packed is not None else None,
+                "record": base64.b85encode(a.packed).decode(),
                 "picture": a.picture,
                 "over_length": a.over_length,
                 "truncated": a.truncated,
@@ -147,7 +145,6 @@ def _batch(data: Mapping[str, Any]) -> Batch:
             text=str(a["text"]),
             n_out=int(a["n_out"]),
             image_id=str(a["image_id"]),
-            readout=a["readout"],
             packed=_record(a["record"]),
             picture=a["picture"],
             over_length=bool(a["over_length"]),
@@ -162,12 +159,10 @@ def _batch(data: Mapping[str, Any]) -> Batch:
     return Batch(positions, answers, int(data["batch_size"]), float(data["seconds"]))
 
 
-def _record(text: str | None) -> bytes | None:
+def _record(text: str) -> bytes:
     """A packed record that can be read; ValueError for one that cannot: its batch is done again."""
-    if text is None:
-        return None
     packed = base64.b85decode(text)
-    RoutingRecord.from_bytes(packed)
+    unpack(packed)
     return packed
 
 
@@ -182,7 +177,7 @@ class PackedRecords(Mapping[str, RoutingRecord]):
         self._packed[doc_id] = packed
 
     def __getitem__(self, doc_id: str) -> RoutingRecord:
-        return RoutingRecord.from_bytes(self._packed[doc_id])
+        return unpack(self._packed[doc_id])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._packed)

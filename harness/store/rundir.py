@@ -1,19 +1,21 @@
 """The run directory: opened once per run, resumable after a kill at any moment. Torch-free.
 
-A cell's row in `cells.csv` is its commit point: samples, metrics and routing pictures are in
-place before it. Everything else (accuracy.csv, cost.csv, routing.csv, report) is derived from
-those files and may be rebuilt at any time.
+A cell's row in `cells.csv` is its commit point: samples, records, metrics and routing pictures are
+in place before it. Everything else (cost columns of the samples, accuracy.csv, cost.csv,
+routing.csv, report) is derived from those files and may be rebuilt at any time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from harness.common.errors import StoreError, UsageError, one_line
 from harness.common.jsonfile import read_json
@@ -36,6 +38,7 @@ from harness.store.csvfile import (
 RUN_JSON = "run.json"
 LOCK = "run.lock"
 DONE, FAILED = "done", "failed"
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)  # of the file system: go on without this protection
 
 
 def default_out() -> Path:
@@ -67,11 +70,11 @@ def read_run_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def open_for_reading(target: str) -> Path:
-    """An existing run directory, checked, for `--plots-only`."""
+def open_for_reading(target: str, asked: str = "--plots-only") -> Path:
+    """An existing run directory, checked, for the flag `asked`."""
     path = Path(target)
     if not path.is_dir():
-        raise UsageError(f"--plots-only: there is no run directory '{target}'")
+        raise UsageError(f"{asked}: there is no run directory '{target}'")
     read_run_json(path)
     return path
 
@@ -119,35 +122,32 @@ def _shown(name: str, value: Any) -> str:
 
 
 class Store:
-    """One open run directory. Use as a context manager; a second process is kept out."""
+    """One open run directory. Use as a context manager; a second process is kept out.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Errors of opening name the flag `asked`.
+    """
+
+    def __init__(self, path: Path, asked: str = "--out") -> None:
+        self.path, self.asked = path, asked
         self.warnings: list[str] = []
-        self._lock: IO[bytes] | None = None
+        self._lock = FileLock(path / LOCK)
 
     def __enter__(self) -> Store:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / LOCK, "ab")
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(f"{self.asked}: another run is writing to '{self.path}' now") from None
         except OSError as error:
-            raise UsageError(f"--out: {cannot_write(self.path, error)}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise UsageError(f"--out: another run is writing to '{self.path}' now") from None
-        except OSError:  # a file system without locks: go on without this protection
-            pass
+            if error.errno not in NO_LOCKS:
+                raise UsageError(f"{self.asked}: {cannot_write(self.path, error)}") from None
         remove_leftovers(self.path)
         if repair(self.cells_csv):
             self.warnings.append(f"{self.cells_csv}: removed a last line that was cut off")
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     # --- places -----------------------------------------------------------------------------
     @property
@@ -169,12 +169,19 @@ class Store:
     def evidence_json(self, cell_id: str) -> Path:
         return self.path / "samples" / f"{cell_id}.evidence.json"
 
+    def records_gz(self, cell_id: str) -> Path:
+        return self.path / "records" / f"{cell_id}.gz"
+
+    def stamp_json(self, cell_id: str) -> Path:
+        """Under which code each readout of a cell was taken."""
+        return self.path / "samples" / f"{cell_id}.readouts.json"
+
     def partial_dir(self, cell_id: str) -> Path:
         """Where an unfinished cell keeps what it has; removed when the cell is done."""
         return self.path / "partial" / cell_id
 
     def _has_files(self, row: Mapping[str, str]) -> bool:
-        places = (self.samples_csv, self.metrics_json, self.routing_json)
+        places = (self.samples_csv, self.metrics_json, self.routing_json, self.records_gz)
         return all(place(row.get("cell_id", "")).is_file() for place in places)
 
     # --- the run ----------------------------------------------------------------------------
@@ -210,20 +217,29 @@ class Store:
         rows = [row for row in self.cells() if row.get("status") == DONE]
         return {row.get("requested_id") or row["cell_id"]: row for row in rows}
 
-    def write_cell_files(
-        self,
-        cell_id: str,
-        samples: Iterable[Mapping[str, Any]],
-        metrics: Sequence[Mapping[str, Any]],
-        routing: Sequence[Mapping[str, Any]],
-        evidence: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
-        """Everything a finished cell consists of, each file whole or absent."""
-        if evidence:
-            write_json(self.evidence_json(cell_id), list(evidence))
-        write_json(self.metrics_json(cell_id), list(metrics))
-        write_json(self.routing_json(cell_id), list(routing))
+    def write_samples(self, cell_id: str, samples: Iterable[Mapping[str, Any]]) -> None:
+        """The samples of a cell; their readouts may still be missing."""
         write_csv(self.samples_csv(cell_id), columns.SAMPLES, samples)
+
+    def write_answers(self, cell_id: str, samples: Iterable[Mapping[str, Any]]) -> None:
+        """The samples of a cell before anything was read out of their records."""
+        self.stamp_json(cell_id).unlink(missing_ok=True)
+        self.write_samples(cell_id, samples)
+
+    def write_metrics(self, cell_id: str, metrics: Sequence[Mapping[str, Any]]) -> None:
+        """What the bench's scoring made of a cell's answers."""
+        write_json(self.metrics_json(cell_id), list(metrics))
+
+    def write_routing(self, cell_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The routing table of a cell."""
+        write_json(self.routing_json(cell_id), list(rows))
+
+    def write_evidence(self, cell_id: str, found: Sequence[Mapping[str, Any]]) -> None:
+        """Answer-bearing patches by sample; no file where no sample has any."""
+        if found:
+            write_json(self.evidence_json(cell_id), list(found))
+        else:
+            self.evidence_json(cell_id).unlink(missing_ok=True)
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Append the row of a done or failed cell; an earlier row of it is replaced."""
@@ -246,11 +262,11 @@ class Store:
             (self.path / "partial").rmdir()
 
     def read_metrics(self, cell_id: str) -> list[dict[str, Any]]:
-        """What `write_cell_files` stored as metrics; StoreError when damaged."""
+        """What `write_metrics` stored; StoreError when damaged."""
         return _read_json_list(self.metrics_json(cell_id))
 
     def read_routing(self, cell_id: str) -> list[dict[str, Any]]:
-        """What `write_cell_files` stored as routing table; StoreError when damaged."""
+        """What `write_routing` stored; StoreError when damaged."""
         return _read_json_list(self.routing_json(cell_id))
 
     def read_evidence(self, cell_id: str) -> list[dict[str, Any]]:

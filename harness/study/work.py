@@ -111,16 +111,11 @@ def _watch() -> Any:
 
 def _examine(job: Job, test: str) -> dict[str, Any]:
     """Scores of every document of every bench, and the mean cost of a prompt."""
-    import functools
-
     from harness.bench.loop import evaluate
     from harness.cost.readouts import read_out
 
     loaded, exam = _loaded(job.model), job.exam
     method = _with_plan(job, parse(test))
-    count = functools.partial(
-        _count, read_out, shape=loaded.info, itemsize=4, vision_runs=method.needs_images
-    )
     scores: dict[str, list[dict[str, Any]]] = {}
     kv, flops = [], []
     for bench in exam.benches:
@@ -132,8 +127,7 @@ def _examine(job: Job, test: str) -> dict[str, Any]:
             limit=exam.limit,
             batch_size=exam.batch_size,
             progress=False,
-            on_sample=count,
-            keep_record=lambda position: False,
+            pictured=lambda position: False,
         )
         scale = 100.0 if max((s.score or 0.0) for s in result.samples) <= 1.0 else 1.0
         scores[bench] = [
@@ -141,7 +135,8 @@ def _examine(job: Job, test: str) -> dict[str, Any]:
             for s in result.samples
             if s.score is not None
         ]
-        read_outs = [s.readout for s in result.samples if s.readout]
+        how = {"shape": loaded.info, "itemsize": 4, "vision_runs": method.needs_images}
+        read_outs = [read_out(record, **how) for record in result.records.values()]
         kv += [r["kv_ratio_vision"] for r in read_outs if r["kv_ratio_vision"] is not None]
         flops += [r["tflops_prefill"] for r in read_outs]
     return {
@@ -150,10 +145,6 @@ def _examine(job: Job, test: str) -> dict[str, Any]:
         "kv_ratio_vision": sum(kv) / len(kv) if kv else None,
         "tflops_prefill": sum(flops) / len(flops) if flops else None,
     }
-
-
-def _count(read_out: Any, doc_id: Any, record: Any, **how: Any) -> Any:
-    return read_out(record, **how)
 
 
 def _with_plan(job: Job, method: Any) -> Any:

@@ -25,7 +25,7 @@ def test_shown_samples_bring_what_a_picture_needs(
     loaded: Session = request.getfixturevalue(name)
     seen: dict[str, Any] = {}
     fastv = methods.parse("fastv:k=1")
-    options: dict[str, Any] = {"keep_record": lambda i: i < 2, "on_image": seen.__setitem__}
+    options: dict[str, Any] = {"pictured": lambda i: i < 2, "on_image": seen.__setitem__}
     result = run(loaded, gqa, fastv, limit=3, batch_size=2, **options)
     assert [bool(s.picture) for s in result.samples] == [True, True, False]
     for sample in result.samples[:2]:

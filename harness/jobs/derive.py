@@ -1,0 +1,87 @@
+"""`--derive RUN`: readouts, tables and report again from a run's stored records. No weights.
+
+Torch-free, unless the counters of FLOPs have changed and count again on modules without weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.common.errors import (
+    EXIT_CELLS_FAILED,
+    EXIT_OK,
+    HarnessError,
+    StoreError,
+    UsageError,
+    one_line,
+)
+from harness.common.progress import Progressing
+from harness.common.stops import PROGRAM
+from harness.cost.findings import RefereeError
+from harness.options.workload import is_workload
+from harness.readouts.derive import Derived
+from harness.readouts.stored import read_out_cell
+from harness.readouts.summary import LEGEND, summary_table
+from harness.store.csvfile import read_rows
+from harness.store.rundir import DONE, Store, open_for_reading, read_run_json
+
+FLAG = "--derive"
+
+
+def run_derive(target: str, quiet: bool = False) -> int:
+    """Read every finished cell out again; the exit code is that of a run.
+
+    Raises UsageError, before anything is written, for a run in progress and for one whose cells
+    have no records.
+    """
+    path = open_for_reading(target, FLAG)
+    about = read_run_json(path)
+    show, failed = Progressing(quiet), 0
+    require_records(path)
+    with Store(path, FLAG) as store:
+        done = store.done()
+        order = [cell for cell in about["cells"] if cell in done]
+        for number, requested in enumerate(order, start=1):
+            row = done[requested]
+            name = f"{row['label']} on {row['bench']}"
+            show.say(f"[{number}/{len(order)}] {name}")
+            try:
+                read_out_cell(store, row["cell_id"])
+            except RefereeError as error:
+                failed += 1
+                show.warn(f"{PROGRAM}: {name}: {one_line(error)}")
+        derived = Derived(store, order, about["seed"], store.margin(None))
+        derived.write()
+    show.table(lambda: summary_table(path))
+    show.say(LEGEND)
+    print(_report(path))
+    return EXIT_CELLS_FAILED if failed else EXIT_OK
+
+
+def require_records(path: Path) -> None:
+    """Refuse a run that cannot be derived again. Raises UsageError naming the first such cell."""
+    try:
+        rows = read_rows(path / "cells.csv")
+    except StoreError as error:
+        raise UsageError(f"{FLAG}: {one_line(error)}") from None
+    order = read_run_json(path).get("cells")
+    done = [r for r in rows if r.get("status") == DONE and not is_workload(r.get("bench", ""))]
+    if not done:
+        raise UsageError(f"{FLAG}: '{path}' has no finished cell of a benchmark")
+    here = [r for r in done if order and (r.get("requested_id") or r["cell_id"]) in order]
+    for row in here or done:
+        if not here or not Store(path).records_gz(row["cell_id"]).is_file():
+            raise UsageError(
+                f"{FLAG}: there are no routing records of {row['label']} on {row['bench']} in "
+                f"'{path}': an older version kept none, or they were removed; --plots-only works"
+            )
+
+
+def _report(path: Path) -> Path:
+    from reports.build import build_report
+    from reports.errors import ReportError
+
+    try:
+        return Path(build_report(path))
+    except ReportError as error:
+        raise HarnessError(f"{FLAG}: no report: {one_line(error)}") from None
