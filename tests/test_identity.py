@@ -198,7 +198,7 @@ METHOD = "import methods; print(methods.load('cdpruner').source_hash())"
          ["reports/geometry.py", "methods/fastv.py", "methods/greedy.py", "methods/__init__.py",
           "harness/command/cli.py", "harness/options/flags.py", "harness/cost/ledger.py",
           "harness/readouts/evidence.py", "harness/statistics/stats.py"]),
-        (COST, ["harness/cost/ledger.py", "harness/cost/readouts.py", "harness/store/columns.py"],
+        (COST, ["harness/cost/ledger.py", "harness/cost/readouts.py", "harness/store/columns/costs.py"],
          ["reports/geometry.py", "harness/readouts/evidence.py", "harness/engine/run.py",
           "methods/greedy.py", "harness/cost/referees.py", "harness/statistics/stats.py"]),
         (COUNTERS, ["harness/cost/referees.py", "harness/cost/modules.py"],
