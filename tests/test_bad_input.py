@@ -12,8 +12,8 @@ import pytest
 
 from harness.command.cli import main
 from harness.common.errors import UsageError
+from harness.common.roots import ROOT
 from harness.jobs.parts import Parts
-from harness.options.settings import ROOT
 from harness.store.csvfile import read_rows
 from tests.fakes import FakeLoaded, FakeParts, FakeSource, run
 

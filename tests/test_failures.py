@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from harness.common.errors import CellError, UsageError
+from harness.common.roots import ROOT
 from harness.jobs.suite import run_suite
-from harness.options.settings import ROOT
 from harness.store.csvfile import read_rows
 from reports.build import build_report
 from tests.fakes import FakeParts, run, settings

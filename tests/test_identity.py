@@ -13,8 +13,8 @@ import pytest
 
 from harness.command.cli import main
 from harness.common.errors import UsageError
+from harness.common.roots import ROOT
 from harness.model.catalog import find_model, load_model
-from harness.options.settings import ROOT
 from harness.store.csvfile import read_rows
 from tests.fakes import FakeParts, run
 from tests.fixtures.bad_input import edit

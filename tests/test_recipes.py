@@ -11,10 +11,10 @@ import pytest
 
 import methods
 from harness.common.errors import UsageError
+from harness.common.roots import ROOT
 from harness.instruct import estimate, sizes
 from harness.instruct.recipe import InstructRecipe
 from harness.model.catalog import find_model
-from harness.options.settings import ROOT
 
 FOLDER = ROOT / "recipes"
 GLOBAL = re.compile(r"^# Global batch: (\d+) GPUs x (\d+) x (\d+) = (\d+)", re.MULTILINE)

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from harness.common.errors import UsageError
-from harness.options.settings import ROOT
+from harness.common.roots import ROOT
 from harness.store.csvfile import read_rows, repair
 from harness.store.rundir import Store, check_out, read_run_json
 from tests.fakes import DOCUMENTS, FakeParts, derived, run

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from harness.common.errors import StoreError
-from harness.options.settings import ROOT
+from harness.common.roots import ROOT
 from harness.store import columns
 from harness.store.cells import WITHOUT_INFLUENCE, CellKey, source_digest
 from harness.store.csvfile import append_row, cell_text, read_rows, repair, to_csv, write_atomic

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.errors import UsageError
+from harness.common.roots import DATA
 from harness.cost.towers import CONVNEXT_L, llava_hr_flops
 from harness.families.config import CLASS_TOKENS, completed, read_config
 from harness.families.trust import refuse_keys
-from harness.options.settings import ROOT
 
 CLIP_L_336: dict[str, Any] = {
     "model_type": "clip_vision_model",
@@ -199,7 +199,7 @@ def config_for(model: str) -> dict[str, Any]:
         return KNOWN[model]
     folder = Path(model)
     if not folder.is_dir():
-        folder = ROOT / "assets" / model
+        folder = DATA / "assets" / model
     if not (folder / "config.json").is_file():
         known = ", ".join(["tiny-llava", *KNOWN])
         raise UsageError(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import UsageError, one_line
 from harness.common.nearest import unknown
-from harness.options.settings import ROOT, Settings
+from harness.common.roots import DATA
+from harness.options.settings import Settings
 from harness.store.cells import CellKey, package_versions
 from harness.store.rundir import read_run_json
 
@@ -79,7 +80,7 @@ class Plan:
 
 def _shown(path: Path) -> str:
     """A path as a run that is passed on may name it: shipped weights by their place here."""
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+    return path.relative_to(DATA).as_posix() if path.is_relative_to(DATA) else str(path)
 
 
 def make_plan(settings: Settings, parts: Parts) -> Plan:
@@ -264,5 +265,5 @@ def shipped_checkpoint(method_name: str, model_name: str) -> Path | None:
     """The tuned weights that ship for this method and model, if there are any."""
     if "/" in model_name:  # a folder of the user's: what lies beside it was not asked for
         return None
-    path = ROOT / "assets" / f"{model_name}-{method_name}"
+    path = DATA / "assets" / f"{model_name}-{method_name}"
     return path if path.is_dir() else None

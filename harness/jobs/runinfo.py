@@ -7,8 +7,8 @@ import subprocess
 from datetime import UTC, datetime
 from typing import Any
 
+from harness.common.roots import ROOT
 from harness.jobs.plan import Plan
-from harness.options.settings import ROOT
 from harness.store.cells import package_versions
 
 

@@ -18,7 +18,7 @@ from harness.common.errors import (
     one_line,
 )
 from harness.common.progress import Progressing
-from harness.common.stops import PROGRAM, stoppable
+from harness.common.stops import COMMAND, PROGRAM, stoppable
 from harness.jobs.cellrun import record_failure, run_cell
 from harness.jobs.parts import Parts
 from harness.jobs.plan import Cell, Plan, make_plan, require_same_files, too_few
@@ -87,7 +87,7 @@ def resumable(work: Callable[[], int], show: Progressing, again: str) -> int:
 def resume_command(argv: Sequence[str], settings: Settings, out: Path) -> str:
     """The command that goes on with this run."""
     words = [*argv, *([] if settings.out else ["--out", str(out)])]
-    return f"python {PROGRAM} {shlex.join(words)}"
+    return f"{COMMAND} {shlex.join(words)}"
 
 
 def _load(
@@ -192,7 +192,7 @@ def draw_report(run_dir: Path, parts: Parts, show: Progressing) -> int:
     try:
         report = parts.report(run_dir)
     except Exception as error:
-        again = f"python {PROGRAM} --plots-only {shlex.quote(str(run_dir))}"
+        again = f"{COMMAND} --plots-only {shlex.quote(str(run_dir))}"
         show.warn(f"{PROGRAM}: no report: {one_line(error)}; the tables are there, again: {again}")
         return EXIT_CELLS_FAILED
     print(report, file=sys.stdout)

@@ -15,8 +15,8 @@ from typing import Any
 
 from harness.common.errors import CellError, StoreError, one_line
 from harness.common.jsonfile import read_json
+from harness.common.roots import ROOT
 from harness.jobs.plan import DENSE, Cell, Plan
-from harness.options.settings import ROOT
 from harness.options.validators import ANALYSES
 from harness.store.csvfile import write_json
 

@@ -17,12 +17,12 @@ from typing import Any
 
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest, unknown
+from harness.common.roots import DATA
 from harness.families.config import read_config
 from harness.families.shapes import SIZES_ONLY, ModelShape, shape_from_config
 from harness.families.trust import refuse_foreign
 from harness.model.session import Session
 from harness.model.weights import INDEX, check_weights, setting_hashes, weight_hashes
-from harness.options.settings import ROOT
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 NEEDED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
@@ -117,7 +117,7 @@ def find_model(name: str) -> ModelSource:
     """
     entry = MODELS.get(name)
     if entry is not None and entry.mini:
-        folder, revision = ROOT / entry.source, None
+        folder, revision = DATA / entry.source, None
         if not folder.is_dir():
             raise UsageError(
                 f"model '{name}' ships as {entry.source}, which is missing here: "

@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.common.errors import UsageError
+from harness.common.roots import DATA
 from harness.options.validators import VALIDATORS, checkpoint
 
 T = TypeVar("T")
-ROOT = Path(__file__).resolve().parents[2]
-SUITES = ROOT / "suites"
+SUITES = DATA / "suites"
 
 # Settings that only a run with measured times has a use for; the last three only --throughput.
 MEASURED = ("workload", "repeats", "warmup", "min_seconds", "max_seconds")

@@ -11,12 +11,12 @@ from typing import Any
 
 from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import read_json
-from harness.options.settings import ROOT
+from harness.common.roots import BUILD, DATA
 from harness.store.csvfile import write_json
 from harness.study.spec import Arm, Study
 from harness.train.recipe import Recipe
 
-CACHE = ROOT / "build" / "study"
+CACHE = BUILD / "study"
 # Results are kept by recipe, weights, data and the method's own source. Raise this number when a
 # change of the training code or the engine changes what a run computes.
 CODE = 1
@@ -115,7 +115,7 @@ def parse(spec: str) -> Any:
 
 def recipe_of(study: Study, arm: Arm, seed: int) -> Recipe:
     """What trains `arm` with `seed`. Raises UsageError."""
-    path = ROOT / study.recipe
+    path = DATA / study.recipe
     changes = {**study.settings, **arm.recipe, "stages": arm.stages or None}
     return Recipe.load(path, **changes, method=arm.train, seed=seed)
 

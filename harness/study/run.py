@@ -14,11 +14,12 @@ from rich.table import Table
 
 from harness.common.errors import EXIT_CELLS_FAILED, EXIT_OK, UsageError, one_line
 from harness.common.progress import Progressing
+from harness.common.roots import BUILD
 from harness.jobs.parts import Parts
 from harness.jobs.plan import require_same_files
 from harness.jobs.runinfo import environment
 from harness.jobs.suite import draw_report, resumable, resume_command
-from harness.options.settings import ROOT, Settings
+from harness.options.settings import Settings
 from harness.store.csvfile import write_csv
 from harness.store.rundir import Store, check_out, default_out
 from harness.study import columns, work
@@ -38,7 +39,7 @@ TIMES = (
     "Training seconds are those of processes side by side and compare no methods; "
     "benchmarks/training.py does."
 )
-SCENES = ROOT / "build" / "scenes"
+SCENES = BUILD / "scenes"
 
 
 def run_study(settings: Settings, argv: Sequence[str], parts: Parts | None = None) -> int:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.errors import one_line
-from harness.options.settings import ROOT
+from harness.common.roots import BUILD
 from harness.study.jobs import Job, keep, parse, read
 
-WORK = ROOT / "build" / "train"  # features of the training scenes
+WORK = BUILD / "train"  # features of the training scenes
 EVERY = 5  # steps between two points of the loss curve
 
 

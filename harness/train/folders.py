@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from harness.common.errors import UsageError
+from harness.common.roots import DATA
 from harness.families.trust import refuse_foreign
-from harness.options.settings import ROOT
 from harness.train.build import build_llava, build_processor
 from harness.train.llama2c import deepen, fetch_bundle, read_bundle
 from harness.train.recipe import Recipe
@@ -61,7 +61,7 @@ def save_model(
 def start_folder(recipe: Recipe, work: Path) -> Path:
     """Where the start model is: a folder as given, here or beside the recipes, or the result of
     an earlier recipe."""
-    for folder in (Path(recipe.start), ROOT / recipe.start):
+    for folder in (Path(recipe.start), DATA / recipe.start):
         if folder.exists():
             return folder
     return work / recipe.start
