@@ -37,8 +37,8 @@ from harness.families.shapes import ModelShape  # noqa: E402
 from harness.instruct.recipe import InstructRecipe  # noqa: E402
 from harness.instruct.sizes import model_info  # noqa: E402
 from harness.instruct.work import sample_work  # noqa: E402
-from harness.jobs.runinfo import environment  # noqa: E402
 from harness.store.csvfile import write_csv, write_json  # noqa: E402
+from harness.store.runinfo import environment  # noqa: E402
 from harness.timing.clock import Clock, clock_for  # noqa: E402
 from harness.timing.device import Watch, busy_host, cpu_name  # noqa: E402
 from harness.timing.measure import (  # noqa: E402

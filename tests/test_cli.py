@@ -12,7 +12,7 @@ import pytest
 from harness.command.cli import main, parse
 from harness.common.errors import UsageError
 from harness.common.roots import ROOT
-from harness.jobs.suite import resume_command
+from harness.jobs.runner import resume_command
 from harness.options.settings import SUITES, Settings
 from tests.fakes import run
 

@@ -14,7 +14,7 @@ from harness.cost.findings import SINGLY, Curve, Finding, RefereeError
 from harness.cost.referees import Referees
 from harness.store.columns import COUNTED
 from harness.store.csvfile import read_rows
-from tests.fakes import SHAPE, FakeParts, derived, run
+from tests.fakes import SHAPE, FakeRun, FakeSession, derived, run
 
 
 @cache
@@ -23,11 +23,11 @@ def real_referees() -> Referees:
     return Referees(SHAPE)
 
 
-class Counting(FakeParts):
+class Counting(FakeRun):
     """The fakes with real counters."""
 
-    def referees(self, loaded: Any) -> Any:
-        return real_referees()
+    def load(self, show: Any) -> Any:
+        return FakeSession(counters=real_referees())
 
 
 def test_an_ordinary_run_has_the_counters_rows_and_resumes_to_the_same_bytes(
@@ -83,9 +83,9 @@ def test_a_counter_that_disagrees_on_a_sample_fails_its_cell_in_one_line(tmp_pat
                 found["torch"]["llm_decode"] *= 1.01
             return found
 
-    class Disagreeing(FakeParts):
-        def referees(self, loaded: Any) -> Any:
-            return Off()
+    class Disagreeing(FakeRun):
+        def load(self, show: Any) -> Any:
+            return FakeSession(counters=Off())
 
     out = tmp_path / "run"
     assert run(out, Disagreeing()) == 3

@@ -16,7 +16,7 @@ from harness.common.errors import UsageError
 from harness.common.roots import ROOT
 from harness.model.catalog import find_model, load_model
 from harness.store.csvfile import read_rows
-from tests.fakes import FakeParts, run
+from tests.fakes import FakeRun, run
 from tests.fixtures.bad_input import edit
 from tests.fixtures.hub_models import write_llava, write_llava_next
 
@@ -26,11 +26,11 @@ from safetensors.torch import load_file, save_file  # isort: skip
 INDEX = "model.safetensors.index.json"
 
 
-class RealFiles(FakeParts):
+class RealFiles(FakeRun):
     """Made-up answers of a model whose files are real."""
 
-    def source(self, name: str) -> Any:
-        return find_model(name)
+    def source(self) -> Any:
+        return find_model(self.settings.model)
 
 
 @pytest.fixture

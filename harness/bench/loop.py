@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness.bench.benches import Bench, resolve_bench
 from harness.bench.scores import Metric, doc_key, extract, lacks_answer, target_text
 from harness.common.errors import CellError
-from harness.jobs.plan import AUTO_BATCH
+from harness.options.runtime import AUTO_BATCH
 
 if TYPE_CHECKING:
     from harness.bench.lmms import OnBatch, OnImage, OnSample

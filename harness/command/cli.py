@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import (
     EXIT_CELLS_FAILED,
@@ -32,6 +32,9 @@ from harness.options.settings import (
     make_settings,
 )
 from harness.options.validators import VALIDATORS, place
+
+if TYPE_CHECKING:
+    from harness.jobs.runner import Job
 
 FREE = ("out", "quiet", "verbose")  # settings that every run may have
 WRITERS = ("plots_only", "diff")  # jobs on finished runs that write where --out says
@@ -132,29 +135,36 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     if jobs == ["diff"]:
         one, other = raw["diff"]
         return _diff(one, other, settings.out)
+    from harness.jobs.runner import run
+
+    return run(_job(settings)(settings, argv))
+
+
+def _job(settings: Settings) -> type[Job]:
+    """What kind of run the settings ask for. Raises UsageError where they name too little."""
     if settings.published and settings.costs_only:
-        from harness.jobs.published import run_published
+        from harness.jobs.published import Published
 
-        return run_published(settings, argv)
+        return Published
     if settings.study:
-        from harness.study.run import run_study
+        from harness.jobs.study import StudyJob
 
-        return run_study(settings, argv)
+        return StudyJob
     if not settings.methods:
         raise UsageError("nothing to do: give --methods and --bench, or see --help")
     if settings.costs_only:
-        from harness.jobs.costs import run_costs
+        from harness.jobs.costs import Costs
 
-        return run_costs(settings, argv)
+        return Costs
     if settings.throughput:
-        from harness.jobs.throughput import run_throughput
+        from harness.jobs.throughput import Throughput
 
-        return run_throughput(settings, argv)
+        return Throughput
     if not settings.bench:
         raise UsageError("--bench is missing: which benchmarks? (see --list benches)")
-    from harness.jobs.suite import run_suite
+    from harness.jobs.benchmarks import Benchmarks
 
-    return run_suite(settings, argv)
+    return Benchmarks
 
 
 def _refuse_idle_flags(raw: dict[str, Any], settings: Settings, jobs: list[str]) -> None:
@@ -184,7 +194,7 @@ def _list(kind: str) -> int:
 
 
 def _check(name: str) -> int:
-    from harness.command.listing import check_known_methods
+    from harness.options.specs import check_known_methods
     from methods.base import MethodError
 
     if name != "all":

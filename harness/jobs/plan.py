@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.common.errors import UsageError, one_line
-from harness.common.nearest import unknown
 from harness.common.roots import DATA
+from harness.jobs.resolve import (
+    check_methods,
+    checkpoint_hashes,
+    find_checkpoints,
+    named_methods,
+    with_trained_parameters,
+)
+from harness.options.runtime import AUTO_BATCH, DENSE, Runtime
 from harness.options.settings import Settings
 from harness.store.cells import CellKey, package_versions
-from harness.store.rundir import read_run_json
-
-if TYPE_CHECKING:
-    from harness.families.shapes import ModelShape
-    from harness.jobs.parts import Parts, Runtime
-
-DENSE = "dense"
-NO_WEIGHTS = "none"  # as in --checkpoint llavolta=none
-# What `--batch-size auto` tries first; a batch that does not fit is halved.
-AUTO_BATCH = {"cpu": 8, "mps": 8, "cuda": 32}
 
 
 @dataclass(frozen=True)
@@ -83,23 +79,29 @@ def _shown(path: Path) -> str:
     return path.relative_to(DATA).as_posix() if path.is_relative_to(DATA) else str(path)
 
 
-def make_plan(settings: Settings, parts: Parts) -> Plan:
-    """Resolve all names and build the cells. Raises UsageError with one line."""
-    methods = with_dense(parts.methods(settings.methods), parts)
-    source = parts.source(settings.model)
-    benches = [parts.bench(name, settings.data, source) for name in settings.bench]
+def make_plan(
+    settings: Settings,
+    methods: list[Any],
+    source: Any,
+    benches: Sequence[Any],
+    runtime: Runtime,
+    engine: str,
+) -> Plan:
+    """The cells of methods (dense first) on benches, with their weights and keys.
+
+    `engine` is the hash of the code between a method's decision and a score. Raises UsageError.
+    """
     for bench in benches:
         bench.require(settings.limit)
-    runtime = parts.runtime(settings, source)
-    checkpoints = find_checkpoints(settings, methods, source, parts)
-    methods = with_trained_parameters(methods, checkpoints, parts)
+    checkpoints = find_checkpoints(settings, methods, source)
+    methods = with_trained_parameters(methods, checkpoints)
     check_methods(methods, source.info)
     notes: tuple[str, ...] = ()
     if settings.controls:
         from harness.jobs.matched import with_controls
 
-        methods, notes = with_controls(methods, source.info, parts.methods)
-        checkpoints = find_checkpoints(settings, methods, source, parts)  # theirs are dense's
+        methods, notes = with_controls(methods, source.info, named_methods)
+        checkpoints = find_checkpoints(settings, methods, source)  # theirs are dense's
     batch = settings.batch_size
     batch_size = AUTO_BATCH[runtime.device] if isinstance(batch, str) else batch
     cells = []
@@ -109,13 +111,13 @@ def make_plan(settings: Settings, parts: Parts) -> Plan:
             weights = {
                 "revision": source.revision,
                 "files": source.file_hashes,
-                "checkpoint": parts.checkpoint_hashes(path) if path else None,
+                "checkpoint": checkpoint_hashes(path) if path else None,
             }
             key = CellKey(
                 method=method.name,
                 params=method.params(),
                 method_source=method.source_hash(),
-                engine_source=parts.engine_source(),
+                engine_source=engine,
                 versions=package_versions(),
                 model=source.model_id,
                 weights=weights,
@@ -135,18 +137,6 @@ def make_plan(settings: Settings, parts: Parts) -> Plan:
             )
             cells.append(Cell(key, method, bench, path))
     return Plan(settings, source, runtime, tuple(cells), notes)
-
-
-def check_methods(methods: Sequence[Any], shape: ModelShape) -> None:
-    """Refuse methods and parameters that do not fit the model, before its weights are loaded."""
-    from harness.instruct.sizes import model_info
-    from methods.base import MethodError
-
-    try:
-        for method in methods:
-            method.fits(model_info(shape))
-    except MethodError as error:
-        raise UsageError(f"--methods: {one_line(error)}") from None
 
 
 def too_few(plan: Plan, margin: float) -> str:
@@ -172,98 +162,3 @@ def too_few(plan: Plan, margin: float) -> str:
         f"non-inferior within {points} takes at least {least}, even where nothing changes: "
         f"{', '.join(few)}"
     )
-
-
-def with_dense(methods: list[Any], parts: Parts) -> list[Any]:
-    """The methods with dense in front, added where it was not asked for."""
-    dense = [method for method in methods if method.name == DENSE]
-    others = [method for method in methods if method.name != DENSE]
-    return [*(dense or parts.methods((DENSE,))), *others]
-
-
-def find_checkpoints(
-    settings: Settings, methods: list[Any], source: Any, parts: Parts
-) -> dict[str, Path]:
-    """Method name -> folder of the weights it runs with, where these are not just the model's.
-
-    A training-free method without weights of its own works on dense's, so that both had the same
-    training; `METHOD=none` asks for that where weights of it ship. Raises UsageError for a trained
-    method without weights, and for weights nobody asked for.
-    """
-    named = {method.name: method for method in methods}
-    for name in settings.checkpoint:
-        if name not in named:
-            hint = "it is not among --methods"
-            raise UsageError("--checkpoint: " + unknown("method", name, named, hint))
-    found: dict[str, Path] = {}
-    for name, method in named.items():  # dense comes first
-        wish = settings.checkpoint.get(name)
-        path = None if wish == NO_WEIGHTS else parts.checkpoint(method, wish, source)
-        if path is None and method.trained:
-            raise UsageError(
-                f"{name} is a trained method and there are no weights of it for "
-                f"{source.model_id}: pass --checkpoint {name}=PATH_OR_ID"
-            )
-        if path is None and method.reads_clip:
-            raise UsageError(
-                f"--methods: {method.spec} needs the CLIP model of the vision tower: "
-                f"pass --checkpoint {name}=PATH_OR_ID, or use relevance=words"
-            )
-        path = path or found.get(DENSE)
-        if path is not None:
-            found[name] = path
-    return found
-
-
-def with_trained_parameters(
-    methods: list[Any], checkpoints: Mapping[str, Path], parts: Parts
-) -> list[Any]:
-    """The methods with the parameters their weights were trained with, where the user set none.
-
-    Raises UsageError when two entries turn out to be the same then.
-    """
-    found: list[Any] = []
-    for method in methods:
-        path = checkpoints.get(method.name)
-        full = method if path is None else parts.trained_method(path, method)
-        if full in found:
-            raise UsageError(
-                f"--methods: '{method.spec}' is given twice: its weights were trained with "
-                f"'{full.spec}'"
-            )
-        found.append(full)
-    return found
-
-
-def require_same_files(out: Path, source: Any, checkpoints: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run whose model or checkpoints have changed on disk since.
-
-    ``checkpoints``: method name -> hashes of its files. What an older run.json does not say is not
-    compared. Raises UsageError naming the first file.
-    """
-    about = read_run_json(out)
-    model = ("weight_hashes", source.weight_hashes), ("model_files", source.setting_hashes)
-    pairs = [(source.model_id, about.get(name), files) for name, files in model]
-    for name, said in _table(about.get("checkpoints")).items():
-        files = checkpoints.get(name) or {}
-        pairs.append((f"the weights of {name}", _table(said).get("files"), files))
-    for whose, before, now in pairs:
-        known = _table(before)
-        for file in [*known, *now] if known else []:
-            if known.get(file) != now.get(file):
-                raise UsageError(
-                    f"--out: {file} of {whose} changed since '{out}' was made: choose another --out"
-                )
-
-
-def _table(value: Any) -> dict[str, Any]:
-    """What a run.json holds as an object; empty where it does not."""
-    return value if isinstance(value, dict) else {}
-
-
-def shipped_checkpoint(method_name: str, model_name: str) -> Path | None:
-    """The tuned weights that ship for this method and model, if there are any."""
-    if "/" in model_name:  # a folder of the user's: what lies beside it was not asked for
-        return None
-    path = DATA / "assets" / f"{model_name}-{method_name}"
-    return path if path.is_dir() else None

@@ -7,39 +7,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.common.errors import (
-    EXIT_CELLS_FAILED,
-    EXIT_OK,
-    UsageError,
-)
+from harness.common.errors import UsageError
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
-from harness.jobs.parts import Parts
-from harness.jobs.plan import require_same_files
-from harness.jobs.runinfo import environment
-from harness.jobs.suite import draw_report, resumable, resume_command
+from harness.jobs.resolve import require_same_files
+from harness.jobs.runner import Job
+from harness.jobs.timed import make_timing_plan
 from harness.options.settings import Settings
 from harness.options.workload import Workload
-from harness.store.rundir import Store, check_out, default_out, read_run_json
+from harness.store.cells import engine_digest
+from harness.store.rundir import Store, read_run_json
 from harness.timing.cells import Cells, TimedCell
 from harness.timing.device import Watch, busy_host, cores
-from harness.timing.plan import TimingPlan, check_fit, make_timing_plan
+from harness.timing.plan import TimingPlan, check_fit
 
 
-def run_throughput(settings: Settings, argv: Sequence[str], parts: Parts | None = None) -> int:
-    """Run or resume a timing run; returns the exit code.
+class Throughput(Job):
+    """Methods on workloads, timed."""
 
-    Raises UsageError before anything was written.
-    """
-    parts = parts or Parts()
-    show = Progressing(settings.quiet)
-    plan = make_timing_plan(settings, parts)
-    out = Path(settings.out) if settings.out else default_out()
-    if check_out(out, plan.recorded):
-        same_device(out, plan.device_name)
-        same_model(out, plan)
-    again = resume_command(argv, settings, out)
-    return resumable(lambda: _open(plan, argv, out, parts, show), show, again)
+    plan: TimingPlan
+    cells: Cells
+    todo: list[Workload]
+    bench: Any = None
+    busy = ""
+
+    def resolve(self, out: Path) -> dict[str, Any]:
+        self.plan = make_timing_plan(self.settings)
+        return self.plan.recorded
+
+    def resume(self, out: Path) -> None:
+        same_device(out, self.plan.device_name)
+        same_model(out, self.plan)
+
+    def open(self, out: Path, show: Progressing) -> dict[str, Any] | None:
+        plan = self.plan
+        self.cells = Cells(out, plan, engine_digest())
+        self.todo = [work for work in plan.workloads if self.cells.missing(work)]
+        self.busy = busy_host()  # before our own work counts as load
+        self.watch = Watch(bus_id(plan) if self.todo else None)
+        if not self.todo:
+            return None
+        check_fit(plan, self.todo)
+        self.bench = build(plan, show)
+        return describe(plan, self.watch)
+
+    def work(self, store: Store, show: Progressing) -> bool:
+        plan, todo = self.plan, self.todo
+        count = len(plan.workloads)
+        show.say(f"{store.path}: {count} workloads, {count - len(todo)} done before")
+        return time_all(plan, self.bench, todo, self.cells, store, self.watch, self.busy, show)
 
 
 def same_device(out: Path, name: str, part: str = "") -> None:
@@ -67,27 +83,6 @@ def same_model(out: Path, plan: TimingPlan) -> None:
             f"--out: the config of {plan.model} changed since '{out}' was made: "
             "choose another --out"
         )
-
-
-def _open(plan: TimingPlan, argv: Sequence[str], out: Path, parts: Parts, show: Progressing) -> int:
-    cells = Cells(out, plan, parts.engine_source())
-    todo = [work for work in plan.workloads if cells.missing(work)]
-    busy = busy_host()  # before our own work counts as load
-    bench = None
-    if todo:
-        check_fit(plan, todo)
-        bench = build(plan, parts, show)
-    with Store(out) as store:
-        for line in store.warnings:
-            show.warn(f"{PROGRAM}: {line}")
-        count = len(plan.workloads)
-        show.say(f"{out}: {count} workloads, {count - len(todo)} done before")
-        watch = Watch(bus_id(plan) if bench is not None else None)
-        if bench is not None:
-            store.write_run_json(describe(plan, argv, watch))
-        failed = time_all(plan, bench, todo, cells, store, watch, busy, show)
-    code = EXIT_CELLS_FAILED if failed else EXIT_OK
-    return draw_report(out, parts, show) or code
 
 
 def time_all(
@@ -125,15 +120,17 @@ def _say(results: Sequence[tuple[TimedCell, str]], title: str, show: Progressing
     return failed
 
 
-def build(plan: TimingPlan, parts: Parts, show: Progressing) -> Any:
+def build(plan: TimingPlan, show: Progressing) -> Any:
     """The model on its device. Raises UsageError."""
     import torch
 
+    from harness.model.catalog import load_model
     from harness.model.loading import pick_device
     from harness.timing.subject import Bench, build_random
 
     if plan.source is not None:
-        loaded = parts.load(plan.settings, plan.source, show.say)
+        asked = plan.settings
+        loaded = load_model(plan.source, asked.device, asked.dtype, asked.attn, show.say)
         return Bench(loaded.model, plan.shape, loaded.processor, loaded)
     device, dtype = pick_device(plan.settings.device), getattr(torch, plan.runtime.dtype)
     show.say(f"building {plan.model} on {device}, {plan.runtime.dtype}, {plan.runtime.attn}")
@@ -175,10 +172,9 @@ def bus_id(plan: TimingPlan) -> str | None:
     return f"{at.pci_domain_id:08X}:{at.pci_bus_id:02X}:{at.pci_device_id:02X}.0"
 
 
-def describe(plan: TimingPlan, argv: Sequence[str], watch: Watch) -> dict[str, Any]:
-    """The content of run.json, except its schema_version."""
+def describe(plan: TimingPlan, watch: Watch) -> dict[str, Any]:
+    """What run.json says of the model and the conditions."""
     return {
-        **environment(list(argv)),
         **conditions(plan, watch),
         "dtype": plan.runtime.dtype,
         "attn": plan.runtime.attn,

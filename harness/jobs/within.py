@@ -19,18 +19,13 @@ from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
 from harness.jobs.plan import Plan
 from harness.jobs.throughput import bus_id, conditions, same_device, time_all
+from harness.jobs.timed import check_rounds, of_benches
 from harness.options.settings import Settings, flag
 from harness.options.workload import Workload, parse_workload
 from harness.store.rundir import Store
 from harness.timing.cells import Cells
 from harness.timing.device import Watch, busy_now
-from harness.timing.plan import (
-    TimingPlan,
-    check_fit,
-    check_rounds,
-    device_name,
-    of_benches,
-)
+from harness.timing.plan import TimingPlan, check_fit, device_name
 
 OURS = ("harness", "methods")
 DOCUMENTS = 8  # of a bench that are timed; an evaluation's --limit may be far more
@@ -55,7 +50,7 @@ class Within:
         """Refuse to add times of another device. Raises UsageError."""
         same_device(out, self.plan.device_name, "timing")
 
-    def methods(self) -> dict[Any, Any]:
+    def methods(self) -> dict[Any, Path | None]:
         """Method -> folder of its weights, of all methods that are not timed everywhere yet."""
         missing = [method for work in self.todo for method in self.cells.missing(work)]
         return {method: self.plan.checkpoints.get(method.name) for method in missing}
@@ -64,17 +59,17 @@ class Within:
         """The conditions of the times, for run.json."""
         return {"timing": conditions(self.plan, Watch(bus_id(self.plan)))}
 
-    def run(self, loaded: Any, store: Store, show: Progressing) -> bool:
+    def run(self, session: Any, store: Store, show: Progressing) -> bool:
         """Time what is missing; True when a cell failed."""
         if not self.todo:
             return False
         from harness.timing.subject import Bench
 
-        release(loaded)
-        left = left_behind(loaded.model)
+        release(session)
+        left = left_behind(session.model)
         if left:
             return self._fail(store, f"nothing was timed: {left}", show)
-        bench = Bench(loaded.model, self.plan.shape, loaded.processor, loaded)
+        bench = Bench(session.model, self.plan.shape, session.processor, session)
         watch = Watch(bus_id(self.plan))
         show.say(f"times: {len(self.plan.workloads)} workloads, {len(self.todo)} to do")
         return time_all(self.plan, bench, self.todo, self.cells, store, watch, busy_now(), show)

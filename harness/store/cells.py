@@ -19,15 +19,20 @@ ID_LENGTH = 16  # hex digits, 64 bits: a collision within a study is out of the 
 # Parts of the harness that cannot change a cell's numbers. All the rest is part of every cell's
 # key, so that a module added later counts until somebody decides that it need not.
 WITHOUT_INFLUENCE = (
-    *("check", "command", "common", "instruct", "jobs/matched.py", "jobs/parts.py"),
-    *("jobs/plan.py", "jobs/published.py", "jobs/runinfo.py", "jobs/suite.py", "jobs/costs.py"),
-    *("jobs/throughput.py", "jobs/within.py", "layers", "options", "statistics", "study"),
+    *("check", "command", "common", "instruct", "jobs/matched.py", "jobs/analyses.py"),
+    *("jobs/plan.py", "jobs/published.py", "jobs/benchmarks.py", "jobs/costs.py"),
+    *("jobs/resolve.py", "jobs/runner.py", "jobs/study.py", "jobs/throughput.py", "jobs/timed.py"),
+    *("jobs/within.py", "layers", "options", "statistics", "study"),
     *("timing", "train", "bench/quiet.py", "bench/tasks_index.py", "cost/published.py"),
     *("cost/replica.py", "cost/rows.py", "engine/attention.py", "families/tiny.py"),
     *("families/trust.py", "model/catalog.py", "model/published.py", "model/weights.py"),
     *("readouts/controls.py", "readouts/derive.py", "readouts/fronts.py", "readouts/summary.py"),
     *("store/__init__.py", "store/cells.py", "store/columns.py", "store/csvfile.py"),
-    *("store/pictures.py", "store/rundir.py"),  # not what packs and unpacks routing records
+    *(
+        "store/pictures.py",
+        "store/rundir.py",
+        "store/runinfo.py",
+    ),  # not what packs and unpacks routing records
 )
 # Installed packages that turn documents into tokens, tokens into answers, answers into scores.
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow", "lmms-eval")

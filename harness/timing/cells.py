@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.jobs.runinfo import now
 from harness.options.workload import Workload
 from harness.store import columns
 from harness.store.cells import params_json
 from harness.store.csvfile import append_row, has_header, read_rows, repair, write_csv
 from harness.store.rundir import DONE, FAILED, Store
+from harness.store.runinfo import now
 from harness.timing.plan import TimingPlan
 
 

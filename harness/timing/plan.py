@@ -1,4 +1,4 @@
-"""From settings to what is going to be timed: all names resolved, nothing built yet."""
+"""What is going to be timed, and whether it fits; nothing is built yet."""
 
 from __future__ import annotations
 
@@ -10,23 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.common.errors import UsageError
-from harness.families.shapes import ModelShape, config_for, shape_from_config
-from harness.jobs.parts import Parts, Runtime
-from harness.jobs.plan import (
-    DENSE,
-    check_methods,
-    find_checkpoints,
-    with_dense,
-    with_trained_parameters,
-)
+from harness.families.shapes import ModelShape
+from harness.options.runtime import DENSE, Runtime
 from harness.options.settings import Settings
-from harness.options.workload import Pictures, Workload, fewest, parse_workload, pictures
+from harness.options.workload import Pictures, Workload, fewest, pictures
 from harness.store.cells import ID_LENGTH, package_versions
 from harness.timing.device import cores, cpu_name, free_host_bytes
 from harness.timing.fit import require_fit
-from harness.timing.ratios import FEWEST
-from harness.timing.shape import random_config, random_name
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUESTION = 16  # text tokens that a document's prompt has at least
@@ -102,109 +92,6 @@ class TimingPlan:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def make_timing_plan(settings: Settings, parts: Parts) -> TimingPlan:
-    """Resolve names, sizes and the device. Raises UsageError with one line; builds nothing."""
-    check_rounds(settings)
-    methods = with_dense(parts.methods(settings.methods), parts)
-    work = _workloads(settings)
-    plan = (
-        _random(settings, methods) if settings.random_weights else _real(settings, methods, parts)
-    )
-    plan = replace(plan, workloads=tuple(work), data=_data(settings, work, plan.source, parts))
-    check_methods(plan.methods, plan.shape)
-    return plan
-
-
-def _data(settings: Settings, work: list[Workload], source: Any, parts: Parts) -> dict[str, str]:
-    """Bench -> the data it is timed on. Raises UsageError for benches that there are not."""
-    names = dict.fromkeys(one.bench for one in work if one.bench)
-    if names and source is None:
-        raise UsageError("--workload: documents need a processor: leave out --random-weights")
-    return {name: parts.bench(name, settings.data, source).data for name in names}
-
-
-def check_rounds(settings: Settings) -> None:
-    """Refuse rounds and settings that no time can be had with. Raises UsageError, one line."""
-    if settings.repeats < FEWEST:
-        raise UsageError(
-            f"--repeats: {settings.repeats} rounds are too few for a 95 % interval of a median "
-            f"ratio; at least {FEWEST}, the protocol asks for {Settings().repeats}"
-        )
-    if settings.batch_size == "auto":
-        raise UsageError("--batch-size: a time belongs to one batch size; give a number")
-    for name in ("layers", "width"):
-        if getattr(settings, name) is not None and not settings.random_weights:
-            raise UsageError(f"--{name} has no meaning without --random-weights")
-    if settings.random_weights and settings.bench:
-        raise UsageError("--bench: documents need a processor: leave out --random-weights")
-    if settings.random_weights and settings.checkpoint:
-        raise UsageError("--checkpoint has no meaning with --random-weights")
-
-
-def of_benches(settings: Settings) -> list[Workload]:
-    """One workload a bench, at the run's answer length and batch size."""
-    batch = int(settings.batch_size)
-    return [Workload(bench=name, n_out=settings.n_out, batch=batch) for name in settings.bench]
-
-
-def _workloads(settings: Settings) -> list[Workload]:
-    found = [parse_workload(text) for text in settings.workload] + of_benches(settings)
-    if found and (settings.n_text != Settings().n_text):
-        raise UsageError("--n-text has no meaning beside --workload or --bench")
-    return found or [Workload(settings.n_text, None, settings.n_out, int(settings.batch_size))]
-
-
-def _random(settings: Settings, methods: list[Any]) -> TimingPlan:
-    from harness.timing.subject import for_random_weights
-
-    runtime, device_name = _runtime(settings, mini=False)
-    name = random_name(settings.model, settings.layers, settings.width)
-    config = random_config(config_for(settings.model), name, settings.layers, settings.width)
-    changed = [for_random_weights(method) for method in methods]
-    return TimingPlan(
-        settings=settings,
-        methods=tuple(method for method, _ in changed),
-        workloads=(),
-        model=name,
-        shape=shape_from_config(config, name),
-        config=config,
-        source=None,
-        runtime=runtime,
-        device_name=device_name,
-        notes=tuple(note for _, note in changed if note),
-    )
-
-
-def _real(settings: Settings, methods: list[Any], parts: Parts) -> TimingPlan:
-    source = parts.source(settings.model)
-    checkpoints = find_checkpoints(settings, methods, source, parts)
-    methods = with_trained_parameters(methods, checkpoints, parts)
-    runtime, device_name = _runtime(settings, mini=source.mini)
-    return TimingPlan(
-        settings=settings,
-        methods=tuple(methods),
-        workloads=(),
-        model=source.model_id,
-        shape=source.info,
-        config=source.config,
-        source=source,
-        runtime=runtime,
-        device_name=device_name,
-        checkpoints=checkpoints,
-        trained={name: parts.checkpoint_hashes(path) for name, path in checkpoints.items()},
-    )
-
-
-def _runtime(settings: Settings, mini: bool) -> tuple[Runtime, str]:
-    from harness.model.loading import pick_attention, pick_device, pick_dtype
-
-    device = pick_device(settings.device)
-    dtype = pick_dtype(settings.dtype, device, mini=mini)
-    attn = pick_attention(settings.attn, device, dtype)
-    runtime = Runtime(device.type, str(dtype).removeprefix("torch."), attn)
-    return runtime, device_name(settings.device)
 
 
 def device_name(wish: str) -> str:
