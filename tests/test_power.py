@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, multinomial
 
-from harness.jobs.plan import too_few
+from harness.jobs.grid import too_few
 from harness.statistics import stats
 from harness.statistics.power import detectable, mcnemar_power, smallest_n
 from tests.fakes import DOCUMENTS, FakeRun, run, settings
@@ -199,7 +199,7 @@ def test_the_line_goes_by_limit_margin_and_what_is_known(tmp_path: Path) -> None
         job.bench = lambda *args: bench  # type: ignore[method-assign]
         job.settings = settings(tmp_path, bench=("gqa",), limit=limit, methods=methods)
         job.resolve(tmp_path)
-        return too_few(job.plan, 1.0)
+        return too_few(job.grid, 1.0)
 
     assert plan(None, 299) == plan(None, None) == plan(400, None) == ""
     assert plan(298, None).endswith("gqa has 298")

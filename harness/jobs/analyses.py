@@ -18,7 +18,7 @@ from harness.common.jsonfile import read_json
 from harness.common.progress import Progressing
 from harness.common.roots import ROOT
 from harness.common.stops import PROGRAM
-from harness.jobs.plan import Cell, Plan
+from harness.jobs.grid import Cell, Grid
 from harness.options.runtime import DENSE
 from harness.options.validators import ANALYSES
 from harness.store.csvfile import write_json
@@ -33,28 +33,28 @@ FILES = {
 }
 
 
-def missing(plan: Plan, folder: Path) -> list[str]:
+def missing(grid: Grid, folder: Path) -> list[str]:
     """The analyses that were asked for and are not there yet, in the order of work."""
-    asked = [name for name in ANALYSES if name in plan.settings.analyse]
+    asked = [name for name in ANALYSES if name in grid.settings.analyse]
     done = _stamps(folder)
     left: list[str] = []
     for name in asked:
         files = all((folder / file).is_file() for file in FILES[name])
         stale = name == "plan" and left  # what it is made from is measured again
-        if stale or not files or done.get(name, {}).get("stamp") != stamp(plan, name):
+        if stale or not files or done.get(name, {}).get("stamp") != stamp(grid, name):
             left.append(name)
     return left
 
 
-def stamp(plan: Plan, name: str) -> str:
+def stamp(grid: Grid, name: str) -> str:
     """Hash over the code, the dense cells' identities and the settings of one analysis."""
     from harness.store.cells import source_digest
 
-    settings = plan.settings
+    settings = grid.settings
     facts = {
         "analysis": name,
         "source": source_digest(_sources(name)),
-        "cells": [cell.key.cell_id for cell in _dense(plan)],
+        "cells": [cell.key.cell_id for cell in _dense(grid)],
         "samples": settings.analyse_samples,
         "plan": [settings.analyse_kv, sorted(settings.analyse)] if name == "plan" else None,
     }
@@ -64,8 +64,8 @@ def stamp(plan: Plan, name: str) -> str:
 class Analyses:
     """The analyses that belong to a run on benchmarks."""
 
-    def __init__(self, plan: Plan, out: Path, evaluate: Callable[..., Any]) -> None:
-        self.plan, self.folder, self.evaluate = plan, out, evaluate
+    def __init__(self, grid: Grid, out: Path, evaluate: Callable[..., Any]) -> None:
+        self.grid, self.folder, self.evaluate = grid, out, evaluate
         self.recorded: dict[str, Any] = {}  # the settings say it all
 
     def resume(self, out: Path) -> None:
@@ -73,7 +73,7 @@ class Analyses:
 
     def methods(self) -> dict[Any, Path | None]:
         """Dense with its weights, where something is left."""
-        cells = _dense(self.plan)[:1] if missing(self.plan, self.folder) else []
+        cells = _dense(self.grid)[:1] if missing(self.grid, self.folder) else []
         return {cell.method: cell.checkpoint for cell in cells}
 
     def describe(self) -> dict[str, Any]:
@@ -91,20 +91,20 @@ class Analyses:
 
     def _run(self, loaded: Any, say: Callable[[str], None]) -> None:
         """Do what is missing, then the correlations. Raises CellError and StoreError, one line."""
-        plan, folder = self.plan, self.folder
-        left = missing(plan, folder)
+        grid, folder = self.grid, self.folder
+        left = missing(grid, folder)
         if not left:
             return
+        from harness.layers.analysis import Analysis
         from harness.layers.aranks import run_arank
         from harness.layers.damage import run_damage
+        from harness.layers.dense import DenseModel
         from harness.layers.heldout import run_plan
-        from harness.layers.job import Job
-        from harness.layers.subject import Subject
         from harness.layers.tables import write_correlations
 
-        cells, settings = _dense(plan), plan.settings
-        job = Job(
-            subject=Subject(loaded, cells[0].checkpoint),
+        cells, settings = _dense(grid), grid.settings
+        analysis = Analysis(
+            dense=DenseModel(loaded, cells[0].checkpoint),
             benches=tuple(cell.bench for cell in cells),
             evaluate=self.evaluate,
             say=say,
@@ -116,7 +116,7 @@ class Analyses:
             data=settings.data,
             kv=settings.analyse_kv,
             allow=settings.allow,
-            parts=folder / "partial" / f"damage-{stamp(plan, 'damage')}",
+            parts=folder / "partial" / f"damage-{stamp(grid, 'damage')}",
         )
         work: dict[str, Callable[[Any], None]] = {
             "arank": run_arank, "damage": run_damage, "plan": run_plan,
@@ -124,9 +124,9 @@ class Analyses:
         for name in left:
             started = time.perf_counter()
             try:
-                work[name](job)
+                work[name](analysis)
                 if name != "plan":
-                    write_correlations(job)
+                    write_correlations(analysis)
             except (StoreError, KeyboardInterrupt):
                 raise
             except BaseException as error:
@@ -134,13 +134,13 @@ class Analyses:
                 write_json(folder / STAMPS, failed)
                 raise CellError(f"analysis {name} failed: {one_line(error)}") from error
             seconds = round(time.perf_counter() - started, 3)
-            done = _stamps(folder) | {name: {"stamp": stamp(plan, name), "seconds": seconds}}
+            done = _stamps(folder) | {name: {"stamp": stamp(grid, name), "seconds": seconds}}
             write_json(folder / STAMPS, done)
 
 
-def _dense(plan: Plan) -> list[Cell]:
+def _dense(grid: Grid) -> list[Cell]:
     """The cells of the first dense row, one a bench."""
-    cells = [cell for cell in plan.cells if cell.method.name == DENSE]
+    cells = [cell for cell in grid.cells if cell.method.name == DENSE]
     return [cell for cell in cells if cell.method == cells[0].method]
 
 

@@ -11,7 +11,7 @@ from harness.common.errors import CellError, one_line
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
 from harness.jobs.cellrun import record_failure, run_cell
-from harness.jobs.plan import Cell, Plan, make_plan, too_few
+from harness.jobs.grid import Cell, Grid, make_grid, too_few
 from harness.jobs.resolve import named_methods, require_same_files, runtime_of, with_dense
 from harness.jobs.runner import Job
 from harness.model.session import Session
@@ -46,7 +46,7 @@ class Extra(Protocol):
 class Benchmarks(Job):
     """Methods on benches. `session`: a model that is loaded already, used instead of a name."""
 
-    plan: Plan
+    grid: Grid
     extras: list[Extra]
     referees: Any = None
 
@@ -86,7 +86,7 @@ class Benchmarks(Job):
         if self.session is not None:
             return self.session
         asked = self.settings
-        return load_model(self.plan.source, asked.device, asked.dtype, asked.attn, show.say)
+        return load_model(self.grid.source, asked.device, asked.dtype, asked.attn, show.say)
 
     def evaluate(self, session: Any, method: Any, bench: Any, **options: Any) -> Any:
         """One cell: see `harness.bench.loop.evaluate`."""
@@ -101,9 +101,9 @@ class Benchmarks(Job):
         source = self.source()
         benches = [self.bench(name, source) for name in settings.bench]
         runtime = self.runtime(source)
-        self.plan = make_plan(settings, methods, source, benches, runtime, self.engine())
+        self.grid = make_grid(settings, methods, source, benches, runtime, self.engine())
         self.extras = list(self._extras(out))
-        self.recorded = dict(self.plan.recorded)
+        self.recorded = dict(self.grid.recorded)
         for extra in self.extras:
             self.recorded |= extra.recorded
         return self.recorded
@@ -114,18 +114,18 @@ class Benchmarks(Job):
         if self.settings.analyse:
             from harness.jobs.analyses import Analyses
 
-            found.append(Analyses(self.plan, out, self.evaluate))
+            found.append(Analyses(self.grid, out, self.evaluate))
         if self.settings.with_throughput:
             from harness.jobs.within import Within
 
-            found.append(Within(self.plan, out))
+            found.append(Within(self.grid, out))
         return found
 
     def resume(self, out: Path) -> None:
         for extra in self.extras:
             extra.resume(out)
-        tuned = {name: said["files"] for name, said in self.plan.checkpoints.items()}
-        require_same_files(out, self.plan.source, tuned)
+        tuned = {name: said["files"] for name, said in self.grid.checkpoints.items()}
+        require_same_files(out, self.grid.source, tuned)
 
     def open(self, out: Path, show: Progressing) -> dict[str, Any] | None:
         """The loaded model, with every method and its weights checked on it, where work is left.
@@ -134,7 +134,7 @@ class Benchmarks(Job):
         they disagree).
         """
         done = Store(out).done() if out.is_dir() else {}
-        todo = [cell for cell in self.plan.cells if cell.key.cell_id not in done]
+        todo = [cell for cell in self.grid.cells if cell.key.cell_id not in done]
         used = {cell.method: cell.checkpoint for cell in todo}
         for extra in self.extras:
             used |= extra.methods()
@@ -145,7 +145,7 @@ class Benchmarks(Job):
         for method, checkpoint in used.items():
             self.session.check(method, checkpoint)
         self.referees = self.session.referees()
-        about = describe_run(self.plan, self.session.device_name)
+        about = describe_run(self.grid, self.session.device_name)
         about |= {"referees": self.referees.described(), "settings": self.recorded}
         for extra in self.extras:
             about |= extra.describe()
@@ -160,14 +160,14 @@ class Benchmarks(Job):
         return failed
 
     def _cells(self, store: Store, show: Progressing) -> bool:
-        plan, done = self.plan, store.done()
+        grid, done = self.grid, store.done()
         margin = store.margin(self.settings.margin)
-        derived = Derived(store, [c.key.cell_id for c in plan.cells], self.settings.seed, margin)
-        todo = [cell for cell in plan.cells if cell.key.cell_id not in done]
-        for line in filter(None, (*plan.notes, too_few(plan, margin))):
+        derived = Derived(store, [c.key.cell_id for c in grid.cells], self.settings.seed, margin)
+        todo = [cell for cell in grid.cells if cell.key.cell_id not in done]
+        for line in filter(None, (*grid.notes, too_few(grid, margin))):
             show.say(line)
-        before = len(plan.cells) - len(todo)
-        show.say(f"{store.path}: {len(plan.cells)} cells, {before} done before")
+        before = len(grid.cells) - len(todo)
+        show.say(f"{store.path}: {len(grid.cells)} cells, {before} done before")
         failed = False
         for number, cell in enumerate(todo, start=1):
             try:
@@ -196,20 +196,20 @@ class Benchmarks(Job):
             show.say(f"    {note}")
 
 
-def describe_run(plan: Plan, device_name: str) -> dict[str, Any]:
+def describe_run(grid: Grid, device_name: str) -> dict[str, Any]:
     """What `run.json` says of the model and the conditions."""
     return {
         "device_name": device_name,
-        "dtype": plan.runtime.dtype,
-        "attn": plan.runtime.attn,
-        "seed": plan.settings.seed,
-        "model_id": plan.source.model_id,
-        "mini": bool(plan.source.mini),
-        "revision": plan.source.revision,
-        "weight_hashes": plan.source.weight_hashes,
-        "model_files": plan.source.setting_hashes,
-        "processor_hash": plan.source.processor_hash,
-        "engine_hash": plan.cells[0].key.engine_source,
-        "checkpoints": plan.checkpoints,
-        "settings": plan.recorded,
+        "dtype": grid.runtime.dtype,
+        "attn": grid.runtime.attn,
+        "seed": grid.settings.seed,
+        "model_id": grid.source.model_id,
+        "mini": bool(grid.source.mini),
+        "revision": grid.source.revision,
+        "weight_hashes": grid.source.weight_hashes,
+        "model_files": grid.source.setting_hashes,
+        "processor_hash": grid.source.processor_hash,
+        "engine_hash": grid.cells[0].key.engine_source,
+        "checkpoints": grid.checkpoints,
+        "settings": grid.recorded,
     }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.common.progress import OnBatch
-    from harness.jobs.plan import Cell
+    from harness.jobs.grid import Cell
 
 PICTURED = 4  # samples whose full routing is kept for pictures
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

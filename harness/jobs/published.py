@@ -15,9 +15,9 @@ from rich.table import Table
 from harness.common.progress import Progressing, print_whole
 from harness.cost.published import (
     TEXT,
+    PaperRow,
     PaperTable,
     Records,
-    Row,
     lines,
     load_table,
     paper_shape,
@@ -70,7 +70,7 @@ class Published(Job):
         return False
 
 
-def _costed(row: Row, records: Records, referees: Any) -> Costed:
+def _costed(row: PaperRow, records: Records, referees: Any) -> Costed:
     """The row's routing on the common prompt, read out.
 
     Where it is no run of the method but the paper's token counts, nothing is known of a router.

@@ -20,20 +20,20 @@ from harness.jobs.resolve import (
 from harness.model.catalog import find_model
 from harness.options.settings import Settings
 from harness.options.workload import Workload, parse_workload
-from harness.timing.plan import TimingPlan, device_name
+from harness.timing.grid import TimingGrid, device_name
 from harness.timing.ratios import FEWEST
 from harness.timing.shape import random_config, random_name
 
 
-def make_timing_plan(settings: Settings) -> TimingPlan:
+def make_timing_grid(settings: Settings) -> TimingGrid:
     """Resolve names, sizes and the device. Raises UsageError with one line; builds nothing."""
     check_rounds(settings)
     methods = with_dense(named_methods(settings.methods))
     work = _workloads(settings)
-    plan = _random(settings, methods) if settings.random_weights else _real(settings, methods)
-    plan = replace(plan, workloads=tuple(work), data=_data(settings, work, plan.source))
-    check_methods(plan.methods, plan.shape)
-    return plan
+    grid = _random(settings, methods) if settings.random_weights else _real(settings, methods)
+    grid = replace(grid, workloads=tuple(work), data=_data(settings, work, grid.source))
+    check_methods(grid.methods, grid.shape)
+    return grid
 
 
 def _data(settings: Settings, work: list[Workload], source: Any) -> dict[str, str]:
@@ -75,14 +75,14 @@ def _workloads(settings: Settings) -> list[Workload]:
     return found or [Workload(settings.n_text, None, settings.n_out, int(settings.batch_size))]
 
 
-def _random(settings: Settings, methods: list[Any]) -> TimingPlan:
+def _random(settings: Settings, methods: list[Any]) -> TimingGrid:
     from harness.timing.subject import for_random_weights
 
     runtime = runtime_of(settings, mini=False)
     name = random_name(settings.model, settings.layers, settings.width)
     config = random_config(config_for(settings.model), name, settings.layers, settings.width)
     changed = [for_random_weights(method) for method in methods]
-    return TimingPlan(
+    return TimingGrid(
         settings=settings,
         methods=tuple(method for method, _ in changed),
         workloads=(),
@@ -96,12 +96,12 @@ def _random(settings: Settings, methods: list[Any]) -> TimingPlan:
     )
 
 
-def _real(settings: Settings, methods: list[Any]) -> TimingPlan:
+def _real(settings: Settings, methods: list[Any]) -> TimingGrid:
     source = find_model(settings.model)
     checkpoints = find_checkpoints(settings, methods, source)
     methods = with_trained_parameters(methods, checkpoints)
     runtime = runtime_of(settings, mini=source.mini)
-    return TimingPlan(
+    return TimingGrid(
         settings=settings,
         methods=tuple(methods),
         workloads=(),

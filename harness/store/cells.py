@@ -20,7 +20,7 @@ ID_LENGTH = 16  # hex digits, 64 bits: a collision within a study is out of the 
 # key, so that a module added later counts until somebody decides that it need not.
 WITHOUT_INFLUENCE = (
     *("check", "command", "common", "instruct", "jobs/matched.py", "jobs/analyses.py"),
-    *("jobs/plan.py", "jobs/published.py", "jobs/benchmarks.py", "jobs/costs.py"),
+    *("jobs/grid.py", "jobs/published.py", "jobs/benchmarks.py", "jobs/costs.py"),
     *("jobs/resolve.py", "jobs/runner.py", "jobs/study.py", "jobs/throughput.py", "jobs/timed.py"),
     *("jobs/within.py", "layers", "options", "statistics", "study"),
     *("timing", "train", "bench/quiet.py", "bench/tasks_index.py", "cost/published.py"),

@@ -36,7 +36,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Grid:
     """Cells in the order of the settings: bench by bench, dense first."""
 
     settings: Settings
@@ -79,14 +79,14 @@ def _shown(path: Path) -> str:
     return path.relative_to(DATA).as_posix() if path.is_relative_to(DATA) else str(path)
 
 
-def make_plan(
+def make_grid(
     settings: Settings,
     methods: list[Any],
     source: Any,
     benches: Sequence[Any],
     runtime: Runtime,
     engine: str,
-) -> Plan:
+) -> Grid:
     """The cells of methods (dense first) on benches, with their weights and keys.
 
     `engine` is the hash of the code between a method's decision and a score. Raises UsageError.
@@ -136,10 +136,10 @@ def make_plan(
                 allow=settings.allow,
             )
             cells.append(Cell(key, method, bench, path))
-    return Plan(settings, source, runtime, tuple(cells), notes)
+    return Grid(settings, source, runtime, tuple(cells), notes)
 
 
-def too_few(plan: Plan, margin: float) -> str:
+def too_few(grid: Grid, margin: float) -> str:
     """A line on benches with fewer documents than `non-inferior` within `margin` points needs.
 
     Empty without such a bench, and where dense stands alone. Before the run the images are not
@@ -148,8 +148,8 @@ def too_few(plan: Plan, margin: float) -> str:
     from harness.statistics.power import smallest_n
 
     needed = smallest_n(margin / 100)
-    benches = {c.bench.name: c.bench.documents for c in plan.cells if c.method.name != DENSE}
-    limit = plan.settings.limit
+    benches = {c.bench.name: c.bench.documents for c in grid.cells if c.method.name != DENSE}
+    limit = grid.settings.limit
     planned = {
         b: min(n for n in (known, limit) if n) for b, known in benches.items() if known or limit
     }

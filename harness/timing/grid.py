@@ -24,7 +24,7 @@ BEST_ATTN = "sdpa"  # what `auto` takes everywhere
 
 
 @dataclass(frozen=True)
-class TimingPlan:
+class TimingGrid:
     """Methods (dense first) by workloads, and the conditions they are timed under.
 
     ``source`` is None for random weights; ``config`` is the complete config then.
@@ -107,13 +107,13 @@ def device_name(wish: str) -> str:
     return cpu_name() + ("" if threads == cores() else f", {threads} in use")
 
 
-def check_fit(plan: TimingPlan, workloads: Sequence[Workload]) -> None:
+def check_fit(grid: TimingGrid, workloads: Sequence[Workload]) -> None:
     """Refuse workloads that cannot fit the free memory. Raises UsageError, one line."""
-    free = free_bytes(plan.settings.device, plan.runtime.device)
+    free = free_bytes(grid.settings.device, grid.runtime.device)
     for work in workloads:
-        sized, pics = _sized(plan.shape, work)
+        sized, pics = _sized(grid.shape, work)
         require_fit(
-            plan.shape, sized, pics, plan.itemsize, plan.runtime.attn, free, plan.device_name
+            grid.shape, sized, pics, grid.itemsize, grid.runtime.attn, free, grid.device_name
         )
 
 
