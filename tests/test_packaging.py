@@ -18,6 +18,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import methods
+from harness.store.cells import engine_digest
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("harness", "methods", "modsuite", "reports", "minidata")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -153,6 +156,7 @@ def test_a_wheel_holds_what_the_main_job_needs(tmp_path: Path) -> None:
     code = (
         "import sys; from harness.command.cli import main; import harness; "
         f"assert harness.__file__.startswith({str(site)!r}); "
+        "import methods; open('source', 'w').write(methods.parse('gamma').source_hash()); "
         "sys.exit(main('--methods gamma --bench gqa --limit 2 --quiet --out mine'.split()))"
     )
     away = tmp_path / "away"
@@ -161,6 +165,9 @@ def test_a_wheel_holds_what_the_main_job_needs(tmp_path: Path) -> None:
                    env={**os.environ, "PYTHONPATH": str(site)})  # fmt: skip
     about = json.loads((away / "mine" / "run.json").read_text(encoding="utf-8"))
     assert about["checkpoints"]["gamma"]["path"] == "assets/tiny-llava-gamma"
+    # The same cells as in a checkout: what else is installed is no part of their keys.
+    assert about["engine_hash"] == engine_digest()
+    assert (away / "source").read_text() == methods.parse("gamma").source_hash()
 
 
 def _build(tree: Path, what: str, into: Path) -> Path:
@@ -169,3 +176,15 @@ def _build(tree: Path, what: str, into: Path) -> Path:
     done = subprocess.run([sys.executable, "-c", code], cwd=tree, check=True,
                           capture_output=True, text=True)  # fmt: skip
     return into / done.stdout.split()[-1]
+
+
+def test_rooms_below_the_jobs_do_not_know_them() -> None:
+    """A job is made of rooms, never the other way round."""
+    above = ("jobs", "command")
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "harness").rglob("*.py"))
+        if path.relative_to(ROOT / "harness").parts[0] not in above
+        and re.search(r"(from|import) harness\.(jobs|command)\b", path.read_text("utf-8"))
+    ]
+    assert found == []
