@@ -34,8 +34,8 @@ from benchmarks.training_model import Batch, build, make_batch  # noqa: E402
 from harness.common.errors import UsageError  # noqa: E402
 from harness.engine import EngineError  # noqa: E402
 from harness.families.shapes import ModelShape  # noqa: E402
-from harness.jobs.runinfo import environment  # noqa: E402
 from harness.store.csvfile import write_csv, write_json  # noqa: E402
+from harness.store.runinfo import environment  # noqa: E402
 from harness.timing.clock import Clock, clock_for  # noqa: E402
 from harness.timing.device import Watch, busy_host, cpu_name  # noqa: E402
 from harness.timing.measure import (  # noqa: E402

@@ -19,6 +19,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.common.roots import DATA
 from minidata import BENCHES
 
 VERSION = 1.0
@@ -103,7 +104,7 @@ _SPECS = {
 
 def folder() -> Path:
     """The shipped task folder, to be given to lmms-eval as `include_path`."""
-    return Path(__file__).resolve().parent.parent / "assets" / "mini" / "tasks"
+    return DATA / "assets" / "mini" / "tasks"
 
 
 def task_name(bench: str) -> str:

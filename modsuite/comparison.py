@@ -91,9 +91,10 @@ def compare(
     }  # fmt: skip
     with spoken():
         from harness.common.errors import EXIT_INTERRUPTED, EXIT_OK
-        from harness.jobs.suite import run_suite
+        from harness.jobs.benchmarks import Benchmarks
+        from harness.jobs.runner import run
         from harness.store.rundir import default_out
-        from modsuite.wrapped import parts_of
+        from modsuite.wrapped import require_files
 
         argv = _argv(words)
         path = Path(out) if out is not None else default_out()
@@ -101,7 +102,8 @@ def compare(
             argv += ["--out", str(path)]
         said, wrong = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(wrong):
-            code = run_suite(_settings([*argv, "--quiet"]), argv, parts_of(mine.session))
+            require_files(mine.session)
+            code = run(Benchmarks(_settings([*argv, "--quiet"]), argv, mine.session))
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     if code != EXIT_OK:

@@ -31,18 +31,16 @@ def costs(
         from harness.cost.rows import cost_rows
         from harness.families.shapes import config_for, shape_from_config
         from harness.jobs.costs import predict
-        from harness.jobs.parts import Parts
-        from harness.jobs.plan import with_dense
+        from harness.jobs.resolve import named_methods, with_dense
         from harness.options.settings import Settings
 
         specs = (methods,) if isinstance(methods, str) else tuple(methods)
-        parts = Parts()
         config = config_for(model)
         shape = shape_from_config(config, model)
         settings = Settings(
             methods=specs, model=model, n_text=n_text, n_out=n_out, dtype=dtype, costs_only=True
         )
-        chosen = with_dense(parts.methods(specs), parts)
+        chosen = with_dense(named_methods(specs))
         found, _left_out = predict(chosen, config, shape, settings, Referees(shape))
         rows = [row for one in found for row in cost_rows(one.about, [one.readout], settings.seed)]
     return pd.DataFrame(rows)

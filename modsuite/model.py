@@ -152,24 +152,27 @@ def resolved(
     session: Session, spec: str | Method, checkpoint: str | Path | None
 ) -> tuple[Method, Path | None]:
     """The method as its weights want it, and their folder: what the command line would run."""
-    from harness.jobs.parts import Parts
-    from harness.jobs.plan import NO_WEIGHTS, find_checkpoints, with_dense, with_trained_parameters
+    from harness.jobs.resolve import (
+        NO_WEIGHTS,
+        find_checkpoints,
+        with_dense,
+        with_trained_parameters,
+    )
     from harness.options.settings import Settings
     from modsuite.listing import parse
     from modsuite.wrapped import InMemory
 
     method = parse(spec) if isinstance(spec, str) else spec
-    parts = Parts()
-    methods = with_dense([method], parts)
+    methods = with_dense([method])
     wishes = {}
     if isinstance(session.source, InMemory):  # nothing ships for a model that only looks alike
         wishes = {one.name: NO_WEIGHTS for one in methods}
     if checkpoint is not None:
         wishes[method.name] = str(checkpoint)
-    found = find_checkpoints(Settings(checkpoint=wishes), methods, session.source, parts)
-    method = with_trained_parameters(methods, found, parts)[-1]
+    found = find_checkpoints(Settings(checkpoint=wishes), methods, session.source)
+    method = with_trained_parameters(methods, found)[-1]
     path = found.get(method.name)
-    parts.check(session, method, path)
+    session.check(method, path)
     return method, path
 
 

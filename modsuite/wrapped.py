@@ -1,15 +1,12 @@
-"""The harness's parts around a model that is loaded already."""
+"""A session around a model that is loaded already."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from harness.common.errors import UsageError
-from harness.jobs.parts import Parts, Runtime
 from harness.model.session import Session
-from harness.options.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -49,31 +46,10 @@ def session_around(model: Any, processor: Any) -> Session:
     )
 
 
-class LoadedParts(Parts):
-    """The real parts, with the model in hand instead of one that is loaded for the run."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-
-    def source(self, name: str) -> Any:
-        return self.session.source
-
-    def runtime(self, settings: Settings, source: Any) -> Runtime:
-        loaded = self.session
-        return Runtime(loaded.model.device.type, loaded.dtype, loaded.attn)
-
-    def load(self, settings: Settings, source: Any, say: Callable[[str], None]) -> Session:
-        return self.session
-
-
-def parts_of(session: Session) -> Parts:
-    """Parts of a run on this session's model.
-
-    Raises UsageError for a model without files: a cell's identity would have nothing to hold.
-    """
+def require_files(session: Session) -> None:
+    """Raise UsageError for a model without files: a cell's identity would have nothing to hold."""
     if isinstance(session.source, InMemory):
         raise UsageError(
             "compare: a model in memory has no identity that results could be kept under: "
             "save it to a folder and give ms.load the folder"
         )
-    return LoadedParts(session)

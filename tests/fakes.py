@@ -14,8 +14,9 @@ from typing import Any
 from harness.bench.loop import CellResult, Sample
 from harness.bench.scores import Metric
 from harness.families.shapes import ModelShape, shape_from_config
-from harness.jobs.parts import Parts, Runtime
-from harness.jobs.suite import run_suite
+from harness.jobs.benchmarks import Benchmarks
+from harness.jobs.runner import run as run_job
+from harness.options.runtime import Runtime
 from harness.options.settings import Settings
 from harness.store.record import DROPPED, IMAGE, RoutingRecord, dense_record
 
@@ -73,10 +74,15 @@ class FakeBench:
 
 
 @dataclass
-class FakeLoaded:
+class FakeSession:
+    """The interface of `harness.model.session.Session` that a run needs, without a model."""
+
     info: ModelShape = SHAPE
     device_name: str = "cpu"
     config: dict[str, Any] = field(default_factory=lambda: CONFIG)
+
+    def check(self, method: Any, checkpoint: Path | None) -> None:
+        pass
 
 
 def chance(*words: Any) -> float:
@@ -96,8 +102,10 @@ def fake_record(kept: float, doc: int, n_out: int = 3) -> RoutingRecord:
     return record
 
 
-class FakeParts(Parts):
-    """`fail`: method name -> exception to raise; `pause`: seconds per answer; `on_answer` is
+class FakeRun(Benchmarks):
+    """The main job on a made-up model and benches.
+
+    `fail`: method name -> exception to raise; `pause`: seconds per answer; `on_answer` is
     called after each one (to interrupt). `computed` lists the cells that were evaluated."""
 
     def __init__(
@@ -108,6 +116,7 @@ class FakeParts(Parts):
         batch_that_fits: int | None = None,
         prediction: str = 'a "quoted", answer\nof two lines',
     ) -> None:
+        super().__init__(Settings(), [])
         self.prediction = prediction
         self.fail = fail or {}
         self.pause = pause
@@ -118,33 +127,30 @@ class FakeParts(Parts):
         self.answered = 0
         self.loads = 0
 
-    def engine_source(self) -> str:
+    def engine(self) -> str:
         return "ee"
 
-    def source(self, name: str) -> Any:
+    def source(self) -> Any:
         return self.model
 
-    def runtime(self, settings: Settings, source: Any) -> Runtime:
+    def runtime(self, source: Any) -> Runtime:
         return Runtime("cpu", "float32", "sdpa")
 
-    def bench(self, name: str, data: str, source: Any) -> Any:
+    def bench(self, name: str, source: Any) -> Any:
         return FakeBench(name)
 
-    def load(self, settings: Settings, source: Any, say: Callable[[str], None]) -> Any:
+    def load(self, show: Any) -> Any:
         self.loads += 1
-        return FakeLoaded()
+        return FakeSession()
 
-    def check(self, loaded: Any, method: Any, checkpoint: Path | None) -> None:
-        pass
-
-    def referees(self, loaded: Any) -> Any:
+    def counters(self) -> Any:
         return FakeReferees()
 
-    def report(self, run_dir: Path) -> Path:
-        (run_dir / "report.html").write_text("<p>a report</p>")
-        return run_dir / "report.html"
+    def report(self, out: Path) -> Path:
+        (out / "report.html").write_text("<p>a report</p>")
+        return out / "report.html"
 
-    def evaluate(self, loaded: Any, method: Any, bench: Any, **options: Any) -> Any:
+    def evaluate(self, session: Any, method: Any, bench: Any, **options: Any) -> Any:
         self.computed.append(f"{method.spec} {bench.name}")
         if method.name in self.fail:
             raise self.fail[method.name]
@@ -208,8 +214,10 @@ def settings(out: Path, **changes: Any) -> Settings:
     return dataclasses.replace(base, **changes)
 
 
-def run(out: Path, parts: FakeParts | None = None, **changes: Any) -> int:
-    return run_suite(settings(out, **changes), ["--out", str(out)], parts or FakeParts())
+def run(out: Path, job: Benchmarks | None = None, **changes: Any) -> int:
+    job = job or FakeRun()
+    job.settings, job.argv = settings(out, **changes), ["--out", str(out)]
+    return run_job(job)
 
 
 def derived(out: Path) -> dict[str, bytes]:

@@ -12,10 +12,11 @@ import pytest
 
 from harness.command.cli import main
 from harness.common.errors import UsageError
-from harness.jobs.parts import Parts
-from harness.options.settings import ROOT
+from harness.common.roots import ROOT
+from harness.jobs.benchmarks import Benchmarks
+from harness.model.session import Session
 from harness.store.csvfile import read_rows
-from tests.fakes import FakeLoaded, FakeParts, FakeSource, run
+from tests.fakes import FakeRun, FakeSession, FakeSource, run
 
 
 def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -245,16 +246,16 @@ def test_weights_of_another_depth_stop_the_run_before_it_writes(tmp_path: Path) 
     assert isinstance(modules, torch.nn.Module)
     save_checkpoint(tmp_path / "weights", pmod, modules, model_info(deep))
 
-    class Loads(FakeParts):
-        def load(self, *args: Any) -> Any:
-            loaded = FakeLoaded()
-            loaded.model = shallow  # type: ignore[attr-defined]
-            loaded.weights = lambda path, method: load_checkpoint(  # type: ignore[attr-defined]
-                path, shallow, method
-            )
-            return loaded
+    class Shallow(FakeSession):
+        model = shallow
+        check = Session.check  # type: ignore[assignment]
 
-        check = Parts.check
+        def weights(self, path: Path, method: Any) -> Any:
+            return load_checkpoint(path, shallow, method)
+
+    class Loads(FakeRun):
+        def load(self, show: Any) -> Any:
+            return Shallow()
 
     with pytest.raises(UsageError, match=r"--checkpoint: .*6 layers, this one has 4"):
         run(
@@ -269,8 +270,8 @@ def test_weights_of_another_depth_stop_the_run_before_it_writes(tmp_path: Path) 
 # --- data ---------------------------------------------------------------------------------------
 
 
-class RealBenches(FakeParts):
-    bench = Parts.bench
+class RealBenches(FakeRun):
+    bench = Benchmarks.bench
 
 
 def test_an_unknown_bench(tmp_path: Path) -> None:
@@ -300,7 +301,7 @@ def test_out_below_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a place nobody can write to")
 def test_out_that_cannot_be_written() -> None:
-    parts = FakeParts()
+    parts = FakeRun()
     with pytest.raises(UsageError, match="--out: cannot write"):
         run(Path("/proc/self/run"), parts)
     assert parts.computed == []
@@ -310,10 +311,10 @@ FULL_DISK = """
     import resource, sys
     sys.path.insert(0, {root!r})
     from pathlib import Path
-    from tests.fakes import FakeParts, run
-    import harness.readouts.derive, harness.jobs.suite, scipy.stats
+    from tests.fakes import FakeRun, run
+    import harness.readouts.derive, harness.jobs.benchmarks, scipy.stats
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-    sys.exit(run(Path({out!r}), FakeParts()))
+    sys.exit(run(Path({out!r}), FakeRun()))
 """
 
 

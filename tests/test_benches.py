@@ -16,7 +16,7 @@ from harness.bench import hubdata
 from harness.bench.benches import MINI, Bench, bench_names, resolve_bench
 from harness.bench.catalog import BENCHES, JUDGES
 from harness.bench.tasks_index import TaskFile, index, read_task, task_digest, upstream_folder
-from harness.options.settings import ROOT
+from harness.common.roots import ROOT
 from tests.fixtures.bad_input import line_of
 from tests.fixtures.hub_data import GQA, TEXTVQA, write_gqa, write_textvqa
 

@@ -10,7 +10,7 @@ from harness.readouts.budgets import asked, budget_columns
 from harness.readouts.summary import summary_table
 from harness.store.csvfile import read_rows
 from reports import build_report, numbering
-from tests.fakes import FakeParts, run
+from tests.fakes import FakeRun, run
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 
@@ -20,7 +20,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fakes keep half of 16 tokens from layer 1 of 4 on, whatever they are asked for: 10."""
     path = tmp_path_factory.mktemp("runs") / "budgets"
     methods = ("fastv:kv=0.5", "random:kv=0.6", "uniform:tokens=10", "divprune:tokens=6", "fastv")
-    assert run(path, FakeParts(), methods=methods, bench=("gqa",)) == 0
+    assert run(path, FakeRun(), methods=methods, bench=("gqa",)) == 0
     build_report(path)
     return path
 
@@ -63,7 +63,7 @@ def test_tables_and_first_screen_say_how_rows_number_their_tokens(out: Path) -> 
 
 
 def test_one_kind_of_numbering_needs_no_column(tmp_path: Path) -> None:
-    assert run(tmp_path / "run", FakeParts(), methods=("fastv", "blind"), bench=("gqa",)) == 0
+    assert run(tmp_path / "run", FakeRun(), methods=("fastv", "blind"), bench=("gqa",)) == 0
     build_report(tmp_path / "run")
     text = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     assert "Positions" not in text and numbering.WARNING not in text

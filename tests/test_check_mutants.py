@@ -48,7 +48,7 @@ CHOICE = ("best_are_kept", "text_untouched", "counts_as_requested", "order_is_ke
 def failures(spec: str, names: tuple[str, ...] | None = None) -> set[str]:
     """The checks that a method fails, of those named."""
     tests = {test.__name__: test for test in check.CHECKS}
-    subject = check.Subject(methods.parse(spec))
+    subject = check.Case(methods.parse(spec))
     failed = set()
     for name in names or tuple(tests):
         try:

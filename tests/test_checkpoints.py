@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from harness.common.errors import UsageError
 from harness.engine import model_info, routed
-from harness.jobs.plan import find_checkpoints
+from harness.jobs import resolve
+from harness.jobs.resolve import find_checkpoints
 from harness.model.checkpoints import (
     META,
     WEIGHTS,
@@ -21,7 +22,7 @@ from harness.model.checkpoints import (
 )
 from harness.options.settings import Settings
 from methods import parse
-from tests.fakes import FakeParts
+from tests.fakes import FakeSource
 from tests.routing_tools import ROWS, random_modules
 from tests.tiny import batch, tiny_llava
 
@@ -225,19 +226,18 @@ def test_weights_of_dense_serve_every_training_free_method(tmp_path):
         load_checkpoint(tmp_path, model, parse("pmod"))
 
 
-def test_who_runs_on_which_weights(tmp_path):
+def test_who_runs_on_which_weights(tmp_path, monkeypatch):
     """Training-free methods follow dense; METHOD=none turns shipped weights of a method off."""
     folders = {name: tmp_path / name for name in ("dense", "llavolta", "pmod")}
 
-    class Shipped(FakeParts):
-        def checkpoint(self, method, wish, source):
-            return folders.get(method.name) if wish is None else tmp_path / wish
+    def shipped(method, wish, source):
+        return folders.get(method.name) if wish is None else tmp_path / wish
 
+    monkeypatch.setattr(resolve, "checkpoint", shipped)
     named = [parse(s) for s in ("dense", "fastv", "llavolta", "pmod")]
-    parts = Shipped()
 
     def found(**checkpoint):
-        return find_checkpoints(Settings(checkpoint=checkpoint), named, parts.model, parts)
+        return find_checkpoints(Settings(checkpoint=checkpoint), named, FakeSource())
 
     assert found() == {**folders, "fastv": folders["dense"]}
     assert found(llavolta="none")["llavolta"] == folders["dense"]

@@ -11,9 +11,10 @@ import pytest
 
 from harness.command.cli import main, parse
 from harness.common.errors import UsageError
-from harness.jobs.suite import resume_command
+from harness.common.roots import ROOT
+from harness.jobs.runner import resume_command
 from harness.options.flags import build_parser
-from harness.options.settings import ROOT, SUITES, Settings
+from harness.options.settings import SUITES, Settings
 from tests.fakes import run
 
 LIGHT = """

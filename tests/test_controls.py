@@ -15,7 +15,7 @@ from harness.readouts.fronts import Subject
 from harness.statistics import stats
 from harness.store import columns
 from harness.store.csvfile import read_rows
-from tests.fakes import FakeParts, run
+from tests.fakes import FakeRun, run
 
 DOCS = [str(i) for i in range(100)]
 
@@ -187,7 +187,7 @@ def test_a_run_writes_the_file_from_its_own_scores(tmp_path: Path) -> None:
     """fastv and random keep half everywhere in the fakes; uniform is not in the run."""
     out = tmp_path / "run"
     methods = ("fastv", "random", "random:seed=1", "blind")
-    assert run(out, FakeParts(), methods=methods) == 0
+    assert run(out, FakeRun(), methods=methods) == 0
     rows = read_rows(out / "controls.csv")
     assert list(rows[0]) == list(columns.CONTROLS)
     assert [(r["label"], r["bench"], r["control"]) for r in rows] == [

@@ -14,7 +14,7 @@ from harness.cost.findings import SINGLY, Curve, Finding, RefereeError
 from harness.cost.referees import Referees
 from harness.store.columns import COUNTED
 from harness.store.csvfile import read_rows
-from tests.fakes import SHAPE, FakeParts, derived, run
+from tests.fakes import SHAPE, FakeRun, derived, run
 
 
 @cache
@@ -23,10 +23,10 @@ def real_referees() -> Referees:
     return Referees(SHAPE)
 
 
-class Counting(FakeParts):
+class Counting(FakeRun):
     """The fakes with real counters."""
 
-    def referees(self, loaded: Any) -> Any:
+    def counters(self) -> Any:
         return real_referees()
 
 
@@ -83,8 +83,8 @@ def test_a_counter_that_disagrees_on_a_sample_fails_its_cell_in_one_line(tmp_pat
                 found["torch"]["llm_decode"] *= 1.01
             return found
 
-    class Disagreeing(FakeParts):
-        def referees(self, loaded: Any) -> Any:
+    class Disagreeing(FakeRun):
+        def counters(self) -> Any:
             return Off()
 
     out = tmp_path / "run"

@@ -16,7 +16,7 @@ from reports.csvio import Spec, read_table
 from reports.diff import compare
 from reports.rundata import load_run
 from reports.sheet import csv_text
-from tests.fakes import DOCUMENTS, FakeParts, run
+from tests.fakes import DOCUMENTS, FakeRun, run
 from tests.fixtures.bad_input import line_of
 from tests.fixtures.runs import write_run
 
@@ -96,7 +96,7 @@ def test_a_damaged_run_is_refused_before_anything_is_written(tmp_path: Path) -> 
 
 def test_long_and_odd_answers_are_counted_and_the_run_can_be_resumed(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    parts = FakeParts(prediction="yes\r" + "long " * 40_000)
+    parts = FakeRun(prediction="yes\r" + "long " * 40_000)
     assert run(out, parts) == 0
     (out / "accuracy.csv").unlink()
     assert run(out, parts) == 0

@@ -12,23 +12,23 @@ from typing import Any
 import pytest
 
 from harness.command.cli import main
-from harness.jobs.parts import Parts
-from harness.options.settings import ROOT
+from harness.common.roots import ROOT
+from harness.jobs.benchmarks import Benchmarks
 from harness.readouts import stored
 from harness.readouts.keys import COST, COUNTERS, EVIDENCE, readout_keys
 from harness.store.cells import engine_digest
 from harness.store.csvfile import read_rows
 from harness.store.records import Basis
 from harness.store.rundir import Store
-from tests.fakes import DOCUMENTS, FakeParts, FakeReferees, derived, run
+from tests.fakes import DOCUMENTS, FakeReferees, FakeRun, derived, run
 
 METHODS = ("fastv", "cdpruner:relevance=words")  # the second takes its greedy choice from a helper
 
 
-class Keyed(FakeParts):
+class Keyed(FakeRun):
     """Stand-ins whose cells have the real key of the code."""
 
-    engine_source = Parts.engine_source
+    engine = Benchmarks.engine
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_deriving_again_gives_the_same_bytes_without_torch(out: Path) -> None:
 def test_tables_come_in_the_order_of_the_settings(tmp_path: Path) -> None:
     """Also where a cell was computed behind the others, because it had failed."""
     out = tmp_path / "run"
-    assert run(out, FakeParts(fail={"fastv": ValueError("no")}), bench=("gqa",)) == 3
+    assert run(out, FakeRun(fail={"fastv": ValueError("no")}), bench=("gqa",)) == 3
     assert main(["--derive", str(out), "--quiet"]) == 0
     assert "fastv" not in (out / "accuracy.csv").read_text()
     assert run(out, bench=("gqa",)) == 0

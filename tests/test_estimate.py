@@ -13,9 +13,9 @@ import torch
 
 import methods
 from harness.common.errors import UsageError
+from harness.common.roots import ROOT
 from harness.cost.replica import predicted_record
 from harness.families.shapes import CLIP_L_336, config_for, shape_from_config, shape_of
-from harness.options.settings import ROOT
 from harness.train import estimate, memory, sizes, work
 from harness.train.__main__ import main
 

@@ -17,7 +17,7 @@ import torch
 
 import methods
 from harness.check import running
-from harness.check.subject import STEPS, Subject
+from harness.check.case import STEPS, Case
 from harness.cost.executed import executed
 from harness.cost.findings import RefereeError
 from harness.cost.ledger import sample_cost
@@ -60,7 +60,7 @@ OTHERS = (
 
 @pytest.mark.parametrize("spec", OTHERS)
 def test_what_runs_is_what_the_ledger_says(spec: str) -> None:
-    running.work_is_counted(Subject(methods.parse(spec)))
+    running.work_is_counted(Case(methods.parse(spec)))
 
 
 @pytest.mark.parametrize("spec", ["dense", "illava", "mmtok", "blind"])
@@ -96,10 +96,10 @@ class Silent(Method):
 
 
 def test_work_that_is_not_said_or_said_twice_is_caught() -> None:
-    running.work_is_counted(Subject(Silent(said=1)))
+    running.work_is_counted(Case(Silent(said=1)))
     for said in (0, 2):
         with pytest.raises(AssertionError, match=r"FLOP ran, the ledger says \d+"):
-            running.work_is_counted(Subject(Silent(said=said)))
+            running.work_is_counted(Case(Silent(said=said)))
 
 
 def random_clip(model: Any) -> Clip:
@@ -123,7 +123,7 @@ def random_clip(model: Any) -> Clip:
 
 @pytest.mark.parametrize("name", ["cdpruner", "freevideollm"])
 def test_the_text_tower_counts_where_a_method_asks_it(name: str) -> None:
-    subject = Subject(methods.parse(name))
+    subject = Case(methods.parse(name))
     model, inputs = subject.model, subject.prompt(0)
     clip = random_clip(model)
     shape = shape_from_config(model.config.to_dict(), "tiny")

@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 
 from harness.common.errors import CellError, UsageError
-from harness.jobs.suite import run_suite
-from harness.options.settings import ROOT
+from harness.common.roots import ROOT
+from harness.jobs.runner import run as run_job
 from harness.store.csvfile import read_rows
 from reports.build import build_report
-from tests.fakes import FakeParts, run, settings
+from tests.fakes import FakeRun, run, settings
 
 
 def test_nan_logits_fail_the_cell_and_only_that(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = CellError("method fastv: NaN logits in sample gqa/3 at answer token 1")
-    assert run(tmp_path / "run", FakeParts(fail={"fastv": error})) == 3
+    assert run(tmp_path / "run", FakeRun(fail={"fastv": error})) == 3
     rows = {(r["method"], r["bench"]): r for r in read_rows(tmp_path / "run/cells.csv")}
     assert rows["fastv", "gqa"]["status"] == "failed"
     assert rows["fastv", "gqa"]["error"] == str(error)
@@ -36,7 +36,7 @@ def test_nan_logits_fail_the_cell_and_only_that(
 
 
 def test_what_is_wrong_with_samples_stands_in_the_row_and_the_report(tmp_path: Path) -> None:
-    class Damaged(FakeParts):
+    class Damaged(FakeRun):
         def evaluate(self, *args: Any, **options: Any) -> Any:
             assert options["allow"] == ("over-length",)
             note = "truncated images, their rest grey: 2 in 24 samples"
@@ -56,7 +56,7 @@ def test_what_is_wrong_with_samples_stands_in_the_row_and_the_report(tmp_path: P
 
 
 def test_a_failing_dense_cell_leaves_the_others_without_a_reference(tmp_path: Path) -> None:
-    assert run(tmp_path / "run", FakeParts(fail={"dense": RuntimeError("boom")})) == 3
+    assert run(tmp_path / "run", FakeRun(fail={"dense": RuntimeError("boom")})) == 3
     rows = read_rows(tmp_path / "run/accuracy.csv")
     assert {r["method"] for r in rows} == {"fastv", "random"}
     assert {r["delta"] + r["verdict"] + r["dense_value"] for r in rows} == {""}
@@ -65,7 +65,7 @@ def test_a_failing_dense_cell_leaves_the_others_without_a_reference(tmp_path: Pa
 def test_a_report_that_cannot_be_drawn_loses_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class NoReport(FakeParts):
+    class NoReport(FakeRun):
         def report(self, run_dir: Path) -> Path:
             raise ValueError("no ink")
 
@@ -81,8 +81,8 @@ def test_ctrl_c_prints_the_resume_command(tmp_path: Path, number: signal.Signals
         import sys
         sys.path.insert(0, {str(ROOT)!r})
         from pathlib import Path
-        from tests.fakes import FakeParts, run
-        sys.exit(run(Path({str(out)!r}), FakeParts(pause=0.02)))
+        from tests.fakes import FakeRun, run
+        sys.exit(run(Path({str(out)!r}), FakeRun(pause=0.02)))
     """
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
@@ -113,7 +113,9 @@ def test_the_default_folder_is_named_in_the_resume_command(
     monkeypatch.chdir(tmp_path)
     wish = dataclasses.replace(settings(tmp_path), out=None)
     argv = ["--methods", "fastv,random", "--bench", "gqa,pope"]
-    assert run_suite(wish, argv, FakeParts(on_answer=stop)) == 130
+    job = FakeRun(on_answer=stop)
+    job.settings, job.argv = wish, argv
+    assert run_job(job) == 130
     (made,) = (tmp_path / "runs").iterdir()
     said = capsys.readouterr().err.strip()
     assert said.endswith(f"python run_suite.py {' '.join(argv)} --out runs/{made.name}")

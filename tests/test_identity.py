@@ -13,10 +13,10 @@ import pytest
 
 from harness.command.cli import main
 from harness.common.errors import UsageError
+from harness.common.roots import ROOT
 from harness.model.catalog import find_model, load_model
-from harness.options.settings import ROOT
 from harness.store.csvfile import read_rows
-from tests.fakes import FakeParts, run
+from tests.fakes import FakeRun, run
 from tests.fixtures.bad_input import edit
 from tests.fixtures.hub_models import write_llava, write_llava_next
 
@@ -26,11 +26,11 @@ from safetensors.torch import load_file, save_file  # isort: skip
 INDEX = "model.safetensors.index.json"
 
 
-class RealFiles(FakeParts):
+class RealFiles(FakeRun):
     """Made-up answers of a model whose files are real."""
 
-    def source(self, name: str) -> Any:
-        return find_model(name)
+    def source(self) -> Any:
+        return find_model(self.settings.model)
 
 
 @pytest.fixture
@@ -198,7 +198,8 @@ METHOD = "import methods; print(methods.load('cdpruner').source_hash())"
          ["reports/geometry.py", "methods/fastv.py", "methods/greedy.py", "methods/__init__.py",
           "harness/command/cli.py", "harness/options/flags.py", "harness/cost/ledger.py",
           "harness/readouts/evidence.py", "harness/statistics/stats.py"]),
-        (COST, ["harness/cost/ledger.py", "harness/cost/readouts.py", "harness/store/columns/costs.py"],
+        (COST, ["harness/cost/ledger.py", "harness/cost/readouts.py",
+                "harness/store/columns/costs.py"],
          ["reports/geometry.py", "harness/readouts/evidence.py", "harness/engine/run.py",
           "methods/greedy.py", "harness/cost/referees.py", "harness/statistics/stats.py"]),
         (COUNTERS, ["harness/cost/referees.py", "harness/cost/modules.py"],

@@ -14,7 +14,7 @@ from harness.readouts.fronts import AVERAGE, Fronts, Subject
 from harness.statistics import joint, stats
 from harness.statistics.changes import changes
 from harness.store.csvfile import read_rows
-from tests.fakes import FakeParts, run
+from tests.fakes import FakeRun, run
 
 
 def test_changes_count_falls_and_rises() -> None:
@@ -175,7 +175,7 @@ def test_columns_of_a_run_agree_with_its_samples(tmp_path: Path) -> None:
 
 def test_margin_is_recorded_and_another_one_derives_again(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    parts = FakeParts()
+    parts = FakeRun()
     assert run(out, parts) == 0
     computed = len(parts.computed)
     before = headlines(out)

@@ -13,36 +13,39 @@ import pytest
 from harness.bench.loop import evaluate
 from harness.command.cli import main, parse
 from harness.common.errors import CellError, UsageError
-from harness.jobs.parts import Parts
-from harness.jobs.suite import run_suite
+from harness.jobs.analyses import FILES
+from harness.jobs.benchmarks import Benchmarks
+from harness.jobs.runner import run as run_job
 from harness.layers import damage
-from harness.layers.run import FILES
+from harness.options.settings import Settings
 from tests.fakes import FakeReferees, run
 
 ARGV = ["--methods", "dense", "--bench", "gqa", "--limit", "5", "--batch-size", "5"]
 ANALYSE = ["--analyse", "plan,damage,arank", "--analyse-samples", "2"]
 
 
-class Counting(Parts):
+class Counting(Benchmarks):
     """Counts the cells and probes that were answered."""
 
     def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__(Settings(), [])
         self.answered: list[str] = []
         self.stop_after = stop_after
 
-    def referees(self, loaded: Any) -> FakeReferees:
+    def counters(self) -> Any:
         return FakeReferees()
 
-    def evaluate(self, loaded: Any, method: Any, bench: Any, **options: Any) -> Any:
+    def evaluate(self, session: Any, method: Any, bench: Any, **options: Any) -> Any:
         if self.stop_after is not None and len(self.answered) >= self.stop_after:
             raise KeyboardInterrupt
         self.answered.append(method.label)
-        return evaluate(loaded, method, bench, **options)
+        return evaluate(session, method, bench, **options)
 
 
-def go(out: Path, parts: Parts, more: Sequence[str] = ANALYSE) -> int:
+def go(out: Path, job: Benchmarks, more: Sequence[str] = ANALYSE) -> int:
     argv = [*ARGV, *more, "--quiet", "--out", str(out)]
-    return run_suite(parse(argv)[1], argv, parts)
+    job.settings, job.argv = parse(argv)[1], argv
+    return run_job(job)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

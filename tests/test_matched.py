@@ -14,11 +14,11 @@ from harness.command.cli import main, parse
 from harness.common.errors import UsageError
 from harness.families.shapes import shape_of
 from harness.jobs.matched import MATCHED, image_tokens, with_controls
-from harness.jobs.parts import Parts
+from harness.jobs.resolve import named_methods
 from harness.store.csvfile import read_rows
 from methods.base import Method, MethodError, ModelInfo
 from methods.budget import Budgeted
-from tests.fakes import FakeParts, run, settings
+from tests.fakes import FakeRun, run, settings
 
 TINY = shape_of("tiny-llava")  # 12 layers, 144 image tokens
 
@@ -68,7 +68,7 @@ class Wrong(Method):
 
 
 def added(*methods: Any) -> tuple[list[str], tuple[str, ...]]:
-    found, notes = with_controls(methods, TINY, Parts().methods)
+    found, notes = with_controls(methods, TINY, named_methods)
     assert found[: len(methods)] == list(methods)
     return [method.spec for method in found[len(methods) :]], notes
 
@@ -108,7 +108,7 @@ def test_controls_number_their_tokens_as_the_method_does() -> None:
     assert added(Anew()) == ([*at("kv=0.5", "compact"), "blind"], ())
     both = added(Anew(), Half())[0]
     assert both == [*at("kv=0.5", "compact"), *at("kv=0.5"), "blind"]
-    (given,) = Parts().methods(("random:kv=0.5",))  # of the other kind
+    (given,) = named_methods(("random:kv=0.5",))  # of the other kind
     assert added(Anew(), given)[0] == [*at("kv=0.5", "compact"), "blind"]
 
 
@@ -120,9 +120,9 @@ def test_no_budget_gets_its_controls_twice() -> None:
 
 def test_controls_that_were_asked_for_stay_the_only_ones() -> None:
     said = ("random:kv=0.5", "random:kv=0.5:seed=1", "pool:tokens=72:positions=original", "blind")
-    asked = Parts().methods(said)
+    asked = named_methods(said)
     assert added(Half(), *asked) == (["uniform:kv=0.5"], ())
-    assert added(*Parts().methods(("dense", "random:kv=0.2"))) == (["blind"], ())
+    assert added(*named_methods(("dense", "random:kv=0.2"))) == (["blind"], ())
     missing = Adaptive(kv=0.4), Grid(ratio=0.4)  # pool keeps a quarter whatever it is given
     assert added(*missing) == (["random:kv=0.4", "uniform:kv=0.4", "blind"], ())
 
@@ -135,7 +135,7 @@ def test_methods_without_a_budget_to_match_are_named() -> None:
 
 
 def test_a_number_that_is_no_budget_is_not_taken_for_one() -> None:
-    (gamma,) = Parts().methods(("gamma:ratio=0.4",))  # the share that its training skips
+    (gamma,) = named_methods(("gamma:ratio=0.4",))  # the share that its training skips
     assert all("0.4" not in spec for spec in added(gamma)[0])
 
 
@@ -160,7 +160,7 @@ def test_tokens_of_an_image(model: str, tokens: int) -> None:
 def test_a_run_computes_and_compares_them(tmp_path: Path) -> None:
     out = tmp_path / "run"
     said = ("fastv:kv=0.5", "divprune:kv=0.5")
-    assert run(out, FakeParts(), methods=said, bench=("gqa",), controls=True) == 0
+    assert run(out, FakeRun(), methods=said, bench=("gqa",), controls=True) == 0
     labels = [row["label"] for row in read_rows(out / "cells.csv")]
     controls = [spec.replace(":", " ") for spec in (*at("kv=0.5"), *at("kv=0.5", "compact"))]
     assert labels == ["dense", "fastv kv=0.5", "divprune kv=0.5", *controls, "blind"]
@@ -177,7 +177,7 @@ def test_a_run_computes_and_compares_them(tmp_path: Path) -> None:
         **dict.fromkeys(controls[:3], "original"), **dict.fromkeys(controls[3:], "compact"),
     }  # fmt: skip
     # The same rows by name are the same run: nothing is left to do.
-    parts = FakeParts()
+    parts = FakeRun()
     written = (*said, *at("kv=0.5"), *at("kv=0.5", "compact"), "blind")
     assert run(out, parts, methods=written, bench=("gqa",)) == 0
     assert parts.computed == []

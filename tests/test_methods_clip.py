@@ -9,7 +9,7 @@ import tokenizers
 import torch
 
 from harness.common.errors import UsageError
-from harness.jobs.parts import Parts
+from harness.jobs.resolve import checkpoint_hashes
 from harness.model.checkpoints import CheckpointError, load_checkpoint
 from harness.model.clip import load_clip
 from methods import parse
@@ -65,7 +65,7 @@ def test_a_clip_folder_is_the_checkpoint_of_a_method_that_reads_it(clip_folder: 
     _, records = run(model, inputs, method.spec, ["a", "b", "c", "d"], clip=loaded.clip)
     assert [len(kept(r)) for r in records] == [6, 0, 12, 6]
     everything = {path.name for path in clip_folder.iterdir()}  # the tokenizer's files as well
-    assert set(Parts().checkpoint_hashes(clip_folder)) == everything >= {"tokenizer.json"}
+    assert set(checkpoint_hashes(clip_folder)) == everything >= {"tokenizer.json"}
     with pytest.raises(CheckpointError, match="is a CLIP model, which dense does not read"):
         load_checkpoint(clip_folder, model, parse("dense"))
     model.config.vision_config.hidden_size = 32

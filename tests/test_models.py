@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.common.roots import ROOT
 from harness.families.config import FAMILIES
 from harness.model import weights
 from harness.model.catalog import MODELS, find_model, load_model, model_names
-from harness.options.settings import ROOT
 from tests.fixtures.bad_input import edit, line_of
 from tests.fixtures.hub_models import PATCH, SIDE, write_llava, write_llava_next
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import methods
+from harness.store.cells import engine_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("harness", "methods", "modsuite", "reports", "minidata")
@@ -23,6 +29,17 @@ DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "lmms_eval": "lmms-eval"} | 
     "pynvml": "nvidia-ml-py"
 }
 # Their wheels are dependencies of declared ones, at versions these ask for.
+NOT_SOURCES = (
+    ".git",
+    ".venv*",
+    "build",
+    "runs",
+    "results",
+    "docs",
+    "tests",
+    "*_cache",
+    "*.egg-info",
+)
 INDIRECT = {"huggingface_hub", "markupsafe", "packaging", "tqdm", "loguru", "tenacity"}
 
 
@@ -117,3 +134,57 @@ def test_ci_stops_at_the_first_failure(tmp_path: Path) -> None:
 def test_runs_and_environments_are_ignored() -> None:
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert {"/runs/", ".venv*/", "__pycache__/"} <= set(ignored)
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_what_the_main_job_needs(tmp_path: Path) -> None:
+    """Built from the sdist, as an installer would; run from another folder, beside nothing."""
+    tree = shutil.copytree(ROOT, tmp_path / "tree", ignore=shutil.ignore_patterns(*NOT_SOURCES))
+    built, site = tmp_path / "built", tmp_path / "site"
+    source = _build(tree, "build_sdist", built)
+    shutil.unpack_archive(source, tmp_path / "sdist", filter="data")
+    (unpacked,) = (tmp_path / "sdist").iterdir()
+    wheel = _build(unpacked, "build_wheel", built)
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+        file.extractall(site)
+    for folder in ("assets", "recipes", "suites"):
+        files = [p for p in (ROOT / folder).rglob("*") if p.is_file() and p.suffix != ".pyc"]
+        assert {f"modsuite/data/{p.relative_to(ROOT).as_posix()}" for p in files} <= names
+    assert any(name.endswith("licenses/NOTICE") for name in names)
+    assert wheel.stat().st_size < 60e6
+    code = (
+        "import sys; from harness.command.cli import main; import harness; "
+        f"assert harness.__file__.startswith({str(site)!r}); "
+        "import methods; open('source', 'w').write(methods.parse('gamma').source_hash()); "
+        "sys.exit(main('--methods gamma --bench gqa --limit 2 --quiet --out mine'.split()))"
+    )
+    away = tmp_path / "away"
+    away.mkdir()
+    subprocess.run([sys.executable, "-c", code], cwd=away, check=True,
+                   env={**os.environ, "PYTHONPATH": str(site)})  # fmt: skip
+    about = json.loads((away / "mine" / "run.json").read_text(encoding="utf-8"))
+    assert about["checkpoints"]["gamma"]["path"] == "assets/tiny-llava-gamma"
+    # The same cells as in a checkout: what else is installed is no part of their keys.
+    assert about["engine_hash"] == engine_digest()
+    assert (away / "source").read_text() == methods.parse("gamma").source_hash()
+
+
+def _build(tree: Path, what: str, into: Path) -> Path:
+    into.mkdir(exist_ok=True)
+    code = f"from setuptools import build_meta as b; print(b.{what}({str(into)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tree, check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    return into / done.stdout.split()[-1]
+
+
+def test_rooms_below_the_jobs_do_not_know_them() -> None:
+    """A job is made of rooms, never the other way round."""
+    above = ("jobs", "command")
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "harness").rglob("*.py"))
+        if path.relative_to(ROOT / "harness").parts[0] not in above
+        and re.search(r"(from|import) harness\.(jobs|command)\b", path.read_text("utf-8"))
+    ]
+    assert found == []

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, multinomial
 
-from harness.jobs.plan import make_plan, too_few
+from harness.jobs.grid import too_few
 from harness.statistics import stats
 from harness.statistics.power import detectable, mcnemar_power, smallest_n
-from tests.fakes import DOCUMENTS, FakeParts, run, settings
+from tests.fakes import DOCUMENTS, FakeRun, run, settings
 
 TRIALS = 600
 
@@ -193,12 +193,13 @@ def test_a_run_says_before_it_starts_that_n_is_too_small(
 
 def test_the_line_goes_by_limit_margin_and_what_is_known(tmp_path: Path) -> None:
     def plan(limit: int | None, known: int | None, methods: tuple[str, ...] = ("fastv",)) -> str:
-        parts = FakeParts()
-        bench = parts.bench("gqa", "auto", parts.model)
+        job = FakeRun()
+        bench = job.bench("gqa", job.model)
         bench.documents = known
-        parts.bench = lambda *args: bench  # type: ignore[method-assign]
-        asked = settings(tmp_path, bench=("gqa",), limit=limit, methods=methods)
-        return too_few(make_plan(asked, parts), 1.0)
+        job.bench = lambda *args: bench  # type: ignore[method-assign]
+        job.settings = settings(tmp_path, bench=("gqa",), limit=limit, methods=methods)
+        job.resolve(tmp_path)
+        return too_few(job.grid, 1.0)
 
     assert plan(None, 299) == plan(None, None) == plan(400, None) == ""
     assert plan(298, None).endswith("gqa has 298")

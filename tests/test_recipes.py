@@ -11,8 +11,8 @@ import pytest
 
 import methods
 from harness.common.errors import UsageError
+from harness.common.roots import ROOT
 from harness.model.catalog import find_model
-from harness.options.settings import ROOT
 from harness.train import estimate, sizes
 from harness.train.recipe import InstructRecipe
 

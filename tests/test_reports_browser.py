@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from reports import build_report
-from tests.fakes import FakeParts, run
+from tests.fakes import FakeRun, run
 from tests.fixtures.runs import BENCHES, METHODS, write_run
 from tests.fixtures.studies import write_study
 
@@ -126,7 +126,7 @@ def test_every_section_in_a_browser(tmp_path: Path, width: int) -> None:
     """A run whose files have everything the statistics derive."""
     out = tmp_path / "run"
     methods = ("fastv", "fastv:k=3:r=0.75", "random", "blind")
-    assert run(out, FakeParts(), methods=methods, bench=("gqa", "textvqa", "pope")) == 0
+    assert run(out, FakeRun(), methods=methods, bench=("gqa", "textvqa", "pope")) == 0
     found, console = probe(tmp_path, build_report(out).read_text("utf-8"), width, FITS)
     assert found["page"] == found["frame"] == width
     assert (found["wide"], found["cut"], found["small"]) == ([], [], 0)

@@ -16,7 +16,7 @@ from reports import build_report, controls
 from reports.rundata import load_run
 from reports.summary import Summary, summarise
 from reports.tables import cells, overview
-from tests.fakes import FakeParts, run
+from tests.fakes import FakeRun, run
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 
@@ -35,7 +35,7 @@ def write(path: Path, rows: Rows) -> None:
         writer.writerows(rows)
 
 
-class Strong(FakeParts):
+class Strong(FakeRun):
     """fastv is always right on pope and no better than random on gqa."""
 
     def _samples(self, method: Any, bench: Any, **options: Any) -> Sequence[Sample]:
@@ -118,7 +118,7 @@ def test_table_has_the_numbers_of_the_file(path: Path) -> None:
 
 def test_methods_without_a_random_row_are_named_with_the_flag(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert run(out, FakeParts(), methods=("fastv", "fastv:k=3")) == 0
+    assert run(out, FakeRun(), methods=("fastv", "fastv:k=3")) == 0
     html = build_report(out).read_text(encoding="utf-8")
     said = "No random row at the budget and numbering of "
     assert f"{said}fastv (keeps 62.5 %) and fastv k=3 (keeps 62.5 %):" in html

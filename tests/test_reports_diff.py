@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.command.cli import main
-from harness.options.settings import ROOT
+from harness.common.roots import ROOT
 from reports.diff import Row, compare
 from reports.diffview import page, show_diff
 from reports.errors import ReportError

@@ -15,7 +15,7 @@ from reports.sheet import Drawn
 from reports.summary import Summary, summarise
 from reports.tables import cells, normalised
 from reports.timing import timed
-from tests.fakes import FakeParts, run
+from tests.fakes import FakeRun, run
 from tests.fixtures.runs import write_run
 
 BENCHES = ("gqa", "textvqa", "pope")
@@ -25,7 +25,7 @@ BENCHES = ("gqa", "textvqa", "pope")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose CSVs the harness wrote itself."""
     out = tmp_path_factory.mktemp("runs") / "study"
-    parts = FakeParts()
+    parts = FakeRun()
     assert run(out, parts, methods=("fastv", "random", "blind"), bench=BENCHES) == 0
     build_report(out)
     return out

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.options.settings import ROOT
+from harness.common.roots import ROOT
 from reports import build_report, study, studytables
 from reports.rundata import load_run
 from reports.tables import Table

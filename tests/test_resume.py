@@ -15,17 +15,17 @@ import pandas as pd
 import pytest
 
 from harness.common.errors import UsageError
-from harness.options.settings import ROOT
+from harness.common.roots import ROOT
 from harness.store.csvfile import read_rows, repair
 from harness.store.rundir import Store, check_out, read_run_json
-from tests.fakes import DOCUMENTS, FakeParts, derived, run
+from tests.fakes import DOCUMENTS, FakeRun, derived, run
 
 
 def test_a_second_run_computes_nothing_and_loads_nothing(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(out)
     before, cells = derived(out), (out / "cells.csv").read_bytes()
-    again = FakeParts()
+    again = FakeRun()
     assert run(out, again) == 0
     assert again.computed == []
     assert again.loads == 0
@@ -40,9 +40,9 @@ def test_an_interrupted_run_resumes_inside_the_cell_to_the_same_bytes(tmp_path: 
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(whole)
-    assert run(cut, FakeParts(on_answer=stop)) == 130
+    assert run(cut, FakeRun(on_answer=stop)) == 130
     assert pd.read_csv(cut / "cells.csv").method.tolist() == ["dense"]
-    rest = FakeParts()
+    rest = FakeRun()
     assert run(cut, rest) == 0
     assert rest.answered == 5 * DOCUMENTS - 11
     assert derived(cut) == derived(whole)
@@ -51,7 +51,7 @@ def test_an_interrupted_run_resumes_inside_the_cell_to_the_same_bytes(tmp_path: 
 
 def test_a_failed_cell_is_tried_again_and_then_replaced(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    broken = FakeParts(fail={"fastv": ValueError("no such luck")})
+    broken = FakeRun(fail={"fastv": ValueError("no such luck")})
     assert run(out, broken) == 3
     rows = read_rows(out / "cells.csv")
     assert [r["status"] for r in rows] == ["done", "failed", "done"] * 2
@@ -70,11 +70,11 @@ def test_a_failed_cell_is_tried_again_and_then_replaced(tmp_path: Path) -> None:
 
 def test_out_of_memory_halves_are_another_cell_but_not_computed_again(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert run(out, FakeParts(batch_that_fits=2), batch_size=8) == 0
+    assert run(out, FakeRun(batch_that_fits=2), batch_size=8) == 0
     rows = read_rows(out / "cells.csv")
     assert {r["batch_size"] for r in rows} == {"2"}
     assert all(r["cell_id"] != r["requested_id"] for r in rows)
-    again = FakeParts()
+    again = FakeRun()
     assert run(out, again, batch_size=8) == 0
     assert again.computed == []
 
@@ -85,7 +85,7 @@ def test_lost_samples_are_computed_again(tmp_path: Path) -> None:
     before = derived(out)
     lost = read_rows(out / "cells.csv")[2]["cell_id"]
     (out / "samples" / f"{lost}.csv").unlink()
-    again = FakeParts()
+    again = FakeRun()
     assert run(out, again) == 0
     assert again.computed == ["random gqa"]
     assert derived(out) == before
@@ -96,8 +96,8 @@ SCRIPT = """
     import sys
     from pathlib import Path
     sys.path.insert(0, {root!r})
-    from tests.fakes import FakeParts, run
-    sys.exit(run(Path(sys.argv[1]), FakeParts(pause=0.002)))
+    from tests.fakes import FakeRun, run
+    sys.exit(run(Path(sys.argv[1]), FakeRun(pause=0.002)))
 """
 
 
@@ -166,7 +166,7 @@ def test_other_settings_are_refused(tmp_path: Path, changes: dict[str, Any], nam
 def test_the_same_settings_written_differently_are_the_same(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(out)
-    again = FakeParts()
+    again = FakeRun()
     assert run(out, again, methods=("dense", "fastv:k=2", "random"), verbose=True, quiet=False) == 0
     assert again.computed == []
 
@@ -177,7 +177,7 @@ def test_the_same_settings_written_differently_are_the_same(tmp_path: Path) -> N
 def test_changed_model_files_are_refused(tmp_path: Path, part: str, file: str) -> None:
     out = tmp_path / "run"
     run(out)
-    other = FakeParts()
+    other = FakeRun()
     setattr(other.model, part, {file: "bb"})
     with pytest.raises(UsageError, match=f"{file} of fake-model changed"):
         run(out, other)
@@ -228,7 +228,7 @@ def test_a_torn_last_line_is_left_out_then_repaired(
     content = path.read_bytes()
     path.write_bytes(content[:-40])  # the last cell's row is cut in the middle
     assert len(read_rows(path)) == 5
-    again = FakeParts()
+    again = FakeRun()
     assert run(out, again) == 0
     assert again.computed == ["random pope"]
     assert derived(out) == before

@@ -16,14 +16,14 @@ from reports import build_report, sentences
 from reports.rundata import load_run
 from reports.summary import summarise
 from reports.tables import cells, overview
-from tests.fakes import DOCUMENTS, FakeParts, run
+from tests.fakes import DOCUMENTS, FakeRun, run
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 
 CHANGED = 5  # answers of uniform that say the same with other words, so that no score differs
 
 
-class Alike(FakeParts):
+class Alike(FakeRun):
     """fastv answers as dense everywhere; uniform scores as dense, in other words on 5 documents."""
 
     def _samples(self, method: Any, bench: Any, **options: Any) -> Sequence[Sample]:

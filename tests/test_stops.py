@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.common.roots import ROOT
 from harness.common.stops import stoppable
-from harness.options.settings import ROOT
 
 # The signal comes while the named module is looked for: from the first import to the planning.
 STOPPED = """

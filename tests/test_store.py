@@ -19,7 +19,7 @@ from harness.store import columns
 from harness.store.cells import CellKey, source_digest
 from harness.store.csvfile import append_row, cell_text, read_rows, repair, to_csv, write_atomic
 from harness.store.rundir import Store
-from tests.fakes import DOCUMENTS, FakeParts, run
+from tests.fakes import DOCUMENTS, FakeRun, run
 
 KEY = CellKey(
     method="fastv",
@@ -170,7 +170,7 @@ def test_cost_and_routing_tables(tmp_path: Path) -> None:
 
 
 def test_the_table_a_run_ends_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    broken = FakeParts(fail={"random": ValueError("no")})
+    broken = FakeRun(fail={"random": ValueError("no")})
     assert run(tmp_path / "run", broken, quiet=False) == 3
     printed = capsys.readouterr().err.splitlines()
     lines = {line.split()[0]: line for line in printed if line.startswith("  ") and line.strip()}

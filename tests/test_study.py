@@ -14,11 +14,14 @@ import pytest
 
 import methods
 from harness.common.errors import UsageError
+from harness.jobs import study as study_run
+from harness.jobs.runner import run
 from harness.model import catalog
-from harness.study import jobs as study_jobs
-from harness.study import run as study_run
-from harness.study.jobs import Exam, gather, unique
+from harness.model.catalog import find_model
+from harness.options.settings import Settings
+from harness.study import trainings
 from harness.study.spec import REFERENCE, load_study
+from harness.study.trainings import Exam, gather, unique
 from tests.fixtures.bad_input import edit
 
 SUITES = Path(__file__).parents[1] / "suites"
@@ -160,23 +163,23 @@ def test_a_bad_method_of_an_arm_is_refused(tmp_path, arm):
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
     """A study whose results are all there: a scores 0.7, b 0.5, dense 0.9; seed 2 of c bursts."""
-    monkeypatch.setattr(study_jobs, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(trainings, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(study_run.work, "fingerprints", lambda benches, mini: ("f",) * len(benches))
     monkeypatch.setattr(study_run, "_device_name", lambda: "a test")
     arms = [*GOOD["arms"], {"name": "c", "train": "pmod:norm=none"}]
     claims = [*GOOD["claims"], {"claim": "c bursts", "kind": "overflow", "better": "c"}]
     path = write(tmp_path, arms=arms, claims=claims)
-    source = study_run.Parts().source("tiny-llava")
-    settings = study_run.Settings(study=str(path), bench=("gqa", "pope"), limit=50)
+    source = find_model("tiny-llava")
+    settings = Settings(study=str(path), bench=("gqa", "pope"), limit=50)
     places = study_run._places(load_study(path), settings, source)
     level = {REFERENCE: 0.9, "a": 0.7, "b": 0.5, "c": 0.5}
     rng = np.random.default_rng(0)
     for (arm, seed), (job, test) in places.items():
         job.folder.mkdir(parents=True, exist_ok=True)
         if (arm, seed) == ("c", 2):
-            study_jobs.keep(job.outcome, {"overflow": "loss is nan at step 7", "losses": []})
+            trainings.keep(job.outcome, {"overflow": "loss is nan at step 7", "losses": []})
             continue
-        study_jobs.keep(job.outcome, {"seconds": 9.0, "steps": 3, "losses": [[1, 2.0], [3, 1.0]]})
+        trainings.keep(job.outcome, {"seconds": 9.0, "steps": 3, "losses": [[1, 2.0], [3, 1.0]]})
         scores = {
             bench: [
                 {"doc_id": str(i), "image_id": str(i), "score": 100.0 * (rng.random() < level[arm])}
@@ -185,16 +188,14 @@ def finished(tmp_path, monkeypatch):
             for bench in settings.bench
         }
         content = {"test": test, "scores": scores, "kv_ratio_vision": 0.5, "tflops_prefill": 1.0}
-        study_jobs.keep(job.exam_file(test), content)
+        trainings.keep(job.exam_file(test), content)
     return path, tmp_path / "run"
 
 
 def test_a_finished_study_writes_its_tables_without_training(finished, capsys):
     path, out = finished
-    settings = study_run.Settings(
-        study=str(path), bench=("gqa", "pope"), limit=50, out=str(out), quiet=True
-    )
-    assert study_run.run_study(settings, ["--suite", str(path)]) == 0
+    settings = Settings(study=str(path), bench=("gqa", "pope"), limit=50, out=str(out), quiet=True)
+    assert run(study_run.StudyJob(settings, ["--suite", str(path)])) == 0
     table = pd.read_csv(out / "study.csv").set_index(["arm", "bench"])
     scores = pd.read_csv(out / "study_scores.csv")
     by_bench = scores[scores["arm"] == "a"].groupby("bench")["score"].mean()
@@ -212,32 +213,30 @@ def test_a_finished_study_writes_its_tables_without_training(finished, capsys):
     runs = pd.read_csv(out / "study_runs.csv")
     assert len(runs) == 4 * 3
     before = (out / "study.csv").read_bytes()
-    assert study_run.run_study(settings, ["--suite", str(path)]) == 0
+    assert run(study_run.StudyJob(settings, ["--suite", str(path)])) == 0
     assert (out / "study.csv").read_bytes() == before
 
 
 def test_another_study_in_the_same_folder_is_refused(finished):
     path, out = finished
     common = {"study": str(path), "out": str(out), "quiet": True}
-    settings = study_run.Settings(bench=("gqa", "pope"), limit=50, **common)
-    assert study_run.run_study(settings, []) == 0
+    settings = Settings(bench=("gqa", "pope"), limit=50, **common)
+    assert run(study_run.StudyJob(settings, [])) == 0
     with pytest.raises(UsageError, match="choose another --out"):
-        study_run.run_study(study_run.Settings(bench=("gqa",), limit=50, **common), [])
+        run(study_run.StudyJob(Settings(bench=("gqa",), limit=50, **common), []))
 
 
 def test_a_study_of_an_edited_start_model_is_another(finished, tmp_path, monkeypatch):
     path, out = finished
-    settings = study_run.Settings(
-        study=str(path), bench=("gqa", "pope"), limit=50, out=str(out), quiet=True
-    )
-    assert study_run.run_study(settings, []) == 0
-    before = study_run._places(load_study(path), settings, study_run.Parts().source("tiny-llava"))
+    settings = Settings(study=str(path), bench=("gqa", "pope"), limit=50, out=str(out), quiet=True)
+    assert run(study_run.StudyJob(settings, [])) == 0
+    before = study_run._places(load_study(path), settings, find_model("tiny-llava"))
     copy = shutil.copytree(SUITES.parent / "assets/tiny-llava", tmp_path / "copy")
     edit(copy / "generation_config.json", repetition_penalty=1.5)
     monkeypatch.setitem(catalog.MODELS, "tiny-llava", catalog.Entry(str(copy), "", mini=True))
     with pytest.raises(UsageError, match=r"generation_config\.json of tiny-llava changed"):
-        study_run.run_study(settings, [])
-    after = study_run._places(load_study(path), settings, study_run.Parts().source("tiny-llava"))
+        run(study_run.StudyJob(settings, []))
+    after = study_run._places(load_study(path), settings, find_model("tiny-llava"))
     folders = [{job.folder for job, _ in places.values()} for places in (before, after)]
     assert folders[0].isdisjoint(folders[1])
 
@@ -257,4 +256,4 @@ def test_a_study_is_listed_and_needs_benches(tmp_path):
     assert "ablate-pmod-components" in listing
     path = write(tmp_path)
     with pytest.raises(UsageError, match="needs bench"):
-        study_run.run_study(study_run.Settings(study=str(path)), [])
+        run(study_run.StudyJob(Settings(study=str(path)), []))

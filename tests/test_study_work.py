@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from harness.minimodel.recipe import Recipe
-from harness.study import jobs, work
-from harness.study.jobs import Exam, Job, read
+from harness.study import trainings, work
+from harness.study.trainings import Exam, Training, read
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def job(tmp_path, monkeypatch):
     with open(scenes / "scenes.jsonl", "w", encoding="utf-8") as out:
         for i in range(14):
             out.write(json.dumps({"scene_id": str(i), "boxes": [], "qa": qa}) + "\n")
-    monkeypatch.setattr(jobs, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(trainings, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(work, "WORK", tmp_path / "work")
     monkeypatch.setattr(work, "EVERY", 1)
     (tmp_path / "work").mkdir()
@@ -38,7 +38,7 @@ def job(tmp_path, monkeypatch):
             stage="tune", method=method, start="assets/tiny-llava", **{**settings, **changes}
         )
         about = (str(scenes), "noise", start, files, "tiny-llava")
-        return Job(recipe, tests or (method,), exam, *about)
+        return Training(recipe, tests or (method,), exam, *about)
 
     return make
 

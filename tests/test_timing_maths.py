@@ -27,7 +27,7 @@ from harness.timing import ratios
 from harness.timing.device import Reading, Watch
 from harness.timing.fit import need, require_fit
 from harness.timing.measure import Times
-from harness.timing.rows import Row, phase_tflops, round_rows, throughput_rows
+from harness.timing.rows import TimedRow, phase_tflops, round_rows, throughput_rows
 from harness.timing.shape import random_config, random_name
 
 LLAVA = "llava-hf/llava-1.5-7b-hf"
@@ -224,7 +224,9 @@ def test_rows_follow_the_schema_and_the_arithmetic() -> None:
     dense = times_of(prefill=list(rng.normal(20, 1, 12)), end_to_end=list(rng.normal(60, 1, 12)))
     method = times_of(prefill=list(rng.normal(12, 1, 12)), end_to_end=list(rng.normal(40, 1, 12)))
     method.selection = [1.0, 2.0, 3.0]
-    row = Row({"cell_id": "a", "label": "m"}, half, batch=4, n_out=32, kv_mib=7.0, agreement=1.0)
+    row = TimedRow(
+        {"cell_id": "a", "label": "m"}, half, batch=4, n_out=32, kv_mib=7.0, agreement=1.0
+    )
     readings = [Reading(sm_mhz=1000.0)] * 11 + [Reading(sm_mhz=600.0)]
     found = list(throughput_rows(row, method, dense, tflops, readings, seed=0))
     assert [one["phase"] for one in found] == ["prefill", "end_to_end", "selection"]
@@ -253,7 +255,7 @@ def test_rows_follow_the_schema_and_the_arithmetic() -> None:
 def test_dense_has_no_speedup_over_itself() -> None:
     dense = times_of(end_to_end=[3.0] * 6)
     tflops = dict.fromkeys(("vision", "prefill", "decode", "end_to_end"), 1.0)
-    row = Row({"cell_id": "a", "label": "dense"}, tflops, 1, 1, 1.0)
+    row = TimedRow({"cell_id": "a", "label": "dense"}, tflops, 1, 1, 1.0)
     (one,) = throughput_rows(row, dense, dense, tflops, [Reading()] * 6, 0)
     assert one["speedup_vs_dense"] is None
     assert one["realisation"] is one["realisation_ci_low"] is one["realisation_ci_high"] is None

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.options.settings import ROOT
+from harness.common.roots import ROOT
 from harness.store.columns import CELLS, THROUGHPUT
 from reports import breakeven, waterfall
 from reports.build import build_report

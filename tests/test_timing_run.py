@@ -14,7 +14,7 @@ from harness.command.cli import main
 from harness.families.shapes import shape_from_config
 from harness.jobs import throughput as run_module
 from harness.store import columns
-from harness.timing import plan as plan_module
+from harness.timing import grid as grid_module
 from harness.timing import workrun
 from tests import tiny
 
@@ -125,7 +125,7 @@ def test_a_finished_run_is_kept_and_a_killed_one_goes_on(
 def test_two_devices_never_share_a_run(
     folder: Path, done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(plan_module, "cpu_name", lambda: "Other CPU")
+    monkeypatch.setattr(grid_module, "cpu_name", lambda: "Other CPU")
     before = (done / "run.json").read_bytes()
     assert main(command(folder, done, "--workload", WORK)) == 2
     (line,) = capsys.readouterr().err.splitlines()

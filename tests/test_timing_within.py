@@ -12,10 +12,11 @@ import pytest
 
 from harness.command.cli import main, parse
 from harness.jobs import within
+from harness.jobs.benchmarks import Benchmarks
 from harness.options.settings import Settings
 from harness.timing import workrun
 from reports.build import build_report
-from tests.fakes import FakeParts
+from tests.fakes import FakeRun
 from tests.fakes import run as run_fakes
 
 LITTLE = ["--repeats", "6", "--warmup", "1", "--min-seconds", "0", "--quiet", "--device", "cpu"]
@@ -46,7 +47,7 @@ def done(interrupted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
     shutil.copytree(interrupted, out)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.jobs.suite.run_cell", lambda *a: pytest.fail("repeated"))
+        patch.setattr("harness.jobs.benchmarks.run_cell", lambda *a: pytest.fail("repeated"))
         patch.setattr(within, "busy_now", lambda: "busy machine: 1.9 of 2 cores in use")
         assert main(command(out)) == 0
     return out
@@ -84,7 +85,7 @@ def test_the_times_are_of_the_same_methods_weights_and_conditions(done: Path) ->
 
 def test_nothing_is_left_to_do_the_third_time(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = (done / "throughput.csv").read_bytes()
-    monkeypatch.setattr("harness.jobs.parts.Parts.load", lambda *a: pytest.fail("nothing was left"))
+    monkeypatch.setattr(Benchmarks, "load", lambda *a: pytest.fail("nothing was left"))
     assert main(command(done)) == 0
     assert (done / "throughput.csv").read_bytes() == table
 
@@ -177,7 +178,7 @@ def test_workloads_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_an_ordinary_run_records_and_resumes_as_before(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert run_fakes(out, FakeParts()) == 0
+    assert run_fakes(out, FakeRun()) == 0
     recorded = json.loads((out / "run.json").read_text())["settings"]
     assert not {"with_throughput", "workload", "repeats", "n_out", "throughput"} & set(recorded)
     _, settings = parse(["--methods", "pmod", "--bench", "gqa", "--with-throughput"])

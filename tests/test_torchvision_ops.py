@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from harness.options.settings import ROOT
+from harness.common.roots import ROOT
 
 
 def run(code: str) -> str:

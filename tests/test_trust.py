@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness.common.roots import ROOT
 from harness.model.checkpoints import CheckpointError, load_checkpoint
-from harness.options.settings import ROOT
 from methods import parse
 from tests.fixtures.bad_input import edit
 from tests.tiny import tiny_llava

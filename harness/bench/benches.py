@@ -25,10 +25,10 @@ from harness.bench.tasks_index import (
 from harness.bench.wants import asks_judge, refuse_unanswerable
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest
-from harness.common.root import ROOT
+from harness.common.roots import DATA
 from harness.model.weights import file_hash
 
-MINI = ROOT / "assets" / "mini"
+MINI = DATA / "assets" / "mini"
 
 
 def bench_names() -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import methods
 from harness.check import choosing, running, settings
-from harness.check.subject import NotApplicable, Subject
+from harness.check.case import Case, NotApplicable
 from harness.engine import model_info
 from methods.files import blamed, said
 
@@ -32,7 +32,7 @@ class CheckResult:
         return f"{mark} {self.method}: {self.name}" + (f" ({self.detail})" if self.detail else "")
 
 
-CHECKS: tuple[Callable[[Subject], None], ...] = (
+CHECKS: tuple[Callable[[Case], None], ...] = (
     settings.parameters,
     settings.cell_ids,
     settings.every_parameter_acts,
@@ -60,7 +60,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
 )
 
 
-def title(test: Callable[[Subject], None]) -> str:
+def title(test: Callable[[Case], None]) -> str:
     """What a check says of itself, on one line."""
     return " ".join((inspect.getdoc(test) or test.__name__).split())
 
@@ -69,7 +69,7 @@ def check(specs: Iterable[str]) -> Iterable[CheckResult]:
     """Run the whole suite on each ``name[:key=value]...``, one result at a time."""
     for spec in specs:
         method = methods.parse(spec)
-        subject = Subject(method)
+        subject = Case(method)
         method.fits(model_info(subject.model))
         for test in CHECKS:
             try:

@@ -7,8 +7,8 @@ from contextlib import suppress
 import torch
 
 import methods
+from harness.check.case import TRIES, Case, NotApplicable, image_tokens, require
 from harness.check.settings import variants
-from harness.check.subject import TRIES, NotApplicable, Subject, image_tokens, require
 from harness.check.watch import Noted, Watched
 from harness.engine import model_info
 from harness.families import tiny
@@ -18,7 +18,7 @@ from methods.base import Method, MethodError
 SHARES = (0.75, 0.5)  # what a method can meet that starts in the middle of the depth
 
 
-def counts_as_requested(s: Subject) -> None:
+def counts_as_requested(s: Case) -> None:
     """every layer processes as many image tokens as requested, under any value of any parameter"""
     info, n = model_info(s.model), tiny.SIDE**2
     if s.method.request(info, n) is None:
@@ -37,7 +37,7 @@ def counts_as_requested(s: Subject) -> None:
         require(found == list(wanted), f"{method.spec}: {found}, requested {list(wanted)}")
 
 
-def budget_is_met(s: Subject) -> None:
+def budget_is_met(s: Case) -> None:
     """tokens=, ratio= and kv= are met as the mean over layers, to one token (or its grid's step)"""
     info, frames = model_info(s.model), s.method.least_images
     n, known = tiny.SIDE**2 * frames, s.method.params()
@@ -70,7 +70,7 @@ def _with(method: Method, values: dict[str, object]) -> Method:
         return methods.build(method.name, values)
 
 
-def best_are_kept(s: Subject) -> None:
+def best_are_kept(s: Case) -> None:
     """the kept tokens are those with the highest score of the method's own"""
     seen = 0
     for seed in range(TRIES):
@@ -107,7 +107,7 @@ def _ranked_well(noted: Noted, text: bool) -> bool:
     return some
 
 
-def order_is_kept(s: Subject) -> None:
+def order_is_kept(s: Case) -> None:
     """tokens stay in the order of the prompt"""
     if s.method.reorders:
         raise NotApplicable("it says that it reorders")
@@ -119,7 +119,7 @@ def order_is_kept(s: Subject) -> None:
             require(bool(rises.all()), f"layer {layer}, row {b}: tokens stand in another order")
 
 
-def numbered_as_said(s: Subject) -> None:
+def numbered_as_said(s: Case) -> None:
     """kept tokens are numbered as it says, anew or by their place: controls go by that"""
     seen = 0
     for method in (s.method, *variants(s.method, model_info(s.model)).values()):

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import torch
 
 import methods
-from harness.check.subject import TRIES, NotApplicable, Subject, image_tokens, require
+from harness.check.case import TRIES, Case, NotApplicable, image_tokens, require
 from harness.check.watch import Replayed, Watched, counted
 from harness.cost.executed import executed
 from harness.cost.ledger import sample_cost
@@ -20,20 +20,20 @@ from harness.store.record import IMAGE
 from methods.budget import Budgeted
 
 
-def nothing_dropped(s: Subject) -> None:
+def nothing_dropped(s: Case) -> None:
     """with nothing to drop, logits equal the plain model's bit for bit (sdpa and eager)"""
     if s.method.neutral is None:
         raise NotApplicable("it has no setting that changes nothing")
     neutral = methods.build(s.method.name, s.method.neutral)
     for attn in ("sdpa", "eager"):
-        twin = Subject(neutral, attn, torch.float32)
+        twin = Case(neutral, attn, torch.float32)
         twin.modules = neutral.build_modules(model_info(twin.model))  # fresh: they scale nothing
         with torch.no_grad():
             plain = twin.model(**twin.inputs).logits
         require(torch.equal(plain, twin.prefill(twin.inputs)[0]), f"logits differ under {attn}")
 
 
-def cache_is_recorded(s: Subject) -> None:
+def cache_is_recorded(s: Case) -> None:
     """the KV cache holds exactly the recorded tokens, and tokens skip or leave as announced"""
     _, records = s.generate(s.inputs)  # records() asserts the cache tensors
     allowed = list(s.method.mod_layers(model_info(s.model)))
@@ -43,7 +43,7 @@ def cache_is_recorded(s: Subject) -> None:
             require(routes or dense, f"layer {layer} acts but is not among the method's layers")
 
 
-def recount(s: Subject) -> None:
+def recount(s: Case) -> None:
     """recorded tokens equal those counted at every layer's attention output and MLP"""
     for i in range(len(s.rows)):
         with counted(s.model.model.language_model.layers) as found:
@@ -53,12 +53,12 @@ def recount(s: Subject) -> None:
             require(seen == told, f"row {i}: {part} ran on {seen} tokens a layer, recorded {told}")
 
 
-def work_is_counted(s: Subject) -> None:
+def work_is_counted(s: Case) -> None:
     """every matrix product that runs is in the ledger, and nothing else is"""
     free = isinstance(s.method, Budgeted) and s.method.target(1) is None
     budget = [replace(s.method, ratio=0.5)] if free else []  # type: ignore[call-arg]
     tries = [(s.other(method), s.prompt(0)) for method in (s.method, *budget)]
-    tiled = Subject(s.method, any_resolution=True)
+    tiled = Case(s.method, any_resolution=True)
     for size in ((32, 32), (20, 30)):  # tiles that fill the grid, tiles that are cut
         tries.append((tiled, tiny.any_resolution_inputs(tiled.model, [size, size])))
     for subject, inputs in tries:
@@ -72,7 +72,7 @@ def work_is_counted(s: Subject) -> None:
         require(abs(told - ran.tflops) < 1e-9 * told, f"{say} {told * 1e12:.0f} (Tokens.note?)")
 
 
-def batch_is_single(s: Subject) -> None:
+def batch_is_single(s: Case) -> None:
     """a padded batch with unequal image counts gives answers and costs of single prompts"""
     together, records = s.generate(s.inputs)
     for i in range(len(s.rows)):
@@ -86,7 +86,7 @@ def batch_is_single(s: Subject) -> None:
         require(records[i].scoring == record[0].scoring, f"row {i} counts other work of its own")
 
 
-def cache_on_and_off(s: Subject) -> None:
+def cache_on_and_off(s: Case) -> None:
     """generation with and without the KV cache agrees"""
     on, a = s.generate(s.inputs)
     off, b = s.generate(s.inputs, use_cache=False)
@@ -95,10 +95,10 @@ def cache_on_and_off(s: Subject) -> None:
     require(same, "other decisions at decode")
 
 
-def kernels_agree(s: Subject) -> None:
+def kernels_agree(s: Case) -> None:
     """eager and sdpa attention give the same routing, tokens and logits (to 1e-4)"""
     # float32: the library's eager attention gives NaN for padded rows in float64.
-    sdpa, eager = (Subject(s.method, attn, torch.float32) for attn in ("sdpa", "eager"))
+    sdpa, eager = (Case(s.method, attn, torch.float32) for attn in ("sdpa", "eager"))
     (one, a), (other, b) = sdpa.generate(sdpa.inputs), eager.generate(eager.inputs)
     for i, (x, y) in enumerate(zip(a, b, strict=True)):
         require(bool((x.route == y.route).all()), f"row {i} is routed differently")
@@ -108,7 +108,7 @@ def kernels_agree(s: Subject) -> None:
     require(worst < 1e-4, f"logits differ by {worst:.1e}")
 
 
-def future_unseen(s: Subject) -> None:
+def future_unseen(s: Case) -> None:
     """no token sees a later one: with the same decisions, other last words change nothing before"""
     watched = Watched(s.method)
     inputs = s.prompt(0)
@@ -124,10 +124,10 @@ def future_unseen(s: Subject) -> None:
     require(worst < 1e-9, f"earlier logits change by {worst:.1e}")
 
 
-def ties_and_seeds(s: Subject) -> None:
+def ties_and_seeds(s: Case) -> None:
     """the same prompt is routed alike every time: under ties, under any global seed; numbers drawn
     are its own"""
-    blank = Subject(s.method, dtype=s.dtype)
+    blank = Case(s.method, dtype=s.dtype)
     tower = blank.model.model.vision_tower
     embeddings = getattr(tower, "vision_model", tower).embeddings
     with torch.no_grad():
@@ -151,7 +151,7 @@ def ties_and_seeds(s: Subject) -> None:
         require(image_tokens(record) == list(wanted), "a blank image keeps other numbers of tokens")
 
 
-def seed_counts(s: Subject) -> None:
+def seed_counts(s: Case) -> None:
     """a method with a seed draws other tokens under another one"""
     if not hasattr(s.method, "seed"):
         raise NotApplicable("it has no seed")
@@ -166,7 +166,7 @@ def seed_counts(s: Subject) -> None:
     raise NotApplicable(f"no draw decided anything in {TRIES} prompts")
 
 
-def text_untouched(s: Subject) -> None:
+def text_untouched(s: Case) -> None:
     """text is always processed, and a prompt without image runs as the dense model"""
     if s.method.routes_text:
         raise NotApplicable("it routes text too")
@@ -179,9 +179,9 @@ def text_untouched(s: Subject) -> None:
     require(torch.equal(plain, s.prefill(text)[0]), "text-only logits differ")
 
 
-def any_resolution(s: Subject) -> None:
+def any_resolution(s: Case) -> None:
     """works on any-resolution images with tiles and newline tokens, several in a prompt"""
-    other = Subject(s.method, any_resolution=True)
+    other = Case(s.method, any_resolution=True)
     _, (record,) = other.generate(other.inputs)
     require(len(record.grid) == 4, f"{len(record.grid)} patch grids instead of 4")
     size = sum(g["rows"] * (g["cols"] + g["newline"]) for g in record.grid)
@@ -191,7 +191,7 @@ def any_resolution(s: Subject) -> None:
     require(found["mlp"] == record.kv_tokens.tolist(), "other tokens ran than were recorded")
 
 
-def no_trace(s: Subject) -> None:
+def no_trace(s: Case) -> None:
     """nothing is left behind in the model, also after an exception"""
     plain = s.other(methods.parse("dense"))
     answer = plain.generate(s.inputs)[0].sequences  # the library installs its own hooks once
@@ -213,7 +213,7 @@ def no_trace(s: Subject) -> None:
     require(torch.equal(plain.generate(s.inputs)[0].sequences, answer), "the model changed")
 
 
-def tower_left_alone(s: Subject) -> None:
+def tower_left_alone(s: Case) -> None:
     """a method without images never runs the vision tower"""
     if s.method.needs_images:
         raise NotApplicable("it looks at images")

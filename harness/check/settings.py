@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 import methods
-from harness.check.subject import NotApplicable, Subject, require
+from harness.check.case import Case, NotApplicable, require
 from harness.engine import EngineError, model_info, routed
 from harness.families import tiny
 from harness.model.checkpoints import load_checkpoint, save_checkpoint
@@ -20,7 +20,7 @@ from harness.store.cells import CellKey
 from methods.base import Method, MethodError, ModelInfo
 
 
-def parameters(s: Subject) -> None:
+def parameters(s: Case) -> None:
     """parameters survive being written and read; unknown ones are refused"""
     require(methods.parse(s.method.spec) == s.method, f"{s.method.spec} reads back differently")
     again = methods.build(s.method.name, s.method.params())
@@ -33,7 +33,7 @@ def parameters(s: Subject) -> None:
         raise AssertionError("an unknown parameter was accepted")
 
 
-def cell_ids(s: Subject) -> None:
+def cell_ids(s: Case) -> None:
     """every parameter changes the cell id, and another value of it is accepted"""
     others = variants(s.method)
     if not s.method.params():
@@ -46,7 +46,7 @@ def cell_ids(s: Subject) -> None:
     require(not twice, f"the same cell id for {', '.join(twice)}")
 
 
-def every_parameter_acts(s: Subject) -> None:
+def every_parameter_acts(s: Case) -> None:
     """every parameter changes something: alone, or together with another one"""
     if not s.method.params():
         raise NotApplicable("it has no parameters")
@@ -82,9 +82,9 @@ def _bases(method: Method, info: ModelInfo) -> Iterator[Method]:
         yield from itertools.islice(_variants(method, name, info), 8 if named else 2)
 
 
-def _ways(s: Subject) -> list[Callable[[Method], list[Any]]]:
+def _ways(s: Case) -> list[Callable[[Method], list[Any]]]:
     """Ways of running a method, the cheap ones first: each gives tensors to compare."""
-    crops = Subject(s.method, any_resolution=True)
+    crops = Case(s.method, any_resolution=True)
 
     def prompt(method: Method) -> list[Any]:
         twin = s.other(method)
@@ -179,7 +179,7 @@ def _tuples(kind: Any, value: Any) -> Iterator[Any]:
     yield value[:-1]
 
 
-def weights(s: Subject) -> None:
+def weights(s: Case) -> None:
     """without weights it stops with one line; a checkpoint gives its weights back exactly"""
     if not s.method.trained:
         raise NotApplicable("it has no weights")
@@ -197,7 +197,7 @@ def weights(s: Subject) -> None:
     require(same and loaded.method == s.method, "the checkpoint reads back differently")
 
 
-def gradients(s: Subject) -> None:
+def gradients(s: Case) -> None:
     """in training, gradient reaches the method's own weights"""
     if not s.method.trained:
         raise NotApplicable("it has no weights")

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import (
     EXIT_CELLS_FAILED,
@@ -28,6 +28,9 @@ from harness.options.settings import (
     add_checkpoint,
     make_settings,
 )
+
+if TYPE_CHECKING:
+    from harness.jobs.runner import Job as Work
 
 LIGHT = Job.LIST | Job.CHECK | Job.PLOTS_ONLY | Job.DIFF | Job.DERIVE  # jobs that have no settings
 
@@ -131,29 +134,36 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
         from harness.jobs.derive import run_derive
 
         return run_derive(raw["derive"], settings.quiet)
+    from harness.jobs.runner import run
+
+    return run(_work(job, settings)(settings, argv))
+
+
+def _work(job: Job, settings: Settings) -> type[Work]:
+    """What does a job that writes a run. Raises UsageError where the settings name too little."""
     if job is Job.PUBLISHED:
-        from harness.jobs.published import run_published
+        from harness.jobs.published import Published
 
-        return run_published(settings, argv)
+        return Published
     if job is Job.STUDY:
-        from harness.study.run import run_study
+        from harness.jobs.study import StudyJob
 
-        return run_study(settings, argv)
+        return StudyJob
     if not settings.methods:
         raise UsageError("nothing to do: give --methods and --bench, or see --help")
     if job is Job.COSTS_ONLY:
-        from harness.jobs.costs import run_costs
+        from harness.jobs.costs import Costs
 
-        return run_costs(settings, argv)
+        return Costs
     if job is Job.THROUGHPUT:
-        from harness.jobs.throughput import run_throughput
+        from harness.jobs.throughput import Throughput
 
-        return run_throughput(settings, argv)
+        return Throughput
     if not settings.bench:
         raise UsageError("--bench is missing: which benchmarks? (see --list benches)")
-    from harness.jobs.suite import run_suite
+    from harness.jobs.benchmarks import Benchmarks
 
-    return run_suite(settings, argv)
+    return Benchmarks
 
 
 def _job(raw: dict[str, Any], settings: Settings) -> Job:
@@ -174,7 +184,7 @@ def _list(kind: str) -> int:
 
 
 def _check(name: str) -> int:
-    from harness.command.listing import check_known_methods
+    from harness.options.specs import check_known_methods
     from methods.base import MethodError
 
     if name != "all":

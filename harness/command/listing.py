@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from harness.common.errors import UsageError
 from harness.common.nearest import unknown
@@ -41,18 +41,6 @@ def about_method(name: str) -> list[str]:
     asked = [f"needs {what}" for what, is_so in needs.items() if is_so]
     page = (sys.modules[kind.__module__].__doc__ or "").strip().splitlines()
     return [f"{name}: {methods.REGISTRY[name].summary}", "", *table, *asked, "", *page]
-
-
-def check_known_methods(specs: Sequence[str], flag: str) -> None:
-    """Refuse unknown method names before anything heavy is imported."""
-    import methods
-
-    for spec in specs:
-        name = spec.partition(":")[0].strip()
-        if name.endswith(".py"):  # a file of the user's own, read when it is parsed
-            continue
-        if name not in methods.names():
-            raise UsageError(f"{flag}: " + unknown("method", name, methods.names()))
 
 
 def _methods() -> Iterable[tuple[str, ...]]:

@@ -13,7 +13,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-PROGRAM = "run_suite.py"
+from harness.common.roots import INSTALLED
+
+# How users call this program here, as messages name it and as a command that can be copied.
+PROGRAM = "modsuite" if INSTALLED else "run_suite.py"
+COMMAND = PROGRAM if INSTALLED else f"python {PROGRAM}"
 EXIT_INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _asked: list[int] = []  # signals that came since the last clean start
@@ -45,7 +49,7 @@ def interrupted(argv: Sequence[str]) -> int:
     """Say how to begin again; returns the exit code."""
     import shlex
 
-    again = shlex.join(["python", PROGRAM, *argv])
+    again = f"{COMMAND} {shlex.join(argv)}"
     print(f"{PROGRAM}: interrupted; resume with: {again}", file=sys.stderr, flush=True)
     return EXIT_INTERRUPTED
 

@@ -31,7 +31,7 @@ KV_TOLERANCE = 0.1  # points
 
 
 @dataclass(frozen=True)
-class Row:
+class PaperRow:
     """One row of a published table; see the head of `published.yaml` for the fields."""
 
     row: str
@@ -69,7 +69,7 @@ class PaperTable:
     paper: str
     table: str
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[PaperRow, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -84,7 +84,7 @@ def load_table(name: str) -> PaperTable:
     if name not in tables:
         raise UsageError("--published: " + unknown("table", name, list(tables)))
     content = dict(tables[name])
-    rows = tuple(Row(**one) for one in content.pop("rows"))
+    rows = tuple(PaperRow(**one) for one in content.pop("rows"))
     return PaperTable(name=name, rows=rows, **content)
 
 
@@ -100,7 +100,7 @@ class Records:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str, int], RoutingRecord] = {}
 
-    def of(self, row: Row, n_text: int) -> RoutingRecord:
+    def of(self, row: PaperRow, n_text: int) -> RoutingRecord:
         """The row's routing on one image and `n_text` text tokens.
 
         A method decides for itself; a row without method keeps the first tokens of the dense
@@ -129,7 +129,7 @@ class Records:
         return self._known[key]
 
 
-def placement(row: Row, depth: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def placement(row: PaperRow, depth: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """[L] the MoD layers of a row without method; none where nothing is skipped."""
     from methods.placement import parse_layers
 
@@ -147,7 +147,7 @@ def paper_shape(model: str) -> ModelShape:
     return replace(shape_of(model), vocab=VOCABULARY)
 
 
-def paper_rule_flops(row: Row, records: Records) -> float:
+def paper_rule_flops(row: PaperRow, records: Records) -> float:
     """FLOPs of the row's prompt, counted as its paper counts."""
     shape = paper_shape(row.model)
     if row.rule == "paper-gamma":
@@ -196,7 +196,7 @@ def lines(table: PaperTable, records: Records) -> Iterator[dict[str, Any]]:
             }
 
 
-def _counted(row: Row, records: Records) -> Iterator[dict[str, Any]]:
+def _counted(row: PaperRow, records: Records) -> Iterator[dict[str, Any]]:
     """FLOPs and KV cache of a row, three ways each."""
     record = records.of(row, TEXT)
     cost = sample_cost(record, paper_shape(row.model), itemsize=2)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.errors import UsageError
-from harness.common.root import ROOT
+from harness.common.roots import DATA
 from harness.cost.towers import CONVNEXT_L, llava_hr_flops
 from harness.families.config import CLASS_TOKENS, completed, read_config
 from harness.families.trust import refuse_keys
@@ -199,7 +199,7 @@ def config_for(model: str) -> dict[str, Any]:
         return KNOWN[model]
     folder = Path(model)
     if not folder.is_dir():
-        folder = ROOT / "assets" / model
+        folder = DATA / "assets" / model
     if not (folder / "config.json").is_file():
         known = ", ".join(["tiny-llava", *KNOWN])
         raise UsageError(

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.conditions import ITEMSIZE
 from harness.common.errors import CellError, HarnessError, StoreError, one_line
-from harness.jobs.plan import DENSE
-from harness.jobs.runinfo import now
+from harness.options.runtime import DENSE
 from harness.readouts.stored import ANSWERS, read_out_cell
 from harness.store.cells import params_json
 from harness.store.pictures import save_image, write_pictures
 from harness.store.records import Basis, write_records
 from harness.store.rundir import DONE, FAILED, Store
+from harness.store.runinfo import now
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.common.progress import OnBatch
-    from harness.jobs.parts import Parts
-    from harness.jobs.plan import Cell
+    from harness.jobs.grid import Cell
 
 PICTURED = 4  # samples whose full routing is kept for pictures
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -31,13 +32,14 @@ def run_cell(
     cell: Cell,
     loaded: Any,
     store: Store,
-    parts: Parts,
+    evaluate: Callable[..., Any],
     referees: Any,
     on_batch: OnBatch | None = None,
     verbose: bool = False,
 ) -> Any:
     """Compute one cell and commit it; returns its `CellResult`.
 
+    `evaluate` is `harness.bench.loop.evaluate`, or a stand-in;
     `referees` count every sample's FLOPs again (`harness.cost.referees.Referees`).
 
     Raises CellError with the reason when it cannot be computed (nothing is committed then), and
@@ -45,7 +47,7 @@ def run_cell(
     """
     key = cell.key
     try:
-        result = parts.evaluate(
+        result = evaluate(
             loaded,
             cell.method,
             cell.bench,

@@ -17,20 +17,19 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from harness.common.errors import EXIT_OK, UsageError, one_line
-from harness.common.progress import print_whole
+from harness.common.errors import UsageError, one_line
+from harness.common.progress import Progressing, print_whole
 from harness.cost.readouts import read_out, routing_table
 from harness.cost.rows import cost_rows
 from harness.families.shapes import ModelShape, config_for, shape_from_config
-from harness.jobs.parts import Parts
-from harness.jobs.plan import check_methods, with_dense
-from harness.jobs.runinfo import environment
+from harness.jobs.resolve import check_methods, named_methods, with_dense
+from harness.jobs.runner import Job
 from harness.options.settings import Settings
 from harness.store import columns
 from harness.store.cells import ID_LENGTH, params_json
 from harness.store.csvfile import write_csv
 from harness.store.record import RoutingRecord
-from harness.store.rundir import Store, check_out, default_out, read_run_json
+from harness.store.rundir import Store, read_run_json
 
 NOT_COUNTED = "not counted"
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 2}
@@ -44,42 +43,50 @@ class Costed:
     readout: dict[str, Any]
 
 
-def run_costs(settings: Settings, argv: Sequence[str]) -> int:
-    """Print the ledger and write `cost.csv`, `routing.csv` and `run.json`.
+class Costs(Job):
+    """Methods in the ledger, from a config."""
 
-    Raises UsageError for names that are wrong and sizes that are not known, RefereeError where
-    the counters disagree; nothing is written then.
-    """
-    from harness.cost.referees import Referees
+    def resolve(self, out: Path) -> dict[str, Any]:
+        settings = self.settings
+        self.batch = fixed_batch(settings)
+        self.config = config_for(settings.model)
+        self.shape = shape_from_config(self.config, settings.model)
+        self.methods = with_dense(named_methods(settings.methods))
+        check_methods(self.methods, self.shape)
+        specs = [method.spec for method in self.methods]
+        self.recorded = {**settings.recorded(), "methods": specs}
+        return self.recorded
 
-    parts, batch = Parts(), fixed_batch(settings)
-    config = config_for(settings.model)
-    shape = shape_from_config(config, settings.model)
-    methods = with_dense(parts.methods(settings.methods), parts)
-    check_methods(methods, shape)
-    out = Path(settings.out) if settings.out else default_out()
-    recorded = {**settings.recorded(), "methods": [method.spec for method in methods]}
-    if check_out(out, recorded) and read_run_json(out).get("config") not in (None, config):
-        raise UsageError(
-            f"--out: the config of {shape.name} changed since '{out}' was made: "
-            "choose another --out"
-        )
-    referees = Referees(shape)
-    checked = referees.described()
-    found, left_out = predict(methods, config, shape, settings, referees)
-    rows = [r for one in found for r in cost_rows(one.about, [one.readout], settings.seed, batch)]
-    with Store(out) as store:
-        content = {**environment(list(argv)), "settings": recorded, "referees": checked}
-        content["config"] = config
-        store.write_run_json(content)
-        write_csv(out / "cost.csv", columns.COST, rows)
-        write_csv(out / "routing.csv", columns.ROUTING, routing_rows(found))
-    console = Console()
-    print_whole(console, ledger_table(shape, found, batch))
-    for line in left_out:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-    print(out / "cost.csv")
-    return EXIT_OK
+    def resume(self, out: Path) -> None:
+        if read_run_json(out).get("config") not in (None, self.config):
+            raise UsageError(
+                f"--out: the config of {self.shape.name} changed since '{out}' was made: "
+                "choose another --out"
+            )
+
+    def open(self, out: Path, show: Progressing) -> dict[str, Any]:
+        """All of it is computed here: where the counters disagree, nothing is written."""
+        from harness.cost.referees import Referees
+
+        referees = Referees(self.shape)
+        checked = referees.described()
+        how = self.config, self.shape, self.settings, referees
+        self.found, self.left_out = predict(self.methods, *how)
+        return {"settings": self.recorded, "referees": checked, "config": self.config}
+
+    def work(self, store: Store, show: Progressing) -> bool:
+        seed, batch = self.settings.seed, self.batch
+        rows = [r for one in self.found for r in cost_rows(one.about, [one.readout], seed, batch)]
+        write_csv(store.path / "cost.csv", columns.COST, rows)
+        write_csv(store.path / "routing.csv", columns.ROUTING, routing_rows(self.found))
+        console = Console()
+        print_whole(console, ledger_table(self.shape, self.found, batch))
+        for line in self.left_out:
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+        return False
+
+    def report(self, out: Path) -> Path:
+        return out / "cost.csv"
 
 
 def fixed_batch(settings: Settings) -> int:

@@ -12,13 +12,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from harness.common.errors import EXIT_OK
-from harness.common.progress import print_whole
+from harness.common.progress import Progressing, print_whole
 from harness.cost.published import (
     TEXT,
+    PaperRow,
     PaperTable,
     Records,
-    Row,
     lines,
     load_table,
     paper_shape,
@@ -26,52 +25,52 @@ from harness.cost.published import (
 from harness.cost.readouts import read_out
 from harness.cost.rows import cost_rows
 from harness.jobs.costs import Costed, routing_rows
-from harness.jobs.parts import Parts
-from harness.jobs.runinfo import environment
-from harness.options.settings import Settings
+from harness.jobs.runner import Job
 from harness.store import columns
 from harness.store.cells import ID_LENGTH, params_json
 from harness.store.csvfile import write_csv
-from harness.store.rundir import Store, check_out, default_out
+from harness.store.rundir import Store
 
 ROUTER = columns.COUNTED["router"]
 ITEMSIZE = 2  # half precision, as the papers ran
 WORKLOAD = f"one picture, {TEXT} text tokens"
 
 
-def run_published(settings: Settings, argv: Sequence[str], parts: Parts | None = None) -> int:
-    """Write `published.csv`, `cost.csv`, `routing.csv`, `run.json` and the report; print a table.
+class Published(Job):
+    """A paper's table: `published.csv`, `cost.csv`, `routing.csv` and the report."""
 
-    Raises UsageError for an unknown table, RefereeError where the counters disagree; nothing is
-    written then.
-    """
-    from harness.cost.referees import Referees
+    def resolve(self, out: Path) -> dict[str, Any]:
+        assert self.settings.published is not None  # how this was reached
+        self.table = load_table(self.settings.published)
+        name, seed = self.table.name, self.settings.seed
+        self.recorded = {"costs_only": True, "published": name, "seed": seed}
+        return self.recorded
 
-    assert settings.published is not None  # how this was reached
-    table = load_table(settings.published)
-    out = Path(settings.out) if settings.out else default_out()
-    recorded = {"costs_only": True, "published": table.name, "seed": settings.seed}
-    check_out(out, recorded)
-    records = Records()
-    models = dict.fromkeys(row.model for row in table.rows)
-    referees = {model: Referees(paper_shape(model)) for model in models}
-    checked = {model: one.described() for model, one in referees.items()}
-    found = [_costed(row, records, referees[row.model]) for row in table.rows]
-    rows = [r for one in found for r in cost_rows(one.about, [one.readout], settings.seed)]
-    compared = list(lines(table, records))
-    with Store(out) as store:
+    def open(self, out: Path, show: Progressing) -> dict[str, Any]:
+        """All of it is computed here: where the counters disagree, nothing is written."""
+        from harness.cost.referees import Referees
+
+        table, records = self.table, Records()
+        models = dict.fromkeys(row.model for row in table.rows)
+        referees = {model: Referees(paper_shape(model)) for model in models}
+        checked = {model: one.described() for model, one in referees.items()}
+        self.found = [_costed(row, records, referees[row.model]) for row in table.rows]
+        self.compared = list(lines(table, records))
         about = {"paper": table.paper, "table": table.table, "title": table.title}
-        content = {**environment(list(argv)), "settings": recorded, "referees": checked}
-        store.write_run_json({**content, "published": {**about, "notes": list(table.notes)}})
-        write_csv(out / "published.csv", columns.PUBLISHED, compared)
-        write_csv(out / "cost.csv", columns.COST, rows)
-        write_csv(out / "routing.csv", columns.ROUTING, routing_rows(found))
-    _print(table, compared)
-    print((parts or Parts()).report(out))
-    return EXIT_OK
+        content = {"settings": self.recorded, "referees": checked}
+        return {**content, "published": {**about, "notes": list(table.notes)}}
+
+    def work(self, store: Store, show: Progressing) -> bool:
+        seed = self.settings.seed
+        rows = [r for one in self.found for r in cost_rows(one.about, [one.readout], seed)]
+        write_csv(store.path / "published.csv", columns.PUBLISHED, self.compared)
+        write_csv(store.path / "cost.csv", columns.COST, rows)
+        write_csv(store.path / "routing.csv", columns.ROUTING, routing_rows(self.found))
+        _print(self.table, self.compared)
+        return False
 
 
-def _costed(row: Row, records: Records, referees: Any) -> Costed:
+def _costed(row: PaperRow, records: Records, referees: Any) -> Costed:
     """The row's routing on the common prompt, read out.
 
     Where it is no run of the method but the paper's token counts, nothing is known of a router.

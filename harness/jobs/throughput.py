@@ -7,39 +7,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.common.errors import (
-    EXIT_CELLS_FAILED,
-    EXIT_OK,
-    UsageError,
-)
+from harness.common.errors import UsageError
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
-from harness.jobs.parts import Parts
-from harness.jobs.plan import require_same_files
-from harness.jobs.runinfo import environment
-from harness.jobs.suite import draw_report, resumable, resume_command
+from harness.jobs.resolve import require_same_files
+from harness.jobs.runner import Job
+from harness.jobs.timed import make_timing_grid
 from harness.options.settings import Settings
 from harness.options.workload import Workload
-from harness.store.rundir import Store, check_out, default_out, read_run_json
-from harness.timing.cells import Cells, TimedCell
+from harness.store.cells import engine_digest
+from harness.store.rundir import Store, read_run_json
+from harness.timing.cells import TimedCell, TimedCells
 from harness.timing.device import Watch, busy_host, cores
-from harness.timing.plan import TimingPlan, check_fit, make_timing_plan
+from harness.timing.grid import TimingGrid, check_fit
 
 
-def run_throughput(settings: Settings, argv: Sequence[str], parts: Parts | None = None) -> int:
-    """Run or resume a timing run; returns the exit code.
+class Throughput(Job):
+    """Methods on workloads, timed."""
 
-    Raises UsageError before anything was written.
-    """
-    parts = parts or Parts()
-    show = Progressing(settings.quiet)
-    plan = make_timing_plan(settings, parts)
-    out = Path(settings.out) if settings.out else default_out()
-    if check_out(out, plan.recorded):
-        same_device(out, plan.device_name)
-        same_model(out, plan)
-    again = resume_command(argv, settings, out)
-    return resumable(lambda: _open(plan, argv, out, parts, show), show, again)
+    grid: TimingGrid
+    cells: TimedCells
+    todo: list[Workload]
+    bench: Any = None
+    busy = ""
+
+    def resolve(self, out: Path) -> dict[str, Any]:
+        self.grid = make_timing_grid(self.settings)
+        return self.grid.recorded
+
+    def resume(self, out: Path) -> None:
+        same_device(out, self.grid.device_name)
+        same_model(out, self.grid)
+
+    def open(self, out: Path, show: Progressing) -> dict[str, Any] | None:
+        grid = self.grid
+        self.cells = TimedCells(out, grid, engine_digest())
+        self.todo = [work for work in grid.workloads if self.cells.missing(work)]
+        self.busy = busy_host()  # before our own work counts as load
+        self.watch = Watch(bus_id(grid) if self.todo else None)
+        if not self.todo:
+            return None
+        check_fit(grid, self.todo)
+        self.bench = build(grid, show)
+        return describe(grid, self.watch)
+
+    def work(self, store: Store, show: Progressing) -> bool:
+        grid, todo = self.grid, self.todo
+        count = len(grid.workloads)
+        show.say(f"{store.path}: {count} workloads, {count - len(todo)} done before")
+        return time_all(grid, self.bench, todo, self.cells, store, self.watch, self.busy, show)
 
 
 def same_device(out: Path, name: str, part: str = "") -> None:
@@ -56,45 +72,24 @@ def same_device(out: Path, name: str, part: str = "") -> None:
         )
 
 
-def same_model(out: Path, plan: TimingPlan) -> None:
+def same_model(out: Path, grid: TimingGrid) -> None:
     """Refuse to add times of another model, checkpoint or config. Raises UsageError."""
-    if plan.source is not None:
-        require_same_files(out, plan.source, plan.trained)
+    if grid.source is not None:
+        require_same_files(out, grid.source, grid.trained)
         return
     before = read_run_json(out).get("config")
-    if before and before != json.loads(json.dumps(dict(plan.config))):
+    if before and before != json.loads(json.dumps(dict(grid.config))):
         raise UsageError(
-            f"--out: the config of {plan.model} changed since '{out}' was made: "
+            f"--out: the config of {grid.model} changed since '{out}' was made: "
             "choose another --out"
         )
 
 
-def _open(plan: TimingPlan, argv: Sequence[str], out: Path, parts: Parts, show: Progressing) -> int:
-    cells = Cells(out, plan, parts.engine_source())
-    todo = [work for work in plan.workloads if cells.missing(work)]
-    busy = busy_host()  # before our own work counts as load
-    bench = None
-    if todo:
-        check_fit(plan, todo)
-        bench = build(plan, parts, show)
-    with Store(out) as store:
-        for line in store.warnings:
-            show.warn(f"{PROGRAM}: {line}")
-        count = len(plan.workloads)
-        show.say(f"{out}: {count} workloads, {count - len(todo)} done before")
-        watch = Watch(bus_id(plan) if bench is not None else None)
-        if bench is not None:
-            store.write_run_json(describe(plan, argv, watch))
-        failed = time_all(plan, bench, todo, cells, store, watch, busy, show)
-    code = EXIT_CELLS_FAILED if failed else EXIT_OK
-    return draw_report(out, parts, show) or code
-
-
 def time_all(
-    plan: TimingPlan,
+    grid: TimingGrid,
     bench: Any,
     todo: Sequence[Workload],
-    cells: Cells,
+    cells: TimedCells,
     store: Store,
     watch: Watch,
     busy: str,
@@ -107,8 +102,8 @@ def time_all(
 
         title = f"[{number}/{len(todo)}] {work.spec}"
         with show.cell(title) as on_round:
-            notes = notes_before(plan, watch, busy)
-            results = run_workload(plan, bench, work, cells, store, watch, notes, on_round)
+            notes = notes_before(grid, watch, busy)
+            results = run_workload(grid, bench, work, cells, store, watch, notes, on_round)
         failed = _say(results, title, show) or failed
     return failed
 
@@ -125,35 +120,37 @@ def _say(results: Sequence[tuple[TimedCell, str]], title: str, show: Progressing
     return failed
 
 
-def build(plan: TimingPlan, parts: Parts, show: Progressing) -> Any:
+def build(grid: TimingGrid, show: Progressing) -> Any:
     """The model on its device. Raises UsageError."""
     import torch
 
+    from harness.model.catalog import load_model
     from harness.model.loading import pick_device
     from harness.timing.subject import Bench, build_random
 
-    if plan.source is not None:
-        loaded = parts.load(plan.settings, plan.source, show.say)
-        return Bench(loaded.model, plan.shape, loaded.processor, loaded)
-    device, dtype = pick_device(plan.settings.device), getattr(torch, plan.runtime.dtype)
-    show.say(f"building {plan.model} on {device}, {plan.runtime.dtype}, {plan.runtime.attn}")
+    if grid.source is not None:
+        asked = grid.settings
+        loaded = load_model(grid.source, asked.device, asked.dtype, asked.attn, show.say)
+        return Bench(loaded.model, grid.shape, loaded.processor, loaded)
+    device, dtype = pick_device(grid.settings.device), getattr(torch, grid.runtime.dtype)
+    show.say(f"building {grid.model} on {device}, {grid.runtime.dtype}, {grid.runtime.attn}")
     try:
-        model = build_random(plan.config, device, dtype, plan.runtime.attn, plan.settings.seed)
+        model = build_random(grid.config, device, dtype, grid.runtime.attn, grid.settings.seed)
     except torch.OutOfMemoryError:
         raise UsageError(
-            f"--model: {plan.model} does not fit on {plan.device_name}; another process may hold "
+            f"--model: {grid.model} does not fit on {grid.device_name}; another process may hold "
             "its memory"
         ) from None
-    return Bench(model, plan.shape)
+    return Bench(model, grid.shape)
 
 
-def notes_before(plan: TimingPlan, watch: Watch, busy: str) -> tuple[str, ...]:
+def notes_before(grid: TimingGrid, watch: Watch, busy: str) -> tuple[str, ...]:
     """Watermarks: what makes these times less than the protocol asks for."""
     found = [busy] if busy else []
     others = watch.others()
     if others:
         found.append(f"busy device: {others} other process{'es' if others > 1 else ''} on it")
-    asked = plan.settings
+    asked = grid.settings
     for name in ("repeats", "warmup"):
         if getattr(asked, name) < getattr(Settings(), name):
             found.append(f"{name} {getattr(asked, name)}, the protocol asks for "
@@ -161,51 +158,50 @@ def notes_before(plan: TimingPlan, watch: Watch, busy: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def bus_id(plan: TimingPlan) -> str | None:
+def bus_id(grid: TimingGrid) -> str | None:
     """PCI address of the CUDA device, by which NVML knows it; None elsewhere."""
-    if plan.runtime.device != "cuda":
+    if grid.runtime.device != "cuda":
         return None
     import torch
 
     from harness.model.loading import pick_device
 
-    at = torch.cuda.get_device_properties(pick_device(plan.settings.device))
+    at = torch.cuda.get_device_properties(pick_device(grid.settings.device))
     if not hasattr(at, "pci_bus_id"):
         return None
     return f"{at.pci_domain_id:08X}:{at.pci_bus_id:02X}:{at.pci_device_id:02X}.0"
 
 
-def describe(plan: TimingPlan, argv: Sequence[str], watch: Watch) -> dict[str, Any]:
-    """The content of run.json, except its schema_version."""
+def describe(grid: TimingGrid, watch: Watch) -> dict[str, Any]:
+    """What run.json says of the model and the conditions."""
     return {
-        **environment(list(argv)),
-        **conditions(plan, watch),
-        "dtype": plan.runtime.dtype,
-        "attn": plan.runtime.attn,
-        "seed": plan.settings.seed,
-        "model_id": plan.model,
-        "mini": plan.mini,
-        "weights": "random" if plan.source is None else "loaded",
-        "revision": None if plan.source is None else plan.source.revision,
-        "weight_hashes": {} if plan.source is None else plan.source.weight_hashes,
-        "model_files": {} if plan.source is None else plan.source.setting_hashes,
-        "checkpoints": {name: {"files": files} for name, files in plan.trained.items() if files},
-        "config": dict(plan.config) if plan.source is None else None,
-        "settings": plan.recorded,
+        **conditions(grid, watch),
+        "dtype": grid.runtime.dtype,
+        "attn": grid.runtime.attn,
+        "seed": grid.settings.seed,
+        "model_id": grid.model,
+        "mini": grid.mini,
+        "weights": "random" if grid.source is None else "loaded",
+        "revision": None if grid.source is None else grid.source.revision,
+        "weight_hashes": {} if grid.source is None else grid.source.weight_hashes,
+        "model_files": {} if grid.source is None else grid.source.setting_hashes,
+        "checkpoints": {name: {"files": files} for name, files in grid.trained.items() if files},
+        "config": dict(grid.config) if grid.source is None else None,
+        "settings": grid.recorded,
     }
 
 
-def conditions(plan: TimingPlan, watch: Watch) -> dict[str, Any]:
+def conditions(grid: TimingGrid, watch: Watch) -> dict[str, Any]:
     """What run.json says about the clock and the device."""
     import torch
 
     clocks = {"cuda": "CUDA events; host clock end to end", "mps": "host clock, device waited for"}
     return {
-        "device_name": plan.device_name,
+        "device_name": grid.device_name,
         "threads": torch.get_num_threads(),
         "cores": cores(),
-        "clock": clocks.get(plan.runtime.device, "host clock (CPU)"),
+        "clock": clocks.get(grid.runtime.device, "host clock (CPU)"),
         "device_state": "recorded by NVML" if watch.there else "clocks not recorded",
         "processes": 1,
-        "notes": list(plan.notes),
+        "notes": list(grid.notes),
     }

@@ -17,21 +17,16 @@ from harness.bench.benches import resolve_bench
 from harness.common.errors import UsageError
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
-from harness.jobs.plan import Plan
+from harness.jobs.grid import Grid
 from harness.jobs.throughput import bus_id, conditions, same_device, time_all
+from harness.jobs.timed import check_rounds, of_benches
 from harness.options.option import flag
 from harness.options.settings import Settings
 from harness.options.workload import Workload, parse_workload
 from harness.store.rundir import Store
-from harness.timing.cells import Cells
+from harness.timing.cells import TimedCells
 from harness.timing.device import Watch, busy_now
-from harness.timing.plan import (
-    TimingPlan,
-    check_fit,
-    check_rounds,
-    device_name,
-    of_benches,
-)
+from harness.timing.grid import TimingGrid, check_fit, device_name
 
 OURS = ("harness", "methods")
 DOCUMENTS = 8  # of a bench that are timed; an evaluation's --limit may be far more
@@ -40,45 +35,45 @@ DOCUMENTS = 8  # of a bench that are timed; an evaluation's --limit may be far m
 class Within:
     """The times that belong to a run on benchmarks."""
 
-    def __init__(self, plan: Plan, out: Path) -> None:
+    def __init__(self, grid: Grid, out: Path) -> None:
         """Raises UsageError, one line, before anything was built or written."""
-        self.plan = plan_within(plan)
-        self.cells = Cells(out, self.plan, plan.cells[0].key.engine_source)
-        self.todo = [work for work in self.plan.workloads if self.cells.missing(work)]
-        check_fit(self.plan, self.todo)
+        self.grid = grid_within(grid)
+        self.cells = TimedCells(out, self.grid, grid.cells[0].key.engine_source)
+        self.todo = [work for work in self.grid.workloads if self.cells.missing(work)]
+        check_fit(self.grid, self.todo)
 
     @property
     def recorded(self) -> dict[str, Any]:
         """What the run's settings say beyond those of a run on benchmarks."""
-        return {"workload": [work.spec for work in self.plan.workloads]}
+        return {"workload": [work.spec for work in self.grid.workloads]}
 
     def resume(self, out: Path) -> None:
         """Refuse to add times of another device. Raises UsageError."""
-        same_device(out, self.plan.device_name, "timing")
+        same_device(out, self.grid.device_name, "timing")
 
-    def methods(self) -> dict[Any, Any]:
+    def methods(self) -> dict[Any, Path | None]:
         """Method -> folder of its weights, of all methods that are not timed everywhere yet."""
         missing = [method for work in self.todo for method in self.cells.missing(work)]
-        return {method: self.plan.checkpoints.get(method.name) for method in missing}
+        return {method: self.grid.checkpoints.get(method.name) for method in missing}
 
     def describe(self) -> dict[str, Any]:
         """The conditions of the times, for run.json."""
-        return {"timing": conditions(self.plan, Watch(bus_id(self.plan)))}
+        return {"timing": conditions(self.grid, Watch(bus_id(self.grid)))}
 
-    def run(self, loaded: Any, store: Store, show: Progressing) -> bool:
+    def run(self, session: Any, store: Store, show: Progressing) -> bool:
         """Time what is missing; True when a cell failed."""
         if not self.todo:
             return False
         from harness.timing.subject import Bench
 
-        release(loaded)
-        left = left_behind(loaded.model)
+        release(session)
+        left = left_behind(session.model)
         if left:
             return self._fail(store, f"nothing was timed: {left}", show)
-        bench = Bench(loaded.model, self.plan.shape, loaded.processor, loaded)
-        watch = Watch(bus_id(self.plan))
-        show.say(f"times: {len(self.plan.workloads)} workloads, {len(self.todo)} to do")
-        return time_all(self.plan, bench, self.todo, self.cells, store, watch, busy_now(), show)
+        bench = Bench(session.model, self.grid.shape, session.processor, session)
+        watch = Watch(bus_id(self.grid))
+        show.say(f"times: {len(self.grid.workloads)} workloads, {len(self.todo)} to do")
+        return time_all(self.grid, bench, self.todo, self.cells, store, watch, busy_now(), show)
 
     def _fail(self, store: Store, reason: str, show: Progressing) -> bool:
         show.warn(f"{PROGRAM}: {reason}")
@@ -88,32 +83,32 @@ class Within:
         return True
 
 
-def plan_within(plan: Plan) -> TimingPlan:
+def grid_within(grid: Grid) -> TimingGrid:
     """The timing of a planned run: its methods, weights and conditions, on its benches.
 
     Raises UsageError for a workload on a bench that there is not.
     """
-    settings = plan.settings
+    settings = grid.settings
     check_rounds(settings)
-    found = {cell.bench.name: cell.bench.data for cell in plan.cells}
+    found = {cell.bench.name: cell.bench.data for cell in grid.cells}
     workloads = tuple(_workloads(settings))
     for work in workloads:
         if work.bench and work.bench not in found:
-            bench = resolve_bench(work.bench, settings.data, mini_model=plan.source.mini)
+            bench = resolve_bench(work.bench, settings.data, mini_model=grid.source.mini)
             found[work.bench] = bench.data
-    checkpoints = {c.method.name: c.checkpoint for c in plan.cells if c.checkpoint is not None}
-    return TimingPlan(
+    checkpoints = {c.method.name: c.checkpoint for c in grid.cells if c.checkpoint is not None}
+    return TimingGrid(
         settings=replace(settings, limit=min(settings.limit or DOCUMENTS, DOCUMENTS)),
-        methods=tuple(dict.fromkeys(cell.method for cell in plan.cells)),
+        methods=tuple(dict.fromkeys(cell.method for cell in grid.cells)),
         workloads=workloads,
-        model=plan.source.model_id,
-        shape=plan.source.info,
-        config=plan.source.config,
-        source=plan.source,
-        runtime=plan.runtime,
+        model=grid.source.model_id,
+        shape=grid.source.info,
+        config=grid.source.config,
+        source=grid.source,
+        runtime=grid.runtime,
         device_name=device_name(settings.device),
         checkpoints=checkpoints,
-        trained={cell.method.name: cell.key.weights["checkpoint"] for cell in plan.cells},
+        trained={cell.method.name: cell.key.weights["checkpoint"] for cell in grid.cells},
         data=found,
     )
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.layers.job import Job, image_ids
+from harness.layers.analysis import Analysis, image_ids
+from harness.layers.dense import Document, in_batches
 from harness.layers.ranks import VARIANTS
 from harness.layers.states import COSINES, TOP, Measured, measure
-from harness.layers.subject import Document, in_batches
 from harness.statistics.stats import quantity_interval
 from harness.store.columns import layers as columns
 
@@ -21,35 +21,39 @@ SIZES = (5, 10, 25, 50, 100, 200)  # sample sizes beside the full one
 FILES = ("arank.csv", "arank_heads.csv", "layer_samples.csv", "analysis_documents.csv")
 
 
-def run_arank(job: Job) -> None:
+def run_arank(analysis: Analysis) -> None:
     """Measure every bench and write `FILES`."""
     tables: dict[str, list[dict[str, Any]]] = {name: [] for name in FILES}
     pooled: list[tuple[list[Document], list[list[int]], Measured]] = []
     seconds: dict[str, float] = {}
-    for bench in job.benches:
-        documents, tokens, found, spent = _measured(job, bench)
+    for bench in analysis.benches:
+        documents, tokens, found, spent = _measured(analysis, bench)
         pooled.append((documents, tokens, found))
-        tables["analysis_documents.csv"] += _documents(job, documents, tokens)
-        tables["layer_samples.csv"] += _samples(job, documents, found)
-        tables["arank.csv"] += _layers(job, bench.name, bench.data, documents, tokens, found, spent)
-        tables["arank_heads.csv"] += _heads(job, bench.name, found)
+        tables["analysis_documents.csv"] += _documents(analysis, documents, tokens)
+        tables["layer_samples.csv"] += _samples(analysis, documents, found)
+        tables["arank.csv"] += _layers(
+            analysis, bench.name, bench.data, documents, tokens, found, spent
+        )
+        tables["arank_heads.csv"] += _heads(analysis, bench.name, found)
         for name, value in spent.items():
             seconds[name] = seconds.get(name, 0.0) + value
         took = ", ".join(f"{name} {value:.1f} s" for name, value in spent.items())
-        job.say(f"arank on {bench.name}: {len(documents)} samples, {took}")
+        analysis.say(f"arank on {bench.name}: {len(documents)} samples, {took}")
     if len(pooled) > 1:
         together = _together(pooled)
-        data = "+".join(sorted({bench.data for bench in job.benches}))
-        tables["arank.csv"] += _layers(job, columns.ALL, data, *together, seconds, nested=False)
-        tables["arank_heads.csv"] += _heads(job, columns.ALL, together[2])
+        data = "+".join(sorted({bench.data for bench in analysis.benches}))
+        tables["arank.csv"] += _layers(
+            analysis, columns.ALL, data, *together, seconds, nested=False
+        )
+        tables["arank_heads.csv"] += _heads(analysis, columns.ALL, together[2])
     for name, header in zip(
         FILES, (columns.ARANK, columns.HEADS, columns.SAMPLES, columns.DOCUMENTS), strict=True
     ):
-        job.write(name, header, tables[name])
+        analysis.write(name, header, tables[name])
 
 
 def _measured(
-    job: Job, bench: Any
+    analysis: Analysis, bench: Any
 ) -> tuple[list[Document], list[list[int]], Measured, dict[str, float]]:
     """Documents, their prompts' token ids, what was measured, and seconds by variant.
 
@@ -59,8 +63,8 @@ def _measured(
     merged = Measured()
     tokens: list[list[int]] = []
     documents: list[Document] = []
-    with job.subject.plain() as asker:
-        for document in job.documents(bench):
+    with analysis.dense.plain() as asker:
+        for document in analysis.documents(bench):
             name = image_ids(asker.images(document.request))
             documents.append(replace(document, image_id=name))
         for variant in VARIANTS:
@@ -68,14 +72,14 @@ def _measured(
             started = time.perf_counter()
 
             def batches() -> Iterator[dict[str, Any]]:
-                for some in in_batches(documents, job.batch_size):
+                for some in in_batches(documents, analysis.batch_size):
                     inputs = asker.inputs(some)
                     masks = inputs["attention_mask"].bool()
                     pairs = zip(inputs["input_ids"], masks, strict=True)
                     tokens.extend(ids[mask].tolist() for ids, mask in pairs)
                     yield inputs
 
-            found = measure(job.subject.model, batches(), (variant,))
+            found = measure(analysis.dense.model, batches(), (variant,))
             seconds[variant] = time.perf_counter() - started
             merged.ranks |= found.ranks
             merged.block_influence, merged.cosine = found.block_influence, found.cosine
@@ -95,7 +99,7 @@ def _together(
 
 
 def _layers(
-    job: Job,
+    analysis: Analysis,
     bench: str,
     data: str,
     documents: Sequence[Document],
@@ -115,28 +119,28 @@ def _layers(
             means = torch.from_numpy(part.mean(axis=0))
             order = torch.argsort(means, descending=True, stable=True)[:TOP].tolist()
             for layer in range(part.shape[1]):
-                interval = quantity_interval(part[:, layer].tolist(), images, job.seed)
+                interval = quantity_interval(part[:, layer].tolist(), images, analysis.seed)
                 assert interval is not None
                 yield {
-                    "model": job.model, "bench": bench, "variant": variant, "layer": layer,
+                    "model": analysis.model, "bench": bench, "variant": variant, "layer": layer,
                     "n_samples": size, "arank": interval.value,
                     "arank_std": _std(part[:, layer]),
                     "ci_low": interval.low, "ci_high": interval.high,
                     "dense": int(layer in order),
                     "tokens_mean": float(np.mean([len(t) for t in tokens[:size]])),
-                    "data": data, **job.conditions,
+                    "data": data, **analysis.conditions,
                     "seconds": round(seconds[variant], 3) if size == count else None,
                 }  # fmt: skip
 
 
-def _heads(job: Job, bench: str, found: Measured) -> Iterator[dict[str, Any]]:
+def _heads(analysis: Analysis, bench: str, found: Measured) -> Iterator[dict[str, Any]]:
     for variant in VARIANTS:
         values = np.asarray(found.ranks[variant], dtype=np.float64)  # [samples, layers, heads]
         for layer in range(values.shape[1]):
             for head in range(values.shape[2]):
                 column = values[:, layer, head]
                 yield {
-                    "model": job.model, "bench": bench, "variant": variant, "layer": layer,
+                    "model": analysis.model, "bench": bench, "variant": variant, "layer": layer,
                     "head": head, "n_samples": len(column), "arank": float(column.mean()),
                     "arank_std": _std(column),
                 }  # fmt: skip
@@ -147,25 +151,27 @@ def _std(values: np.ndarray) -> float | None:
     return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-def _samples(job: Job, documents: Sequence[Document], found: Measured) -> Iterator[dict[str, Any]]:
+def _samples(
+    analysis: Analysis, documents: Sequence[Document], found: Measured
+) -> Iterator[dict[str, Any]]:
     for measure_name in (*VARIANTS, *COSINES):
         values = found.per_layer(measure_name).tolist()
         for document, row in zip(documents, values, strict=True):
             for layer, value in enumerate(row):
                 yield {
-                    "model": job.model, "bench": document.bench, "doc_id": document.doc_id,
+                    "model": analysis.model, "bench": document.bench, "doc_id": document.doc_id,
                     "image_id": document.image_id, "measure": measure_name, "layer": layer,
                     "value": value,
                 }  # fmt: skip
 
 
 def _documents(
-    job: Job, documents: Sequence[Document], tokens: Sequence[list[int]]
+    analysis: Analysis, documents: Sequence[Document], tokens: Sequence[list[int]]
 ) -> Iterator[dict[str, Any]]:
-    image = int(getattr(job.subject.model.config, "image_token_id", -1))
+    image = int(getattr(analysis.dense.model.config, "image_token_id", -1))
     for document, ids in zip(documents, tokens, strict=True):
         yield {
-            "model": job.model, "bench": document.bench, "doc_id": document.doc_id,
+            "model": analysis.model, "bench": document.bench, "doc_id": document.doc_id,
             "image_id": document.image_id, "n_tokens": len(ids), "n_image": ids.count(image),
             "tokens": _run_lengths(ids),
         }  # fmt: skip

@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from harness.bench.loop import CellResult
-from harness.layers.job import Job
-from harness.layers.subject import Document, in_batches
+from harness.layers.analysis import Analysis
+from harness.layers.dense import Document, in_batches
 from harness.statistics.stats import paired, quantity_interval
 from harness.store.columns import layers as columns
 from harness.store.csvfile import read_rows, write_csv
@@ -47,35 +47,35 @@ PROBES: dict[str, Callable[[int, int], Method]] = {
 }
 
 
-def run_damage(job: Job) -> None:
+def run_damage(analysis: Analysis) -> None:
     """Probe every layer on every bench and write `FILES`; a stopped run's probes count."""
     samples: list[dict[str, Any]] = []
     facts: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for bench in job.benches:
+    for bench in analysis.benches:
         started = time.perf_counter()
-        result = job.answer(bench, Dense(), job.planned)
-        documents = _documents(job, bench, result)
-        scores, nll = _scores(result, documents), _likelihoods(job, Dense(), documents)
+        result = analysis.answer(bench, Dense(), analysis.planned)
+        documents = _documents(analysis, bench, result)
+        scores, nll = _scores(result, documents), _likelihoods(analysis, Dense(), documents)
         for probe, make in PROBES.items():
-            for layer in range(job.subject.layers):
-                rows, spent = _probe(job, bench, probe, layer, make, documents, scores, nll)
+            for layer in range(analysis.dense.layers):
+                rows, spent = _probe(analysis, bench, probe, layer, make, documents, scores, nll)
                 samples += rows
                 facts[bench.name, probe, layer] = {
                     "metric": result.headline.metric, "data": bench.data, "seconds": spent,
                 }  # fmt: skip
         spent = time.perf_counter() - started
-        job.say(f"damage on {bench.name}: {len(documents)} samples, {spent:.1f} s")
-    job.write("damage_samples.csv", columns.PROBED, samples)
-    job.write("damage.csv", columns.DAMAGE, summarise(job, samples, facts))
-    shutil.rmtree(job.parts, ignore_errors=True)
+        analysis.say(f"damage on {bench.name}: {len(documents)} samples, {spent:.1f} s")
+    analysis.write("damage_samples.csv", columns.PROBED, samples)
+    analysis.write("damage.csv", columns.DAMAGE, summarise(analysis, samples, facts))
+    shutil.rmtree(analysis.parts, ignore_errors=True)
 
 
-def _documents(job: Job, bench: Any, result: CellResult) -> list[Document]:
+def _documents(analysis: Analysis, bench: Any, result: CellResult) -> list[Document]:
     """The documents that were answered, with their targets as token ids."""
     found = []
     samples = {sample.doc_id: sample for sample in result.samples}
-    with job.subject.plain() as asker:
-        for document in job.documents(bench):
+    with analysis.dense.plain() as asker:
+        for document in analysis.documents(bench):
             sample = samples.get(document.doc_id)
             if sample is None or not sample.target:
                 continue
@@ -86,7 +86,7 @@ def _documents(job: Job, bench: Any, result: CellResult) -> list[Document]:
 
 
 def _probe(
-    job: Job,
+    analysis: Analysis,
     bench: Any,
     probe: str,
     layer: int,
@@ -96,18 +96,18 @@ def _probe(
     dense_nll: Sequence[float],
 ) -> tuple[list[dict[str, Any]], float]:
     """One row a document, from the part file of a stopped run or measured now; and the seconds."""
-    part = job.parts / f"{bench.name}-{probe}-{layer}.csv".replace("/", "_")
+    part = analysis.parts / f"{bench.name}-{probe}-{layer}.csv".replace("/", "_")
     before = read_rows(part)
     if len(before) == len(documents) and before:
         return [_typed(row) for row in before], float(before[0]["seconds"])
     started = time.perf_counter()
-    method = make(layer, job.subject.layers)
-    scores = _scores(job.answer(bench, method, job.planned), documents)
-    nll = _likelihoods(job, method, documents)
+    method = make(layer, analysis.dense.layers)
+    scores = _scores(analysis.answer(bench, method, analysis.planned), documents)
+    nll = _likelihoods(analysis, method, documents)
     spent = round(time.perf_counter() - started, 3)
     rows = [
         {
-            "model": job.model, "bench": bench.name, "probe": probe, "layer": layer,
+            "model": analysis.model, "bench": bench.name, "probe": probe, "layer": layer,
             "doc_id": document.doc_id, "image_id": document.image_id, "score": score,
             "dense_score": dense_score, "nll": new, "dense_nll": old, "target": document.target,
             "n_answer": len(document.answer),
@@ -132,15 +132,15 @@ def _scores(result: CellResult, documents: Sequence[Document]) -> list[float | N
     return [found.get(document.doc_id) for document in documents]
 
 
-def _likelihoods(job: Job, method: Method, documents: Sequence[Document]) -> list[float]:
-    with job.subject.asked(method) as asker:
-        parts = in_batches(documents, job.batch_size)
+def _likelihoods(analysis: Analysis, method: Method, documents: Sequence[Document]) -> list[float]:
+    with analysis.dense.asked(method) as asker:
+        parts = in_batches(documents, analysis.batch_size)
         return [value for part in parts for value in asker.nll(part)]
 
 
 # --- summary ------------------------------------------------------------------------------------
 def summarise(
-    job: Job,
+    analysis: Analysis,
     samples: Sequence[Mapping[str, Any]],
     facts: Mapping[tuple[str, str, int], Mapping[str, Any]],
 ) -> Iterator[dict[str, Any]]:
@@ -151,13 +151,13 @@ def summarise(
         groups.setdefault((row["bench"], row["probe"], row["layer"]), []).append(row)
     for name in names:
         for probe in PROBES:
-            for layer in range(job.subject.layers):
+            for layer in range(analysis.dense.layers):
                 rows = groups.get((name, probe, layer), [])
-                yield _line(job, name, probe, layer, rows, facts[name, probe, layer])
+                yield _line(analysis, name, probe, layer, rows, facts[name, probe, layer])
     if len(names) < 2:
         return
     for probe in PROBES:
-        for layer in range(job.subject.layers):
+        for layer in range(analysis.dense.layers):
             rows = [row for name in names for row in groups.get((name, probe, layer), [])]
             said = [facts[name, probe, layer] for name in names]
             whole = {
@@ -165,11 +165,11 @@ def summarise(
                 "data": "+".join(sorted({str(f["data"]) for f in said})),
                 "seconds": round(sum(f["seconds"] for f in said), 3),
             }
-            yield _line(job, columns.ALL, probe, layer, rows, whole)
+            yield _line(analysis, columns.ALL, probe, layer, rows, whole)
 
 
 def _line(
-    job: Job,
+    analysis: Analysis,
     bench: str,
     probe: str,
     layer: int,
@@ -179,12 +179,12 @@ def _line(
     scored = [r for r in rows if r["score"] is not None and r["dense_score"] is not None]
     images = [r["image_id"] for r in scored]
     ours, theirs = [r["score"] for r in scored], [r["dense_score"] for r in scored]
-    compared = paired(ours, theirs, images, job.seed)
+    compared = paired(ours, theirs, images, analysis.seed)
     rise = [r["nll"] - r["dense_nll"] for r in rows]
-    nll = quantity_interval(rise, [r["image_id"] for r in rows], job.seed)
+    nll = quantity_interval(rise, [r["image_id"] for r in rows], analysis.seed)
     line: dict[str, Any] = {
-        "model": job.model, "bench": bench, "probe": probe, "layer": layer,
-        "n_samples": len(rows), **facts, **job.conditions, "nll_unit": UNIT,
+        "model": analysis.model, "bench": bench, "probe": probe, "layer": layer,
+        "n_samples": len(rows), **facts, **analysis.conditions, "nll_unit": UNIT,
     }  # fmt: skip
     if compared is not None:
         drop = -compared.delta

@@ -8,7 +8,7 @@ from typing import Any
 
 import methods
 from harness.bench.loop import Sample
-from harness.layers.job import Job
+from harness.layers.analysis import Analysis
 from harness.layers.plans import RetentionPlan, measured, papers, top_dense
 from harness.layers.tables import damage_tables, layer_tables
 from harness.statistics.stats import Paired, holm, mean_interval, paired
@@ -21,64 +21,69 @@ PREDICTOR = "probs"  # the released code's ARank plans, as it does there
 Samples = list[tuple[str, Sample]]  # bench and sample, held out
 
 
-def make_plans(job: Job) -> list[RetentionPlan]:
-    """All plans at `job.kv`: the papers', and those the files of this run allow."""
-    depth = job.subject.layers
-    found = papers(depth, job.kv)
-    layers = layer_tables(job.read("layer_samples.csv"))
-    damage = damage_tables(job.read("damage_samples.csv"))
-    whole = columns.ALL if len(job.benches) > 1 else job.benches[0].name
+def make_plans(analysis: Analysis) -> list[RetentionPlan]:
+    """All plans at `analysis.kv`: the papers', and those the files of this run allow."""
+    depth = analysis.dense.layers
+    found = papers(depth, analysis.kv)
+    layers = layer_tables(analysis.read("layer_samples.csv"))
+    damage = damage_tables(analysis.read("damage_samples.csv"))
+    whole = columns.ALL if len(analysis.benches) > 1 else analysis.benches[0].name
     if (whole, PREDICTOR) in layers:
         scores = layers[whole, PREDICTOR].mean().tolist()
-        top = top_dense(scores, job.kv)
+        top = top_dense(scores, analysis.kv)
         found += [] if top is None else [top]
-        found.append(measured("arank", f"ARank ({PREDICTOR})", scores, job.kv))
+        found.append(measured("arank", f"ARank ({PREDICTOR})", scores, analysis.kv))
     for probe in ("skip-layer", "half-image"):
         if (whole, f"{probe} nll_increase") in damage:
             scores = damage[whole, f"{probe} nll_increase"].mean().tolist()
-            found.append(measured(probe, f"damage of {probe}, nll", scores, job.kv))
+            found.append(measured(probe, f"damage of {probe}, nll", scores, analysis.kv))
     return found
 
 
-def run_plan(job: Job) -> None:
+def run_plan(analysis: Analysis) -> None:
     """Make the plans, answer the held-out documents with each, write `FILE`."""
-    plans = make_plans(job)
-    used = _used(job)
+    plans = make_plans(analysis)
+    used = _used(analysis)
     started = time.perf_counter()
-    dense = _answers(job, methods.build("dense"), used)[0]
+    dense = _answers(analysis, methods.build("dense"), used)[0]
     answers: dict[str, Samples] = {}
     kept: dict[str, float | None] = {}
     spent: dict[str, float] = {}
     for plan in plans:
         begun = time.perf_counter()
-        answers[plan.name], kept[plan.name] = _answers(job, methods.parse(plan.spec), used)
+        answers[plan.name], kept[plan.name] = _answers(analysis, methods.parse(plan.spec), used)
         spent[plan.name] = round(time.perf_counter() - begun, 3)
     rows = []
-    for bench in [*(b.name for b in job.benches), *([columns.ALL] if len(job.benches) > 1 else [])]:
+    for bench in [
+        *(b.name for b in analysis.benches),
+        *([columns.ALL] if len(analysis.benches) > 1 else []),
+    ]:
         for plan in plans:
-            row = _row(job, bench, plan, dense, answers[plan.name], answers[REFERENCE])
+            row = _row(analysis, bench, plan, dense, answers[plan.name], answers[REFERENCE])
             extra = {"kv_measured": kept[plan.name], "seconds": spent[plan.name]}
             rows.append(row | (extra if row else {}))
     rows = [row for row in rows if row]
     _adjust(rows)
-    job.write(FILE, columns.PLANS, rows)
+    analysis.write(FILE, columns.PLANS, rows)
     took = time.perf_counter() - started
-    job.say(f"plan: {len(plans)} plans on {len(dense)} held-out samples, {took:.1f} s")
+    analysis.say(f"plan: {len(plans)} plans on {len(dense)} held-out samples, {took:.1f} s")
 
 
-def _used(job: Job) -> set[tuple[str, str]]:
+def _used(analysis: Analysis) -> set[tuple[str, str]]:
     """(bench, document) and ("", image) of everything a plan was made on."""
-    rows = [*job.read("analysis_documents.csv"), *job.read("damage_samples.csv")]
+    rows = [*analysis.read("analysis_documents.csv"), *analysis.read("damage_samples.csv")]
     found = {(row["bench"], row["doc_id"]) for row in rows}
     return found | {("", row["image_id"]) for row in rows if row["image_id"]}
 
 
-def _answers(job: Job, method: Any, used: set[tuple[str, str]]) -> tuple[Samples, float | None]:
+def _answers(
+    analysis: Analysis, method: Any, used: set[tuple[str, str]]
+) -> tuple[Samples, float | None]:
     """Held-out samples of every bench, and the mean share of the image-token cache."""
     found: Samples = []
     kept: list[float] = []
-    for bench in job.benches:
-        result = job.answer(bench, method, job.checked)
+    for bench in analysis.benches:
+        result = analysis.answer(bench, method, analysis.checked)
         chosen = [
             sample
             for sample in result.samples
@@ -91,7 +96,12 @@ def _answers(job: Job, method: Any, used: set[tuple[str, str]]) -> tuple[Samples
 
 
 def _row(
-    job: Job, bench: str, plan: RetentionPlan, dense: Samples, ours: Samples, reference: Samples
+    analysis: Analysis,
+    bench: str,
+    plan: RetentionPlan,
+    dense: Samples,
+    ours: Samples,
+    reference: Samples,
 ) -> dict[str, Any]:
     """One line of plans.csv, the rest of which :func:`_adjust` fills; {} without samples."""
     mine, images = _scores(ours, bench)
@@ -100,20 +110,21 @@ def _row(
     docs = [d for d in mine if d in base and d in other]
     values = [mine[d] for d in docs]
     clusters = [images[d] for d in docs]
-    interval = mean_interval(values, clusters, job.seed)
+    interval = mean_interval(values, clusters, analysis.seed)
     if interval is None:
         return {}
-    to_dense = paired(values, [base[d] for d in docs], clusters, job.seed)
-    to_reference = paired(values, [other[d] for d in docs], clusters, job.seed)
+    to_dense = paired(values, [base[d] for d in docs], clusters, analysis.seed)
+    to_reference = paired(values, [other[d] for d in docs], clusters, analysis.seed)
     assert to_dense is not None and to_reference is not None
+    of = [b for b in analysis.benches if bench in (b.name, columns.ALL)]
     row: dict[str, Any] = {
-        "model": job.model, "bench": bench, "plan": plan.name, "source": plan.source,
-        "spec": plan.spec, "kv_budget": job.kv, "kv_planned": plan.kv, "n": len(docs),
+        "model": analysis.model, "bench": bench, "plan": plan.name, "source": plan.source,
+        "spec": plan.spec, "kv_budget": analysis.kv, "kv_planned": plan.kv, "n": len(docs),
         "accuracy": interval.value, "ci_low": interval.low, "ci_high": interval.high,
         "dense_accuracy": to_dense.dense, **_delta(to_dense, "delta_dense"),
-        "retention": "+".join(map(str, plan.retention)), "made_on": job.planned,
-        "data": "+".join(sorted({b.data for b in job.benches if bench in (b.name, columns.ALL)})),
-        **job.conditions,
+        "retention": "+".join(map(str, plan.retention)), "made_on": analysis.planned,
+        "data": "+".join(sorted({b.data for b in of})),
+        **analysis.conditions,
     }  # fmt: skip
     if plan.name != REFERENCE:
         row |= {

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
+from harness.layers.analysis import Analysis
 from harness.layers.correlation import Table, as_table, correlate
-from harness.layers.job import Job
 from harness.store.columns import layers as columns
 
 FILE = "layer_correlation.csv"
@@ -20,15 +20,15 @@ DAMAGES = {"drop": ("dense_score", "score"), "nll_increase": ("nll", "dense_nll"
 Tables = dict[tuple[str, str], Table]  # (bench, measure) -> documents x layers
 
 
-def write_correlations(job: Job) -> None:
+def write_correlations(analysis: Analysis) -> None:
     """Every correlation the files allow; nothing without `layer_samples.csv`."""
-    layers = layer_tables(job.read("layer_samples.csv"))
+    layers = layer_tables(analysis.read("layer_samples.csv"))
     if not layers:
         return
-    damage = damage_tables(job.read("damage_samples.csv"))
-    rows = [*_between_tasks(job, layers), *_between_sizes(job, layers)]
-    rows += _with_damage(job, layers, damage)
-    job.write(FILE, columns.CORRELATION, rows)
+    damage = damage_tables(analysis.read("damage_samples.csv"))
+    rows = [*_between_tasks(analysis, layers), *_between_sizes(analysis, layers)]
+    rows += _with_damage(analysis, layers, damage)
+    analysis.write(FILE, columns.CORRELATION, rows)
 
 
 def layer_tables(rows: Sequence[Mapping[str, str]]) -> Tables:
@@ -74,16 +74,16 @@ def _benches(tables: Tables) -> list[str]:
     return list(dict.fromkeys(bench for bench, _ in tables))
 
 
-def _between_tasks(job: Job, layers: Tables) -> Iterator[dict[str, Any]]:
+def _between_tasks(analysis: Analysis, layers: Tables) -> Iterator[dict[str, Any]]:
     benches = [b for b in _benches(layers) if b != columns.ALL]
     for variant in VARIANTS:
         for one, other in combinations(benches, 2):
             x, y = layers[one, variant], layers[other, variant]
             names = {"bench": variant, "x": one, "y": other}
-            yield _row(job, "between tasks", names, x, y, paired=False)
+            yield _row(analysis, "between tasks", names, x, y, paired=False)
 
 
-def _between_sizes(job: Job, layers: Tables) -> Iterator[dict[str, Any]]:
+def _between_sizes(analysis: Analysis, layers: Tables) -> Iterator[dict[str, Any]]:
     """The first documents against the others, none of which shares an image with them."""
     for bench in _benches(layers):
         if bench == columns.ALL:
@@ -99,10 +99,10 @@ def _between_sizes(job: Job, layers: Tables) -> Iterator[dict[str, Any]]:
                     "y": f"other {len(rest.images)}",
                 }  # fmt: skip
                 first = table.first(size)
-                yield _row(job, "between sample sizes", names, first, rest, paired=False)
+                yield _row(analysis, "between sample sizes", names, first, rest, paired=False)
 
 
-def _with_damage(job: Job, layers: Tables, damage: Tables) -> Iterator[dict[str, Any]]:
+def _with_damage(analysis: Analysis, layers: Tables, damage: Tables) -> Iterator[dict[str, Any]]:
     for bench in _benches(damage):
         for measure in MEASURES:
             for name in dict.fromkeys(name for b, name in damage if b == bench):
@@ -110,12 +110,12 @@ def _with_damage(job: Job, layers: Tables, damage: Tables) -> Iterator[dict[str,
                     x, y = layers[bench, measure], damage[bench, name]
                     same = x.images == y.images
                     names = {"bench": bench, "x": measure, "y": name}
-                    yield _row(job, "with damage", names, x, y, paired=same)
+                    yield _row(analysis, "with damage", names, x, y, paired=same)
 
 
 def _row(
-    job: Job, kind: str, names: Mapping[str, str], x: Table, y: Table, paired: bool
+    analysis: Analysis, kind: str, names: Mapping[str, str], x: Table, y: Table, paired: bool
 ) -> dict[str, Any]:
-    found = asdict(correlate(x, y, paired, job.seed))
+    found = asdict(correlate(x, y, paired, analysis.seed))
     n = min(len(x.images), len(y.images))
-    return {"model": job.model, "kind": kind, **names, "n_samples": n, **found}
+    return {"model": analysis.model, "kind": kind, **names, "n_samples": n, **found}

@@ -14,13 +14,13 @@ from transformers import (
 )
 
 from harness.common.errors import UsageError
+from harness.common.roots import DATA
 from harness.families.trust import refuse_foreign
 from harness.minimodel.build import build_llava, build_processor
 from harness.minimodel.llama2c import deepen, fetch_bundle, read_bundle
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
 from harness.minimodel.tokenizer import train_tokenizer
-from harness.options.settings import ROOT
 
 
 def start_model(
@@ -61,7 +61,7 @@ def save_model(
 def start_folder(recipe: Recipe, work: Path) -> Path:
     """Where the start model is: a folder as given, here or beside the recipes, or the result of
     an earlier recipe."""
-    for folder in (Path(recipe.start), ROOT / recipe.start):
+    for folder in (Path(recipe.start), DATA / recipe.start):
         if folder.exists():
             return folder
     return work / recipe.start

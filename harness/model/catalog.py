@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest, unknown
-from harness.common.root import ROOT
+from harness.common.roots import DATA
 from harness.families.config import read_config
 from harness.families.shapes import SIZES_ONLY, ModelShape, shape_from_config
 from harness.families.trust import refuse_foreign
@@ -117,7 +117,7 @@ def find_model(name: str) -> ModelSource:
     """
     entry = MODELS.get(name)
     if entry is not None and entry.mini:
-        folder, revision = ROOT / entry.source, None
+        folder, revision = DATA / entry.source, None
         if not folder.is_dir():
             raise UsageError(
                 f"model '{name}' ships as {entry.source}, which is missing here: "

@@ -118,3 +118,19 @@ class Session:
                 self.model, method, weights.modules, tokenizer=words, clip=weights.clip
             )
             yield stack.enter_context(context), sharing
+
+    def check(self, method: Any, checkpoint: Path | None) -> None:
+        """Do parameters and weights fit this model? Raises UsageError."""
+        from harness.common.errors import UsageError, one_line
+        from harness.engine.model import check_method, find_parts
+        from harness.model.checkpoints import CheckpointError
+        from methods.base import MethodError
+
+        try:
+            check_method(find_parts(self.model), method)
+            if checkpoint is not None:
+                self.weights(checkpoint, method)
+        except MethodError as error:
+            raise UsageError(f"--methods: {one_line(error)}") from None
+        except CheckpointError as error:
+            raise UsageError(f"--checkpoint: {one_line(error)}") from None

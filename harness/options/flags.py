@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from harness.common.errors import UsageError
-from harness.common.stops import PROGRAM
+from harness.common.stops import COMMAND, PROGRAM
 from harness.options import option
 from harness.options.option import RUNS, Job, Option, Record, flag
 from harness.options.settings import LIST_KINDS, SETTING
@@ -113,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Accuracy, cost and routing of token-sparsity methods for LLaVA-family "
         "models, on one set of conditions. dense is always added as the reference.",
-        epilog=EPILOG,
+        epilog=EPILOG.replace("python run_suite.py", COMMAND),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,

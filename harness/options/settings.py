@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.common import conditions
 from harness.common.errors import UsageError
-from harness.common.root import ROOT as ROOT
+from harness.common.roots import DATA
 from harness.options import option, validators
 from harness.options.option import (
     MEASURING,
@@ -32,7 +32,7 @@ from harness.options.option import (
 )
 from harness.options.validators import natural, non_empty, one_of, positive, seconds, share
 
-SUITES = ROOT / "suites"
+SUITES = DATA / "suites"
 LIST_KINDS = ("methods", "benches", "models", "suites")
 
 _do = partial(setting, group=option.DO)

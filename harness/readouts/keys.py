@@ -10,7 +10,7 @@ import hashlib
 from functools import cache
 from importlib import metadata
 
-from harness.common.root import ROOT
+from harness.common.roots import ROOT
 from harness.store.cells import source_digest
 from methods.sources import with_imports
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness.common.root import ROOT
+from harness.common.roots import ROOT
 from methods.sources import with_imports
 
 ID_LENGTH = 16  # hex digits, 64 bits: a collision within a study is out of the question

@@ -11,8 +11,8 @@ import numpy as np
 
 from harness.statistics.stats import holm
 from harness.study.effects import Effect, Floats, effect, judge_higher, judge_not_lower
-from harness.study.jobs import Job, read
 from harness.study.spec import REFERENCE, Arm, Claim, Study
+from harness.study.trainings import Training, read
 
 AVERAGE = "average"
 TESTS = ("p_value", "p_adjusted", "p_margin", "p_margin_adjusted")
@@ -26,7 +26,7 @@ class Result:
     arm: Arm
     exams: dict[int, dict[str, Any]] = field(default_factory=dict)
     trained: dict[int, dict[str, Any]] = field(default_factory=dict)
-    jobs: dict[int, Job] = field(default_factory=dict)
+    jobs: dict[int, Training] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
 
     def matrix(self, bench: str, seeds: Sequence[int]) -> Floats:
@@ -42,8 +42,8 @@ class Result:
 
 def collect(
     study: Study,
-    places: Mapping[tuple[str, int], tuple[Job, str]],
-    errors: Mapping[Job, str],
+    places: Mapping[tuple[str, int], tuple[Training, str]],
+    errors: Mapping[Training, str],
 ) -> dict[str, Result]:
     """Results by arm, read from where the jobs left them; `errors` are failed jobs."""
     found = {arm.name: Result(arm) for arm in study.everyone}

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.errors import one_line
-from harness.options.settings import ROOT
-from harness.study.jobs import Job, keep, parse, read
+from harness.common.roots import BUILD
+from harness.study.trainings import Training, keep, parse, read
 
-WORK = ROOT / "build" / "train"  # features of the training scenes
+WORK = BUILD / "train"  # features of the training scenes
 EVERY = 5  # steps between two points of the loss curve
 
 
@@ -34,7 +34,7 @@ def set_up(threads: int) -> None:
     logging.disable_progress_bar()
 
 
-def do(job: Job) -> str:
+def do(job: Training) -> str:
     """Train and examine what is missing; returns "" or, in one line, what overflowed."""
     job.folder.mkdir(parents=True, exist_ok=True)
     trained = read(job.outcome)
@@ -48,7 +48,7 @@ def do(job: Job) -> str:
     return ""
 
 
-def prime(job: Job) -> None:
+def prime(job: Training) -> None:
     """Compute the images' features, which all jobs share, before two processes would."""
     from harness.minimodel.jobs import prepare
 
@@ -56,7 +56,7 @@ def prime(job: Job) -> None:
         prepare(job.recipe, _scenes(job.data), WORK, None, stack)
 
 
-def _train(job: Job) -> dict[str, Any]:
+def _train(job: Training) -> dict[str, Any]:
     from transformers import PrinterCallback, TrainingArguments
 
     from harness.fitting.guard import Overflow, bad_weight
@@ -109,7 +109,7 @@ def _watch() -> Any:
     return Watch()
 
 
-def _examine(job: Job, test: str) -> dict[str, Any]:
+def _examine(job: Training, test: str) -> dict[str, Any]:
     """Scores of every document of every bench, and the mean cost of a prompt."""
     from harness.bench.loop import evaluate
     from harness.cost.readouts import read_out
@@ -147,7 +147,7 @@ def _examine(job: Job, test: str) -> dict[str, Any]:
     }
 
 
-def _with_plan(job: Job, method: Any) -> Any:
+def _with_plan(job: Training, method: Any) -> Any:
     """The method with the layers that were planned at training, where it has no others."""
     from harness.model.checkpoints import read_meta, resolve_method
 

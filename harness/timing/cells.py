@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.jobs.runinfo import now
 from harness.options.workload import Workload
 from harness.store import columns
 from harness.store.cells import params_json
 from harness.store.csvfile import append_row, has_header, read_rows, repair, write_csv
 from harness.store.rundir import DONE, FAILED, Store
-from harness.timing.plan import TimingPlan
+from harness.store.runinfo import now
+from harness.timing.grid import TimingGrid
 
 
 @dataclass
@@ -31,11 +31,11 @@ class TimedCell:
     error: str = ""
 
 
-class Cells:
+class TimedCells:
     """The timed cells of one run directory."""
 
-    def __init__(self, path: Path, plan: TimingPlan, engine: str) -> None:
-        self.path, self.plan, self.engine = path, plan, engine
+    def __init__(self, path: Path, grid: TimingGrid, engine: str) -> None:
+        self.path, self.grid, self.engine = path, grid, engine
 
     @property
     def throughput_csv(self) -> Path:
@@ -47,8 +47,8 @@ class Cells:
 
     def cell(self, method: Any, work: Workload, attn: str | None = None) -> TimedCell:
         """The cell of a method on a workload, at the run's backend or another."""
-        attn = attn or self.plan.runtime.attn
-        return TimedCell(method, work, attn, self.plan.cell_id(method, work, attn, self.engine))
+        attn = attn or self.grid.runtime.attn
+        return TimedCell(method, work, attn, self.grid.cell_id(method, work, attn, self.engine))
 
     def done(self) -> set[str]:
         """Ids of the cells that are complete."""
@@ -59,7 +59,7 @@ class Cells:
     def missing(self, work: Workload) -> list[Any]:
         """The methods that are not done on a workload."""
         done = self.done()
-        return [m for m in self.plan.methods if self.cell(m, work).cell_id not in done]
+        return [m for m in self.grid.methods if self.cell(m, work).cell_id not in done]
 
     def tidy(self) -> None:
         """Take out what a killed run left behind: a torn line, rows of unfinished cells."""
@@ -77,7 +77,7 @@ class Cells:
             **self._named(cell),
             "bench": cell.work.bench,
             "workload": cell.work.spec,
-            "device": self.plan.device_name,
+            "device": self.grid.device_name,
             "batch": cell.work.batch,
             "n_out": cell.work.n_out,
             **sizes,
@@ -109,22 +109,22 @@ class Cells:
         """The columns that throughput.csv and cells.csv share."""
         return {
             "cell_id": cell.cell_id,
-            "model": self.plan.model,
+            "model": self.grid.model,
             "method": cell.method.name,
             "params": params_json(cell.method.params()),
-            "label": label(cell, self.plan.runtime.attn),
+            "label": label(cell, self.grid.runtime.attn),
             "attn": cell.attn,
-            "dtype": self.plan.runtime.dtype,
+            "dtype": self.grid.runtime.dtype,
         }
 
     def _data(self, bench: str) -> str:
         if not bench:
             return "synthetic"
-        if bench in self.plan.data:
-            return self.plan.data[bench]
+        if bench in self.grid.data:
+            return self.grid.data[bench]
         from harness.bench.benches import resolve_bench
 
-        return resolve_bench(bench, self.plan.settings.data, self.plan.mini).data
+        return resolve_bench(bench, self.grid.settings.data, self.grid.mini).data
 
     def _identity(self, cell: TimedCell) -> dict[str, Any]:
         return {
@@ -133,7 +133,7 @@ class Cells:
             "data": self._data(cell.work.bench),
             "requested_id": cell.cell_id,
             "batch_size": cell.work.batch,
-            "device": self.plan.runtime.device,
+            "device": self.grid.runtime.device,
             "finished_at": now(),
         }
 

@@ -21,7 +21,7 @@ SELECTION, PREPROCESS = "selection", "preprocess"
 
 
 @dataclass(frozen=True)
-class Row:
+class TimedRow:
     """One method of a workload, everything its rows need besides the times.
 
     ``about``: identifying columns and conditions. ``tflops``: phase -> mean TFLOP of a sample,
@@ -62,7 +62,7 @@ def phase_tflops(
 
 
 def throughput_rows(
-    row: Row,
+    row: TimedRow,
     times: Any,
     dense: Any,
     dense_tflops: Mapping[str, float],
@@ -117,7 +117,7 @@ def throughput_rows(
         yield extra_row(row, SELECTION, times.selection)
 
 
-def extra_row(row: Row, phase: str, values: Sequence[float]) -> dict[str, Any]:
+def extra_row(row: TimedRow, phase: str, values: Sequence[float]) -> dict[str, Any]:
     """A row of times alone: selection, or preprocessing."""
     own = {"phase": phase, "repeats": len(values), "notes": "; ".join(row.notes)}
     return {**row.about, **_spread(np.asarray(values)), **own}

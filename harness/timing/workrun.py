@@ -17,15 +17,15 @@ from harness.common.errors import CellError, StoreError, one_line
 from harness.families.shapes import ModelShape
 from harness.store.rundir import Store
 from harness.timing.agreement import Agreement, answer, check_batch, tokens_per_sample
-from harness.timing.cells import Cells, TimedCell
+from harness.timing.cells import TimedCell, TimedCells
 from harness.timing.device import Watch
+from harness.timing.grid import BEST_ATTN, TimingGrid, is_dense
 from harness.timing.measure import Budget, Measured, Times, measure
-from harness.timing.plan import BEST_ATTN, TimingPlan, is_dense
 from harness.timing.prompts import Prompts, make_prompts
 from harness.timing.rows import (
     MIB,
     PREPROCESS,
-    Row,
+    TimedRow,
     extra_row,
     phase_tflops,
     round_rows,
@@ -37,7 +37,7 @@ MORE_THAN_HALF = 0.5
 
 
 @dataclass
-class Entry:
+class Contender:
     """One method on the way through a workload."""
 
     cell: TimedCell
@@ -49,10 +49,10 @@ class Entry:
 
 
 def run_workload(
-    plan: TimingPlan,
+    grid: TimingGrid,
     bench: Any,
     work: Any,
-    cells: Cells,
+    cells: TimedCells,
     store: Store,
     watch: Watch,
     notes: Sequence[str],
@@ -66,7 +66,7 @@ def run_workload(
     cells.tidy()
     wanted = {method.spec for method in cells.missing(work)}
     began = time.perf_counter()
-    entries: list[Entry] = []
+    contenders: list[Contender] = []
     failed: dict[str, TimedCell] = {}
 
     def fail(cell: TimedCell, reason: str) -> None:
@@ -76,69 +76,69 @@ def run_workload(
 
     try:
         prompts = make_prompts(
-            bench, work, plan.settings.limit, plan.settings.data, plan.settings.seed
+            bench, work, grid.settings.limit, grid.settings.data, grid.settings.seed
         )
-        for cell in _cells(plan, work, cells, wanted):
-            entry = Entry(cell)
-            error = _attempt(store, cell, partial(_record, plan, bench, entry, prompts))
+        for cell in _cells(grid, work, cells, wanted):
+            contender = Contender(cell)
+            error = _attempt(store, cell, partial(_record, grid, bench, contender, prompts))
             if error:
                 fail(cell, error)
             else:
-                entries.append(entry)
-            if error and is_dense(cell.method) and cell.attn == plan.runtime.attn:
+                contenders.append(contender)
+            if error and is_dense(cell.method) and cell.attn == grid.runtime.attn:
                 raise CellError(f"nothing to compare with: dense could not be run: {error}")
-        found = _measure(plan, bench, work, entries, prompts, watch, on_round)
+        found = _measure(grid, bench, work, contenders, prompts, watch, on_round)
         seconds = time.perf_counter() - began
-        lines = _write(plan, cells, store, entries, found, prompts, notes, seconds, wanted)
+        lines = _write(grid, cells, store, contenders, found, prompts, notes, seconds, wanted)
     except (StoreError, KeyboardInterrupt):
         raise
     except BaseException as error:  # SystemExit too: a workload may not end the run
-        reason = _reason(store, cells.cell(plan.methods[0], work), error)
+        reason = _reason(store, cells.cell(grid.methods[0], work), error)
         done = cells.done()
-        for cell in _cells(plan, work, cells, wanted):
+        for cell in _cells(grid, work, cells, wanted):
             if cell.cell_id not in (*failed, *done):  # a reason of its own is not written over
                 fail(cell, reason)
         lines = []
     return [*lines, *((cell, "") for cell in failed.values())]
 
 
-def _cells(plan: TimingPlan, work: Any, cells: Cells, wanted: set[str]) -> list[TimedCell]:
+def _cells(grid: TimingGrid, work: Any, cells: TimedCells, wanted: set[str]) -> list[TimedCell]:
     """Dense, dense on the best backend where the run has another, and the missing methods."""
     found = []
-    for method in plan.methods:
+    for method in grid.methods:
         if method.spec not in wanted and not is_dense(method):
             continue
         found.append(cells.cell(method, work))
-        if is_dense(method) and plan.runtime.attn == "eager":
+        if is_dense(method) and grid.runtime.attn == "eager":
             found.append(cells.cell(method, work, BEST_ATTN))
     return found
 
 
-def _subject(plan: TimingPlan, bench: Bench, cell: TimedCell) -> Subject:
+def _subject(grid: TimingGrid, bench: Bench, cell: TimedCell) -> Subject:
     method = cell.method
-    if cell.attn != plan.runtime.attn:
+    if cell.attn != grid.runtime.attn:
         return Subject(method, attn=cell.attn)
-    if plan.source is None:
-        return fresh(method, bench.model, plan.settings.seed)
-    return trained(method, bench, plan.checkpoints.get(method.name))
+    if grid.source is None:
+        return fresh(method, bench.model, grid.settings.seed)
+    return trained(method, bench, grid.checkpoints.get(method.name))
 
 
-def _record(plan: TimingPlan, bench: Bench, entry: Entry, prompts: Prompts) -> None:
+def _record(grid: TimingGrid, bench: Bench, contender: Contender, prompts: Prompts) -> None:
     """One untimed call a batch: token counts, FLOPs, cache bytes, and whether batching is exact."""
-    entry.subject = _subject(plan, bench, entry.cell)
-    n_out, batch = entry.cell.work.n_out, entry.cell.work.batch
-    answers = [answer(bench, entry.subject, prompt, n_out) for prompt in prompts.batches]
+    contender.subject = _subject(grid, bench, contender.cell)
+    n_out, batch = contender.cell.work.n_out, contender.cell.work.batch
+    answers = [answer(bench, contender.subject, prompt, n_out) for prompt in prompts.batches]
     records = [record for one in answers for record in one.records]
-    shape = plan.shape
+    shape = grid.shape
     if prompts.pictures is not None and not prompts.pictures.native:
         shape = _seen_at(shape, prompts.pictures.size[0])
-    entry.sizes = tokens_per_sample(records)
-    runs = entry.cell.method.needs_images
-    entry.tflops = phase_tflops(records, shape, plan.itemsize, runs)
-    entry.kv_mib = float(np.mean([one.cache_bytes for one in answers])) / MIB
+    contender.sizes = tokens_per_sample(records)
+    runs = contender.cell.method.needs_images
+    contender.tflops = phase_tflops(records, shape, grid.itemsize, runs)
+    contender.kv_mib = float(np.mean([one.cache_bytes for one in answers])) / MIB
     if batch > 1:
         first = prompts.batches[0]
-        entry.agreement = check_batch(bench, entry.subject, first, answers[0], n_out)
+        contender.agreement = check_batch(bench, contender.subject, first, answers[0], n_out)
 
 
 def _seen_at(shape: ModelShape, pixels: int) -> ModelShape:
@@ -147,54 +147,56 @@ def _seen_at(shape: ModelShape, pixels: int) -> ModelShape:
 
 
 def _measure(
-    plan: TimingPlan,
+    grid: TimingGrid,
     bench: Bench,
     work: Any,
-    entries: Sequence[Entry],
+    contenders: Sequence[Contender],
     prompts: Prompts,
     watch: Watch,
     on_round: Any,
 ) -> Measured:
-    asked = plan.settings
+    asked = grid.settings
     budget = Budget(asked.repeats, asked.warmup, asked.min_seconds, asked.max_seconds)
-    subjects = [entry.subject for entry in entries]
+    subjects = [contender.subject for contender in contenders]
     return measure(
         bench, subjects, prompts.batches, work.n_out, budget, watch, asked.seed, on_round
     )
 
 
 def _write(
-    plan: TimingPlan,
-    cells: Cells,
+    grid: TimingGrid,
+    cells: TimedCells,
     store: Store,
-    entries: Sequence[Entry],
+    contenders: Sequence[Contender],
     found: Measured,
     prompts: Prompts,
     notes: Sequence[str],
     seconds: float,
     wanted: set[str],
 ) -> list[tuple[TimedCell, str]]:
-    """Rows of all entries; dense's own only when they are not there yet."""
-    seed, lines = plan.settings.seed, []
+    """Rows of all contenders; dense's own only when they are not there yet."""
+    seed, lines = grid.settings.seed, []
     dense = found.times[0]
-    best = next((t for e, t in zip(entries, found.times, strict=True) if e.subject.attn), None)
-    for entry, times in zip(entries, found.times, strict=True):
-        if entry.cell.method.spec not in wanted:
+    best = next((t for e, t in zip(contenders, found.times, strict=True) if e.subject.attn), None)
+    for contender, times in zip(contenders, found.times, strict=True):
+        if contender.cell.method.spec not in wanted:
             continue
-        row = _row(cells, entry, times, found, notes)
+        row = _row(cells, contender, times, found, notes)
         rows = list(
-            throughput_rows(row, times, dense, entries[0].tflops, found.readings, seed, best)
+            throughput_rows(row, times, dense, contenders[0].tflops, found.readings, seed, best)
         )
         if times is dense and prompts.preprocess_ms:
             rows.append(extra_row(row, PREPROCESS, prompts.preprocess_ms))
         raw = round_rows(row.about, times, found.readings)
-        share = seconds / len(entries)
-        cells.write(store, entry.cell, rows, raw, share, row.notes, len(found.readings))
-        lines.append((entry.cell, _line(row, rows)))
+        share = seconds / len(contenders)
+        cells.write(store, contender.cell, rows, raw, share, row.notes, len(found.readings))
+        lines.append((contender.cell, _line(row, rows)))
     return lines
 
 
-def _row(cells: Cells, entry: Entry, times: Times, found: Measured, notes: Sequence[str]) -> Row:
+def _row(
+    cells: TimedCells, contender: Contender, times: Times, found: Measured, notes: Sequence[str]
+) -> TimedRow:
     said = list(notes)
     slowed = sorted({word for reading in found.readings for word in reading.slowed})
     if slowed:
@@ -205,20 +207,20 @@ def _row(cells: Cells, entry: Entry, times: Times, found: Measured, notes: Seque
         said.append("the warm-up had not settled to 1 %")
     if times.launch_bound and np.mean(times.launch_bound) > MORE_THAN_HALF:
         said.append("launch-bound: host and device times differ by more than 5 %")
-    if entry.agreement is not None and entry.agreement.note:
-        said.append(entry.agreement.note)
-    return Row(
-        about=cells.about(entry.cell, entry.sizes),
-        tflops=entry.tflops,
-        batch=entry.cell.work.batch,
-        n_out=entry.cell.work.n_out,
-        kv_mib=entry.kv_mib,
-        agreement=None if entry.agreement is None else entry.agreement.share,
+    if contender.agreement is not None and contender.agreement.note:
+        said.append(contender.agreement.note)
+    return TimedRow(
+        about=cells.about(contender.cell, contender.sizes),
+        tflops=contender.tflops,
+        batch=contender.cell.work.batch,
+        n_out=contender.cell.work.n_out,
+        kv_mib=contender.kv_mib,
+        agreement=None if contender.agreement is None else contender.agreement.share,
         notes=tuple(said),
     )
 
 
-def _line(row: Row, rows: Sequence[Mapping[str, Any]]) -> str:
+def _line(row: TimedRow, rows: Sequence[Mapping[str, Any]]) -> str:
     whole = next(one for one in rows if one["phase"] == "end_to_end")
     text = f"{row.about['label']}: {whole['median_ms']:.1f} ms"
     gain = whole["speedup_vs_dense"]

@@ -20,6 +20,7 @@ from harness.common.errors import (
     UsageError,
     one_line,
 )
+from harness.common.roots import BUILD, DATA
 from harness.common.stops import stoppable
 from harness.train import estimate
 from methods.params import MethodError
@@ -30,8 +31,6 @@ TINY = (
     *("mod", "gamma", "pmod", "llavolta"),
     *("mqt-first", "mqt"),
 )
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "build"
 # Flags that override the field of the same name in a recipe of `stage: instruct`.
 INSTRUCT = (
     *("images", "model", "decoder", "vision", "projector", "batch", "accumulation"),
@@ -90,7 +89,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         return estimate.main(args)
     if args.all == bool(args.recipe):
         raise UsageError("give either --recipe FILE or --all")
-    recipes = [ROOT / f"recipes/tiny/{n}.yaml" for n in TINY] if args.all else [args.recipe]
+    recipes = [DATA / f"recipes/tiny/{n}.yaml" for n in TINY] if args.all else [args.recipe]
     for path in recipes:
         _run(path, args)
     if args.all:

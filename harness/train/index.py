@@ -20,12 +20,12 @@ import numpy as np
 
 from harness.common.errors import UsageError
 from harness.common.jsonfile import parse_json
-from harness.train.rows import BadRow, Row, check_images, normalise, row_id
+from harness.train.rows import BadRow, Conversation, check_images, normalise, row_id
 
 CHUNK = 256  # rows whose image headers are read at the same time
 MADE = "report.json"  # written last: the index is whole when it is there
 
-Measure = Callable[[Row, list[tuple[int, int]]], int]
+Measure = Callable[[Conversation, list[tuple[int, int]]], int]
 
 
 class RowIndex:
@@ -45,11 +45,11 @@ class RowIndex:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def row(self, number: int) -> Row:
+    def row(self, number: int) -> Conversation:
         start, stop = (int(x) for x in self.offsets[number : number + 2])
         if self._file is None or self._file[0] != os.getpid():
             self._file = os.getpid(), os.open(self.folder / "rows.jsonl", os.O_RDONLY)
-        return Row.from_json(json.loads(os.pread(self._file[1], stop - start, start)))
+        return Conversation.from_json(json.loads(os.pread(self._file[1], stop - start, start)))
 
     def lines(self) -> list[str]:
         """What was left out, one line for each reason."""
@@ -128,10 +128,10 @@ def _make(
 
 def _judged(
     data: Path, images: Path | None, template: str, measure: Measure, threads: int
-) -> Iterator[tuple[str, Row | None, int, str]]:
+) -> Iterator[tuple[str, Conversation | None, int, str]]:
     """(name, row or None, length, reason it was left out) of every entry, in file order."""
 
-    def look(entry: tuple[int, Any]) -> tuple[str, Row | None, list[tuple[int, int]], str]:
+    def look(entry: tuple[int, Any]) -> tuple[str, Conversation | None, list[tuple[int, int]], str]:
         number, raw = entry
         name = row_id(raw, number)
         try:

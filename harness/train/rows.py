@@ -15,7 +15,7 @@ class BadRow(ValueError):
 
 
 @dataclass(frozen=True)
-class Row:
+class Conversation:
     """`images` are paths relative to the image folder, one for each `<image>` of the human's texts;
     `turns` are (human, gpt) texts."""
 
@@ -27,11 +27,11 @@ class Row:
         return {"id": self.id, "images": self.images, "turns": self.turns}
 
     @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Row:
+    def from_json(cls, raw: dict[str, Any]) -> Conversation:
         return cls(raw["id"], tuple(raw["images"]), tuple((h, g) for h, g in raw["turns"]))
 
 
-def normalise(raw: Any, template: str) -> Row:
+def normalise(raw: Any, template: str) -> Conversation:
     """The row behind one entry of the data file. Raises BadRow.
 
     Text is made valid UTF-8 (a lone surrogate becomes `?`). A single image of a turn moves to the
@@ -47,7 +47,9 @@ def normalise(raw: Any, template: str) -> Row:
         raise BadRow("number of <image> does not match the images")
     if template == "plain" and (len(turns) != 1 or len(images) != 1):
         raise BadRow("template plain takes one image and one caption")
-    return Row(_clean(str(raw.get("id", ""))), images, tuple((_front(h), g) for h, g in turns))
+    return Conversation(
+        _clean(str(raw.get("id", ""))), images, tuple((_front(h), g) for h, g in turns)
+    )
 
 
 def row_id(raw: Any, number: int) -> str:
@@ -56,7 +58,7 @@ def row_id(raw: Any, number: int) -> str:
     return _clean(str(name)) if name not in (None, "") else f"row {number}"
 
 
-def check_images(row: Row, folder: Path | None) -> list[tuple[int, int]]:
+def check_images(row: Conversation, folder: Path | None) -> list[tuple[int, int]]:
     """(height, width) in pixels of each image, from the file headers. Raises BadRow."""
     from PIL import Image
 

@@ -14,7 +14,7 @@ from harness.common.errors import HarnessError
 from harness.train.images import ImageReader
 from harness.train.index import RowIndex, open_index
 from harness.train.recipe import InstructRecipe
-from harness.train.rows import BadRow, Row
+from harness.train.rows import BadRow, Conversation
 from harness.train.templates import IGNORE, Encoded, encode, pieces
 
 SUBSTITUTES = 50  # rows tried in place of one whose image cannot be decoded
@@ -31,12 +31,12 @@ class Encoder:
         self.template, self.limit = recipe.template, recipe.max_length
         self.processor, self.reader = processor, reader
 
-    def __call__(self, row: Row, image_tokens: Sequence[int]) -> Encoded:
+    def __call__(self, row: Conversation, image_tokens: Sequence[int]) -> Encoded:
         parts = pieces(row, self.template, self.processor)
         image_id = self.processor.image_token_id
         return encode(parts, self.processor.tokenizer, image_id, image_tokens, self.limit)
 
-    def measure(self, row: Row, sizes: list[tuple[int, int]]) -> int:
+    def measure(self, row: Conversation, sizes: list[tuple[int, int]]) -> int:
         """Length in tokens. Raises BadRow where no answer is left within the limit."""
         coded = self(row, [self.reader.tokens(size) for size in sizes])
         if not coded.answered:
@@ -68,7 +68,7 @@ class Samples(Dataset):
                 broken.append(row.id)
         raise HarnessError(f"{len(broken)} images in a row cannot be decoded, first: {broken[0]}")
 
-    def sample(self, row: Row) -> dict[str, Any]:
+    def sample(self, row: Conversation) -> dict[str, Any]:
         """One row's tensors. Raises BrokenImage."""
         sizes, read = [], []
         for name in row.images:

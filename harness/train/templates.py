@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.common.errors import UsageError
-from harness.train.rows import IMAGE, Row
+from harness.train.rows import IMAGE, Conversation
 
 IGNORE = -100
 VICUNA = (
@@ -45,7 +45,7 @@ class Encoded:
         return any(label != IGNORE for label in self.labels)
 
 
-def pieces(row: Row, template: str, processor: Any) -> list[Piece]:
+def pieces(row: Conversation, template: str, processor: Any) -> list[Piece]:
     """The row's text, cut where the loss begins and ends; each image is one `<image>`.
 
     `vicuna_v1` and `plain` are LLaVA's: `</s>` (the tokenizer's end token) ends an answer, a
@@ -99,13 +99,13 @@ def encode(
     return Encoded(ids[:limit], labels[:limit], seen)
 
 
-def prompt_of(row: Row, template: str, processor: Any) -> list[Piece]:
+def prompt_of(row: Conversation, template: str, processor: Any) -> list[Piece]:
     """What stands before the first answer."""
     parts = pieces(row, template, processor)
     return parts[: next(i for i, (_, answer) in enumerate(parts) if answer)]
 
 
-def _by_chat_template(row: Row, processor: Any) -> list[Piece]:
+def _by_chat_template(row: Conversation, processor: Any) -> list[Piece]:
     """The processor's own template, rendered turn by turn so that the cuts are its own.
 
     A template that closes an answer with no special token (llava-hf's 1.5 writes a space) gets the

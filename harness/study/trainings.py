@@ -11,12 +11,12 @@ from typing import Any
 
 from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import read_json
+from harness.common.roots import BUILD, DATA
 from harness.minimodel.recipe import Recipe
-from harness.options.settings import ROOT
 from harness.store.csvfile import write_json
 from harness.study.spec import Arm, Study
 
-CACHE = ROOT / "build" / "study"
+CACHE = BUILD / "study"
 # Results are kept by recipe, weights, data and the method's own source. Raise this number when a
 # change of the training code or the engine changes what a run computes.
 CODE = 1
@@ -33,7 +33,7 @@ class Exam:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class Training:
     """One training with one seed, and the methods its weights are examined with.
 
     Jobs are compared by identity: `gather` makes one a training.
@@ -115,12 +115,12 @@ def parse(spec: str) -> Any:
 
 def recipe_of(study: Study, arm: Arm, seed: int) -> Recipe:
     """What trains `arm` with `seed`. Raises UsageError."""
-    path = ROOT / study.recipe
+    path = DATA / study.recipe
     changes = {**study.settings, **arm.recipe, "stages": arm.stages or None}
     return Recipe.load(path, **changes, method=arm.train, seed=seed)
 
 
-def gather(study: Study, **how: Any) -> dict[tuple[str, int], tuple[Job, str]]:
+def gather(study: Study, **how: Any) -> dict[tuple[str, int], tuple[Training, str]]:
     """(arm, seed) -> its job and the method it is examined with; equal trainings are one job."""
     recipes: dict[str, Recipe] = {}
     tests: dict[str, list[str]] = {}
@@ -136,7 +136,7 @@ def gather(study: Study, **how: Any) -> dict[tuple[str, int], tuple[Job, str]]:
             if arm.tested not in wanted:
                 wanted.append(arm.tested)
             places.append((arm, seed, key))
-    jobs = {key: Job(recipe, tuple(tests[key]), **how) for key, recipe in recipes.items()}
+    jobs = {key: Training(recipe, tuple(tests[key]), **how) for key, recipe in recipes.items()}
     return {(arm.name, seed): (jobs[key], arm.tested) for arm, seed, key in places}
 
 
@@ -149,7 +149,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def unique(jobs: Iterable[tuple[Job, str]]) -> list[Job]:
+def unique(jobs: Iterable[tuple[Training, str]]) -> list[Training]:
     """Each job once, in order."""
     return list(dict.fromkeys(job for job, _ in jobs))
 

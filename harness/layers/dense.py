@@ -31,7 +31,7 @@ class Document:
     answer: tuple[int, ...] = ()
 
 
-class Subject:
+class DenseModel:
     """One loaded model with dense's weights."""
 
     def __init__(self, loaded: Any, checkpoint: Path | None) -> None:

@@ -12,18 +12,17 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from harness.common.errors import EXIT_CELLS_FAILED, EXIT_OK, UsageError, one_line
+from harness.common.errors import UsageError, one_line
 from harness.common.progress import Progressing
-from harness.jobs.parts import Parts
-from harness.jobs.plan import require_same_files
-from harness.jobs.runinfo import environment
-from harness.jobs.suite import draw_report, resumable, resume_command
-from harness.options.settings import ROOT, Settings
+from harness.common.roots import BUILD
+from harness.jobs.resolve import require_same_files
+from harness.jobs.runner import Job
+from harness.model.catalog import find_model
+from harness.options.settings import Settings
 from harness.store.columns import study as columns
 from harness.store.csvfile import write_csv
-from harness.store.rundir import Store, check_out, default_out
+from harness.store.rundir import Store
 from harness.study import work
-from harness.study.jobs import Exam, Job, gather, unique
 from harness.study.spec import Study, load_study
 from harness.study.tables import (
     Result,
@@ -34,54 +33,67 @@ from harness.study.tables import (
     run_rows,
     score_rows,
 )
+from harness.study.trainings import Exam, Training, gather, unique
 
 TIMES = (
     "Training seconds are those of processes side by side and compare no methods; "
     "benchmarks/training.py does."
 )
-SCENES = ROOT / "build" / "scenes"
+SCENES = BUILD / "scenes"
+Places = dict[tuple[str, int], tuple[Training, str]]  # (arm, seed) -> training, examined method
 
 
-def run_study(settings: Settings, argv: Sequence[str], parts: Parts | None = None) -> int:
-    """Run or resume a study; returns the exit code.
+class StudyJob(Job):
+    """A study: what is missing is trained and examined, the rest is found by content.
 
-    Finished trainings are found by content in `build/study`, also those of other studies, so a
-    finished study takes seconds. Raises UsageError before anything was written.
+    Finished trainings are found in `build/study`, also those of other studies, so a finished
+    study takes seconds.
     """
-    parts, show = parts or Parts(), Progressing(settings.quiet)
-    assert settings.study is not None  # how this was reached
-    study = load_study(Path(settings.study))
-    if not settings.bench:
-        raise UsageError(f"{settings.study}: a study needs bench: what its arms are examined on")
-    source = parts.source(settings.model)
-    if not source.mini:
-        raise UsageError(f"--model: studies train the shipped model, not '{source.model_id}'")
-    places = _places(study, settings, source)
-    out = Path(settings.out) if settings.out else default_out()
-    recorded = {**settings.recorded(), "study": study.name, "model": source.model_id}
-    if check_out(out, recorded):
-        require_same_files(out, source, {})
-    device = _device_name()
 
-    def job() -> int:
-        with Store(out) as store:
-            about = {**environment(list(argv)), "settings": recorded, "model_id": source.model_id}
-            about |= {"mini": True, "device_name": device}
-            about |= {"weight_hashes": source.weight_hashes, "model_files": source.setting_hashes}
-            about |= {"dtype": "bfloat16 (autocast) training, float32 inference"}
-            store.write_run_json({**about, "study": _described(study, places)})
-            errors = _compute(unique(places.values()), show)
-            found = collect(study, places, errors)
-            _write(study, found, settings.bench, out)
-            show.table(lambda: verdicts(study, claim_rows(study, found, settings.bench)))
-            return draw_report(out, parts, show) or (EXIT_CELLS_FAILED if errors else EXIT_OK)
+    def resolve(self, out: Path) -> dict[str, Any]:
+        settings = self.settings
+        assert settings.study is not None  # how this was reached
+        self.study = load_study(Path(settings.study))
+        if not settings.bench:
+            raise UsageError(
+                f"{settings.study}: a study needs bench: what its arms are examined on"
+            )
+        self.source = find_model(settings.model)
+        if not self.source.mini:
+            raise UsageError(
+                f"--model: studies train the shipped model, not '{self.source.model_id}'"
+            )
+        self.places = _places(self.study, settings, self.source)
+        named = {"study": self.study.name, "model": self.source.model_id}
+        self.recorded = {**settings.recorded(), **named}
+        return self.recorded
 
-    return resumable(job, show, resume_command(argv, settings, out))
+    def resume(self, out: Path) -> None:
+        require_same_files(out, self.source, {})
+
+    def open(self, out: Path, show: Progressing) -> dict[str, Any]:
+        source = self.source
+        return {
+            "settings": self.recorded,
+            "model_id": source.model_id,
+            "mini": True,
+            "device_name": _device_name(),
+            "weight_hashes": source.weight_hashes,
+            "model_files": source.setting_hashes,
+            "dtype": "bfloat16 (autocast) training, float32 inference",
+            "study": _described(self.study, self.places),
+        }
+
+    def work(self, store: Store, show: Progressing) -> bool:
+        study, benches = self.study, self.settings.bench
+        errors = _compute(unique(self.places.values()), show)
+        found = collect(study, self.places, errors)
+        _write(study, found, benches, store.path)
+        show.table(lambda: verdicts(study, claim_rows(study, found, benches)))
+        return bool(errors)
 
 
-def _places(
-    study: Study, settings: Settings, source: Any
-) -> dict[tuple[str, int], tuple[Job, str]]:
+def _places(study: Study, settings: Settings, source: Any) -> Places:
     """Every arm and seed with its job. Raises UsageError."""
     from harness.train.__main__ import SCENE_SEED
     from harness.train.__main__ import SCENES as COUNT
@@ -100,7 +112,7 @@ def _places(
     )
 
 
-def _compute(jobs: Sequence[Job], show: Progressing) -> dict[Job, str]:
+def _compute(jobs: Sequence[Training], show: Progressing) -> dict[Training, str]:
     """Do what is missing, as many jobs at a time as there are cores; the failed ones with why.
 
     One core each: on small models two processes with a thread each do 1.4 times the work of one
@@ -115,13 +127,13 @@ def _compute(jobs: Sequence[Job], show: Progressing) -> dict[Job, str]:
 
         render(SCENES)
     workers, threads = _share(len(todo))
-    failed: dict[Job, str] = {}
+    failed: dict[Training, str] = {}
     pool = ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=work.set_up, initargs=(threads,)
     )
     try:
         pool.submit(work.prime, todo[0]).result()
-        running: dict[Future[str], Job] = {pool.submit(work.do, job): job for job in todo}
+        running: dict[Future[str], Training] = {pool.submit(work.do, job): job for job in todo}
         for number, future in enumerate(as_completed(running), start=1):
             job = running[future]
             try:
@@ -169,7 +181,7 @@ def _device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
 
 
-def _described(study: Study, places: Mapping[tuple[str, int], tuple[Job, str]]) -> dict[str, Any]:
+def _described(study: Study, places: Places) -> dict[str, Any]:
     recipe = next(iter(places.values()))[0].recipe
     routed = [j.recipe for j, _ in places.values() if j.recipe.method != "dense"]
     rates = sorted({r.module_learning_rate for r in routed or [recipe]})

@@ -30,7 +30,7 @@ def require(ok: bool, detail: str) -> None:
 
 
 @dataclass
-class Subject:
+class Case:
     """One method on a tiny random model, with random weights if it is trained."""
 
     method: Method
@@ -60,9 +60,9 @@ class Subject:
             return tiny.any_resolution_inputs(self.model, [(20, 30), (32, 14)])
         return tiny.inputs_of(self.model, self.rows)
 
-    def other(self, method: Method) -> Subject:
+    def other(self, method: Method) -> Case:
         """The same model under another method, or under one that stands before the real one."""
-        twin = Subject(method, self.attn, self.dtype, self.any_resolution)
+        twin = Case(method, self.attn, self.dtype, self.any_resolution)
         twin.model = self.model  # a cached property is an attribute like any other
         return twin
 

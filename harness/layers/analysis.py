@@ -1,4 +1,4 @@
-"""What every analysis works with: the subject, the benches, the limits, and where rows go."""
+"""What every analysis works with: the dense model, the benches, the limits, and where rows go."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.bench.loop import CellResult
 from harness.bench.scores import doc_key
-from harness.layers.subject import Document, Subject
+from harness.layers.dense import DenseModel, Document
 from harness.store.csvfile import read_rows, write_csv
 from harness.timing.documents import requests_of
 
@@ -17,10 +17,10 @@ HELD_OUT = 4  # times --analyse-samples documents at most to check plans on
 
 
 @dataclass(frozen=True)
-class Job:
+class Analysis:
     """One run's analyses. `evaluate` is `harness.bench.loop.evaluate`, or a stand-in."""
 
-    subject: Subject
+    dense: DenseModel
     benches: tuple[Any, ...]
     evaluate: Callable[..., CellResult]
     say: Callable[[str], None]
@@ -36,14 +36,14 @@ class Job:
 
     @property
     def model(self) -> str:
-        return str(self.subject.loaded.source.model_id)
+        return str(self.dense.loaded.source.model_id)
 
     @property
     def conditions(self) -> dict[str, Any]:
         """Columns that say under what a number was measured."""
         return {
-            "device": self.subject.device,
-            "dtype": self.subject.loaded.dtype,
+            "device": self.dense.device,
+            "dtype": self.dense.loaded.dtype,
             "batch_size": self.batch_size,
         }
 
@@ -60,7 +60,7 @@ class Job:
 
     def documents(self, bench: Any) -> list[Document]:
         """The first `planned` documents of a bench, of each of its tasks where it has several."""
-        loaded = self.subject.loaded
+        loaded = self.dense.loaded
         found = requests_of(loaded, bench.name, self.data, self.planned, self.seed)
         grouped = len({request.task for request in found}) > 1
         keys = [doc_key(r.doc_id, r.task if grouped else "") for r in found]
@@ -69,7 +69,7 @@ class Job:
     def answer(self, bench: Any, method: Any, limit: int) -> CellResult:
         """`method`, training-free, on the first `limit` documents, by the bench's own scoring."""
         return self.evaluate(
-            self.subject.loaded, method, bench, checkpoint=self.subject.checkpoint, limit=limit,
+            self.dense.loaded, method, bench, checkpoint=self.dense.checkpoint, limit=limit,
             batch_size=self.batch_size, seed=self.seed, progress=False,
             pictured=lambda position: False, allow=self.allow,
         )  # fmt: skip

@@ -7,8 +7,7 @@ import subprocess
 from datetime import UTC, datetime
 from typing import Any
 
-from harness.jobs.plan import Plan
-from harness.options.settings import ROOT
+from harness.common.roots import ROOT
 from harness.store.cells import package_versions
 
 
@@ -47,24 +46,4 @@ def environment(argv: list[str]) -> dict[str, Any]:
         "git_commit": git_commit(),
         "versions": versions(),
         "platform": platform.platform(),
-    }
-
-
-def describe_run(plan: Plan, argv: list[str], device_name: str) -> dict[str, Any]:
-    """The content of `run.json`, except its schema_version."""
-    return {
-        **environment(argv),
-        "device_name": device_name,
-        "dtype": plan.runtime.dtype,
-        "attn": plan.runtime.attn,
-        "seed": plan.settings.seed,
-        "model_id": plan.source.model_id,
-        "mini": bool(plan.source.mini),
-        "revision": plan.source.revision,
-        "weight_hashes": plan.source.weight_hashes,
-        "model_files": plan.source.setting_hashes,
-        "processor_hash": plan.source.processor_hash,
-        "engine_hash": plan.cells[0].key.engine_source,
-        "checkpoints": plan.checkpoints,
-        "settings": plan.recorded,
     }

@@ -1,0 +1,230 @@
+"""The main job: settings -> cells -> the missing ones -> tables and report -> exit code."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.common.errors import CellError, one_line
+from harness.common.progress import Progressing
+from harness.common.stops import PROGRAM
+from harness.jobs.cellrun import record_failure, run_cell
+from harness.jobs.grid import Cell, Grid, make_grid, too_few
+from harness.jobs.resolve import named_methods, require_same_files, runtime_of, with_dense
+from harness.jobs.runner import Job
+from harness.model.session import Session
+from harness.options.runtime import Runtime
+from harness.options.settings import Settings
+from harness.readouts.derive import Derived
+from harness.readouts.stored import read_out_cell
+from harness.readouts.summary import LEGEND, summary_table
+from harness.store.cells import engine_digest
+from harness.store.rundir import Store
+
+
+class Extra(Protocol):
+    """What else is done after a run's answers, on the same loaded model and in its directory."""
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What the settings of the run directory say of it."""
+
+    def resume(self, out: Path) -> None:
+        """Refuse a directory that it cannot go on with. Raises UsageError."""
+
+    def methods(self) -> dict[Any, Path | None]:
+        """Method -> folder of its weights, of all that will run; empty when nothing is left."""
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json says of it."""
+
+    def run(self, session: Any, store: Store, show: Progressing) -> bool:
+        """Do what is missing; True when a part of it failed."""
+
+
+class Benchmarks(Job):
+    """Methods on benches. `session`: a model that is loaded already, used instead of a name."""
+
+    grid: Grid
+    extras: list[Extra]
+    referees: Any = None
+
+    def __init__(
+        self, settings: Settings, argv: Sequence[str], session: Session | None = None
+    ) -> None:
+        super().__init__(settings, argv)
+        self.session = session
+
+    # --- what a run is made of: real things here, stand-ins in tests ------------------------------
+    def source(self) -> Any:
+        """The model's files, found and checked. Raises UsageError."""
+        from harness.model.catalog import find_model
+
+        return find_model(self.settings.model) if self.session is None else self.session.source
+
+    def runtime(self, source: Any) -> Runtime:
+        """Device, dtype and backend. Raises UsageError."""
+        if self.session is None:
+            return runtime_of(self.settings, source.mini)
+        return Runtime(self.session.model.device.type, self.session.dtype, self.session.attn)
+
+    def bench(self, name: str, source: Any) -> Any:
+        """A bench on concrete data. Raises UsageError."""
+        from harness.bench.benches import resolve_bench
+
+        return resolve_bench(name, self.settings.data, mini_model=source.mini)
+
+    def engine(self) -> str:
+        """Hash of the code between a method's decision and a score."""
+        return engine_digest()
+
+    def load(self, show: Progressing) -> Any:
+        """The one session of this run. Raises UsageError."""
+        from harness.model.catalog import load_model
+
+        if self.session is not None:
+            return self.session
+        asked = self.settings
+        return load_model(self.grid.source, asked.device, asked.dtype, asked.attn, show.say)
+
+    def counters(self) -> Any:
+        """The counters of FLOPs on the model's parts, see `harness.cost.referees.Referees`."""
+        from harness.cost.modules import decoder_like
+        from harness.cost.referees import Referees
+        from harness.engine.model import find_parts
+
+        assert self.session is not None
+        found = find_parts(self.session.model)
+        return Referees(self.session.info, decoder_like(found.layers[0], found.config))
+
+    def evaluate(self, session: Any, method: Any, bench: Any, **options: Any) -> Any:
+        """One cell: see `harness.bench.loop.evaluate`."""
+        from harness.bench.loop import evaluate
+
+        return evaluate(session, method, bench, **options)
+
+    # --- the steps --------------------------------------------------------------------------------
+    def resolve(self, out: Path) -> dict[str, Any]:
+        settings = self.settings
+        methods = with_dense(named_methods(settings.methods))
+        source = self.source()
+        benches = [self.bench(name, source) for name in settings.bench]
+        runtime = self.runtime(source)
+        self.grid = make_grid(settings, methods, source, benches, runtime, self.engine())
+        self.extras = list(self._extras(out))
+        self.recorded = dict(self.grid.recorded)
+        for extra in self.extras:
+            self.recorded |= extra.recorded
+        return self.recorded
+
+    def _extras(self, out: Path) -> Sequence[Extra]:
+        """Raises UsageError for times that cannot be measured."""
+        found: list[Extra] = []
+        if self.settings.analyse:
+            from harness.jobs.analyses import Analyses
+
+            found.append(Analyses(self.grid, out, self.evaluate))
+        if self.settings.with_throughput:
+            from harness.jobs.within import Within
+
+            found.append(Within(self.grid, out))
+        return found
+
+    def resume(self, out: Path) -> None:
+        for extra in self.extras:
+            extra.resume(out)
+        tuned = {name: said["files"] for name, said in self.grid.checkpoints.items()}
+        require_same_files(out, self.grid.source, tuned)
+
+    def open(self, out: Path, show: Progressing) -> dict[str, Any] | None:
+        """The loaded model, with every method and its weights checked on it, where work is left.
+
+        With it the counters of FLOPs, and what they say of the model's parts (RefereeError where
+        they disagree).
+        """
+        done = Store(out).done() if out.is_dir() else {}
+        todo = [cell for cell in self.grid.cells if cell.key.cell_id not in done]
+        used = {cell.method: cell.checkpoint for cell in todo}
+        for extra in self.extras:
+            used |= extra.methods()
+        if not used:
+            self.session = None
+            return None
+        self.session = self.load(show)
+        for method, checkpoint in used.items():
+            self.session.check(method, checkpoint)
+        self.referees = self.counters()
+        about = describe_run(self.grid, self.session.device_name)
+        about |= {"referees": self.referees.described(), "settings": self.recorded}
+        about["cells"] = [cell.key.cell_id for cell in self.grid.cells]  # --derive goes by it
+        for extra in self.extras:
+            about |= extra.describe()
+        return about
+
+    def work(self, store: Store, show: Progressing) -> bool:
+        failed = self._cells(store, show)
+        show.table(lambda: summary_table(store.path))
+        show.say(LEGEND)
+        for extra in self.extras if self.session is not None else ():
+            failed = extra.run(self.session, store, show) or failed
+        return failed
+
+    def _cells(self, store: Store, show: Progressing) -> bool:
+        grid, done = self.grid, store.done()
+        margin = store.margin(self.settings.margin)
+        derived = Derived(store, [c.key.cell_id for c in grid.cells], self.settings.seed, margin)
+        todo = [cell for cell in grid.cells if cell.key.cell_id not in done]
+        for cell in grid.cells:  # answers stay whatever became of the code that reads them out
+            if cell.key.cell_id in done:
+                read_out_cell(store, done[cell.key.cell_id]["cell_id"], ())
+        for line in filter(None, (*grid.notes, too_few(grid, margin))):
+            show.say(line)
+        before = len(grid.cells) - len(todo)
+        show.say(f"{store.path}: {len(grid.cells)} cells, {before} done before")
+        failed = False
+        for number, cell in enumerate(todo, start=1):
+            try:
+                self._cell(cell, f"[{number}/{len(todo)}] {cell.name}", store, show)
+            except CellError as error:
+                record_failure(cell, error, store)
+                failed = True
+                show.warn(f"{PROGRAM}: {cell.name} failed: {one_line(error)}")
+            if failed:
+                gc.collect()  # an exception's frames hold tensors; free them before the next cell
+            derived.write()
+        if not todo:
+            derived.write()
+        return failed
+
+    def _cell(self, cell: Cell, title: str, store: Store, show: Progressing) -> None:
+        with show.cell(title) as on_batch:
+            verbose, session = self.settings.verbose, self.session
+            result = run_cell(cell, session, store, self.evaluate, self.referees, on_batch, verbose)
+        headline = result.headline
+        show.say(
+            f"{title}: {headline.metric} {headline.value:.4g} "
+            f"({result.n} samples, {result.seconds:.1f} s)"
+        )
+        for note in result.notes:
+            show.say(f"    {note}")
+
+
+def describe_run(grid: Grid, device_name: str) -> dict[str, Any]:
+    """What `run.json` says of the model and the conditions."""
+    return {
+        "device_name": device_name,
+        "dtype": grid.runtime.dtype,
+        "attn": grid.runtime.attn,
+        "seed": grid.settings.seed,
+        "model_id": grid.source.model_id,
+        "mini": bool(grid.source.mini),
+        "revision": grid.source.revision,
+        "weight_hashes": grid.source.weight_hashes,
+        "model_files": grid.source.setting_hashes,
+        "processor_hash": grid.source.processor_hash,
+        "engine_hash": grid.cells[0].key.engine_source,
+        "checkpoints": grid.checkpoints,
+        "settings": grid.recorded,
+    }

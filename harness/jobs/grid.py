@@ -1,0 +1,164 @@
+"""From settings to cells: every name resolved, every cell's key known, nothing written yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.common.roots import DATA
+from harness.jobs.resolve import (
+    check_methods,
+    checkpoint_hashes,
+    find_checkpoints,
+    named_methods,
+    with_trained_parameters,
+)
+from harness.options.runtime import AUTO_BATCH, DENSE, Runtime
+from harness.options.settings import Settings
+from harness.store.cells import CellKey, package_versions
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell to compute: its key, and the objects that compute it."""
+
+    key: CellKey
+    method: Any  # methods.base.Method
+    bench: Any  # harness.bench.benches.Bench
+    checkpoint: Path | None
+
+    @property
+    def name(self) -> str:
+        """How progress lines call it."""
+        return f"{self.method.label} on {self.bench.name}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells in the order of the settings: bench by bench, dense first."""
+
+    settings: Settings
+    source: Any  # harness.model.catalog.ModelSource
+    runtime: Runtime
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = ()  # to be said before the first cell
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The settings a run directory belongs to, with every `auto` resolved."""
+        first = self.cells[0].key
+        methods = dict.fromkeys(cell.method.spec for cell in self.cells)
+        return {
+            **self.settings.recorded(),
+            "methods": list(methods),
+            "model": self.source.model_id,
+            "data": sorted({cell.bench.data for cell in self.cells}),
+            "device": self.runtime.device,
+            "dtype": self.runtime.dtype,
+            "attn": self.runtime.attn,
+            "batch_size": first.batch_size,
+        }
+
+    @property
+    def checkpoints(self) -> dict[str, Any]:
+        """Method name -> where its weights came from and their hashes."""
+        return {
+            cell.method.name: {
+                "path": _shown(cell.checkpoint),
+                "files": cell.key.weights["checkpoint"],
+            }
+            for cell in self.cells
+            if cell.checkpoint is not None
+        }
+
+
+def _shown(path: Path) -> str:
+    """A path as a run that is passed on may name it: shipped weights by their place here."""
+    return path.relative_to(DATA).as_posix() if path.is_relative_to(DATA) else str(path)
+
+
+def make_grid(
+    settings: Settings,
+    methods: list[Any],
+    source: Any,
+    benches: Sequence[Any],
+    runtime: Runtime,
+    engine: str,
+) -> Grid:
+    """The cells of methods (dense first) on benches, with their weights and keys.
+
+    `engine` is the hash of the code between a method's decision and a score. Raises UsageError.
+    """
+    for bench in benches:
+        bench.require(settings.limit)
+    checkpoints = find_checkpoints(settings, methods, source)
+    methods = with_trained_parameters(methods, checkpoints)
+    check_methods(methods, source.info)
+    notes: tuple[str, ...] = ()
+    if settings.controls:
+        from harness.jobs.matched import with_controls
+
+        methods, notes = with_controls(methods, source.info, named_methods)
+        checkpoints = find_checkpoints(settings, methods, source)  # theirs are dense's
+    batch = settings.batch_size
+    batch_size = AUTO_BATCH[runtime.device] if isinstance(batch, str) else batch
+    cells = []
+    for bench in benches:
+        for method in methods:
+            path = checkpoints.get(method.name)
+            weights = {
+                "revision": source.revision,
+                "files": source.file_hashes,
+                "checkpoint": checkpoint_hashes(path) if path else None,
+            }
+            key = CellKey(
+                method=method.name,
+                params=method.params(),
+                method_source=method.source_hash(),
+                engine_source=engine,
+                versions=package_versions(),
+                model=source.model_id,
+                weights=weights,
+                processor=source.processor_hash,
+                bench=bench.name,
+                task=bench.task,
+                task_version=bench.task_version,
+                data=bench.data,
+                fingerprint=bench.fingerprint,
+                limit=settings.limit,
+                device=runtime.device,
+                dtype=runtime.dtype,
+                attn=runtime.attn,
+                batch_size=batch_size,
+                seed=settings.seed,
+                allow=settings.allow,
+            )
+            cells.append(Cell(key, method, bench, path))
+    return Grid(settings, source, runtime, tuple(cells), notes)
+
+
+def too_few(grid: Grid, margin: float) -> str:
+    """A line on benches with fewer documents than `non-inferior` within `margin` points needs.
+
+    Empty without such a bench, and where dense stands alone. Before the run the images are not
+    known; with several documents an image more are needed, which the report says.
+    """
+    from harness.statistics.power import smallest_n
+
+    needed = smallest_n(margin / 100)
+    benches = {c.bench.name: c.bench.documents for c in grid.cells if c.method.name != DENSE}
+    limit = grid.settings.limit
+    planned = {
+        b: min(n for n in (known, limit) if n) for b, known in benches.items() if known or limit
+    }
+    few = [f"{bench} has {n}" for bench, n in planned.items() if needed is None or n < needed]
+    if not few:
+        return ""
+    points = f"{margin:g} point{'' if margin == 1 else 's'}"
+    least = "no number of documents" if needed is None else f"{needed} documents"
+    return (
+        f"non-inferior within {points} takes at least {least}, even where nothing changes: "
+        f"{', '.join(few)}"
+    )
