@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness.options.flags import OPTIONS, default_of
-from harness.options.option import Job, Option, Record, flag
+from harness.options.option import JobKind, Option, Record, flag
 from harness.store.columns import answers, costs, layers, study, times
 from harness.store.columns.table import TYPES, Table
 
@@ -50,10 +50,10 @@ def _option(one: Option) -> tuple[str, ...]:
 
 
 def _jobs(one: Option) -> str:
-    if one.jobs == ~Job(0):
+    if one.jobs == ~JobKind(0):
         return "every job"
-    shown = [flag("with_throughput") if j is Job.TIMED_RUN else j.shown for j in one.jobs]
-    if Job.RUN in one.jobs:  # then also with times
+    shown = [flag("with_throughput") if j is JobKind.TIMED_RUN else j.shown for j in one.jobs]
+    if JobKind.RUN in one.jobs:  # then also with times
         shown.remove(flag("with_throughput"))
     return ", ".join(shown)
 

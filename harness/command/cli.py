@@ -20,7 +20,7 @@ from harness.common.errors import (
 from harness.common.nearest import unknown
 from harness.common.stops import PROGRAM, interrupted, stoppable
 from harness.options.flags import OPTIONS, build_parser, refuse_idle
-from harness.options.option import Job, checked, flag
+from harness.options.option import JobKind, checked, flag
 from harness.options.settings import (
     LIST_KINDS,
     SETTING,
@@ -30,9 +30,11 @@ from harness.options.settings import (
 )
 
 if TYPE_CHECKING:
-    from harness.jobs.runner import Job as Work
+    from harness.jobs.runner import Job
 
-LIGHT = Job.LIST | Job.CHECK | Job.PLOTS_ONLY | Job.DIFF | Job.DERIVE  # jobs that have no settings
+LIGHT = (
+    JobKind.LIST | JobKind.CHECK | JobKind.PLOTS_ONLY | JobKind.DIFF | JobKind.DERIVE
+)  # jobs that have no settings
 
 
 def parse(argv: Sequence[str]) -> tuple[dict[str, Any], Settings]:
@@ -121,16 +123,16 @@ def _guarded(argv: list[str]) -> int:
 
 def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     job = _job(raw, settings)
-    if job is Job.LIST:
+    if job is JobKind.LIST:
         return _list(raw["list"])
-    if job is Job.CHECK:
+    if job is JobKind.CHECK:
         return _check(raw["check"])
-    if job is Job.PLOTS_ONLY:
+    if job is JobKind.PLOTS_ONLY:
         return _plots(raw["plots_only"], settings.out)
-    if job is Job.DIFF:
+    if job is JobKind.DIFF:
         one, other = raw["diff"]
         return _diff(one, other, settings.out)
-    if job is Job.DERIVE:
+    if job is JobKind.DERIVE:
         from harness.jobs.derive import run_derive
 
         return run_derive(raw["derive"], settings.quiet)
@@ -139,23 +141,23 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     return run(_work(job, settings)(settings, argv))
 
 
-def _work(job: Job, settings: Settings) -> type[Work]:
+def _work(job: JobKind, settings: Settings) -> type[Job]:
     """What does a job that writes a run. Raises UsageError where the settings name too little."""
-    if job is Job.PUBLISHED:
+    if job is JobKind.PUBLISHED:
         from harness.jobs.published import Published
 
         return Published
-    if job is Job.STUDY:
+    if job is JobKind.STUDY:
         from harness.jobs.study import StudyJob
 
         return StudyJob
     if not settings.methods:
         raise UsageError("nothing to do: give --methods and --bench, or see --help")
-    if job is Job.COSTS_ONLY:
+    if job is JobKind.COSTS_ONLY:
         from harness.jobs.costs import Costs
 
         return Costs
-    if job is Job.THROUGHPUT:
+    if job is JobKind.THROUGHPUT:
         from harness.jobs.throughput import Throughput
 
         return Throughput
@@ -166,11 +168,11 @@ def _work(job: Job, settings: Settings) -> type[Work]:
     return Benchmarks
 
 
-def _job(raw: dict[str, Any], settings: Settings) -> Job:
+def _job(raw: dict[str, Any], settings: Settings) -> JobKind:
     """What to do; UsageError where two things are asked for."""
     jobs = [job for job in LIGHT if str(job.name).lower() in raw]
-    jobs += [Job.COSTS_ONLY] if settings.costs_only else []
-    jobs += [Job.THROUGHPUT] if settings.throughput else []
+    jobs += [JobKind.COSTS_ONLY] if settings.costs_only else []
+    jobs += [JobKind.THROUGHPUT] if settings.throughput else []
     if len(jobs) > 1:
         raise UsageError(f"{jobs[0].shown} and {jobs[1].shown} exclude each other")
     return jobs[0] if jobs and jobs[0] in LIGHT else settings.job

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from harness.common.errors import UsageError
 from harness.common.stops import COMMAND, PROGRAM
 from harness.options import option
-from harness.options.option import RUNS, Job, Option, Record, flag
+from harness.options.option import RUNS, JobKind, Option, Record, flag
 from harness.options.settings import LIST_KINDS, SETTING
 from harness.options.validators import non_empty, place
 
@@ -22,42 +22,42 @@ OPTIONS: tuple[Option, ...] = (
         "take the settings from a YAML file",
         place,
         "FILE",
-        jobs=RUNS | Job.STUDY | Job.PUBLISHED,
+        jobs=RUNS | JobKind.STUDY | JobKind.PUBLISHED,
     ),
     _word(
         "plots_only",
         "tables, figures and reports again from a run's CSVs, into it or into --out",
         place,
         "RUN",
-        jobs=Job.PLOTS_ONLY,
+        jobs=JobKind.PLOTS_ONLY,
     ),
     _word(
         "derive",
         "costs, routing, evidence and all tables again from a run's stored records: no model",
         place,
         "RUN",
-        jobs=Job.DERIVE,
+        jobs=JobKind.DERIVE,
     ),
     _word(
         "diff",
         "compare two runs cell by cell, conditions first; --out DIR or FILE.md keeps it",
         place,
         ("RUN_A", "RUN_B"),
-        jobs=Job.DIFF,
+        jobs=JobKind.DIFF,
     ),
     _word(
         "list",
         "what there is, a line each; or one method whole (parameters, defaults, needs)",
         non_empty,
         "|".join([*LIST_KINDS, "METHOD"]),
-        jobs=Job.LIST,
+        jobs=JobKind.LIST,
     ),
     _word(
         "check",
         "the conformance suite on a tiny random model; METHOD or a FILE.py that defines one",
         non_empty,
         "METHOD|all|FILE.py",
-        jobs=Job.CHECK,
+        jobs=JobKind.CHECK,
     ),
 )
 """Every flag, in the order of `--help`."""
@@ -145,7 +145,7 @@ def default_of(one: Option) -> str:
     return f"{one.default:g}" if isinstance(one.default, float) else str(one.default)
 
 
-def refuse_idle(job: Job, given: Collection[str]) -> None:
+def refuse_idle(job: JobKind, given: Collection[str]) -> None:
     """A flag that would be ignored is a misunderstanding: better said than found out later."""
     known = {"study": SETTING["study"]} | {o.name: o for o in OPTIONS}
     for name in sorted(given):

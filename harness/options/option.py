@@ -22,7 +22,7 @@ DO, SETTINGS, LAYERS, TIMES = (
 )
 
 
-class Job(enum.Flag):
+class JobKind(enum.Flag):
     """What a command line asks for."""
 
     RUN = enum.auto()
@@ -40,14 +40,14 @@ class Job(enum.Flag):
     @property
     def shown(self) -> str:
         """How messages and the docs call it."""
-        words = {Job.RUN: "a run on benchmarks", Job.TIMED_RUN: "a run on benchmarks"}
-        return (words | {Job.STUDY: "a study"}).get(self, flag(str(self.name).lower()))
+        words = {JobKind.RUN: "a run on benchmarks", JobKind.TIMED_RUN: "a run on benchmarks"}
+        return (words | {JobKind.STUDY: "a study"}).get(self, flag(str(self.name).lower()))
 
 
-ON_BENCHES = Job.RUN | Job.TIMED_RUN
-MEASURING = Job.TIMED_RUN | Job.THROUGHPUT
-RUNS = ON_BENCHES | Job.THROUGHPUT | Job.COSTS_ONLY
-WRITING = RUNS | Job.STUDY | Job.PUBLISHED | Job.PLOTS_ONLY | Job.DIFF
+ON_BENCHES = JobKind.RUN | JobKind.TIMED_RUN
+MEASURING = JobKind.TIMED_RUN | JobKind.THROUGHPUT
+RUNS = ON_BENCHES | JobKind.THROUGHPUT | JobKind.COSTS_ONLY
+WRITING = RUNS | JobKind.STUDY | JobKind.PUBLISHED | JobKind.PLOTS_ONLY | JobKind.DIFF
 
 
 class Record(enum.Enum):
@@ -75,7 +75,7 @@ class Option:
     metavar: str | tuple[str, ...] | None = None
     default: Any = None
     group: str = SETTINGS
-    jobs: Job = RUNS
+    jobs: JobKind = RUNS
     record: Record = Record.ALWAYS
     repeats: bool = False
     needs: str = ""

@@ -23,7 +23,7 @@ from harness.options.option import (
     ON_BENCHES,
     RUNS,
     WRITING,
-    Job,
+    JobKind,
     Option,
     Record,
     checked,
@@ -38,8 +38,8 @@ LIST_KINDS = ("methods", "benches", "models", "suites")
 _do = partial(setting, group=option.DO)
 _analysis = partial(setting, group=option.LAYERS, jobs=ON_BENCHES, record=Record.SET)
 _timing = partial(setting, group=option.TIMES, jobs=MEASURING, record=Record.USED)
-_shape = partial(setting, group=option.TIMES, jobs=Job.THROUGHPUT, record=Record.USED)
-_free = partial(setting, jobs=~Job(0), record=Record.NEVER)
+_shape = partial(setting, group=option.TIMES, jobs=JobKind.THROUGHPUT, record=Record.USED)
+_free = partial(setting, jobs=~JobKind(0), record=Record.NEVER)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Settings:
         validators.benches,
         "LIST",
         help="comma list from --list benches, or any lmms-eval task name as it stands",
-        jobs=ON_BENCHES | Job.THROUGHPUT | Job.STUDY,
+        jobs=ON_BENCHES | JobKind.THROUGHPUT | JobKind.STUDY,
     )
     model: str = setting(
         "tiny-llava",
@@ -87,14 +87,18 @@ class Settings:
         help="auto: mini for the shipped model, else hub; or a folder with copies of the datasets",
     )
     limit: int | None = setting(
-        None, positive, "N", help="only the first N documents of each bench", jobs=RUNS | Job.STUDY
+        None,
+        positive,
+        "N",
+        help="only the first N documents of each bench",
+        jobs=RUNS | JobKind.STUDY,
     )
     batch_size: int | str = setting(
         1,
         validators.batch_size,
         "N|auto",
         help=f"samples per batch, at most {validators.MAX_BATCH}",
-        jobs=RUNS | Job.STUDY,
+        jobs=RUNS | JobKind.STUDY,
     )
     device: str = setting(
         "auto", validators.device, "DEVICE", help="auto, cpu, cuda, cuda:N or mps"
@@ -135,7 +139,7 @@ class Settings:
         positive,
         "N",
         help="text tokens of a cost or time",
-        jobs=Job.COSTS_ONLY | Job.THROUGHPUT,
+        jobs=JobKind.COSTS_ONLY | JobKind.THROUGHPUT,
         record=Record.USED,
     )
     n_out: int = setting(
@@ -143,26 +147,26 @@ class Settings:
         positive,
         "N",
         help="new tokens of a cost or time",
-        jobs=Job.COSTS_ONLY | MEASURING,
+        jobs=JobKind.COSTS_ONLY | MEASURING,
         record=Record.USED,
     )
     costs_only: bool = _do(
         False,
         help="FLOPs and KV ledger at the model's true sizes: no weights, no benchmarks",
-        jobs=Job.COSTS_ONLY | Job.PUBLISHED,
+        jobs=JobKind.COSTS_ONLY | JobKind.PUBLISHED,
     )
     published: str | None = _do(
         None,
         non_empty,
         "TABLE",
         help="--costs-only: a paper's cost table beside ours, e.g. pmod-table5",
-        jobs=Job.PUBLISHED,
+        jobs=JobKind.PUBLISHED,
         record=Record.SET,
     )
     study: str | None = _do(  # the suite file that holds it
         None,
         help="what `harness.study` reads of a suite",
-        jobs=Job.STUDY,
+        jobs=JobKind.STUDY,
         record=Record.SET,
         is_flag=False,
     )
@@ -190,13 +194,13 @@ class Settings:
     throughput: bool = _do(
         False,
         help="measured time by phase, interleaved with dense: of --workload, or of --bench",
-        jobs=Job.THROUGHPUT,
+        jobs=JobKind.THROUGHPUT,
         record=Record.USED,
     )
     with_throughput: bool = _do(
         False,
         help="a run on benchmarks: time its methods as well, when the answers are done",
-        jobs=Job.TIMED_RUN,
+        jobs=JobKind.TIMED_RUN,
         record=Record.USED,
     )
     workload: tuple[str, ...] = _timing(
@@ -237,15 +241,15 @@ class Settings:
     verbose: bool = _free(False, help="more detail, library messages")
 
     @property
-    def job(self) -> Job:
+    def job(self) -> JobKind:
         """The kind of run that the settings alone ask for."""
         if self.study:
-            return Job.STUDY
+            return JobKind.STUDY
         if self.costs_only:
-            return Job.PUBLISHED if self.published else Job.COSTS_ONLY
+            return JobKind.PUBLISHED if self.published else JobKind.COSTS_ONLY
         if self.throughput:
-            return Job.THROUGHPUT
-        return Job.TIMED_RUN if self.with_throughput else Job.RUN
+            return JobKind.THROUGHPUT
+        return JobKind.TIMED_RUN if self.with_throughput else JobKind.RUN
 
     def changed(self) -> set[str]:
         """Names of the settings that are not at their default."""
