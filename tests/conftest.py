@@ -49,14 +49,16 @@ def _cuda() -> bool:
 
 
 def _empty(sheet: Any, folder: Path, title: str, caption: str, alts: Any, table: Any) -> Any:
-    """A drawn sheet without a drawing: its table, and files without content."""
+    """A drawn sheet without a drawing: its table, and a blank point."""
+    from PIL import Image
+
     from harness.store.csvfile import csv_text
     from reports.sheet import Drawn
 
     rows = csv_text(table)
     (folder / f"{sheet.name}.csv").write_text(rows, encoding="utf-8")
-    for kind in ("svg", "png"):
-        (folder / f"{sheet.name}.{kind}").write_bytes(b"")
+    (folder / f"{sheet.name}.svg").write_bytes(b"")
+    Image.new("RGB", (1, 1)).save(folder / f"{sheet.name}.png")
     return Drawn(sheet.name, title, caption, "", rows, wide=sheet.columns == 1)
 
 

@@ -17,6 +17,7 @@ from harness.cost.referees import Referees
 from harness.engine import EngineError, encode_images, routed
 from harness.families.shapes import shape_from_config
 from harness.families.tiny import any_resolution_inputs as any_resolution
+from harness.store.packing import pack, unpack
 from harness.store.record import IMAGE as IMAGE_KIND
 from harness.store.record import RoutingRecord
 from methods.base import ModelInfo
@@ -227,7 +228,7 @@ def test_flops_follow_the_merge_and_the_counters_agree() -> None:
         read_out(record, shape, 4, vision_runs=True, referees=Referees(shape))  # or RefereeError
     record = records[0]
     assert sample_cost(record, shape, 4).vision < vision_flops(vision) / 1e12  # type: ignore[operator]
-    stored = RoutingRecord.from_bytes(record.to_bytes())
+    stored = unpack(pack(record))
     assert stored.tower == record.tower
     assert sample_cost(stored, shape, 4) == sample_cost(record, shape, 4)
 

@@ -15,6 +15,7 @@ from harness.cost.referees import Referees
 from harness.cost.replica import predicted_record
 from harness.engine import find_parts, routed
 from harness.families.shapes import config_for, shape_from_config, shape_of
+from harness.store.packing import pack, unpack
 from harness.store.record import RoutingRecord, dense_record
 from tests.routing_tools import ALL, IMAGES, ROWS, generate, random_modules
 from tests.tiny import batch, row, tiny_llava
@@ -121,7 +122,7 @@ def test_files_keep_the_notes(tmp_path: Path) -> None:
     record.scoring = [{"phase": "prompt", "kind": "last_row", "tokens": 10, "calls": 1}]
     record.to_npz(tmp_path / "r.npz")
     assert RoutingRecord.from_npz(tmp_path / "r.npz").scoring == record.scoring
-    assert RoutingRecord.from_bytes(record.to_bytes()).scoring == record.scoring
+    assert unpack(pack(record)).scoring == record.scoring
 
 
 def test_the_head_is_part_of_prefill_and_decode() -> None:
