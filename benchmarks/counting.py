@@ -26,7 +26,7 @@ import numpy as np
 from harness.cost.readouts import ROUTING, read_out
 from harness.cost.referees import Referees
 from harness.cost.rows import cost_rows
-from harness.families.shapes import shape_of
+from harness.families.catalog import shape_of
 from harness.store.record import IMAGE, SKIPPED, RoutingRecord, dense_record
 
 MODEL = "llava-hf/llava-v1.6-vicuna-7b-hf"

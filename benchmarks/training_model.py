@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from harness.common.errors import UsageError
-from harness.families.shapes import ModelShape, config_for, shape_from_config
+from harness.families.catalog import config_for, shape_from_config
+from harness.families.shapes import ModelShape
 from harness.model.loading import pick_device
 from harness.timing.shape import random_config, random_name
 from harness.timing.subject import Bench, build_random

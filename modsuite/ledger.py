@@ -29,7 +29,7 @@ def costs(
 
         from harness.cost.referees import Referees
         from harness.cost.rows import cost_rows
-        from harness.families.shapes import config_for, shape_from_config
+        from harness.families.catalog import config_for, shape_from_config
         from harness.jobs.costs import predict
         from harness.jobs.resolve import named_methods, with_dense
         from harness.options.settings import Settings

@@ -22,7 +22,7 @@ class InMemory:
 def session_around(model: Any, processor: Any) -> Session:
     """A session on a transformers model of the caller's own. Raises UsageError, one line."""
     from harness.engine import find_parts
-    from harness.families.shapes import shape_from_config
+    from harness.families.catalog import shape_from_config
 
     if not hasattr(model, "config") or not hasattr(model, "generate"):
         raise UsageError(f"a transformers model expected, not {type(model).__name__}")

@@ -13,7 +13,8 @@ from typing import Any
 
 from harness.bench.loop import CellResult, Sample
 from harness.bench.scores import Metric
-from harness.families.shapes import ModelShape, shape_from_config
+from harness.families.catalog import shape_from_config
+from harness.families.shapes import ModelShape
 from harness.jobs.benchmarks import Benchmarks
 from harness.jobs.runner import run as run_job
 from harness.options.runtime import Runtime

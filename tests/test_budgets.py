@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.command.cli import main
-from harness.families.shapes import shape_of
+from harness.families.catalog import shape_of
 from harness.train.sizes import model_info
 from methods import MethodError, parse
 from methods.base import ModelInfo

@@ -16,7 +16,7 @@ from harness.cost.ledger import sample_cost
 from harness.cost.replica import DependsOnWeights, predicted_record
 from harness.cost.rows import cost_rows
 from harness.families import tiny
-from harness.families.shapes import config_for, shape_of
+from harness.families.catalog import config_for, shape_of
 from harness.store.record import IMAGE
 
 TOWER = {"image_size": 56, "patch_size": 14, "hidden_size": 8, "num_hidden_layers": 2}

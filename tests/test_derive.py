@@ -206,7 +206,7 @@ def test_counters_count_the_same_without_the_model() -> None:
     from harness.cost.modules import decoder_like
     from harness.cost.referees import Referees
     from harness.engine.model import find_parts
-    from harness.families.shapes import shape_from_config
+    from harness.families.catalog import shape_from_config
     from harness.model.session import Session
     from harness.store.record import dense_record
     from tests.test_engine_families import siglip

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 import methods
 from harness.engine import EngineError, model_info, routed
-from harness.families.config import DECODERS
+from harness.families.decoders import DECODERS
 from harness.families.tiny import Clip
 from methods.base import MethodError
 from tests.routing_tools import (

@@ -15,7 +15,8 @@ import methods
 from harness.common.errors import UsageError
 from harness.common.roots import ROOT
 from harness.cost.replica import predicted_record
-from harness.families.shapes import CLIP_L_336, config_for, shape_from_config, shape_of
+from harness.families.catalog import config_for, shape_from_config, shape_of
+from harness.families.towers import CLIP_L_336
 from harness.train import estimate, memory, sizes, work
 from harness.train.__main__ import main
 
@@ -61,7 +62,7 @@ def test_router_parameters_are_those_of_the_modules(spec: str) -> None:
 
 def test_llava_hr_tower() -> None:
     """ConvNeXt-L without its head has 196.2 million parameters (its 1,000 class head 1.5)."""
-    from harness.cost.towers import CONVNEXT_L, llava_hr_parameters
+    from harness.families.convnext import CONVNEXT_L, llava_hr_parameters
 
     adapters = 3 * (1536**2 + 1536 + 1536 * 1024 + 1024 + 50 * 1024 + 1024**2 + 1024)
     adapters += 3 * (2048 * 512 + 512 + 512 + 1) + 1024**2 + 1536 * 1024 + 2048

@@ -26,7 +26,7 @@ from harness.cost.referees import Referees
 from harness.cost.replica import DependsOnWeights, predicted_record
 from harness.engine import routed
 from harness.families import tiny
-from harness.families.shapes import config_for, shape_from_config, shape_of
+from harness.families.catalog import config_for, shape_from_config, shape_of
 from harness.model.clip import Clip
 from harness.store.record import RoutingRecord, dense_record
 from methods.base import Method, Tokens

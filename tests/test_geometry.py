@@ -18,7 +18,7 @@ from transformers import (  # noqa: E402
     LlavaNextImageProcessor,
 )
 
-from harness.model.framing import place  # noqa: E402
+from harness.families.framing import place  # noqa: E402
 from reports.geometry import overlapping, rects, tokens  # noqa: E402
 
 SIZES = [(300, 300), (200, 500), (500, 200), (333, 410), (1024, 700), (90, 64)]  # height, width

@@ -17,7 +17,8 @@ from harness.cost.ledger import (
     tokens_at_head,
     vision_flops,
 )
-from harness.families.shapes import KNOWN, ModelShape, shape_from_config
+from harness.families.catalog import KNOWN, shape_from_config
+from harness.families.shapes import ModelShape
 from harness.store.record import DROPPED, IMAGE, SKIPPED, RoutingRecord, dense_record
 from harness.train.sizes import tower_parameters
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness.command.cli import main, parse
 from harness.common.errors import UsageError
-from harness.families.shapes import shape_of
+from harness.families.catalog import shape_of
 from harness.jobs.matched import MATCHED, image_tokens, with_controls
 from harness.jobs.resolve import named_methods
 from harness.store.csvfile import read_rows

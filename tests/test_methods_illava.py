@@ -15,7 +15,7 @@ from harness.cost.ledger import sample_cost, vision_flops
 from harness.cost.readouts import read_out
 from harness.cost.referees import Referees
 from harness.engine import EngineError, encode_images, routed
-from harness.families.shapes import shape_from_config
+from harness.families.catalog import shape_from_config
 from harness.families.tiny import any_resolution_inputs as any_resolution
 from harness.store.packing import pack, unpack
 from harness.store.record import IMAGE as IMAGE_KIND

@@ -15,7 +15,7 @@ from harness.command.cli import main
 from harness.cost.ledger import sample_cost
 from harness.cost.replica import predicted_record
 from harness.engine import model_info, routed
-from harness.families.shapes import config_for, shape_of
+from harness.families.catalog import config_for, shape_of
 from harness.families.tiny import any_resolution_inputs as any_resolution
 from harness.train.sizes import router_parameters
 from methods import MethodError, resampler

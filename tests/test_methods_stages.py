@@ -11,7 +11,7 @@ import torch
 
 import methods
 from harness.engine import routed
-from harness.families.shapes import shape_of
+from harness.families.catalog import shape_of
 from harness.train.sizes import model_info
 from tests import naive
 from tests.routing_tools import (

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.common.roots import ROOT
-from harness.families.config import FAMILIES
+from harness.families.catalog import FAMILIES
 from harness.model import weights
 from harness.model.catalog import MODELS, find_model, load_model, model_names
 from tests.fixtures.bad_input import edit, line_of
@@ -155,7 +155,7 @@ def test_llava_is_loaded_exactly(llava: Path) -> None:
     }.items():
         assert torch.equal(mine[name], files[theirs].float())
     assert (loaded.dtype, loaded.attn, loaded.device_name) == ("float32", "sdpa", "cpu")
-    assert loaded.source.family == "llava" and loaded.source.family in FAMILIES
+    assert loaded.source.family is FAMILIES["llava"]
     info = loaded.info
     assert (info.layers, info.hidden, info.ffn, info.heads, info.kv_heads) == (3, 32, 64, 4, 2)
     assert info.vision.patches == (SIDE // PATCH) ** 2
@@ -169,7 +169,7 @@ def test_llava_next_has_its_newline(llava_next: Path) -> None:
     loaded = load_model(str(llava_next))
     files = {k: v for p in llava_next.glob("*.safetensors") for k, v in load_file(p).items()}
     assert torch.equal(loaded.model.model.image_newline, files["image_newline"].float())
-    assert loaded.source.family == "llava_next" and (SIDE, 2 * SIDE) in loaded.info.tiles
+    assert loaded.source.family is FAMILIES["llava_next"] and (SIDE, 2 * SIDE) in loaded.info.tiles
 
 
 @pytest.mark.parametrize(("wish", "name"), [("bf16", "bfloat16"), ("float16", "float16")])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.families.shapes import config_for
+from harness.families.catalog import config_for
 from harness.model.catalog import read_config
 from harness.model.checkpoints import CheckpointError, read_meta
 from harness.model.weights import weight_files

@@ -20,8 +20,8 @@ from harness.cost.published import (
     reproduced,
     table_names,
 )
-from harness.cost.towers import CONVNEXT_L, CONVNEXT_XXL, convnext_flops, llava_hr_flops
-from harness.families.shapes import shape_of
+from harness.families.catalog import shape_of
+from harness.families.convnext import CONVNEXT_L, CONVNEXT_XXL, convnext_flops, llava_hr_flops
 from harness.options.suites import suite_names
 
 RECORDS = Records()  # routing is asked for once, by whichever test comes first

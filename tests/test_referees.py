@@ -17,8 +17,9 @@ from harness.cost.ledger import decode_flops, sample_cost
 from harness.cost.modules import decoder_like, llama_layer
 from harness.cost.referees import Referees, count
 from harness.cost.replica import predicted_record
-from harness.families.shapes import KNOWN, ModelShape, shape_from_config, shape_of
-from tests.fakes import FakeRun, FakeSession, run
+from harness.families.catalog import KNOWN, shape_from_config, shape_of
+from harness.families.shapes import ModelShape
+from tests.fakes import FakeRun, run
 
 SMALL = {
     "model_type": "llava",
@@ -156,8 +157,8 @@ def test_costs_only_says_it_in_one_line_and_writes_nothing(
 
 def test_a_run_whose_counters_disagree_starts_nothing(tmp_path: Path) -> None:
     class Disagreeing(FakeRun):
-        def load(self, show: Any) -> Any:
-            return FakeSession(counters=Referees(dataclasses.replace(shape(), ffn=44), small_layer))
+        def counters(self) -> Any:
+            return Referees(dataclasses.replace(shape(), ffn=44), small_layer)
 
     def small_layer() -> torch.nn.Module:
         return llama_layer(shape())

@@ -14,7 +14,7 @@ from harness.cost.ledger import sample_cost
 from harness.cost.referees import Referees
 from harness.cost.replica import predicted_record
 from harness.engine import find_parts, routed
-from harness.families.shapes import config_for, shape_from_config, shape_of
+from harness.families.catalog import config_for, shape_from_config, shape_of
 from harness.store.packing import pack, unpack
 from harness.store.record import RoutingRecord, dense_record
 from tests.routing_tools import ALL, IMAGES, ROWS, generate, random_modules

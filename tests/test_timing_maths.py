@@ -11,7 +11,7 @@ import pytest
 
 from harness.common.errors import UsageError
 from harness.cost.ledger import sample_cost
-from harness.families.shapes import shape_of
+from harness.families.catalog import shape_of
 from harness.options.workload import (
     Workload,
     fewest,
@@ -81,7 +81,7 @@ def test_image_tokens_are_those_the_model_makes() -> None:
 
 
 def test_a_reduced_model_says_so_and_keeps_its_image_tokens() -> None:
-    from harness.families.shapes import config_for, shape_from_config
+    from harness.families.catalog import config_for, shape_from_config
 
     config = random_config(config_for(NEXT), NEXT, 4, 256)
     shape = shape_from_config(config, "reduced")

@@ -11,7 +11,7 @@ import torch
 
 import methods
 from harness.common.errors import CellError
-from harness.families.shapes import shape_from_config
+from harness.families.catalog import shape_from_config
 from harness.options.workload import Workload, pictures
 from harness.store.record import DROPPED, IMAGE
 from harness.timing.agreement import FEW, Answer, agreement, check_batch, verdict
@@ -45,6 +45,7 @@ class FakeModel:
 
     def __init__(self, time: FakeTime, tokens: int) -> None:
         self.time, self.tokens = time, tokens
+        self.config = SimpleNamespace(model_type="llava")
         self.model = SimpleNamespace(get_image_features=lambda *a, **k: time.sleep(5))
 
     def generate(self, logits_processor: Any, **inputs: Any) -> None:

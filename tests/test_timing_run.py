@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from harness.command.cli import main
-from harness.families.shapes import shape_from_config
+from harness.families.catalog import shape_from_config
 from harness.jobs import throughput as run_module
 from harness.store import columns
 from harness.timing import grid as grid_module

@@ -18,7 +18,7 @@ import torch
 
 from harness.cost.ledger import fastv_rule, sample_cost
 from harness.engine import routed
-from harness.families.shapes import shape_of
+from harness.families.catalog import shape_of
 from harness.store.record import IMAGE
 from methods import mmtok
 from methods.dpc import cluster, noise

@@ -14,7 +14,7 @@ import torch
 
 from harness.cost.ledger import sample_cost
 from harness.engine import routed
-from harness.families.shapes import shape_of
+from harness.families.catalog import shape_of
 from methods.base import ModelInfo
 from tests.routing_tools import random_modules
 from tests.tiny import batch, tiny_llava

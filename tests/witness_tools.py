@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from harness.cost.replica import predicted_record
-from harness.families.shapes import config_for
+from harness.families.catalog import config_for
 from harness.store.record import IMAGE, RoutingRecord
 from methods import parse
 from methods.base import ModelInfo

@@ -3,7 +3,9 @@
 RefCOCO's scoring reads an answer's box as shares of the image's width and height. LLaVA-1.5 was
 trained on boxes in shares of the square that its tower sees: the padded image in the original
 code, the centre crop under the processor of the converted checkpoints. A perfect box then scores an
-IoU of 0.80 at 4:3 and none of the thresholds at 5:2.
+IoU of 0.80 at 4:3 and none of the thresholds at 5:2. A family says whether it answers in that
+square (`Family.boxes_in_frame`); LLaVA-NeXT's base square is the whole image, stretched. Boxes of
+others are read as the image's.
 """
 
 from __future__ import annotations
@@ -11,16 +13,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from harness.model.framing import seen
+from harness.families.framing import seen
 
 # Upstream's tasks whose answer is one box in shares of the image.
 BOX_TASKS = re.compile(r"refcoco[+g]?_bbox_rec_|screenspot_rec")
 NUMBER = r"(-?\d+(?:\.\d+)?)"
 BOX = re.compile(r"\[\s*" + r",\s*".join([NUMBER] * 4) + r"\s*\]")  # all that upstream reads
 
-# Model types that answer in shares of the square their tower sees; LLaVA-NeXT's base square is the
-# whole image, stretched. Of others the frame is not known, and boxes are read as the image's.
-SEEN_SQUARE = ("llava", "llava_next", "vipllava")
 UNKNOWN = "not known in which frame this model answers with boxes: read as shares of the image"
 CONVERTED = (
     "boxes converted for scoring from the square that the model sees to the image; predictions are "
@@ -28,18 +27,13 @@ CONVERTED = (
 )
 
 
-def knows_frame(model_type: str) -> bool:
-    """Whether the frame of a family's boxes is declared here."""
-    return model_type in SEEN_SQUARE
-
-
-def in_image(text: str, image: Any, model_type: str, processor: Any) -> str | None:
+def in_image(text: str, image: Any, processor: Any) -> str | None:
     """The first box of an answer in shares of its image; None where nothing is to be changed.
 
     ``image``: the PIL image of the question; ``processor``: the model's image processor.
     """
     found = BOX.search(text)
-    frame = seen((image.height, image.width), processor) if knows_frame(model_type) else None
+    frame = seen((image.height, image.width), processor)
     whole = (0.0, 0.0, float(image.width), float(image.height))
     if found is None or frame is None or tuple(map(float, frame)) == whole:
         return None

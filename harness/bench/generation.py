@@ -13,19 +13,17 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from harness.bench.decoding import is_truncated
+from harness.bench.prompter import Prompter
 from harness.bench.watching import NanWatch, StopOnText, first_stop
 from harness.common.conditions import OVER_LENGTH
-from harness.common.errors import CellError, one_line
+from harness.common.errors import CellError
 from harness.model.context import context_length
 from harness.model.features import Sharing, image_key
-from harness.model.framing import place
 from harness.model.session import Session
 
 # For tasks that set no limit (textvqa, vizwiz, seedbench, ...). Their answers are a few words; a
 # model that has not ended by then is not going to match one.
 MAX_NEW_TOKENS = 128
-# Where a processor has no chat template: the form LLaVA-1.5 was trained with.
-PLAIN_TEMPLATE = "USER: {images}{text} ASSISTANT:"
 
 
 @dataclass(frozen=True)
@@ -116,11 +114,7 @@ class Generator:
         self.loaded, self.run, self.sharing, self.label = loaded, run, sharing, label
         self.allow, self.context = allow, context_length(loaded.model.config)
         self.model, self.processor = loaded.model, loaded.processor
-        config = self.model.generation_config
-        tokenizer = self.processor.tokenizer
-        ends = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
-        self.ends = [ends] if isinstance(ends, int) else list(ends or [])
-        self.pad = tokenizer.pad_token_id
+        self.prompter = Prompter(loaded)
 
     def answer(self, batch: Sequence[Request]) -> list[Output]:
         """Generate for one batch of requests with the same settings.
@@ -128,9 +122,9 @@ class Generator:
         Raises CellError naming method and sample for NaN logits, for media that are no images and
         for prompts that do not fit the context.
         """
-        images = [self._images(request) for request in batch]
+        images = [self.prompter.images(request) for request in batch]
         keys = [[image_key(image) for image in row] for row in images]
-        inputs = self._inputs(batch, images)
+        inputs = self.prompter.inputs(batch, images)
         sizes = inputs["attention_mask"].sum(dim=1).tolist()
         self._check_length(batch, sizes, [1] * len(batch))
         self.sharing.expect([key for row in keys for key in row])
@@ -144,8 +138,8 @@ class Generator:
                 **dict(how.sampling),
                 do_sample=bool(how.sampling),
                 max_new_tokens=how.max_new_tokens,
-                eos_token_id=self.ends or None,
-                pad_token_id=self.pad,
+                eos_token_id=self.prompter.ends or None,
+                pad_token_id=self.prompter.pad,
                 logits_processor=LogitsProcessorList([watch]),
                 stopping_criteria=StoppingCriteriaList([stop] if how.stops else []),
             )
@@ -155,7 +149,8 @@ class Generator:
         over = self._check_length(batch, sizes, lengths)
         records = self.run.records(lengths)
         for record, row in zip(records, images, strict=True):
-            place(record.grid, [(i.height, i.width) for i in row], self.processor.image_processor)
+            sizes = [(i.height, i.width) for i in row]
+            self.prompter.family.place(record.grid, sizes, self.processor.image_processor)
         prompts = zip(inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), strict=True)
         real = [[i for i, own in zip(*prompt, strict=True) if own] for prompt in prompts]
         cut = [sum(map(is_truncated, row)) for row in images]
@@ -165,78 +160,14 @@ class Generator:
             for row, n, key, record, *more in found
         ]
 
-    def inputs_of(self, request: Request) -> dict[str, Any]:
-        """The tensors of one request alone, without padding."""
-        return self._inputs([request], [self._images(request)])
-
     def forget_features(self) -> None:
         """Give back the memory that shared vision features hold."""
         if self.loaded.features is not None:
             self.loaded.features.clear()
 
-    def _images(self, request: Request) -> list[Any]:
-        from PIL.Image import Image
-
-        try:
-            found = request.load_images() or []
-        except (OSError, SyntaxError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CellError(
-                f"sample {request.name}: its images cannot be read: {one_line(error, 200)}"
-            ) from error
-        if not all(isinstance(image, Image) for image in found):
-            kind = type(next(v for v in found if not isinstance(v, Image))).__name__
-            raise CellError(f"sample {request.name} has media of type {kind}; only images work")
-        return [image.convert("RGB") for image in found]
-
-    def _inputs(self, batch: Sequence[Request], images: list[list[Any]]) -> dict[str, Any]:
-        """Tensors on the model's device: left-padded ids [B, n], mask, pixels in prompt order."""
-        pairs = zip(batch, images, strict=True)
-        prompts = [self.prompt(request.text, len(row)) for request, row in pairs]
-        flat = [image for row in images for image in row]
-        tokenizer = self.processor.tokenizer
-        begins = tokenizer.bos_token and prompts[0].startswith(tokenizer.bos_token)
-        inputs = self.processor(
-            text=prompts,
-            images=flat or None,
-            padding=True,
-            return_tensors="pt",
-            add_special_tokens=not begins,
-        )
-        names = ("input_ids", "attention_mask", "pixel_values", "image_sizes")
-        tensors = {name: inputs[name].to(self.model.device) for name in names if name in inputs}
-        if "pixel_values" in tensors:
-            tensors["pixel_values"] = tensors["pixel_values"].to(self.model.dtype)
-        return tensors
-
-    @property
-    def has_template(self) -> bool:
-        """Whether the checkpoint says how a question is put to it."""
-        mine = getattr(self.processor, "chat_template", None)
-        return bool(mine or self.processor.tokenizer.chat_template)
-
-    def prompt(self, text: str, n_images: int) -> str:
-        """The chat prompt of one question, images first, in the processor's own template.
-
-        A text that already says where its images go, once each, keeps them there.
-        """
-        token = self.processor.image_token
-        placed = text.count(token)
-        if placed != n_images:
-            text = text.replace(token, "").strip()
-        ahead = n_images if placed != n_images else 0
-        images = f"{token}\n" * ahead
-        content: Any = [{"type": "image"}] * ahead + [{"type": "text", "text": text}]
-        if not self.has_template:
-            return PLAIN_TEMPLATE.format(images=images, text=text)
-        renderer = self.processor
-        if not getattr(self.processor, "chat_template", None):
-            renderer, content = self.processor.tokenizer, images + text
-        turns = [{"role": "user", "content": content}]
-        return str(renderer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-
     def _length(self, row: list[int], stopped: int | None) -> int:
         """Generated tokens of a row: up to its end token, or where a stop string ended it."""
-        ends = [row.index(end) + 1 for end in self.ends if end in row]
+        ends = [row.index(end) + 1 for end in self.prompter.ends if end in row]
         return min([len(row), *ends, *([stopped] if stopped is not None else [])])
 
     def _text(self, ids: list[int], stops: tuple[str, ...]) -> str:

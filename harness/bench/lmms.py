@@ -17,6 +17,7 @@ from lmms_eval.api.model import lmms
 from harness.bench.answerboxes import BOX_TASKS, in_image
 from harness.bench.generation import MAX_NEW_TOKENS, GenerationKwargs, Generator, Request
 from harness.bench.pictures import Boxes, words
+from harness.bench.prompter import Prompter
 from harness.bench.remarks import remarks
 from harness.common.errors import CellError, HarnessError, UsageError
 from harness.store.packing import pack
@@ -39,7 +40,8 @@ class RoutedModel(lmms):
 
     def __init__(
         self,
-        generator: Generator,
+        prompter: Prompter,
+        generator: Generator | None,  # None where nothing shall be answered
         *,
         batch_size: int = 1,
         seed: int = 0,
@@ -52,7 +54,8 @@ class RoutedModel(lmms):
     ) -> None:
         super().__init__()
         self.accelerator = None  # lmms-eval would make one; a single process needs none
-        self.generator = generator
+        self.prompter = prompter
+        self._generator = generator
         self.batch_size = batch_size
         self.seed, self.sample, self.max_new_tokens = seed, sample, max_new_tokens
         self.open_log = open_log or (lambda fingerprint: ResponseLog(None, fingerprint))
@@ -63,7 +66,7 @@ class RoutedModel(lmms):
         self.answering = False  # whether documents are asked for one by one by now
         self.first: Request | None = None  # of those that are pictured
         self.notes: list[str] = []
-        if not generator.has_template:
+        if not prompter.has_template:
             self.notes.append("the model has no chat template: prompts in the form of LLaVA-1.5")
         self.answers: dict[tuple[str, str], Answer] = {}
         self.seconds = 0.0
@@ -81,15 +84,21 @@ class RoutedModel(lmms):
             )
 
     @property
+    def generator(self) -> Generator:
+        """What answers."""
+        assert self._generator is not None
+        return self._generator
+
+    @property
     def answer_notes(self) -> list[str]:
         """What must be said of the answers."""
-        model = self.generator.model
-        return remarks(self.answers, self.generator.context, str(model.config.model_type))
+        framed = self.prompter.family.boxes_in_frame
+        return remarks(self.answers, self.generator.context, framed)
 
     @property
     def device(self) -> torch.device:
         """Where the inputs go."""
-        return torch.device(self.generator.model.device)
+        return torch.device(self.prompter.model.device)
 
     def clean(self) -> None:
         """lmms-eval drops the model here to make room; ours serves the next method too."""
@@ -150,7 +159,7 @@ class RoutedModel(lmms):
             groups.setdefault(request.how, []).append(request)
         if self.batch_size == 1:
             return [r for group in groups.values() for r in group]
-        tokenizer = self.generator.processor.tokenizer
+        tokenizer = self.prompter.processor.tokenizer
         texts = tokenizer([r.text for r in requests], add_special_tokens=False)["input_ids"]
         length = {r.position: len(ids) for r, ids in zip(requests, texts, strict=True)}
         return [
@@ -231,9 +240,10 @@ class RoutedModel(lmms):
         """The answer as the task's scoring shall read it, where that is not as it was given."""
         if not BOX_TASKS.search(request.task) or len(output.images) != 1:
             return None
-        family = str(self.generator.model.config.model_type)
-        processor = self.generator.processor.image_processor
-        return in_image(output.text, output.images[0], family, processor)
+        if not self.prompter.family.boxes_in_frame:
+            return None
+        processor = self.prompter.processor.image_processor
+        return in_image(output.text, output.images[0], processor)
 
     def _picture(self, output: Any) -> dict[str, Any]:
         """What a picture of a sample shows besides its routing; the images go to ``on_image``."""
@@ -242,7 +252,7 @@ class RoutedModel(lmms):
             for name, image in zip(names, output.images, strict=True):
                 self.on_image(name, image)
         kinds = output.record.kinds
-        return {"images": names, "words": words(self.generator.processor.tokenizer,
+        return {"images": names, "words": words(self.prompter.processor.tokenizer,
                                                 output.prompt_ids, kinds)}  # fmt: skip
 
     def _take(self, batch: Batch, answers: dict[int, Answer]) -> None:

@@ -129,8 +129,10 @@ def evaluate(
         loaded.under(method, checkpoint, share_features) as (run, sharing),
         _display(progress, on_batch, f"{method.label} on {bench.name}") as shown,
     ):
+        generator = Generator(loaded, run, sharing, method.label, allow)
         lm = RoutedModel(
-            Generator(loaded, run, sharing, method.label, allow),
+            generator.prompter,
+            generator,
             batch_size=batch_size,
             seed=seed,
             sample=sample,
@@ -173,7 +175,7 @@ def _attention(
     if lm.first is None:
         return None
     with loaded.tuned(method, checkpoint):
-        maps = head_mean_maps(loaded.model, lm.generator.inputs_of(lm.first))
+        maps = head_mean_maps(loaded.model, lm.prompter.inputs_of(lm.first))
     return None if maps is None else {"doc_id": lm.first.doc_id, **maps}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from harness.bench.answerboxes import BOX_TASKS, CONVERTED, UNKNOWN, knows_frame
+from harness.bench.answerboxes import BOX_TASKS, CONVERTED, UNKNOWN
 from harness.store.response_log import Answer
 
 
@@ -19,13 +19,14 @@ def truncated(answers: Iterable[Answer]) -> int:
 
 
 def remarks(
-    answers: Mapping[tuple[str, str], Answer], context: int | None, model_type: str
+    answers: Mapping[tuple[str, str], Answer], context: int | None, framed: bool
 ) -> list[str]:
-    """Notes for the report. ``answers`` by task and document; ``context`` in tokens."""
+    """Notes for the report. ``answers`` by task and document; ``context`` in tokens;
+    ``framed``: the frame of the model's boxes is known."""
     all_of_them, notes = answers.values(), []
     if any(answer.scored is not None for answer in all_of_them):
         notes.append(CONVERTED)
-    elif not knows_frame(model_type) and any(BOX_TASKS.search(task) for task, _ in answers):
+    elif not framed and any(BOX_TASKS.search(task) for task, _ in answers):
         notes.append(UNKNOWN)
     if over := over_length(all_of_them):
         notes.append(

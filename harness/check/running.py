@@ -14,8 +14,10 @@ from harness.check.watch import Replayed, Watched, counted
 from harness.cost.executed import executed
 from harness.cost.ledger import sample_cost
 from harness.engine import model_info
+from harness.engine.model import find_parts
 from harness.families import tiny
-from harness.families.shapes import shape_from_config
+from harness.families.catalog import shape_from_config
+from harness.families.towers import whole
 from harness.store.record import IMAGE
 from methods.budget import Budgeted
 
@@ -46,7 +48,7 @@ def cache_is_recorded(s: Case) -> None:
 def recount(s: Case) -> None:
     """recorded tokens equal those counted at every layer's attention output and MLP"""
     for i in range(len(s.rows)):
-        with counted(s.model.model.language_model.layers) as found:
+        with counted(find_parts(s.model).layers) as found:
             _, (record,) = s.generate(s.row(i))
         told = record.kv_tokens.tolist()
         for part, seen in found.items():
@@ -128,8 +130,7 @@ def ties_and_seeds(s: Case) -> None:
     """the same prompt is routed alike every time: under ties, under any global seed; numbers drawn
     are its own"""
     blank = Case(s.method, dtype=s.dtype)
-    tower = blank.model.model.vision_tower
-    embeddings = getattr(tower, "vision_model", tower).embeddings
+    embeddings = whole(find_parts(blank.model).tower).embeddings
     with torch.no_grad():
         embeddings.position_embedding.weight.zero_()  # all patches of a blank image are equal
     blank.inputs["pixel_values"].zero_()
@@ -186,7 +187,7 @@ def any_resolution(s: Case) -> None:
     require(len(record.grid) == 4, f"{len(record.grid)} patch grids instead of 4")
     size = sum(g["rows"] * (g["cols"] + g["newline"]) for g in record.grid)
     require(size == record.n_image, "the grids do not cover the image tokens")
-    with counted(other.model.model.language_model.layers) as found:
+    with counted(find_parts(other.model).layers) as found:
         _, (record,) = other.generate(other.inputs)
     require(found["mlp"] == record.kv_tokens.tolist(), "other tokens ran than were recorded")
 
@@ -217,6 +218,6 @@ def tower_left_alone(s: Case) -> None:
     """a method without images never runs the vision tower"""
     if s.method.needs_images:
         raise NotApplicable("it looks at images")
-    tower = type(s.model.model.vision_tower)
+    tower = type(find_parts(s.model).tower)
     with patch.object(tower, "forward", side_effect=AssertionError("the vision tower ran")):
         s.generate(s.inputs)

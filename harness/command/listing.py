@@ -62,7 +62,7 @@ def _models() -> Iterable[tuple[str, ...]]:
 
     for name, entry in MODELS.items():
         yield name, entry.summary
-    from harness.families.shapes import SIZES_ONLY
+    from harness.families.catalog import SIZES_ONLY
 
     for name, summary in SIZES_ONLY.items():
         yield name, f"{summary}; --costs-only"

@@ -47,7 +47,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.cost.ownwork import projected_again, router_flops
-from harness.cost.towers import encoder_flops
+from harness.families.convnext import encoder_flops
 from harness.families.shapes import ModelShape, VisionShape
 from harness.store.record import IMAGE, SKIPPED, RoutingRecord
 

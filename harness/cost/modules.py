@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from harness.engine.block import attention_rows, query_key
-from harness.families.shapes import ModelShape, VisionShape
+from harness.families.shapes import ModelShape
 
 
 class _Past:
@@ -131,32 +131,3 @@ def projector_like(shape: ModelShape) -> nn.Module:
     """The two-layer projector at the sizes of `shape`, on the current default device."""
     first = nn.Linear(shape.projector_in, shape.hidden)
     return nn.Sequential(first, nn.GELU(), nn.Linear(shape.hidden, shape.hidden))
-
-
-def tower_config(kind: str, width: int, ffn: int) -> Any:
-    """The library's config of one layer of a tower of this kind, under sdpa."""
-    from transformers import AutoConfig
-
-    return AutoConfig.for_model(
-        kind,
-        hidden_size=width,
-        intermediate_size=ffn,
-        num_attention_heads=1,  # does not change the count
-        attn_implementation="sdpa",
-    )
-
-
-def encoder_layer(kind: str, width: int, ffn: int) -> nn.Module:
-    """One layer of a tower of this kind, on the current default device."""
-    from transformers.models.clip.modeling_clip import CLIPEncoderLayer
-    from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
-
-    layers = {"clip_vision_model": CLIPEncoderLayer, "siglip_vision_model": SiglipEncoderLayer}
-    return layers[kind](tower_config(kind, width, ffn))
-
-
-def tower_head(vision: VisionShape) -> nn.Module:
-    """SigLIP's pooling head, likewise."""
-    from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
-
-    return SiglipMultiheadAttentionPoolingHead(tower_config(vision.kind, vision.hidden, vision.ffn))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.cost.towers import encoder_flops
+from harness.families.convnext import encoder_flops
 from harness.families.shapes import ModelShape
 from harness.store.record import PROJECTOR, UNKNOWN
 

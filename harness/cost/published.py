@@ -19,7 +19,8 @@ import numpy as np
 from harness.common.errors import UsageError
 from harness.common.nearest import unknown
 from harness.cost.ledger import TERA, eager_attention, gamma_rule, prefill_flops, sample_cost
-from harness.families.shapes import ModelShape, config_for, shape_of
+from harness.families.catalog import config_for, shape_of
+from harness.families.shapes import ModelShape
 from harness.store.record import DROPPED, IMAGE, SKIPPED, RoutingRecord
 
 DATA = Path(__file__).with_name("published.yaml")

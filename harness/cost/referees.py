@@ -38,13 +38,12 @@ from harness.cost.modules import (
     Rows,
     Scores,
     Unmasked,
-    encoder_layer,
     llama_layer,
     projector_like,
-    tower_head,
 )
 from harness.cost.ownwork import linear_sizes, router_flops, scoring_flops, width_of
 from harness.families.shapes import ModelShape
+from harness.families.towers import CLIP, encoder_layer, pooling_head
 from harness.store.columns import COUNTERS
 from harness.store.record import PROJECTOR, UNKNOWN, RoutingRecord
 
@@ -151,7 +150,7 @@ class Referees:
             else:
                 with torch.device("meta"):
                     if part == "head":
-                        module = tower_head(vision)
+                        module = pooling_head(vision.kind, vision.hidden, vision.ffn)
                     else:
                         layer: Any = encoder_layer(vision.kind, vision.hidden, vision.ffn)
                         module = layer.mlp if part == "mlp" else Unmasked(layer.self_attn)
@@ -248,7 +247,7 @@ class Referees:
                 module = projector_like(shape)
                 inputs = (torch.empty(1, tokens, shape.projector_in),)
             elif kind == "encoder":
-                module = Alone(encoder_layer("clip_vision_model", size, out))
+                module = Alone(encoder_layer(CLIP, size, out))
                 inputs = (torch.empty(1, tokens, size),)
             elif kind in ("product", "distance"):
                 module = Products() if kind == "product" else Distances()

@@ -16,7 +16,7 @@ import torch
 
 from harness.common.torchvision_ops import declare_missing_ops
 from harness.engine import routed
-from harness.families.shapes import shape_from_config
+from harness.families.catalog import family_of, shape_from_config
 from harness.families.tiny import Clip
 from harness.store.record import RoutingRecord
 from methods.vocabulary import ClipSizes
@@ -36,14 +36,7 @@ class DependsOnWeights(Exception):
 def build_replica(config: Mapping[str, Any], seed: int = 0) -> Any:
     """An eager-free LLaVA or LLaVA-NeXT model like `config`, two heads of four numbers wide."""
     declare_missing_ops()
-    from transformers import (
-        AutoConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaNextConfig,
-        LlavaNextForConditionalGeneration,
-    )
+    from transformers import AutoConfig, LlamaConfig
 
     shape = shape_from_config(config, "replica")
     text = LlamaConfig(
@@ -73,11 +66,10 @@ def build_replica(config: Mapping[str, Any], seed: int = 0) -> Any:
         "attn_implementation": "sdpa",
     }
     torch.manual_seed(seed)
+    family = family_of({"model_type": "llava_next" if shape.tiles else "llava"}, "replica")
     if shape.tiles:
-        grids = [list(tile) for tile in shape.tiles]
-        tiled = LlavaNextConfig(**common, image_grid_pinpoints=grids)
-        return LlavaNextForConditionalGeneration(tiled).eval()
-    return LlavaForConditionalGeneration(LlavaConfig(**common)).eval()
+        common["image_grid_pinpoints"] = [list(tile) for tile in shape.tiles]
+    return family.model_class()(family.config_class()(**common)).eval()
 
 
 def replica_inputs(
@@ -93,16 +85,15 @@ def replica_inputs(
     vision = model.config.vision_config
     side = vision.image_size
     noise = torch.Generator().manual_seed(seed)
-    inputs: dict[str, torch.Tensor] = {}
-    grids = getattr(model.config, "image_grid_pinpoints", None)
-    if grids:
-        size = [2 * side, 2 * side] if [2 * side, 2 * side] in grids else list(grids[0])
+    family = family_of(model.config, "replica")
+    shape = family.shape(model.config.to_dict(), "replica")
+    size = (side, side)
+    crops = max(1, image_tokens // (side // vision.patch_size) ** 2)
+    if shape.tiles:
+        size = (2 * side, 2 * side) if (2 * side, 2 * side) in shape.tiles else shape.tiles[0]
         crops = 1 + size[0] * size[1] // side**2
-        inputs["pixel_values"] = torch.randn(1, crops, 3, side, side, generator=noise)
-        inputs["image_sizes"] = torch.tensor([size])
-    else:
-        crops = max(1, image_tokens // (side // vision.patch_size) ** 2)
-        inputs["pixel_values"] = torch.randn(crops, 3, side, side, generator=noise)
+    count = 1 if shape.tiles else crops
+    inputs = dict(family.noise(shape, count, crops, size, noise))
     with torch.no_grad():
         features = model.get_image_features(**inputs, return_dict=True).pooler_output
     before = min(PREFIX, n_text // 2)

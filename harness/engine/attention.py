@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.families.catalog import family_of
+
 LAYERS = 4  # first, last and evenly spaced ones between
 SIDE = 192  # larger maps are averaged down to this many rows and columns
 LONGEST = 4096  # tokens; above it the full map of one layer takes gigabytes
@@ -23,7 +25,7 @@ def head_mean_maps(model: Any, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """
     if int(inputs["input_ids"].shape[1]) > LONGEST:
         return None
-    layers = model.model.language_model.layers
+    layers = family_of(model.config, type(model).__name__).decoder(model).layers
     chosen = sorted({round(i * (len(layers) - 1) / (LAYERS - 1)) for i in range(LAYERS)})
     found: dict[int, Any] = {}
     handles = [layers[i].self_attn.register_forward_hook(_keep(found, i)) for i in chosen]

@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from harness.common.errors import UsageError
-from harness.families.config import CLASS_TOKENS, completed
+from harness.families.catalog import FAMILIES, completed
+from harness.families.family import Family
+from harness.families.towers import CLASS_TOKENS
 from methods.base import Method, ModelInfo
 
 _LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -24,6 +26,7 @@ class Parts:
     """References into an unmodified model; nothing here is a copy."""
 
     model: Any  # ...ForConditionalGeneration
+    family: Family
     inner: Any  # joins vision features and text embeddings
     text: Any  # the decoder without head
     layers: nn.ModuleList
@@ -33,6 +36,11 @@ class Parts:
     info: ModelInfo
 
     @property
+    def projector(self) -> Any:
+        """What makes decoder states of tower states."""
+        return self.family.projector(self.model)
+
+    @property
     def config(self) -> Any:
         """Config of the decoder."""
         return self.text.config
@@ -40,9 +48,10 @@ class Parts:
 
 def find_parts(model: nn.Module) -> Parts:
     """Locate decoder, tower and image token; :class:`EngineError` says what is missing."""
-    inner = getattr(model, "model", None)
-    text = getattr(inner, "language_model", None)
-    if inner is None or text is None:
+    said = getattr(getattr(model, "config", None), "model_type", None)
+    family = FAMILIES.get(str(said), FAMILIES["llava"])  # one that is not known is refused below
+    text = family.decoder(model)
+    if text is None:
         raise EngineError(f"{type(model).__name__} is not a LLaVA-family model")
     try:
         config = completed(model.config.to_dict(), type(model).__name__)
@@ -55,17 +64,17 @@ def find_parts(model: nn.Module) -> Parts:
         parts = {name for name, _ in layer.named_children()}
         if parts != _LAYER_PARTS or hasattr(layer, "residual_multiplier"):
             raise EngineError(f"{type(layer).__name__} is not a Llama-like decoder layer")
-    tower = getattr(inner, "vision_tower", None)
-    tower_layers = _tower_layers(tower)
+    tower_layers = family.tower_layers(model)
     return Parts(
         model=model,
-        inner=inner,
+        family=family,
+        inner=family.inner(model),
         text=text,
         layers=text.layers,
-        tower=tower,
+        tower=family.tower(model),
         tower_layers=tower_layers,
         image_token=int(config["image_token_index"]),
-        info=_info(config, tower_layers),
+        info=_info(family, config, tower_layers),
     )
 
 
@@ -103,7 +112,9 @@ def feature_layer(config: Any, depth: int) -> int:
     return layer
 
 
-def _info(config: Mapping[str, Any], tower_layers: nn.ModuleList | None) -> ModelInfo:
+def _info(
+    family: Family, config: Mapping[str, Any], tower_layers: nn.ModuleList | None
+) -> ModelInfo:
     text, vision = config["text_config"], config["vision_config"]
     side = vision["image_size"] // vision["patch_size"]
     return ModelInfo(
@@ -115,12 +126,6 @@ def _info(config: Mapping[str, Any], tower_layers: nn.ModuleList | None) -> Mode
         tower_layers=len(tower_layers) if tower_layers is not None else 0,
         tower_width=vision["hidden_size"],
         tower_side=side,
-        image_tokens=0 if config["model_type"] == "llava_next" else side**2,
+        image_tokens=family.fixed_image_tokens(config),
         class_tokens=CLASS_TOKENS[vision["model_type"]],
     )
-
-
-def _tower_layers(tower: Any) -> nn.ModuleList | None:
-    """CLIP layers, with or without the ``vision_model`` level of older releases."""
-    encoder = getattr(getattr(tower, "vision_model", tower), "encoder", None)
-    return getattr(encoder, "layers", None)

@@ -183,7 +183,7 @@ class Reading(ABC):
         """[..., w] tower states through the model's own projector, [..., d]."""
         if self.scoring is not None:
             self.scoring.projected(states)
-        return self.parts.inner.multi_modal_projector(states)
+        return self.parts.projector(states)
 
     @property
     def questions(self) -> list[str] | None:

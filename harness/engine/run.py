@@ -92,7 +92,8 @@ class Run:
         self._ids: Tensor | None = None  # of the call in progress
         self._labels: Tensor | None = None
         self._features: Any = None
-        self._image_sizes: Any = None
+        self._extents: Any = None  # what the model was told of its images' sizes
+        self._extents_field = parts.family.extents or ""
         self._growing: tuple[Tensor, int] | None = None  # prompt ids and length, without a cache
 
     # --- what callers use -------------------------------------------------------------------
@@ -135,12 +136,12 @@ class Run:
 
     def _note_inner(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self._ids = kwargs.get("input_ids", args[0] if args else None)
-        if kwargs.get("image_sizes") is not None:
-            self._image_sizes = kwargs["image_sizes"]
+        if kwargs.get(self._extents_field) is not None:
+            self._extents = kwargs[self._extents_field]
         given = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         if given is not None:
             if self._features is not given:
-                self._image_sizes = getattr(given, "image_sizes", self._image_sizes)
+                self._extents = getattr(given, "extents", self._extents)
             self._features = given
 
     def _image_features(self) -> Any:
@@ -159,7 +160,7 @@ class Run:
                 with captured(self.parts, method) as found:
                     out = found.attach(original(*args, **kwargs))
             self._features = out
-            self._image_sizes = given.get("image_sizes")
+            self._extents = given.get(self._extents_field)
             return out
 
         return features
@@ -257,7 +258,7 @@ class Run:
             samples.ids = None if ids is None else ids[:, :start]
         samples.names, samples.features = self._names, self._features
         samples.questions, samples.tokenizer = self._questions, self.tokenizer
-        samples.image_sizes, samples.clip = self._image_sizes, self.clip
+        samples.extents, samples.clip = self._extents, self.clip
         return samples, start
 
     def _continued(self, ids: Tensor, growing: bool) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from harness.common.errors import UsageError
 from harness.engine.masks import allowed_from
 from harness.engine.model import EngineError, Parts
 from methods.base import ANSWER, IMAGE, QUESTION, SYSTEM, Crop, Method, on_device
@@ -66,7 +66,7 @@ class Samples:
         self.counts, self.image_counts, self.head_counts, self.first = table
         self.names: list[str] | None = None
         self.features: Any = None  # output of get_image_features, if it is known
-        self.image_sizes: Any = None
+        self.extents: Any = None
         self._grids: list[list[dict[str, Any]]] | None = None
         self._origins: Tensor | None = None
         self.questions: list[str] | None = None  # set_samples
@@ -123,7 +123,7 @@ class Samples:
             first = 0
             for line, row in zip(table, self.grids(), strict=True):
                 for grid in row:
-                    grid_origins(self.parts, grid, first, line)
+                    self.parts.family.origins(self.parts.model.config, grid, first, line)
                     first += grid["crops"]
             self._origins = on_device(table, self.kinds.device)
         return self._origins
@@ -141,17 +141,23 @@ class Samples:
                 run = columns[offset : offset + length]
                 if len(run) != length or run[-1] - run[0] != length - 1:
                     raise EngineError("an image's tokens are not contiguous in its prompt")
-                row += image_grids(self.parts, run[0], length, size)
+                row += self._grids_of(run[0], length, size)
                 offset, image = offset + length, image + 1
             result.append(row)
         return result
+
+    def _grids_of(self, start: int, length: int, size: Any) -> list[dict[str, Any]]:
+        try:
+            return self.parts.family.grids(self.parts.model.config, start, length, size)
+        except UsageError as error:
+            raise EngineError(str(error)) from None
 
     def _image_lengths(self, places: list[list[int]]) -> tuple[list[int], list[Any]]:
         pooled = getattr(self.features, "pooler_output", None)
         if pooled is not None:
             lengths = [int(f.shape[0]) for f in pooled]
             if sum(lengths) == sum(map(len, places)):
-                sizes = self.image_sizes
+                sizes = self.extents
                 sizes = sizes.tolist() if sizes is not None else []
                 return lengths, sizes + [None] * (len(lengths) - len(sizes))
         # Features unknown (embeddings given by the caller): every contiguous run is one image.
@@ -162,57 +168,3 @@ class Samples:
                     lengths.append(0)
                 lengths[-1] += 1
         return lengths, [None] * len(lengths)
-
-
-def image_grids(parts: Parts, start: int, length: int, size: Any) -> list[dict[str, Any]]:
-    """The patch grids of one image whose ``length`` tokens begin at column ``start``.
-
-    ``size`` is the original (height, width) for any-resolution models, else None. ``crops`` is how
-    many squares the tower saw, tiles that un-padding removed again included.
-    """
-    common = {"image_start": start, "image_length": length}
-    base = {"kind": "base", "start": start, "newline": False, "crops": 1, "tiles": (1, 1)}
-    vision = parts.model.config.vision_config
-    side = vision.image_size // vision.patch_size
-    if size is None or length == side * side:
-        side = math.isqrt(length)
-        rows, cols = (side, side) if side * side == length else (1, length)
-        return [base | {"rows": rows, "cols": cols} | common]
-    rows, cols, tiles = _unpadded(parts, size, side)
-    if side * side + rows * (cols + 1) != length:
-        raise EngineError(f"image of size {size} does not make {length} tokens")
-    tile = {"kind": "tile", "rows": rows, "cols": cols, "newline": True}
-    tile |= {"start": start + side * side, "crops": tiles[0] * tiles[1], "tiles": tiles}
-    return [base | {"rows": side, "cols": side} | common, tile | common]
-
-
-def grid_origins(parts: Parts, grid: dict[str, Any], first: int, line: list[int]) -> None:
-    """Write crop * P + patch of a grid's tokens into ``line``; its first crop is ``first``."""
-    vision = parts.model.config.vision_config
-    side = vision.image_size // vision.patch_size
-    rows, cols = grid["rows"], grid["cols"]
-    high, wide = grid["tiles"]
-    # Un-padding cut the same number of rows (or columns) from both ends of the joined tiles.
-    down, right = (high * side - rows) // 2, (wide * side - cols) // 2
-    for r in range(rows):
-        for c in range(cols):
-            row, col = r + down, c + right
-            crop = first + row // side * wide + col // side
-            patch = row % side * side + col % side
-            line[grid["start"] + r * (cols + grid["newline"]) + c] = crop * side * side + patch
-
-
-def _unpadded(parts: Parts, size: Any, side: int) -> tuple[int, int, tuple[int, int]]:
-    """Rows and columns of the joined tiles after the padding was cut off; tile rows, columns."""
-    from transformers.models.llava_next.modeling_llava_next import (
-        get_anyres_image_grid_shape,
-        unpad_image,
-    )
-
-    config = parts.model.config
-    high, wide = get_anyres_image_grid_shape(
-        size, config.image_grid_pinpoints, config.vision_config.image_size
-    )
-    joined = torch.empty(1, high * side, wide * side, device="meta")
-    cut = unpad_image(joined, size)
-    return int(cut.shape[1]), int(cut.shape[2]), (high, wide)

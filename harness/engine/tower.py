@@ -87,7 +87,7 @@ def merging(parts: Parts, method: Method) -> Iterator[TowerMerge | None]:
     notes = TowerMerge(
         (int(vision.image_size) // int(vision.patch_size)) ** 2, parts.info.class_tokens
     )
-    projector = parts.inner.multi_modal_projector
+    projector = parts.projector
     with ExitStack() as stack:
         start = parts.tower.register_forward_pre_hook(lambda *_: notes.begin())
         stack.callback(start.remove)

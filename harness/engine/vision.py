@@ -85,7 +85,7 @@ def _crops(parts: Parts, taps: tuple[int, ...], seen: dict[Any, Tensor]) -> list
 @contextmanager
 def no_tower(parts: Parts) -> Iterator[None]:
     """Tower and projector give zeros of the right shape without running."""
-    projector = parts.inner.multi_modal_projector
+    projector = parts.projector
     width = int(parts.model.config.text_config.hidden_size)
 
     def tower(pixel_values: Tensor, **kwargs: Any) -> Any:
@@ -124,5 +124,5 @@ def encode_images(
     with captured(parts, method or Method()) as found:
         out = parts.inner.get_image_features(pixel_values=pixel_values, return_dict=True, **extra)
     found.attach(out)
-    out.image_sizes = image_sizes
+    out.extents = image_sizes
     return out

@@ -21,7 +21,8 @@ from harness.common.errors import UsageError, one_line
 from harness.common.progress import Progressing, print_whole
 from harness.cost.readouts import read_out, routing_table
 from harness.cost.rows import cost_rows
-from harness.families.shapes import ModelShape, config_for, shape_from_config
+from harness.families.catalog import config_for, shape_from_config
+from harness.families.shapes import ModelShape
 from harness.jobs.resolve import check_methods, named_methods, with_dense
 from harness.jobs.runner import Job
 from harness.options.settings import Settings

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.bench.benches import resolve_bench
 from harness.common.errors import UsageError
-from harness.families.shapes import config_for, shape_from_config
+from harness.families.catalog import config_for, shape_from_config
 from harness.jobs.resolve import (
     check_methods,
     checkpoint_hashes,

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
-from harness.bench.generation import Generator, Request
+from harness.bench.generation import Request
+from harness.bench.prompter import Prompter
 from harness.engine import routed
 from harness.engine.samples import kinds_from_ids
 from harness.model.features import Sharing, image_key, shared_features
+from harness.model.session import Session
 from methods.dense import Dense
 
 IGNORED = -100
@@ -46,13 +48,13 @@ class DenseModel:
         with ExitStack() as stack:
             sharing = stack.enter_context(self._weights())
             run = stack.enter_context(routed(self.model, method, record=False))
-            yield Asker(Generator(self.loaded, run, sharing, method.label))
+            yield Asker(self.loaded, sharing, run)
 
     @contextmanager
     def plain(self) -> Iterator[Asker]:
         """The model as it stands in transformers, to be watched."""
         with self._weights() as sharing:
-            yield Asker(Generator(self.loaded, None, sharing, "dense"))
+            yield Asker(self.loaded, sharing)
 
     @contextmanager
     def _weights(self) -> Iterator[Sharing]:
@@ -66,19 +68,19 @@ class DenseModel:
 class Asker:
     """Turns documents into the tensors of a forward call."""
 
-    def __init__(self, generator: Generator) -> None:
-        self.generator = generator
-        self.model, self.processor = generator.model, generator.processor
+    def __init__(self, session: Session, sharing: Sharing, run: Any = None) -> None:
+        self.prompter, self.sharing, self.run = Prompter(session), sharing, run
+        self.model, self.processor = session.model, session.processor
 
     def images(self, request: Request) -> list[Any]:
         """The document's images as the evaluation loop sees them."""
-        return self.generator._images(request)
+        return self.prompter.images(request)
 
     def inputs(self, documents: Sequence[Document]) -> dict[str, Any]:
         """Left-padded prompts [B, n] with mask and pixels, on the device."""
         images = [self.images(d.request) for d in documents]
-        self.generator.sharing.expect([image_key(image) for row in images for image in row])
-        return self.generator._inputs([d.request for d in documents], images)
+        self.sharing.expect([image_key(image) for row in images for image in row])
+        return self.prompter.inputs([d.request for d in documents], images)
 
     def answer_ids(self, request: Request, target: str) -> tuple[int, ...]:
         """Ids of the target behind its prompt, and the end token.
@@ -87,7 +89,7 @@ class Asker:
         generated answer has.
         """
         tokenizer = self.processor.tokenizer
-        prompt = self.generator.prompt(request.text, len(self.images(request)))
+        prompt = self.prompter.prompt(request.text, len(self.images(request)))
         gap = "" if prompt[-1:].isspace() else " "
         head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         whole = tokenizer(prompt + gap + target, add_special_tokens=False)["input_ids"]
@@ -95,7 +97,7 @@ class Asker:
             ids = whole[len(head) :]
         else:  # the tokenizer merges across the join
             ids = tokenizer(target, add_special_tokens=False)["input_ids"]
-        return (*ids, *self.generator.ends[:1])
+        return (*ids, *self.prompter.ends[:1])
 
     @torch.inference_mode()
     def nll(self, documents: Sequence[Document]) -> list[float]:
@@ -110,7 +112,7 @@ class Asker:
             for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
         ]
         tails = [torch.tensor(d.answer, dtype=torch.long, device=device) for d in documents]
-        pad = self.generator.pad
+        pad = self.prompter.pad
         ids = _left([torch.cat(pair) for pair in zip(heads, tails, strict=True)], pad)
         labels = _left(
             [
@@ -121,7 +123,7 @@ class Asker:
         )
         mask = _left([torch.ones(len(h) + len(t), device=device).long()
                       for h, t in zip(heads, tails, strict=True)], 0)  # fmt: skip
-        run = self.generator.run
+        run = self.run
         run.set_samples([d.request.name for d in documents])
         token = run.parts.image_token
         run.set_kinds(kinds_from_ids(ids, token, mask.bool(), labels != IGNORED))

@@ -18,8 +18,9 @@ from typing import Any
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest, unknown
 from harness.common.roots import DATA
-from harness.families.config import read_config
-from harness.families.shapes import SIZES_ONLY, ModelShape, shape_from_config
+from harness.families.catalog import FAMILIES, SIZES_ONLY, family_of, read_config, shape_from_config
+from harness.families.family import Family
+from harness.families.shapes import ModelShape
 from harness.families.trust import refuse_foreign
 from harness.model.session import Session
 from harness.model.weights import INDEX, check_weights, setting_hashes, weight_hashes
@@ -43,18 +44,7 @@ MODELS: dict[str, Entry] = {
     "tiny-llava": Entry(
         "assets/tiny-llava", "shipped, mini: a small LLaVA for the mini benchmarks", mini=True
     ),
-    "llava-hf/llava-1.5-7b-hf": Entry(
-        "llava-hf/llava-1.5-7b-hf", "LLaVA-1.5, Vicuna 7B, 576 image tokens"
-    ),
-    "llava-hf/llava-1.5-13b-hf": Entry(
-        "llava-hf/llava-1.5-13b-hf", "LLaVA-1.5, Vicuna 13B, 576 image tokens"
-    ),
-    "llava-hf/llava-v1.6-vicuna-7b-hf": Entry(
-        "llava-hf/llava-v1.6-vicuna-7b-hf", "LLaVA-NeXT, Vicuna 7B, any resolution"
-    ),
-    "llava-hf/llava-v1.6-vicuna-13b-hf": Entry(
-        "llava-hf/llava-v1.6-vicuna-13b-hf", "LLaVA-NeXT, Vicuna 13B, any resolution"
-    ),
+    **{name: Entry(name, line) for f in FAMILIES.values() for name, line in f.summaries.items()},
 }
 
 
@@ -78,9 +68,9 @@ class ModelSource:
     mini: bool = False
 
     @property
-    def family(self) -> str:
-        """``llava`` or ``llava_next``."""
-        return str(self.config["model_type"])
+    def family(self) -> Family:
+        """What is known of models of its type."""
+        return family_of(self.config, self.model_id)
 
     @property
     def info(self) -> ModelShape:

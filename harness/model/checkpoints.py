@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import UsageError
 from harness.common.jsonfile import read_json
+from harness.families.catalog import FAMILIES
 from harness.model.weights import INDEX, SINGLE, check_weights
 from methods import build
 from methods.base import Method, MethodError, ModelInfo
@@ -30,15 +31,6 @@ if TYPE_CHECKING:
 DENSE, CLIP = "dense", "clip"
 META, WEIGHTS = "method.json", SINGLE
 SHARD = "5GB"  # larger files are split, as the hub's own libraries do
-
-# Names in saved files -> names in memory, for files in the layout of converted checkpoints.
-_PREFIXES = (
-    ("language_model.model.", "model.language_model."),
-    ("language_model.lm_head.", "lm_head."),
-    ("vision_tower.", "model.vision_tower."),
-    ("multi_modal_projector.", "model.multi_modal_projector."),
-    ("image_newline", "model.image_newline"),
-)
 
 
 class CheckpointError(ValueError):
@@ -312,7 +304,7 @@ def _take_delta(
 
 def _in_memory(name: str, parameters: Mapping[str, Tensor]) -> str:
     if name not in parameters:
-        for old, new in _PREFIXES:
+        for old, new in (pair for family in FAMILIES.values() for pair in family.renamed):
             if name.startswith(old):
                 return new + name.removeprefix(old)
     return name

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from harness.families.catalog import family_of
+from harness.families.family import Family
 
 # Requests for more than the projected features: the tower has to run for those.
 WANTS_MORE = ("output_hidden_states", "output_attentions")
@@ -94,18 +98,20 @@ def shared_features(model: Any, cache: FeatureCache | None) -> Iterator[Sharing]
     if cache is None:
         yield sharing
         return
-    inner = model.model
+    family = family_of(model.config, type(model).__name__)
+    inner = family.inner(model)
     before = inner.__dict__.get("get_image_features")
     original = inner.get_image_features
+    signature = inspect.signature(original)
 
     @functools.wraps(original)  # generate looks at the signature
-    def features(pixel_values: Any, image_sizes: Any = None, **kwargs: Any) -> Any:
-        more = any(kwargs.get(name) for name in WANTS_MORE) or kwargs.get("return_dict") is False
+    def features(*args: Any, **kwargs: Any) -> Any:
+        given = dict(signature.bind(*args, **kwargs).arguments)
+        given |= given.pop("kwargs", {})
+        more = any(given.get(name) for name in WANTS_MORE) or given.get("return_dict") is False
         if sharing.keys is None or more:
-            if image_sizes is not None:
-                kwargs["image_sizes"] = image_sizes
-            return original(pixel_values=pixel_values, **kwargs)
-        return _gather(original, cache, sharing.keys, pixel_values, image_sizes, kwargs)
+            return original(**given)
+        return _gather(original, cache, sharing.keys, family, given)
 
     inner.get_image_features = features
     try:
@@ -117,25 +123,21 @@ def shared_features(model: Any, cache: FeatureCache | None) -> Iterator[Sharing]
 
 
 def _gather(
-    compute: Any,
-    cache: FeatureCache,
-    keys: Sequence[str],
-    pixel_values: Any,
-    image_sizes: Any,
-    kwargs: dict[str, Any],
+    compute: Any, cache: FeatureCache, keys: Sequence[str], family: Family, given: dict[str, Any]
 ) -> Any:
     """An output object whose ``pooler_output`` lists the features of all images, [N_i, d] each."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    if len(pixel_values) != len(keys):
-        raise RuntimeError(f"{len(pixel_values)} images where {len(keys)} were announced")
-    options = tuple(sorted((name, str(value)) for name, value in kwargs.items()))
+    count = family.image_count(given)
+    if count != len(keys):
+        raise RuntimeError(f"{count} images where {len(keys)} were announced")
+    others = {name: value for name, value in given.items() if name not in family.images}
+    options = tuple(sorted((name, str(value)) for name, value in others.items()))
     found = []
     for i, key in enumerate(keys):
         value = cache.get((key, options))
         if value is None:
-            sizes = {} if image_sizes is None else {"image_sizes": image_sizes[i : i + 1]}
-            output = compute(pixel_values=pixel_values[i : i + 1], **sizes, **kwargs)
+            output = compute(**family.one_image(given, i), **others)
             value = output.pooler_output[0].detach()
             cache.put((key, options), value)
         found.append(value)

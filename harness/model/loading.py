@@ -13,7 +13,7 @@ import torch
 from harness.common.conditions import ATTENTION, ATTENTION_ALIASES, DTYPE_ALIASES, DTYPES
 from harness.common.errors import UsageError, one_line
 from harness.common.torchvision_ops import declare_missing_ops
-from harness.families.shapes import shape_from_config
+from harness.families.catalog import shape_from_config
 from harness.model.features import FeatureCache
 from harness.model.session import Session
 from harness.model.weights import read_header, weight_files
@@ -123,14 +123,8 @@ def pick_attention(wish: str, device: torch.device, dtype: torch.dtype) -> str:
 
 def _model(source: ModelSource, dtype: torch.dtype, backend: str, place: Any) -> Any:
     """The transformers model at its place, every weight of it from the files."""
-    from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
-
-    classes = {
-        "llava": LlavaForConditionalGeneration,
-        "llava_next": LlavaNextForConditionalGeneration,
-    }
     try:
-        model, report = classes[source.family].from_pretrained(
+        model, report = source.family.model_class().from_pretrained(
             source.folder,
             dtype=dtype,
             attn_implementation=backend,

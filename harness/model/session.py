@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from harness.model.checkpoints import Loaded
     from harness.model.features import FeatureCache
 
-# Parameters behind which shared vision features are no longer those of the dense model.
-VISION = ("model.vision_tower.", "model.multi_modal_projector.", "model.image_newline")
-
 
 @dataclass
 class Session:
@@ -94,7 +91,8 @@ class Session:
     def shares(self, weights: Loaded) -> bool:
         """Whether vision features under these weights are those of the dense model."""
         changed = (*weights.deltas, *weights.full)
-        return not any(name.startswith(VISION) for name in changed)
+        names = self.source.family.tensors
+        return not any(name.startswith((*names["tower"], *names["projector"])) for name in changed)
 
     @contextmanager
     def under(

@@ -15,7 +15,7 @@ from typing import Any
 from harness.common.errors import StoreError
 from harness.common.jsonfile import read_json
 from harness.cost.readouts import ROUTING, agreed, read_out, routing_table
-from harness.families.shapes import shape_from_config
+from harness.families.catalog import shape_from_config
 from harness.readouts.evidence import counts
 from harness.readouts.keys import COST, COUNTERS, EVIDENCE, readout_keys
 from harness.store import columns
@@ -126,5 +126,5 @@ def _referees(config: str, model: str) -> Any:
     sizes = json.loads(config)
     text = AutoConfig.for_model(**sizes["text_config"])
     with torch.device("meta"):
-        decoder = AutoModel.from_config(text)
+        decoder = AutoModel.from_config(text, trust_remote_code=False)
     return Referees(shape_from_config(sizes, model), decoder_like(decoder.layers[0], text))

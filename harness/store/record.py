@@ -44,7 +44,7 @@ class RoutingRecord:
     grid        image geometry: ``{"kind": "base"|"tile", "rows", "cols", "start", "newline",
                 "crops"}``; ``start`` is an index into the n tokens; with ``newline`` each row has
                 one more; ``crops`` is what the tower saw of it. Where the original image is known
-                also ``number``, ``image``, ``fit`` and ``box`` (see ``harness.model.framing``).
+                also ``number``, ``image``, ``fit`` and ``box`` (see ``harness.families.framing``).
     method      canonical ``name:key=value`` string.
     sample      the caller's name for the sample.
     scoring     what the method computed of its own, equal calls together: ``phase`` prompt or

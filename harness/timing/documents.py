@@ -6,7 +6,8 @@ import contextlib
 from typing import Any
 
 from harness.bench.benches import resolve_bench
-from harness.bench.generation import Generator, Request
+from harness.bench.generation import Request
+from harness.bench.prompter import Prompter
 from harness.common.torchvision_ops import declare_missing_ops
 
 
@@ -35,8 +36,7 @@ def requests_of(loaded: Any, name: str, data: str, limit: int, seed: int) -> lis
 
     bench = resolve_bench(name, data, mini_model=loaded.mini)
     bench.require(limit)
-    generator = Generator(loaded, None, None, "timing")  # type: ignore[arg-type]
-    model = Collector(generator, seed=seed)
+    model = Collector(Prompter(loaded), None, seed=seed)
     with quiet(), contextlib.suppress(_Enough):
         run_lmms_eval(model, bench, limit, seed)
     return model.found

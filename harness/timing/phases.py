@@ -25,6 +25,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from harness.common.errors import CellError
 from harness.engine.shadow import shadowed
+from harness.families.catalog import family_of
 from harness.timing.clock import Clock, HostClock
 
 PHASES = ("vision", "prefill", "decode", "end_to_end")
@@ -68,7 +69,7 @@ class _Stamp(LogitsProcessor):
 @contextmanager
 def stamped_tower(model: Any, prompt: Prompt, marks: _Marks | None) -> Iterator[None]:
     """Marks around ``get_image_features`` of this model object, whoever calls it."""
-    inner = model.model
+    inner = family_of(model.config, type(model).__name__).inner(model)
     original = inner.get_image_features
 
     @functools.wraps(original)  # generate reads the signature

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from harness.common.errors import CellError, UsageError
+from harness.families.catalog import family_of
+from harness.families.family import Family
 from harness.options.workload import Pictures, Workload, pictures
 from harness.timing.phases import Prompt
 from harness.timing.subject import Bench
@@ -50,28 +52,23 @@ def synthetic(bench: Bench, work: Workload, pics: Pictures, seed: int) -> Prompt
     ids = torch.cat([words[:, :before], image, words[:, before:]], dim=1)
     inputs = {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
     if pics.count:
-        total = work.batch * pics.count
-        high, wide = pics.size
-        if bench.shape.tiles:
-            side = bench.shape.vision.image_size
-            shape: tuple[int, ...] = (total, pics.crops, 3, side, side)
-            inputs["image_sizes"] = torch.tensor([[high, wide]] * total).to(device)
-        else:
-            shape = (total, 3, high, wide)
-        inputs["pixel_values"] = torch.randn(shape, generator=draw).to(device, model.dtype)
+        made = _family(model).noise(
+            bench.shape, work.batch * pics.count, pics.crops, pics.size, draw
+        )
+        made["pixel_values"] = made["pixel_values"].to(model.dtype)
+        inputs |= {name: value.to(device) for name, value in made.items()}
     tower = {} if pics.native else {"interpolate_pos_encoding": True}
     return Prompt(inputs, tuple(f"noise/{i}" for i in range(work.batch)), tower)
 
 
-def alone(prompt: Prompt, row: int, images: Sequence[int]) -> Prompt:
+def alone(prompt: Prompt, row: int, images: Sequence[int], family: Family) -> Prompt:
     """One row of a batch, without its padding; ``images`` are its places in the image tensors."""
     mask = prompt.inputs["attention_mask"][row].bool()
     inputs = {
         name: prompt.inputs[name][row][mask][None] for name in ("input_ids", "attention_mask")
     }
-    for name in ("pixel_values", "image_sizes"):
-        if name in prompt.inputs and len(images):
-            inputs[name] = prompt.inputs[name][list(images)]
+    if len(images):
+        inputs |= family.some_images(prompt.inputs, images)
     return Prompt(inputs, (prompt.names[row],), prompt.tower)
 
 
@@ -98,25 +95,29 @@ def _image_token(model: Any) -> int:
     return int(token if token is not None else config.image_token_index)
 
 
+def _family(model: Any) -> Family:
+    return family_of(model.config, type(model).__name__)
+
+
 # --- documents ------------------------------------------------------------------------------
 def _documents(bench: Bench, work: Workload, limit: int | None, data: str, seed: int) -> Prompts:
     """The first documents of a bench, prepared exactly as an evaluation prepares them."""
     if bench.loaded is None:
         raise UsageError("bench workloads need a processor: leave out --random-weights")
-    from harness.bench.generation import Generator
+    from harness.bench.prompter import Prompter
     from harness.timing.documents import requests_of
 
     wanted = max(limit or DOCUMENTS, work.batch)
     requests = requests_of(bench.loaded, work.bench, data, wanted - wanted % work.batch, seed)
     if len(requests) < work.batch:
         raise CellError(f"{work.bench}: only {len(requests)} documents for batch={work.batch}")
-    generator = Generator(bench.loaded, None, None, "timing")  # type: ignore[arg-type]
+    prompter = Prompter(bench.loaded)
     batches, times = [], []
     for start in range(0, len(requests) - work.batch + 1, work.batch):
         group = requests[start : start + work.batch]
         for _ in range(PREPROCESS_RUNS):
             began = time.perf_counter()
-            inputs = generator._inputs(group, [generator._images(r) for r in group])
+            inputs = prompter.inputs(group, [prompter.images(r) for r in group])
             times.append((time.perf_counter() - began) * 1e3)
         batches.append(Prompt(inputs, tuple(r.name for r in group)))
     return Prompts(batches, None, times)

@@ -10,14 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.common.errors import UsageError
-from harness.families.config import completed
-from harness.families.shapes import ONLY, shape_from_config
+from harness.families.catalog import completed, family_of, shape_from_config
 
 MULTIPLE = 64  # widths that give whole attention heads
-CARRIED = (
-    "model_type", "image_token_index", "vision_feature_layer", "vision_feature_select_strategy",
-    "image_grid_pinpoints",
-)  # fmt: skip
 
 
 def random_name(model: str, layers: int | None, width: int | None) -> str:
@@ -34,9 +29,10 @@ def random_config(
 
     The tower shrinks by the same two factors; patch and image size stay, and so do the image
     token counts. Raises UsageError for a width that gives no whole attention heads, for a model of
-    which only the sizes are known, and for what `harness.families.config.completed` refuses.
+    which only the sizes are known, and for what `harness.families.catalog.completed` refuses.
     """
-    if config.get("model_type") in ONLY:
+    family = family_of(config, name, sizes_only=True)
+    if not family.loads:
         raise UsageError(f"--model: only the sizes of {name} are known: it runs with --costs-only")
     full, shape = completed(config, name), shape_from_config(config, name)
     text, sight = {**full["text_config"]}, {**full["vision_config"]}
@@ -56,7 +52,7 @@ def random_config(
         text["num_hidden_layers"] = layers
         text.pop("layer_types", None)  # one entry a layer, and all the same
         sight["num_hidden_layers"] = max(2, round(shape.vision.layers * layers / shape.layers))
-    kept = {key: full[key] for key in CARRIED if key in full}
+    kept = {key: full[key] for key in ("model_type", *family.says) if key in full}
     return {**kept, "text_config": text, "vision_config": sight}
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 import methods as registry
 from harness.engine import Run, model_info, routed
+from harness.families.catalog import family_of
 from harness.families.shapes import ModelShape
 
 ROUTER_STD = 0.02  # of routers that are drawn at random: as the library draws its own weights
@@ -61,15 +62,12 @@ def build_random(
     from harness.common.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
-    import transformers as t
-
-    tiled = config["model_type"] == "llava_next"
+    family = family_of(config, "random weights")
     given = {key: value for key, value in config.items() if key != "model_type"}
-    made = (t.LlavaNextConfig if tiled else t.LlavaConfig)(**given)
-    kind = t.LlavaNextForConditionalGeneration if tiled else t.LlavaForConditionalGeneration
+    made = family.config_class()(**given)
     torch.manual_seed(seed)
     with device:
-        model = kind._from_config(made, attn_implementation=attn, dtype=dtype)
+        model = family.model_class()._from_config(made, attn_implementation=attn, dtype=dtype)
     # Only the place: a change of dtype would also round the rotary tables.
     model = model.to(device).eval().requires_grad_(False)
     # A random model may say "end" at any moment: the answer's length is fixed elsewhere.

@@ -9,15 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.common.errors import UsageError, one_line
+from harness.families.catalog import family_of
+from harness.families.towers import LAYERS
 from harness.train.recipe import InstructRecipe
 
 FROZEN_DTYPE = torch.bfloat16
-# Where each part of `train` lives in the model, by the beginning of its parameters' names.
-PARTS = {
-    "projector": ("model.multi_modal_projector.", "model.image_newline"),
-    "decoder": ("model.language_model.", "lm_head."),
-    "tower": ("model.vision_tower.",),
-}
 
 
 class InstructModel(nn.Module):
@@ -38,9 +34,10 @@ class InstructModel(nn.Module):
         object.__setattr__(self, "run", run)  # a context, not a submodule
         # The engine calls a layer's parts, not the layer: those are what a sharding may wrap.
         layer = llava.model.language_model.layers[0]
-        towers = {type(m).__name__ for m in llava.model.vision_tower.modules()}
+        family = family_of(llava.config, type(llava).__name__)
+        towers = {type(m).__name__ for m in family.tower(llava).modules()}
         self._no_split_modules = [type(layer.self_attn).__name__, type(layer.mlp).__name__]
-        self._no_split_modules += sorted(towers & {"CLIPEncoderLayer", "SiglipEncoderLayer"})
+        self._no_split_modules += sorted(towers & set(LAYERS.values()))
         self._keys_to_ignore_on_save: list[str] = []
         left_out = set() if whole_state else self._frozen()
         if llava.lm_head.weight is llava.get_input_embeddings().weight:
@@ -111,14 +108,8 @@ def load_start(recipe: InstructRecipe) -> tuple[Any, Any, Any]:
 
 
 def _load(source: Any, attn: str) -> Any:
-    from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
-
-    classes = {
-        "llava": LlavaForConditionalGeneration,
-        "llava_next": LlavaNextForConditionalGeneration,
-    }
     try:
-        model, report = classes[source.family].from_pretrained(
+        model, report = source.family.model_class().from_pretrained(
             source.folder, dtype=torch.float32, attn_implementation=attn, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
@@ -133,7 +124,8 @@ def choose_trained(llava: Any, recipe: InstructRecipe) -> None:
 
     Sharded training keeps one dtype: FSDP shards need it, and DeepSpeed casts for itself.
     """
-    learning = tuple(p for part in recipe.train for p in PARTS[part])
+    tensors = family_of(llava.config, type(llava).__name__).tensors
+    learning = tuple(name for part in recipe.train for name in tensors[part])
     halve = recipe.bf16 and not recipe.sharded
     for name, value in llava.named_parameters():
         value.requires_grad_(name.startswith(learning))

@@ -7,15 +7,10 @@ from typing import Any
 
 from harness.common.errors import UsageError
 from harness.common.nearest import unknown
-from harness.cost.towers import CONVNEXT_L, llava_hr_parameters
-from harness.families.shapes import (
-    CLIP_L_336,
-    KNOWN,
-    ModelShape,
-    VisionShape,
-    config_for,
-    shape_from_config,
-)
+from harness.families.catalog import KNOWN, config_for, shape_from_config
+from harness.families.convnext import CONVNEXT_L, llava_hr_parameters
+from harness.families.shapes import ModelShape, VisionShape
+from harness.families.towers import CLIP_L_336
 from harness.train.recipe import InstructRecipe
 from methods import resampler
 from methods.base import Method, ModelInfo

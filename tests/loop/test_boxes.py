@@ -12,6 +12,7 @@ from PIL import Image
 
 from harness.bench.answerboxes import CONVERTED, UNKNOWN
 from harness.bench.benches import resolve_bench
+from harness.families.llava import Llava
 from harness.model.session import Session
 from tests.fixtures.hub_data import Box, Size, write_refcoco
 from tests.loop.cells import run
@@ -100,7 +101,7 @@ def test_a_family_whose_frame_is_not_known(
     llava: Session, answers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read as the image's, and said."""
-    monkeypatch.setattr(llava.model.config, "model_type", "other")
+    monkeypatch.setattr(Llava, "boxes_in_frame", False)
     write_refcoco(tmp_path, [(SHAPES[2], BOXES[2])])
     answers([perfect(mask(BOXES[2], SHAPES[2]))])
     result = run(llava, resolve_bench("refcoco", str(tmp_path)))

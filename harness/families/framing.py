@@ -14,11 +14,40 @@ LLaVA-NeXT                                        the base crop is the whole ima
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 Size = tuple[int, int]  # height, width
 CROP, PAD, STRETCH, TILES = "crop", "pad", "stretch", "tiles"
+
+
+def raster(length: int) -> tuple[int, int]:
+    """Rows and columns of ``length`` tokens: a square where they make one, else a line."""
+    side = math.isqrt(length)
+    return (side, side) if side * side == length else (1, length)
+
+
+def base_grid(start: int, length: int, rows: int, cols: int) -> dict[str, Any]:
+    """The grid of one square that the tower sees, at the start of its image's tokens."""
+    return {
+        "kind": "base", "start": start, "newline": False, "crops": 1, "tiles": (1, 1),
+        "rows": rows, "cols": cols, "image_start": start, "image_length": length,
+    }  # fmt: skip
+
+
+def write_origins(side: int, grid: dict[str, Any], first: int, line: list[int]) -> None:
+    """`Family.origins` where a crop has ``side`` x ``side`` patches and a token is a patch."""
+    rows, cols = grid["rows"], grid["cols"]
+    high, wide = grid["tiles"]
+    # Un-padding cut the same number of rows (or columns) from both ends of the joined tiles.
+    down, right = (high * side - rows) // 2, (wide * side - cols) // 2
+    for r in range(rows):
+        for c in range(cols):
+            row, col = r + down, c + right
+            crop = first + row // side * wide + col // side
+            patch = row % side * side + col % side
+            line[grid["start"] + r * (cols + grid["newline"]) + c] = crop * side * side + patch
 
 
 def place(grids: list[dict[str, Any]], sizes: Sequence[Size], processor: Any) -> None:

@@ -1,0 +1,93 @@
+"""From a question and its images to a model's inputs, by its own template and processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.common.errors import CellError, one_line
+from harness.families.catalog import family_of
+from harness.model.session import Session
+
+if TYPE_CHECKING:
+    from harness.bench.generation import Request
+
+# Where a processor has no chat template: the form LLaVA-1.5 was trained with.
+PLAIN_TEMPLATE = "USER: {images}{text} ASSISTANT:"
+
+
+class Prompter:
+    """Asks one loaded model. ``ends``: its end tokens; ``pad``: its padding token."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.model, self.processor = session, session.model, session.processor
+        self.family = family_of(self.model.config, session.model_id)
+        config, tokenizer = self.model.generation_config, self.processor.tokenizer
+        ends = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
+        self.ends = [ends] if isinstance(ends, int) else list(ends or [])
+        self.pad = tokenizer.pad_token_id
+
+    def inputs_of(self, request: Request) -> dict[str, Any]:
+        """The tensors of one request alone, without padding."""
+        return self.inputs([request], [self.images(request)])
+
+    def images(self, request: Request) -> list[Any]:
+        """The images of a request, in RGB. Raises CellError for what is no image."""
+        from PIL.Image import Image
+
+        try:
+            found = request.load_images() or []
+        except (OSError, SyntaxError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CellError(
+                f"sample {request.name}: its images cannot be read: {one_line(error, 200)}"
+            ) from error
+        if not all(isinstance(image, Image) for image in found):
+            kind = type(next(v for v in found if not isinstance(v, Image))).__name__
+            raise CellError(f"sample {request.name} has media of type {kind}; only images work")
+        return [image.convert("RGB") for image in found]
+
+    def inputs(self, batch: Sequence[Request], images: list[list[Any]]) -> dict[str, Any]:
+        """Tensors on the model's device: left-padded ids [B, n], mask, pixels in prompt order."""
+        pairs = zip(batch, images, strict=True)
+        prompts = [self.prompt(request.text, len(row)) for request, row in pairs]
+        flat = [image for row in images for image in row]
+        tokenizer = self.processor.tokenizer
+        begins = tokenizer.bos_token and prompts[0].startswith(tokenizer.bos_token)
+        inputs = self.processor(
+            text=prompts,
+            images=flat or None,
+            padding=True,
+            return_tensors="pt",
+            add_special_tokens=not begins,
+        )
+        names = ("input_ids", "attention_mask", *self.family.images)
+        tensors = {name: inputs[name].to(self.model.device) for name in names if name in inputs}
+        if "pixel_values" in tensors:
+            tensors["pixel_values"] = tensors["pixel_values"].to(self.model.dtype)
+        return tensors
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the checkpoint says how a question is put to it."""
+        mine = getattr(self.processor, "chat_template", None)
+        return bool(mine or self.processor.tokenizer.chat_template)
+
+    def prompt(self, text: str, n_images: int) -> str:
+        """The chat prompt of one question, images first, in the processor's own template.
+
+        A text that already says where its images go, once each, keeps them there.
+        """
+        token = self.processor.image_token
+        placed = text.count(token)
+        if placed != n_images:
+            text = text.replace(token, "").strip()
+        ahead = n_images if placed != n_images else 0
+        images = f"{token}\n" * ahead
+        content: Any = [{"type": "image"}] * ahead + [{"type": "text", "text": text}]
+        if not self.has_template:
+            return PLAIN_TEMPLATE.format(images=images, text=text)
+        renderer = self.processor
+        if not getattr(self.processor, "chat_template", None):
+            renderer, content = self.processor.tokenizer, images + text
+        turns = [{"role": "user", "content": content}]
+        return str(renderer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))

@@ -1,0 +1,102 @@
+"""The families there are, and a model's sizes by name, folder or config. Torch-free.
+
+Released configs name only what differs from the library's config classes: the text_config of
+llava-hf/llava-1.5-7b-hf says `llama` and a vocabulary, all else is `LlamaConfig`'s. Those class
+defaults stand in `decoders` and `towers`, type by type; whatever else is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.common.errors import UsageError, one_line
+from harness.common.jsonfile import read_json
+from harness.common.roots import DATA
+from harness.families.family import Family
+from harness.families.llava import Llava
+from harness.families.llava_hr import LlavaHr, MiniGeminiHd
+from harness.families.llava_next import LlavaNext
+from harness.families.shapes import ModelShape
+from harness.families.trust import refuse_keys
+
+REGISTRY: dict[str, Family] = {
+    kind.kind: kind() for kind in (Llava, LlavaNext, LlavaHr, MiniGeminiHd)
+}
+FAMILIES = {name: family for name, family in REGISTRY.items() if family.loads}
+KNOWN = {name: config for f in REGISTRY.values() for name, config in f.published.items()}
+SIZES_ONLY = {
+    name: line for f in REGISTRY.values() if not f.loads for name, line in f.summaries.items()
+}
+
+
+def family_of(config: Any, name: str, sizes_only: bool = False) -> Family:
+    """The family that serves a config, in dict form or as a loaded model has it.
+
+    ``sizes_only``: also one that cannot be loaded. Raises UsageError naming those that work.
+    """
+    said = config.get("model_type") if isinstance(config, Mapping) else config.model_type
+    found = (REGISTRY if sizes_only else FAMILIES).get(str(said))
+    if found is None:
+        raise UsageError(
+            f"{name}: a model of type '{said}'; the LLaVA-family types that work are "
+            + " and ".join(FAMILIES)
+        )
+    return found
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a model folder, `completed`.
+
+    Raises UsageError, one line: a missing or unreadable file, and what `completed` refuses.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UsageError(f"{folder}: not a model folder (no config.json)")
+    try:
+        config = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not readable as JSON ({one_line(error, 120)})") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"{path}: not a model config, but a {type(config).__name__}")
+    return completed(config, str(folder))
+
+
+def completed(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A config with every size in it: `Family.completed` of the family that serves it."""
+    return family_of(config, name).completed(config, name)
+
+
+def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
+    """The sizes behind a config (dict form), also of a family whose sizes alone are known.
+
+    Raises UsageError for other families, decoders and towers, and sizes that are nowhere.
+    """
+    return family_of(config, name, sizes_only=True).shape(config, name)
+
+
+def config_for(model: str) -> dict[str, Any]:
+    """The config of a known model, a local folder, or the shipped model, without weights.
+
+    Raises UsageError naming what would work.
+    """
+    if model in KNOWN:
+        return KNOWN[model]
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = DATA / "assets" / model
+    if not (folder / "config.json").is_file():
+        known = ", ".join(["tiny-llava", *KNOWN])
+        raise UsageError(
+            f"--model: the sizes of '{model}' are not known: give a local folder with its "
+            f"config.json, or one of {known}"
+        )
+    config = read_config(folder)
+    refuse_keys(config, str(folder / "config.json"))  # random weights are built from it
+    return config
+
+
+def shape_of(model: str) -> ModelShape:
+    """`shape_from_config(config_for(model))` under the model's own name."""
+    return shape_from_config(config_for(model), model)

@@ -1,0 +1,236 @@
+"""What the code knows of a model family: one file and one line in the registry each.
+
+A family says all of it in one place: which configs it serves and their sizes (torch-free), how it
+is loaded, where its parts are, what its processor makes of images, how an image's tokens lie in it,
+and what a model without its tower feeds instead. Everything else asks here and knows no names.
+`Family` holds what LLaVA-type models share: a tower of one token a patch, a projector, a decoder
+with Llama's layers and one-axis positions. A family overrides what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.common.errors import UsageError, one_line
+from harness.families import framing
+from harness.families.decoders import DECODERS, Sizes, refuse_windows
+from harness.families.shapes import ModelShape, VisionShape
+from harness.families.towers import CLASS_TOKENS, PATCHES_ONLY, TOWERS, tower_layers
+
+if TYPE_CHECKING:
+    import torch
+
+_NO_SIZES = ("sliding_window", "use_sliding_window", "max_window_layers", "vision_use_head")
+_DERIVED = ("num_key_value_heads", "head_dim")
+
+
+class Family:
+    """One model family. Stateless; the registry holds one object of each."""
+
+    kind: ClassVar[str]  # `model_type` of its configs
+    says: ClassVar[Sizes] = {}  # what its config class says beside the two parts
+    published: ClassVar[dict[str, Sizes]] = {}  # model name -> config, sizes known without a file
+    summaries: ClassVar[dict[str, str]] = {}  # the same names -> a line for `--list models`
+    loads: ClassVar[bool] = True  # False: only its sizes are known, for the ledger
+    library: ClassVar[tuple[str, str]]  # transformers' config and model class
+    images: ClassVar[tuple[str, ...]] = ("pixel_values",)  # its processor's entries for images
+    extents: ClassVar[str | None] = None  # the one of them that says how large each image is
+    boxes_in_frame: ClassVar[bool] = False  # boxes are answered in shares of the frame it sees
+    # Names of its parameters in memory, by part, and what older files call them.
+    tensors: ClassVar[dict[str, tuple[str, ...]]] = {}
+    renamed: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    # --- sizes: torch-free ------------------------------------------------------------------------
+    def completed(self, config: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """A config with every size in it, from itself or its types' defaults.
+
+        Raises UsageError, one line, for another decoder or tower, a size that is no positive whole
+        number, attention windows, and features that are not one token for each patch.
+        """
+        if "text_config" not in config or "vision_config" not in config:
+            raise UsageError(
+                f"{name}: no text_config and vision_config: weights in the original LLaVA layout, "
+                "which is not read and not converted here; the llava-hf models are in the other one"
+            )
+        text = _part(config, "text_config", DECODERS, name)
+        if text["num_key_value_heads"] is None:
+            text["num_key_value_heads"] = text["num_attention_heads"]
+        if text["head_dim"] is None:
+            text["head_dim"] = text["hidden_size"] // text["num_attention_heads"]
+        if text["num_attention_heads"] % text["num_key_value_heads"]:
+            raise UsageError(
+                f"{name}: text_config: {text['num_attention_heads']} heads cannot share "
+                f"{text['num_key_value_heads']} key-value heads"
+            )
+        refuse_windows(text, f"{name}: ")
+        sight = _part(config, "vision_config", TOWERS, name)
+        given = {key: value for key, value in config.items() if value is not None}
+        full = {**self.says, **given, "text_config": text, "vision_config": sight}
+        token = full.pop("image_token_id", full["image_token_index"])  # one's alias
+        full["image_token_index"] = token
+        _check_features(full, name)
+        self.check_images(full, name)
+        return full
+
+    def check_images(self, config: Mapping[str, Any], name: str) -> None:
+        """Raise UsageError for what a complete config says of images and cannot be."""
+
+    def shape(self, config: Mapping[str, Any], name: str) -> ModelShape:
+        """The sizes behind a config. Raises UsageError for what `completed` refuses."""
+        full = self.completed(config, name)
+        text, sight = full["text_config"], full["vision_config"]
+        layers = full["vision_feature_layer"]
+        read = len(layers) if isinstance(layers, (list, tuple)) else 1
+        tower = VisionShape(
+            layers=sight["num_hidden_layers"],
+            hidden=sight["hidden_size"],
+            ffn=sight["intermediate_size"],
+            image_size=sight["image_size"],
+            patch=sight["patch_size"],
+            heads=sight["num_attention_heads"],
+            channels=sight["num_channels"],
+            class_tokens=CLASS_TOKENS[sight["model_type"]],
+            kind=sight["model_type"],
+            head=bool(sight.get("vision_use_head", False)),
+        )
+        return ModelShape(
+            name=name,
+            layers=text["num_hidden_layers"],
+            hidden=text["hidden_size"],
+            ffn=text["intermediate_size"],
+            heads=text["num_attention_heads"],
+            kv_heads=text["num_key_value_heads"],
+            head_dim=text["head_dim"],
+            vocab=text["vocab_size"],
+            vision=tower,
+            projector_in=tower.hidden * read,
+        )
+
+    def fixed_image_tokens(self, config: Mapping[str, Any]) -> int:
+        """Tokens of every image whatever its size; 0 where they depend on it."""
+        vision = config["vision_config"]
+        return int(vision["image_size"] // vision["patch_size"]) ** 2
+
+    # --- loading ----------------------------------------------------------------------------------
+    def config_class(self) -> Any:
+        """transformers' config class."""
+        import transformers
+
+        return getattr(transformers, self.library[0])
+
+    def model_class(self) -> Any:
+        """transformers' model class."""
+        import transformers
+
+        return getattr(transformers, self.library[1])
+
+    # --- parts of a loaded model ------------------------------------------------------------------
+    def inner(self, model: Any) -> Any:
+        """The module that joins vision features and text embeddings; None where there is none."""
+        return getattr(model, "model", None)
+
+    def decoder(self, model: Any) -> Any:
+        """The decoder without head; None where there is none."""
+        return getattr(self.inner(model), "language_model", None)
+
+    def tower(self, model: Any) -> Any:
+        """The vision tower; None where there is none."""
+        return getattr(self.inner(model), "vision_tower", None)
+
+    def tower_layers(self, model: Any) -> Any:
+        """Its layers, whose ``self_attn`` has ``q_proj`` and ``k_proj``; None where it has others.
+
+        Methods read queries and keys there, and merge patches between attention and MLP.
+        """
+        return tower_layers(self.tower(model))
+
+    def projector(self, model: Any) -> Any:
+        """What makes decoder states of tower states."""
+        return self.inner(model).multi_modal_projector
+
+    # --- images of a batch ------------------------------------------------------------------------
+    def one_image(self, given: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """Arguments of ``get_image_features`` for one image of those ``given`` for several."""
+        found = {name: given[name] for name in self.images if given.get(name) is not None}
+        return {name: value[number : number + 1] for name, value in found.items()}
+
+    def some_images(self, given: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
+        """The entries of a batch for these of its images."""
+        return {name: given[name][list(numbers)] for name in self.images if name in given}
+
+    def image_count(self, given: Mapping[str, Any]) -> int:
+        """Images in the arguments of ``get_image_features``."""
+        return len(given["pixel_values"])
+
+    def noise(
+        self, shape: ModelShape, count: int, crops: int, size: tuple[int, int], draw: Any
+    ) -> dict[str, torch.Tensor]:
+        """Random entries for ``count`` images of ``size`` (height, width) in ``crops`` crops."""
+        import torch
+
+        high, wide = size
+        return {"pixel_values": torch.randn((count, 3, high, wide), generator=draw)}
+
+    # --- how an image's tokens lie ----------------------------------------------------------------
+    def grids(self, config: Any, start: int, length: int, size: Any) -> list[dict[str, Any]]:
+        """The patch grids of one image whose ``length`` tokens begin at column ``start``.
+
+        ``config``: the loaded model's; ``size``: what ``extents`` says of the image, or None.
+        ``crops`` of a grid is how many squares the tower saw, those that were cut off included.
+        Raises UsageError where size and length do not agree.
+        """
+        rows, cols = framing.raster(length)
+        return [framing.base_grid(start, length, rows, cols)]
+
+    def origins(self, config: Any, grid: dict[str, Any], first: int, line: list[int]) -> None:
+        """Write crop * P + patch of a grid's tokens into ``line``; its first crop is ``first``."""
+        vision = config.vision_config
+        framing.write_origins(vision.image_size // vision.patch_size, grid, first, line)
+
+    def place(self, grids: list[dict[str, Any]], sizes: Sequence[Any], processor: Any) -> None:
+        """Add to every grid of one sample where in its image it lies (`framing.place`)."""
+        framing.place(grids, sizes, processor)
+
+
+def _part(
+    config: Mapping[str, Any], key: str, known: Mapping[str, Sizes], name: str
+) -> dict[str, Any]:
+    """One of the two parts, complete."""
+    part = config[key]
+    kind = part.get("model_type") if isinstance(part, Mapping) else None
+    if not isinstance(kind, str) or kind not in known:
+        raise UsageError(
+            f"{name}: {key}.model_type is {shown(kind)}; the types that work are "
+            + ", ".join(known)
+        )
+    full = {**known[kind], **part}
+    for field in known[kind]:
+        value = full[field]
+        free = field in _NO_SIZES or (value is None and field in _DERIVED)
+        if not free and (type(value) is not int or value < 1):
+            raise UsageError(f"{name}: {key}.{field} is {shown(value)}, not a whole number above 0")
+    return full
+
+
+def shown(value: Any) -> str:
+    """A value of a config as a message shows it."""
+    return "missing" if value is None else one_line(repr(value), 60)
+
+
+def _check_features(config: Mapping[str, Any], name: str) -> None:
+    """What the projector reads must be one state, or several, of each patch and of nothing else."""
+    sight, strategy = config["vision_config"], config["vision_feature_select_strategy"]
+    kind, depth = sight["model_type"], sight["num_hidden_layers"]
+    if strategy != PATCHES_ONLY[kind]:
+        raise UsageError(
+            f"{name}: vision_feature_select_strategy={shown(strategy)} on a {kind} "
+            + ("leaves its class token among" if CLASS_TOKENS[kind] else "cuts the first of")
+            + f" the image's tokens: only '{PATCHES_ONLY[kind]}' works"
+        )
+    layers = config["vision_feature_layer"]
+    for layer in layers if isinstance(layers, (list, tuple)) and layers else [layers]:
+        if type(layer) is not int or not -depth - 1 <= layer <= depth:
+            raise UsageError(
+                f"{name}: vision_feature_layer={shown(layer)} is no layer of a tower of {depth}"
+            )

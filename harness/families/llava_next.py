@@ -1,0 +1,103 @@
+"""LLaVA-NeXT (1.6): the whole image as one square, then tiles of it in its own shape.
+
+Tokens of an image: the square's raster, then the rows of the joined tiles after their padding was
+cut off, each ended by one newline embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.common.errors import UsageError
+from harness.families import framing
+from harness.families.decoders import Sizes
+from harness.families.family import shown
+from harness.families.llava import VICUNA_13B, Llava, config_of
+from harness.families.shapes import ModelShape
+
+if TYPE_CHECKING:
+    import torch
+
+GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]  # (height, width) in pixels
+
+
+class LlavaNext(Llava):
+    """`model_type` llava_next."""
+
+    kind = "llava_next"
+    says: ClassVar[Sizes] = {**Llava.says, "image_grid_pinpoints": GRIDS}
+    published: ClassVar[dict[str, Sizes]] = {
+        "llava-hf/llava-v1.6-vicuna-7b-hf": config_of("llava_next", {}, image_grid_pinpoints=GRIDS),
+        "llava-hf/llava-v1.6-vicuna-13b-hf": config_of(
+            "llava_next", VICUNA_13B, image_grid_pinpoints=GRIDS
+        ),
+    }
+    summaries: ClassVar[dict[str, str]] = {
+        "llava-hf/llava-v1.6-vicuna-7b-hf": "LLaVA-NeXT, Vicuna 7B, any resolution",
+        "llava-hf/llava-v1.6-vicuna-13b-hf": "LLaVA-NeXT, Vicuna 13B, any resolution",
+    }
+    library = ("LlavaNextConfig", "LlavaNextForConditionalGeneration")
+    images = ("pixel_values", "image_sizes")
+    extents = "image_sizes"
+
+    def check_images(self, config: Mapping[str, Any], name: str) -> None:
+        size = config["vision_config"]["image_size"]
+        for grid in config["image_grid_pinpoints"]:
+            pair = isinstance(grid, (list, tuple)) and len(grid) == 2
+            if not pair or any(type(side) is not int or side < size for side in grid):
+                raise UsageError(
+                    f"{name}: image_grid_pinpoints: {shown(grid)} is no (height, width) of at "
+                    f"least {size} pixels"
+                )
+
+    def shape(self, config: Mapping[str, Any], name: str) -> ModelShape:
+        from dataclasses import replace
+
+        tiles = self.completed(config, name)["image_grid_pinpoints"]
+        return replace(
+            super().shape(config, name), tiles=tuple((high, wide) for high, wide in tiles)
+        )
+
+    def fixed_image_tokens(self, config: Mapping[str, Any]) -> int:
+        return 0
+
+    def noise(
+        self, shape: ModelShape, count: int, crops: int, size: tuple[int, int], draw: Any
+    ) -> dict[str, torch.Tensor]:
+        import torch
+
+        side = shape.vision.image_size
+        return {
+            "pixel_values": torch.randn((count, crops, 3, side, side), generator=draw),
+            "image_sizes": torch.tensor([list(size)] * count),
+        }
+
+    def grids(self, config: Any, start: int, length: int, size: Any) -> list[dict[str, Any]]:
+        vision = config.vision_config
+        side = vision.image_size // vision.patch_size
+        if size is None or length == side * side:
+            return super().grids(config, start, length, size)
+        rows, cols, tiles = _unpadded(config, size, side)
+        if side * side + rows * (cols + 1) != length:
+            raise UsageError(f"image of size {size} does not make {length} tokens")
+        base = framing.base_grid(start, length, side, side)
+        tile = {"kind": "tile", "rows": rows, "cols": cols, "newline": True}
+        tile |= {"start": start + side * side, "crops": tiles[0] * tiles[1], "tiles": tiles}
+        return [base, tile | {"image_start": start, "image_length": length}]
+
+
+def _unpadded(config: Any, size: Any, side: int) -> tuple[int, int, tuple[int, int]]:
+    """Rows and columns of the joined tiles after the padding was cut off; tile rows, columns."""
+    import torch
+    from transformers.models.llava_next.modeling_llava_next import (
+        get_anyres_image_grid_shape,
+        unpad_image,
+    )
+
+    high, wide = get_anyres_image_grid_shape(
+        size, config.image_grid_pinpoints, config.vision_config.image_size
+    )
+    joined = torch.empty(1, high * side, wide * side, device="meta")
+    cut = unpad_image(joined, size)
+    return int(cut.shape[1]), int(cut.shape[2]), (high, wide)

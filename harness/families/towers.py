@@ -1,0 +1,90 @@
+"""Vision towers under a family: sizes, class token, and the library's classes for their layers.
+
+Torch-free until a class is asked for. Library defaults as in `harness.families.decoders`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.families.decoders import Sizes
+
+CLIP = "clip_vision_model"
+TOWERS: dict[str, Sizes] = {
+    "clip_vision_model": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_channels": 3,
+        "image_size": 224,
+        "patch_size": 32,
+    },
+    "siglip_vision_model": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_channels": 3,
+        "image_size": 224,
+        "patch_size": 16,
+        "vision_use_head": True,
+    },
+}
+# Tokens in front of the patches, and the select strategy under which only patches are left.
+CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+PATCHES_ONLY = {"clip_vision_model": "default", "siglip_vision_model": "full"}
+# Class names of the layers, which sharded training may not split.
+LAYERS = {"clip_vision_model": "CLIPEncoderLayer", "siglip_vision_model": "SiglipEncoderLayer"}
+
+CLIP_L_336: dict[str, Any] = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+
+
+def tower_layers(tower: Any) -> Any:
+    """The layers of a tower of these types, as a ModuleList; None where they are not found.
+
+    With or without the ``vision_model`` level of older releases.
+    """
+    return getattr(getattr(whole(tower), "encoder", None), "layers", None)
+
+
+def whole(tower: Any) -> Any:
+    """The module that holds embeddings and encoder."""
+    return getattr(tower, "vision_model", tower)
+
+
+def tower_config(kind: str, width: int, ffn: int) -> Any:
+    """The library's config of one layer of a tower of this kind, under sdpa."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(
+        kind,
+        hidden_size=width,
+        intermediate_size=ffn,
+        num_attention_heads=1,  # does not change the count
+        attn_implementation="sdpa",
+    )
+
+
+def encoder_layer(kind: str, width: int, ffn: int) -> Any:
+    """One layer of a tower of this kind, on the current default device."""
+    from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+    from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
+
+    layers = {"clip_vision_model": CLIPEncoderLayer, "siglip_vision_model": SiglipEncoderLayer}
+    return layers[kind](tower_config(kind, width, ffn))
+
+
+def pooling_head(kind: str, width: int, ffn: int) -> Any:
+    """SigLIP's pooling head, likewise."""
+    from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
+
+    return SiglipMultiheadAttentionPoolingHead(tower_config(kind, width, ffn))
