@@ -69,7 +69,8 @@ class PMoD(Method):
         None, "of the curve: layer / denominator (none: the last layer's number)"
     )
     ratio: float | None = param(
-        None, "share kept in routed layers of constant and interleaved (none: the cosine's mean)"
+        None,
+        "share kept in routed layers of constant and interleaved (none: gives the cosine's mean)",
     )
     span: Literal["deep", "deep_last", "all"] = param(
         "deep", "layers the constant schedule routes: 2 to L-2, 2 to L-1, or all"

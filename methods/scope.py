@@ -32,6 +32,7 @@ class Scope(Tower, Keeping):
     name: ClassVar[str] = "scope"
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
+    keep: int = param(64, "patches kept of 576, of every crop")
     alpha: float = param(1.0, "power of the class token's attention in a patch's gain")
     positions: Positions = param("compact", NUMBERING)
 
