@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from methods.base import Method
 from methods.files import PREFIX, load_file, told
+from methods.nearest import nearest
 from methods.params import MethodError, make
 
 
@@ -83,8 +83,8 @@ def register_file(path: str) -> str:
 def load(name: str) -> type[Method]:
     """The class behind a name; :class:`MethodError` names the nearest one if there is none."""
     if name not in REGISTRY:
-        close = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.0)
-        raise MethodError(f"unknown method '{name}'; nearest is '{close[0]}'")
+        close = nearest(name, REGISTRY, cutoff=0.0)
+        raise MethodError(f"unknown method '{name}'; nearest is '{close}'")
     module, _, attribute = REGISTRY[name].target.partition(":")
     return getattr(importlib.import_module(module), attribute)
 

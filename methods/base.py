@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.params import MethodError as MethodError
+from methods.params import param as param
 from methods.params import to_text
 from methods.sources import with_imports
 from methods.vocabulary import ANSWER as ANSWER
 from methods.vocabulary import IMAGE as IMAGE
+from methods.vocabulary import NUMBERING as NUMBERING
 from methods.vocabulary import QUESTION as QUESTION
 from methods.vocabulary import SYSTEM as SYSTEM
 from methods.vocabulary import Clip as Clip

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from methods.base import Method, MethodError, ModelInfo, Tokens
-from methods.params import to_text
+from methods.params import param, to_text
 
 TOKEN, SHARE = 1.0, 0.02  # how far a budget may be missed and still counts as met
 NAMES = ("tokens", "ratio", "kv")
@@ -53,9 +53,11 @@ def rounded_up(share: float) -> float:
 class Budgeted(Method):
     """Base of methods that take a budget."""
 
-    tokens: int | None = None
-    ratio: float | None = None
-    kv: float | None = None
+    tokens: int | None = param(
+        None, "budget: tokens of an image, all crops, as a mean over the layers"
+    )
+    ratio: float | None = param(None, "budget: the same as a share of the image's tokens")
+    kv: float | None = param(None, "budget: the same as a share of the image part of the KV cache")
 
     def __post_init__(self) -> None:
         given = [name for name in NAMES if getattr(self, name) is not None]

@@ -25,7 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import Drop, Positions, Tokens
+from methods.base import NUMBERING, Drop, Positions, Tokens, param
 from methods.greedy import spread_out
 from methods.picking import Board, Keeping, unit, wide
 from methods.question import DEFAULT, question_words, stripped
@@ -43,9 +43,13 @@ class CDPruner(Keeping):
     name: ClassVar[str] = "cdpruner"
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
-    relevance: Literal["clip", "words"] = "clip"
-    question: Literal["stripped", "full"] = "stripped"
-    positions: Positions = "compact"
+    relevance: Literal["clip", "words"] = param(
+        "clip", "compared with the question in CLIP's joint space, or by word embeddings"
+    )
+    question: Literal["stripped", "full"] = param(
+        "stripped", "without LLaVA's instruction sentences, or whole"
+    )
+    positions: Positions = param("compact", NUMBERING)
 
     @property
     def reads_clip(self) -> bool:

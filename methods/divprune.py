@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import Drop, Positions, Tokens
+from methods.base import NUMBERING, Drop, Positions, Tokens, param
 from methods.picking import Board, Picking, unit
 from methods.pictures import Picture
 
@@ -34,10 +34,14 @@ class DivPrune(Picking):
     name: ClassVar[str] = "divprune"
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
-    keep: float = 0.098
-    space: Literal["packed", "crop"] = "packed"
-    newlines: Literal["candidate", "keep"] = "candidate"
-    positions: Positions = "compact"
+    keep: float = param(0.098, "share of an image's tokens kept")
+    space: Literal["packed", "crop"] = param(
+        "packed", "what is spread out: an image's whole sequence, or each crop alone"
+    )
+    newlines: Literal["candidate", "keep"] = param(
+        "candidate", "newline tokens are chosen like others, or all stay and count"
+    )
+    positions: Positions = param("compact", NUMBERING)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import Drop, Positions, Tokens
+from methods.base import NUMBERING, Drop, Positions, Tokens, param
 from methods.picking import Keeping
 from methods.pictures import Picture
 from methods.tower import Patches, Tower
@@ -31,8 +31,8 @@ class FasterVLM(Tower, Keeping):
     name: ClassVar[str] = "fastervlm"
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
-    keep: int = 144
-    positions: Positions = "compact"
+    keep: int = param(144, "patches kept of 576, of every crop")
+    positions: Positions = param("compact", NUMBERING)
 
     def own(self, picture: Picture) -> list[int]:
         return picture.each(self.keep)

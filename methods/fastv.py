@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from methods.base import Drop, ModelInfo, Positions, Tokens, keep_best
+from methods.base import NUMBERING, Drop, ModelInfo, Positions, Tokens, keep_best, param
 from methods.budget import Budgeted
 
 
@@ -40,11 +40,15 @@ class FastV(Budgeted):
     name: ClassVar[str] = "fastv"
     neutral: ClassVar[dict[str, Any] | None] = {"r": 0.0}
 
-    k: int = 2
-    r: float = 0.5
-    score: Literal["last", "all"] = "last"
-    rounding: Literal["round", "int"] = "round"
-    positions: Positions = "original"
+    k: int = param(2, "layers that see all image tokens")
+    r: float = param(0.5, "share of the image tokens that is pruned")
+    score: Literal["last", "all"] = param(
+        "last", "attention row of the last prompt token, or the mean over all prompt rows"
+    )
+    rounding: Literal["round", "int"] = param(
+        "round", "of the number kept: half to even, or cut off"
+    )
+    positions: Positions = param("original", NUMBERING)
 
     def __post_init__(self) -> None:
         super().__post_init__()

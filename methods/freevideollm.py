@@ -30,7 +30,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import Merge, ModelInfo, Positions, Tokens, on_device
+from methods.base import Merge, ModelInfo, Positions, Tokens, on_device, param
 from methods.budget import Budgeted
 from methods.picking import unit, wide
 from methods.question import DEFAULT, question_words, stripped
@@ -49,12 +49,19 @@ class FreeVideoLLM(Budgeted):
     coarse: ClassVar[bool] = True
     least_images: ClassVar[int] = 2
 
-    slow: int = 3
-    middle: int = 5
-    alpha: float = 0.8
-    fast_grid: int = 4
-    relevance: Literal["clip", "words"] = "clip"
-    grid: Literal["true", "as_released"] = "true"
+    slow: int = param(3, "frames, those most like the question, in the slow stream")
+    middle: int = param(5, "evenly spaced frames in the middle stream")
+    alpha: float = param(0.8, "share of a pooled frame that the box around the question covers")
+    fast_grid: int = param(
+        4, "side of the grid every frame is pooled to in the fast stream (of 24; scales)"
+    )
+    relevance: Literal["clip", "words"] = param(
+        "clip", "compared with the question in CLIP's joint space, or by word embeddings"
+    )
+    grid: Literal["true", "as_released"] = param(
+        "true",
+        "cells read in the pooled grid's real shape, or in rows twice as long as the code does",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from methods.base import (
     ANSWER,
+    NUMBERING,
     QUESTION,
     Method,
     ModelInfo,
@@ -42,6 +43,7 @@ from methods.base import (
     Route,
     Scope,
     Tokens,
+    param,
     top_k_mask,
 )
 from methods.placement import check_layers, parse_layers
@@ -58,16 +60,23 @@ class Gamma(Method):
     trained: ClassVar[bool] = True
     routes_text: ClassVar[bool] = True
 
-    layers: str = "default"
-    ratio: float = 0.34
-    mask: Literal["none", "Q", "QA"] = "Q"
-    aux: float = 0.01
-    threshold: float = 0.005
-    decode_threshold: float = 0.5
-    rule: Literal["threshold", "topk"] = "threshold"
-    shared: bool = True
-    positions: Positions = "compact"
-    weight_on: Scope = "mlp_branch"
+    layers: str = param("default", "layers that route: a preset, or numbers joined by + (0-based)")
+    ratio: float = param(0.34, "share of tokens skipped, in training and under rule=topk")
+    mask: Literal["none", "Q", "QA"] = param(
+        "Q", "tokens no layer may skip in training: none, the question, all behind the image"
+    )
+    aux: float = param(0.01, "weight of the auxiliary loss in training")
+    threshold: float = param(0.005, "a prompt token is processed above this keep probability")
+    decode_threshold: float = param(
+        0.5, "a generated token is processed from this keep probability on"
+    )
+    rule: Literal["threshold", "topk"] = param(
+        "threshold",
+        "which tokens are processed in answering: by threshold, or the best as in training",
+    )
+    shared: bool = param(True, "one router for all layers, or one each")
+    positions: Positions = param("compact", NUMBERING)
+    weight_on: Scope = param("mlp_branch", "what the keep probability scales")
 
     def __post_init__(self) -> None:
         check_layers(self.name, self.layers)

@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import Merge, ModelInfo, Positions, Ranking, Seen, Tokens, on_device
+from methods.base import Merge, ModelInfo, Positions, Ranking, Seen, Tokens, on_device, param
 from methods.budget import Budgeted
 
 if TYPE_CHECKING:
@@ -46,11 +46,18 @@ class ILLaVA(Budgeted):
     name: ClassVar[str] = "illava"
     neutral: ClassVar[dict[str, Any] | None] = {"keep": 1.0, "vit_remove": 0}
 
-    k: int | None = None
-    keep: float = 0.7
-    weights: Literal["as_released", "descending"] = "as_released"
-    vit_layers: tuple[int, ...] | None = None
-    vit_remove: int = 92
+    k: int | None = param(
+        None, "language-model layer before which tokens merge (none: 8, or that share of 28)"
+    )
+    keep: float = param(0.7, "share of the image tokens kept in the language model")
+    weights: Literal["as_released", "descending"] = param(
+        "as_released",
+        "of merged tokens by rank: as the code has it in each half, or falling in both",
+    )
+    vit_layers: tuple[int, ...] | None = param(
+        None, "tower layers that merge (none: 5 to 8 of 27, scaled)"
+    )
+    vit_remove: int = param(92, "patches fewer after each of them, of 729 (0: none merge)")
 
     def __post_init__(self) -> None:
         super().__post_init__()

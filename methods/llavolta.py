@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
-from methods.base import Merge, ModelInfo, Tokens, on_device
+from methods.base import Merge, ModelInfo, Tokens, on_device, param
 from methods.budget import Budgeted
 from methods.picking import wide
 
@@ -39,9 +39,11 @@ class LLaVolta(Budgeted):
     name: ClassVar[str] = "llavolta"
     neutral: ClassVar[dict[str, Any] | None] = {"stride": 1}
 
-    k: int = 2
-    stride: int = 2
-    remainder: Literal["drop", "average"] = "drop"
+    k: int = param(2, "layer before which tokens are pooled (0, -1: before the first)")
+    stride: int = param(2, "tokens pooled into one")
+    remainder: Literal["drop", "average"] = param(
+        "drop", "tokens that fill no window: dropped, or averaged"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

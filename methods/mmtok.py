@@ -22,7 +22,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods.base import Drop, Positions, Tokens
+from methods.base import NUMBERING, Drop, Positions, Tokens, param
 from methods.greedy import cover
 from methods.picking import Keeping, unit, wide
 from methods.question import question_words, stripped
@@ -44,10 +44,10 @@ class MMTok(Keeping):
     name: ClassVar[str] = "mmtok"
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
-    alpha: float = 0.5
-    tau_t: float = 0.02
-    tau_v: float = 0.2
-    positions: Positions = "compact"
+    alpha: float = param(0.5, "weight of covering the image against covering the question")
+    tau_t: float = param(0.02, "temperature of word against token")
+    tau_v: float = param(0.2, "temperature of patch against patch")
+    positions: Positions = param("compact", NUMBERING)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,7 +29,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from methods.base import Method, ModelInfo, Positions, Ranking, Route, Scope, Tokens, top_k_mask
+from methods.base import (
+    NUMBERING,
+    Method,
+    ModelInfo,
+    Positions,
+    Ranking,
+    Route,
+    Scope,
+    Tokens,
+    param,
+    top_k_mask,
+)
 from methods.placement import check_layers, parse_layers
 
 if TYPE_CHECKING:
@@ -44,14 +55,18 @@ class MoD(Method):
     trained: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"capacity": 1.0, "scope": "mlp_branch"}
 
-    capacity: float = 0.125
-    layers: str = "odd"
-    weight: Literal["raw", "sigmoid", "softmax", "tanh"] = "raw"
-    offset: float = 1.0
-    scope: Scope = "residual_update"
-    shared: bool = False
-    router_input: Literal["raw", "normed"] = "raw"
-    positions: Positions = "original"
+    capacity: float = param(0.125, "share of the image tokens that a routed layer processes")
+    layers: str = param("odd", "layers that route: a preset, or numbers joined by + (0-based)")
+    weight: Literal["raw", "sigmoid", "softmax", "tanh"] = param(
+        "raw", "form of the router's weight"
+    )
+    offset: float = param(1.0, "added to a raw weight")
+    scope: Scope = param("residual_update", "what the weight scales")
+    shared: bool = param(False, "one router for all layers, or one each")
+    router_input: Literal["raw", "normed"] = param(
+        "raw", "what the router reads: the residual stream, or the layer's normed input"
+    )
+    positions: Positions = param("original", NUMBERING)
 
     def __post_init__(self) -> None:
         self.require(0 <= self.capacity <= 1, f"capacity={self.capacity} is outside 0..1")

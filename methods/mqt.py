@@ -25,7 +25,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods.base import Merge, ModelInfo, Positions, Tokens, on_device
+from methods.base import NUMBERING, Merge, ModelInfo, Positions, Tokens, on_device, param
 from methods.picking import Picking, split
 from methods.pictures import pictures
 from methods.resampler import fresh, resample
@@ -41,9 +41,9 @@ class MQT(Picking):
     name: ClassVar[str] = "mqt"
     trained: ClassVar[bool] = True
 
-    m: int | None = None  # None: all queries
-    queries: int | None = None  # None: 256, or as many as patches
-    positions: Positions = "compact"
+    m: int | None = param(None, "tokens of a crop (none: all queries)")
+    queries: int | None = param(None, "learned queries (none: 256, or as many as patches)")
+    positions: Positions = param("compact", NUMBERING)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
+from methods.nearest import nearest
+
 T = TypeVar("T")
+
+
+def param(default: T, meaning: str) -> T:
+    """A method's parameter: its default, and in one line what it means to a user."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
 
 
 class MethodError(ValueError):
@@ -73,8 +79,8 @@ def make(cls: type[T], values: Mapping[str, Any]) -> T:
     converted = {}
     for key, text in values.items():
         if key not in kinds:
-            close = difflib.get_close_matches(key, kinds, n=1)
-            hint = f"; nearest is '{close[0]}'" if close else ""
+            close = nearest(key, kinds)
+            hint = f"; nearest is '{close}'" if close else ""
             has = f"it has {', '.join(kinds)}" if kinds else "it takes none"
             raise MethodError(f"{name}: unknown parameter '{key}'{hint} ({has})")
         converted[key] = from_text(name, key, kinds[key], text)

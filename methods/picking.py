@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from methods.base import Drop, ModelInfo, Positions, Ranking, Tokens, on_device
+from methods.base import Drop, ModelInfo, Positions, Ranking, Tokens, on_device, param
 from methods.budget import Budgeted
 from methods.pictures import PATCHES, Picture, pictures, square
 
@@ -54,7 +54,7 @@ class Picking(Budgeted):
 class Keeping(Picking):
     """... and keep ``keep`` tokens of 576 patches, of the image as a whole."""
 
-    keep: int = 64
+    keep: int = param(64, "tokens kept of 576 patches; scales with the image's patches")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,7 +17,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import Method, ModelInfo, Ranking, Route, Tokens, on_device, top_k_mask
+from methods.base import Method, ModelInfo, Ranking, Route, Tokens, on_device, param, top_k_mask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +30,14 @@ class Planned(Method):
     name: ClassVar[str] = "plan"
     neutral: ClassVar[dict[str, Any] | None] = {"steps": (1.0,)}
 
-    steps: tuple[float, ...] = (1.0, 0.65, 0.35, 0.15)
-    rank: Literal["attention", "even", "random"] = "attention"
-    seed: int = 0
+    steps: tuple[float, ...] = param(
+        (1.0, 0.65, 0.35, 0.15),
+        "share of image tokens read, by layer or by equal part of the depth",
+    )
+    rank: Literal["attention", "even", "random"] = param(
+        "attention", "which tokens a layer reads: most attended, evenly spaced, drawn"
+    )
+    seed: int = param(0, "of rank=random")
 
     def __post_init__(self) -> None:
         self.require(all(0 <= s <= 1 for s in self.steps), "every step must lie in 0..1")

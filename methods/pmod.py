@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from methods.base import Method, ModelInfo, Ranking, Route, Scope, Tokens, top_k_mask
+from methods.base import Method, ModelInfo, Ranking, Route, Scope, Tokens, param, top_k_mask
 from methods.budget import rounded_up
 
 if TYPE_CHECKING:
@@ -59,21 +59,38 @@ class PMoD(Method):
     trained: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"schedule": "stepped", "steps": (1.0,)}
 
-    schedule: Literal["cosine", "linear", "constant", "interleaved", "stepped"] = "cosine"
-    beta: float = 0.5
-    max: float = 0.85
-    min: float = 0.15
-    denominator: int | None = None
-    ratio: float | None = None
-    span: Literal["deep", "deep_last", "all"] = "deep"
-    steps: tuple[float, ...] = (1.0, 0.65, 0.35, 0.15)
-    norm: Literal["tanh", "softmax", "shifted_softmax", "sigmoid", "none"] = "tanh"
-    scale: float | None = None
-    bias: float | None = None
-    string: bool = True
-    weight_on: Scope = "mlp_branch"
-    rank: Literal["weight", "raw"] = "weight"
-    kv: float | None = None
+    schedule: Literal["cosine", "linear", "constant", "interleaved", "stepped"] = param(
+        "cosine", "how the share kept falls with depth"
+    )
+    beta: float = param(0.5, "added to the cosine or linear curve, which falls from 0.5 to -0.5")
+    max: float = param(0.85, "a share above it becomes 1: the layer does not route")
+    min: float = param(0.15, "lowest share kept")
+    denominator: int | None = param(
+        None, "of the curve: layer / denominator (none: the last layer's number)"
+    )
+    ratio: float | None = param(
+        None,
+        "share kept in routed layers of constant and interleaved (none: gives the cosine's mean)",
+    )
+    span: Literal["deep", "deep_last", "all"] = param(
+        "deep", "layers the constant schedule routes: 2 to L-2, 2 to L-1, or all"
+    )
+    steps: tuple[float, ...] = param(
+        (1.0, 0.65, 0.35, 0.15), "shares kept in equal parts of the depth (schedule=stepped)"
+    )
+    norm: Literal["tanh", "softmax", "shifted_softmax", "sigmoid", "none"] = param(
+        "tanh", "normaliser of the predictor's output"
+    )
+    scale: float | None = param(None, "factor of the normalised weight (none: the normaliser's)")
+    bias: float | None = param(None, "added to the weight (none: the normaliser's)")
+    string: bool = param(True, "skipped image tokens are scaled by their weight too")
+    weight_on: Scope = param("mlp_branch", "what the weight scales")
+    rank: Literal["weight", "raw"] = param(
+        "weight", "tokens are ranked by the normalised weight, or by the predictor's output"
+    )
+    kv: float | None = param(
+        None, "budget: mean over layers of the share of image tokens kept; replaces beta or ratio"
+    )
 
     def __post_init__(self) -> None:
         self.require(0 <= self.min <= self.max <= 1, "need 0 <= min <= max <= 1")

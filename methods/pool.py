@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import Merge, ModelInfo, Positions, Tokens, on_device
+from methods.base import NUMBERING, Merge, ModelInfo, Positions, Tokens, on_device, param
 from methods.budget import Budgeted
 
 
@@ -26,9 +26,9 @@ class Pool(Budgeted):
     coarse: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"keep": 1.0}
 
-    keep: float = 0.25
-    side: int | None = None
-    positions: Positions = "compact"
+    keep: float = param(0.25, "share of a patch grid's tokens kept")
+    side: int | None = param(None, "side of the pooled grid, in place of keep")
+    positions: Positions = param("compact", NUMBERING)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.base import Method, ModelInfo, Route, Tokens
+from methods.base import Method, ModelInfo, Route, Tokens, param
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class SkipLayer(Method):
     name: ClassVar[str] = "skip-layer"
     routes_text: ClassVar[bool] = True
 
-    at: int = 0
+    at: int = param(0, "the layer that is skipped (0-based)")
 
     def check(self, info: ModelInfo) -> None:
         self.require(0 <= self.at < info.layers, f"no layer {self.at} in a model of {info.layers}")

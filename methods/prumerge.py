@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods.base import Merge, ModelInfo, Positions, Tokens
+from methods.base import NUMBERING, Merge, ModelInfo, Positions, Tokens, param
 from methods.picking import unit
 from methods.tower import Patches, Tower, rows
 
@@ -40,11 +40,13 @@ class PruMerge(Tower):
     reorders: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
-    plus: bool = False
-    iqr: float = 1.5
-    neighbours: int = 32
-    tower: int = -1
-    positions: Positions = "compact"
+    plus: bool = param(False, "PruMerge+: also keep evenly spaced patches")
+    iqr: float = param(
+        1.5, "quartile ranges above the third quartile from which a patch is an outlier"
+    )
+    neighbours: int = param(32, "patches nearest by key that a kept one takes in")
+    tower: int = param(-1, "tower layer whose attention is read (-1: the last)")
+    positions: Positions = param("compact", NUMBERING)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from methods.base import Drop, ModelInfo, Positions, Tokens, keep_best
+from methods.base import NUMBERING, Drop, ModelInfo, Positions, Tokens, keep_best, param
 from methods.budget import Budgeted
 
 
@@ -34,9 +34,13 @@ class PyramidDrop(Budgeted):
     name: ClassVar[str] = "pyramiddrop"
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
-    layers: tuple[int, ...] | None = None
-    ratios: tuple[float, ...] = (0.5, 0.25, 0.125)
-    positions: Positions = "compact"
+    layers: tuple[int, ...] | None = param(
+        None, "layers before which tokens leave (none: equal parts of the depth)"
+    )
+    ratios: tuple[float, ...] = param(
+        (0.5, 0.25, 0.125), "share of the first number of image tokens left after each stage"
+    )
+    positions: Positions = param("compact", NUMBERING)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import Drop, ModelInfo, Positions, Tokens, on_device
+from methods.base import NUMBERING, Drop, ModelInfo, Positions, Tokens, on_device, param
 from methods.budget import Budgeted
 
 
@@ -24,10 +24,10 @@ class RandomDrop(Budgeted):
     name: ClassVar[str] = "random"
     neutral: ClassVar[dict[str, Any] | None] = {"keep": 1.0}
 
-    keep: float = 0.5
-    k: int = 0
-    seed: int = 0
-    positions: Positions = "original"
+    keep: float = param(0.5, "share of the image tokens kept")
+    k: int = param(0, "layer from which the others are gone (0-based)")
+    seed: int = param(0, "of the draw, with the sample's name")
+    positions: Positions = param("original", NUMBERING)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import Drop, Positions, Tokens
+from methods.base import NUMBERING, Drop, Positions, Tokens, param
 from methods.greedy import cover
 from methods.picking import Keeping, unit
 from methods.pictures import Picture
@@ -32,8 +32,9 @@ class Scope(Tower, Keeping):
     name: ClassVar[str] = "scope"
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
-    alpha: float = 1.0
-    positions: Positions = "compact"
+    keep: int = param(64, "patches kept of 576, of every crop")
+    alpha: float = param(1.0, "power of the class token's attention in a patch's gain")
+    positions: Positions = param("compact", NUMBERING)
 
     def __post_init__(self) -> None:
         super().__post_init__()

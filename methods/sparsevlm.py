@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import Drop, Merge, ModelInfo, Positions, Tokens, keep_best
+from methods.base import Drop, Merge, ModelInfo, Positions, Tokens, keep_best, param
 from methods.budget import Budgeted
 from methods.dpc import fold
 from methods.picking import wide
@@ -55,15 +55,21 @@ class SparseVLM(Budgeted):
     reorders: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
-    version: Literal["1.5", "2"] = "1.5"
-    budget: int = 192
-    layers: tuple[int, ...] | None = None
-    keep: tuple[int, ...] | None = None
-    merge: float = 0.3
-    cluster: int = 10
-    heads: int = 14  # of 32, scaled
-    positions: Positions | None = None  # None: as the version has it
-    seed: int = 0
+    version: Literal["1.5", "2"] = param("1.5", "of the released code: 1.5 merges, 2 does not")
+    budget: int = param(192, "row of the released table: 192, 128, 96 or 64 tokens")
+    layers: tuple[int, ...] | None = param(
+        None, "layers after which tokens leave (none: 2, 6, 15 of 32)"
+    )
+    keep: tuple[int, ...] | None = param(
+        None, "tokens left after each, of 576, in place of the table's"
+    )
+    merge: float = param(0.3, "share of the pruned tokens that is clustered (version 1.5)")
+    cluster: int = param(10, "clustered tokens to one mean (version 1.5)")
+    heads: int = param(14, "heads whose attention counts, of 32, scaled (version 2)")
+    positions: Positions | None = param(
+        None, "numbering of what stays (none: as the version has it)"
+    )
+    seed: int = param(0, "of the tie-break of the clustering, with the sample's name")
 
     def __post_init__(self) -> None:
         super().__post_init__()

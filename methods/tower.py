@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from methods.base import Merge, ModelInfo, Positions, Ranking, on_device
+from methods.base import Merge, ModelInfo, Positions, Ranking, on_device, param
 from methods.picking import Board, Picking
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Tower(Picking):
     """Base of methods that read the attention of tower layer ``tower``."""
 
-    tower: int = -2
+    tower: int = param(-2, "tower layer whose attention is read (-2: the last but one)")
 
     @property
     def reads_tower(self) -> bool:

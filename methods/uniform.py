@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import Drop, ModelInfo, Positions, Tokens, on_device
+from methods.base import NUMBERING, Drop, ModelInfo, Positions, Tokens, on_device, param
 from methods.budget import Budgeted
 
 
@@ -22,9 +22,9 @@ class Uniform(Budgeted):
     name: ClassVar[str] = "uniform"
     neutral: ClassVar[dict[str, Any] | None] = {"keep": 1.0}
 
-    keep: float = 0.5
-    k: int = 0
-    positions: Positions = "original"
+    keep: float = param(0.5, "share of the image tokens kept")
+    k: int = param(0, "layer from which the others are gone (0-based)")
+    positions: Positions = param("original", NUMBERING)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods.base import Merge, Positions, Tokens, top_k_mask
+from methods.base import NUMBERING, Merge, Positions, Tokens, param, top_k_mask
 from methods.picking import unit
 from methods.pictures import PATCHES, Picture
 from methods.tower import Patches, Tower, rows
@@ -41,9 +41,9 @@ class VisionZip(Tower):
     reorders: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
-    dominant: int = 54
-    contextual: int = 10
-    positions: Positions = "compact"
+    dominant: int = param(54, "most attended tokens of a crop, the class token included, of 576")
+    contextual: int = param(10, "merged tokens of a crop, of 576")
+    positions: Positions = param("compact", NUMBERING)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SYSTEM, QUESTION, IMAGE, ANSWER = 0, 1, 2, 3
 
 Scope = Literal["mlp_branch", "layer_output", "residual_update"]
+# What a parameter of that type means.
+NUMBERING = "numbering of what stays: its old position ids, or anew without gaps"
 Positions = Literal["original", "compact"]
 # What a method computes of its own that the engine cannot see, for the ledger (``Tokens.note``).
 Work = Literal["product", "distance", "clip_text", "clip_patches", "clip_frame", "clip_likeness"]

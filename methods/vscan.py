@@ -24,7 +24,17 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods.base import Drop, Merge, ModelInfo, Positions, Tokens, keep_best, top_k_mask
+from methods.base import (
+    NUMBERING,
+    Drop,
+    Merge,
+    ModelInfo,
+    Positions,
+    Tokens,
+    keep_best,
+    param,
+    top_k_mask,
+)
 from methods.picking import Keeping, unit
 from methods.pictures import Picture, square
 from methods.tower import Patches, Tower
@@ -42,11 +52,11 @@ class VScan(Tower, Keeping):
     name: ClassVar[str] = "vscan"
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
-    keep: int = 96
-    later: int = 32
-    k: int | None = None
-    local: int | None = None
-    positions: Positions = "compact"
+    keep: int = param(96, "patches kept of 576, of every crop, before the language model")
+    later: int = param(32, "of these, the number left from layer k on")
+    k: int | None = param(None, "layer of the second pruning (none: half the depth)")
+    local: int | None = param(None, "tower layer of the pick by windows (none: 5 of 24)")
+    positions: Positions = param("compact", NUMBERING)
 
     def __post_init__(self) -> None:
         super().__post_init__()

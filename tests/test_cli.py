@@ -52,6 +52,7 @@ def light(*argv: str) -> tuple[subprocess.CompletedProcess[str], float]:
         (["--list", "benches"], "textvqa"),
         (["--list", "models"], "tiny-llava"),
         (["--list", "fastv"], "rounding"),
+        (["--list", "fastv"], "layers that see all image tokens"),
         (["--list", "fastervlm"], "needs a tower with a class token"),
         (["--list", "pmod"], "needs weights of its own: --checkpoint pmod=PATH_OR_ID"),
         (["--list", "suites"], "first-light"),

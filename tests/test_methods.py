@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -114,6 +115,12 @@ def test_layer_lists_that_do_not_fit():
         parse("gamma:layers=3+9").check(info(8))
     with pytest.raises(MethodError, match="no MoD layer in a model of 4"):
         parse("gamma").check(info(4))
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_parameter_says_what_it_means(name):
+    fields = dataclasses.fields(methods.load(name))
+    assert [f.name for f in fields if not f.metadata.get("meaning", "").strip()] == []
 
 
 def test_source_hash_changes_with_the_file_only():

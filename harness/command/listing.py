@@ -16,7 +16,7 @@ def lines(kind: str) -> list[str]:
 
 
 def about_method(name: str) -> list[str]:
-    """The lines of `--list METHOD`: parameters with type and default, needs, its file's own page.
+    """The lines of `--list METHOD`: parameters, needs, its file's own page.
 
     Raises UsageError for a name that is no method.
     """
@@ -29,8 +29,12 @@ def about_method(name: str) -> list[str]:
     if name not in methods.REGISTRY:
         raise UsageError("--list: " + unknown("list", name, [*LIST_KINDS, *methods.names()]))
     kind = methods.load(name)
-    rows = [(f.name, str(f.type), to_text(f.default)) for f in dataclasses.fields(kind)]
-    table = _columns([("parameter", "type", "default"), *rows]) if rows else ["no parameters"]
+    rows = [
+        (f.name, str(f.type), to_text(f.default), f.metadata.get("meaning", ""))
+        for f in dataclasses.fields(kind)
+    ]
+    head = ("parameter", "type", "default", "meaning")
+    table = _columns([head, *rows]) if rows else ["no parameters"]
     plain = kind()
     needs = {
         f"weights of its own: --checkpoint {name}=PATH_OR_ID": kind.trained,
