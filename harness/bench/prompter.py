@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import CellError, one_line
-from harness.families.catalog import family_of
 from harness.model.session import Session
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ class Prompter:
 
     def __init__(self, session: Session) -> None:
         self.session, self.model, self.processor = session, session.model, session.processor
-        self.family = family_of(self.model.config, session.model_id)
+        self.family = session.family
         config, tokenizer = self.model.generation_config, self.processor.tokenizer
         ends = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
         self.ends = [ends] if isinstance(ends, int) else list(ends or [])

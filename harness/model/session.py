@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.families.family import Family
     from harness.families.shapes import ModelShape
     from harness.model.catalog import ModelSource
     from harness.model.checkpoints import Loaded
@@ -39,6 +40,13 @@ class Session:
     features: FeatureCache | None = None
     notes: list[str] = field(default_factory=list)
     _read: dict[Path, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def family(self) -> Family:
+        """What is known of models of its type."""
+        from harness.families.catalog import family_of
+
+        return family_of(self.model.config, self.model_id)
 
     @property
     def model_id(self) -> str:
@@ -91,7 +99,7 @@ class Session:
     def shares(self, weights: Loaded) -> bool:
         """Whether vision features under these weights are those of the dense model."""
         changed = (*weights.deltas, *weights.full)
-        names = self.source.family.tensors
+        names = self.family.tensors
         return not any(name.startswith((*names["tower"], *names["projector"])) for name in changed)
 
     @contextmanager

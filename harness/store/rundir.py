@@ -121,6 +121,14 @@ def _shown(name: str, value: Any) -> str:
     return f"no {flag(name)}" if value in (None, "") else f"{flag(name)} {value}"
 
 
+class RunLock(FileLock):
+    """`FileLock` under a name of its own.
+
+    lmms-eval makes `FileLock` itself re-entrant for the whole process, and a second `Store` on the
+    same directory would be let in.
+    """
+
+
 class Store:
     """One open run directory. Use as a context manager; a second process is kept out.
 
@@ -130,7 +138,7 @@ class Store:
     def __init__(self, path: Path, asked: str = "--out") -> None:
         self.path, self.asked = path, asked
         self.warnings: list[str] = []
-        self._lock = FileLock(path / LOCK)
+        self._lock = RunLock(path / LOCK)
 
     def __enter__(self) -> Store:
         try:
