@@ -214,7 +214,6 @@ class Tokens(typing.Protocol):
     kinds: Tensor  # [B, m] uint8: SYSTEM, QUESTION, IMAGE or ANSWER
     valid: Tensor  # [B, m] bool
     index: Tensor  # [B, m] long: column in the original sequence
-    position_ids: Tensor  # [B, m] long
     counts: list[int]  # valid tokens per row
     image_counts: list[int]  # image tokens still running, per row
     head_counts: list[int]  # prompt tokens up to and including the last image token, per row
@@ -224,6 +223,8 @@ class Tokens(typing.Protocol):
     modules: nn.Module | None  # what build_modules made, with its weights
     memo: dict[str, Any]  # scratch space that lives for one forward pass
 
+    @property
+    def position_ids(self) -> Tensor: ...  # [B, m] long; refused where there are several axes
     @property
     def full(self) -> bool: ...  # no invalid column at all
     @property

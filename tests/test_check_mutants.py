@@ -204,14 +204,14 @@ def test_request_that_is_not_kept(monkeypatch):
 @pytest.mark.parametrize("name", ["fastv", "divprune", "pmod"])
 def test_future_leaks(monkeypatch, name):
     """A layer whose mask is lost sees the whole prompt."""
-    from harness.engine.sequence import Sequence
+    from harness.engine.sequence import RunningTokens
 
     def lost(self: Any, picked: Any = None) -> Any:
         rows, length = (self.hidden if picked is None else picked.columns).shape[:2]
         return torch.ones(rows, 1, length, length, dtype=torch.bool)
 
-    monkeypatch.setattr(Sequence, "mask", lost)
-    monkeypatch.setattr(Sequence, "layer_mask", lost)
+    monkeypatch.setattr(RunningTokens, "mask", lost)
+    monkeypatch.setattr(RunningTokens, "layer_mask", lost)
     assert "future_unseen" in failures(name, ("future_unseen",))
 
 

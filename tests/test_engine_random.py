@@ -169,20 +169,20 @@ def test_any_decisions_equal_the_reference(seed):
 
 def forced_with_steps(model, inputs, answer):
     """Forced decoding that tells the scripted method which step it is."""
-    from harness.engine.sequence import Sequence
+    from harness.engine.sequence import RunningTokens
 
     steps = iter(range(answer.shape[1]))
-    original = Sequence.__init__
+    original = RunningTokens.__init__
 
     def numbered(self, *args, **kwargs):
         original(self, *args, **kwargs)
         self.memo_step = next(steps) if self.generated else -1
 
-    Sequence.__init__ = numbered
+    RunningTokens.__init__ = numbered
     try:
         return forced(model, with_positions(inputs), answer)
     finally:
-        Sequence.__init__ = original
+        RunningTokens.__init__ = original
 
 
 @dataclass(frozen=True)

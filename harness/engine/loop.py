@@ -14,7 +14,7 @@ from harness.engine.cache import LayerState, RoutedCache
 from harness.engine.masks import step_mask
 from harness.engine.model import EngineError
 from harness.engine.recorder import Event, Recorder
-from harness.engine.sequence import Sequence
+from harness.engine.sequence import RunningTokens
 from harness.engine.tower import folded, tower_event
 from methods.base import Drop, Merge, Method, Route
 
@@ -39,7 +39,7 @@ def plain_mask(
 # --- prompt ---------------------------------------------------------------------------------
 def run_prompt(
     method: Method,
-    seq: Sequence,
+    seq: RunningTokens,
     cache: RoutedCache | None,
     extra: dict[str, Any],
     recorder: Recorder | None,
@@ -76,11 +76,11 @@ def run_prompt(
 
 
 def _leave(
-    seq: Sequence, event: Drop | Merge, layer: int, shift: Tensor | None, recorder: Any
+    seq: RunningTokens, event: Drop | Merge, layer: int, shift: Tensor | None, recorder: Any
 ) -> Tensor | None:
     """Tokens leave the sequence; returns the position shift for decoding."""
     steps = torch.arange(seq.hidden.shape[1], device=seq.hidden.device).unsqueeze(0)
-    position_ids = seq.position_ids.expand(seq.hidden.shape[0], -1)
+    positions = seq.positions
     if isinstance(event, Drop):
         keep = event.keep & seq.valid
         owner = torch.where(keep, steps, -1)
@@ -89,7 +89,7 @@ def _leave(
         keep = (owner == steps) & seq.valid
         seq.hidden = folded(seq.hidden, event, seq.valid)
         if event.position_ids is not None:
-            position_ids = event.position_ids
+            positions = seq.positions.numbered(event.position_ids)
     counts = event.counts if event.counts is not None else keep.sum(dim=1).tolist()
     if min(counts) == 0:
         raise EngineError("a method dropped every token of a sample")
@@ -106,7 +106,7 @@ def _leave(
         seq.image_counts = [a - b for a, b in zip(seq.image_counts, lost, strict=True)]
     else:
         seq.image_counts = image.sum(dim=1).tolist()
-    moved = seq.shrink(picked, event.positions, position_ids)
+    moved = seq.shrink(picked, event.positions, positions)
     if moved is None:
         return shift
     return moved if shift is None else shift + moved
@@ -114,7 +114,7 @@ def _leave(
 
 def _run_routed(
     layer: int,
-    seq: Sequence,
+    seq: RunningTokens,
     route: Route,
     whole: dict[str, Any],
     part: dict[str, Any],
@@ -145,11 +145,11 @@ def _run_routed(
     picked = seq.pick(seq.valid if route.keep is None else route.keep, counts)
     columns = picked.columns
     positions = (
-        seq.compact_positions(picked)
+        seq.positions.numbered(seq.compact_positions(picked))
         if compact
-        else seq.position_ids.expand(columns.shape[0], -1).gather(1, columns)
+        else seq.positions.take(columns)
     )
-    rotary = seq.parts.text.rotary_emb(seq.hidden, position_ids=positions)
+    rotary = positions.rotary(seq.parts.text, seq.hidden)
     weight = route.weight.gather(1, columns) if route.weight is not None else None
     x, mask = seq.gather(picked), seq.layer_mask(picked)
     own = part | {"past_key_values": cache}
@@ -161,7 +161,7 @@ def _run_routed(
 # --- new tokens behind a cache --------------------------------------------------------------
 def run_step(
     method: Method,
-    seq: Sequence,
+    seq: RunningTokens,
     cache: RoutedCache,
     extra: dict[str, Any],
     recorder: Recorder | None,
@@ -192,7 +192,7 @@ def run_step(
 
 def _step_layer(
     layer: int,
-    seq: Sequence,
+    seq: RunningTokens,
     cache: RoutedCache,
     state: LayerState,
     route: Route,
@@ -228,7 +228,7 @@ def _step_layer(
 
 
 def _step_rotary(
-    seq: Sequence, state: LayerState, stored: int, past: Tensor | None, keep: Tensor | None
+    seq: RunningTokens, state: LayerState, stored: int, past: Tensor | None, keep: Tensor | None
 ) -> Any:
     """cos and sin for the new tokens: the running position, or this layer's own count."""
     queries = seq.hidden.shape[1]
@@ -239,9 +239,10 @@ def _step_rotary(
         else:
             steps = torch.arange(queries, device=device).unsqueeze(0)
         held: Any = stored if past is None else past.sum(dim=1, keepdim=True)
-        positions = (steps + held).expand(seq.hidden.shape[0], -1)
+        count = (steps + held).expand(seq.hidden.shape[0], -1)
+        positions = seq.positions.numbered(count)
     elif state.shift is None:
         return seq.rotary()
     else:
-        positions = seq.position_ids - state.shift
-    return seq.parts.text.rotary_emb(seq.hidden, position_ids=positions)
+        positions = seq.positions.earlier(state.shift)
+    return positions.rotary(seq.parts.text, seq.hidden)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from collections.abc import Sequence as Seq
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Reading(ABC):
-    """The half of ``methods.base.Tokens`` that only reads; :class:`Sequence` holds the state."""
+    """The reading half of ``methods.base.Tokens``; :class:`RunningTokens` holds the state."""
 
     parts: Parts
     info: ModelInfo
@@ -85,7 +84,7 @@ class Reading(ABC):
         finally:
             scoring.given = None
 
-    def note(self, kind: Work, tokens: Seq[int], width: str | int = "width") -> None:
+    def note(self, kind: Work, tokens: Sequence[int], width: str | int = "width") -> None:
         """Say what the method computed that nobody else sees; ``methods.base.Tokens`` has more."""
         if self.scoring is None:
             return

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from collections.abc import Sequence as Seq
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,10 +15,11 @@ from harness.engine.arguments import check_decoder, image_arguments
 from harness.engine.cache import RoutedCache, adopt
 from harness.engine.loop import plain_mask, run_prompt, run_step
 from harness.engine.model import EngineError, Parts, backend, check_method, find_parts
+from harness.engine.positions import PositionIds
 from harness.engine.recorder import Recorder
 from harness.engine.samples import Samples, kinds_from_ids, layout
 from harness.engine.scoring import Scoring, linears_noted
-from harness.engine.sequence import Sequence
+from harness.engine.sequence import RunningTokens
 from harness.engine.shadow import shadowed
 from harness.engine.vision import captured, no_tower
 from harness.store.record import RoutingRecord
@@ -97,7 +97,9 @@ class Run:
         self._growing: tuple[Tensor, int] | None = None  # prompt ids and length, without a cache
 
     # --- what callers use -------------------------------------------------------------------
-    def set_samples(self, names: Seq[str] | None, questions: Seq[str] | None = None) -> None:
+    def set_samples(
+        self, names: Sequence[str] | None, questions: Sequence[str] | None = None
+    ) -> None:
         """Names of the rows of the next batch (seeds of random methods, record labels).
 
         ``questions``: each row's question as text, for methods that look for its words.
@@ -113,7 +115,7 @@ class Run:
         """Auxiliary loss of the last forward pass (already weighted), or None."""
         return torch.stack([loss.float() for loss in self._losses]).sum() if self._losses else None
 
-    def records(self, out_lengths: Seq[int] | None = None) -> list[RoutingRecord]:
+    def records(self, out_lengths: Sequence[int] | None = None) -> list[RoutingRecord]:
         """One record per row of the last ``generate`` or forward call.
 
         Decode steps of a row end where a stop token was fed, or at ``out_lengths`` generated
@@ -218,12 +220,13 @@ class Run:
         plain = plain_mask(self.parts.config, embeds, mask, cache, position_ids)
         base, valid = layout(embeds, mask, position_ids, cache, plain, kind)
         samples, start = self._samples(embeds, ids, valid, growing)
-        seq = Sequence(
-            self.parts, kind, self.modules, embeds, samples.kinds, valid, position_ids,
+        positions = PositionIds.given(position_ids)
+        seq = RunningTokens(
+            self.parts, kind, self.modules, embeds, samples.kinds, valid, positions,
             samples.counts, samples.image_counts, samples.head_counts, samples,
             training=bool(self.parts.text.training), base=base,
         )  # fmt: skip
-        seq.seed(self.parts.text.rotary_emb(embeds, position_ids=position_ids), plain)
+        seq.seed(positions.rotary(self.parts.text, embeds), plain)
         self._recorder = None
         if self.record and not seq.training:
             self._recorder = Recorder(samples, start)
@@ -289,9 +292,10 @@ class Run:
         kinds = torch.full((rows, width), ANSWER, dtype=torch.uint8, device=embeds.device)
         if ids is not None and width > 1 and bool((ids == self.parts.image_token).any()):
             raise EngineError("image tokens behind a cache: chunked prefill cannot be routed")
-        seq = Sequence(
+        seq = RunningTokens(
             self.parts, backend(self.parts.config), self.modules, embeds, kinds,
-            torch.ones_like(kinds, dtype=torch.bool), position_ids, [width] * rows,
+            torch.ones_like(kinds, dtype=torch.bool), PositionIds.given(position_ids),
+            [width] * rows,
             [0] * rows, [0] * rows, None, training=False, generated=True,
         )  # fmt: skip
         fed = ids if ids is not None else torch.full_like(kinds, 0, dtype=torch.long)

@@ -11,8 +11,7 @@ ran. Element-wise arithmetic (softmax, sorting, pooling) is light and not noted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Seq
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from harness.store.record import PROJECTOR, UNKNOWN
 from methods.vocabulary import CLIP_CHUNK, ClipSizes
 
 if TYPE_CHECKING:
-    from harness.engine.sequence import Sequence
+    from harness.engine.sequence import RunningTokens
     from methods.base import ModelInfo
 
 Width = int | str
@@ -37,10 +36,10 @@ class Scoring:
     def __init__(self) -> None:
         self.passes: list[tuple[int, Counter[Call]]] = []  # columns fed, calls; the prompt first
         self.given: list[int] | None = None  # tokens of each row, where the method says them
-        self._seq: Sequence | None = None
+        self._seq: RunningTokens | None = None
         self._routes_text = False
 
-    def begin(self, seq: Sequence, routes_text: bool) -> None:
+    def begin(self, seq: RunningTokens, routes_text: bool) -> None:
         """A new pass. ``routes_text``: the method may act on samples without image tokens."""
         self.passes.append((seq.hidden.shape[1], Counter()))
         self._seq, self._routes_text = seq, routes_text
@@ -67,11 +66,13 @@ class Scoring:
         """One call of the model's projector on ``states`` [..., w]."""
         self._note(PROJECTOR, 0, 0, self._shared(states.shape[:-1]))
 
-    def pairs(self, kind: str, tokens: Seq[int], width: Width) -> None:
+    def pairs(self, kind: str, tokens: Sequence[int], width: Width) -> None:
         """Products or distances of so many pairs of tokens in each row."""
         self._note(kind, width, 0, tokens)
 
-    def clip(self, part: str, tokens: Seq[int], sizes: ClipSizes | None, info: ModelInfo) -> None:
+    def clip(
+        self, part: str, tokens: Sequence[int], sizes: ClipSizes | None, info: ModelInfo
+    ) -> None:
         """What of the CLIP model ran in each row: ``text`` chunks, ``patches`` or ``frame``s.
 
         ``likeness``: pairs of vectors of the joint space. Without ``sizes`` nobody knows.
@@ -90,14 +91,14 @@ class Scoring:
             self._note("linear", "tower", sizes.out, tokens)
 
     def _encoders(
-        self, layers: int, width: Width, ffn: Width, length: int, times: Seq[int]
+        self, layers: int, width: Width, ffn: Width, length: int, times: Sequence[int]
     ) -> None:
         """So many layers on ``length`` tokens, ``times`` [B] times."""
         for i in range(max(times, default=0) if layers else 0):
             lengths = [length if i < n else 0 for n in times]
             self._note("encoder", width, ffn, lengths, layers)
 
-    def _shared(self, shape: Any) -> Seq[int]:
+    def _shared(self, shape: Any) -> Sequence[int]:
         """Tokens of each row in states of this shape (the width left out)."""
         tokens = self._tokens()
         if self.given is not None:
@@ -121,7 +122,9 @@ class Scoring:
             return list(seq.counts)
         return [c if images else 0 for c, images in zip(seq.counts, seq.image_counts, strict=True)]
 
-    def _note(self, kind: str, size: Width, out: Width, tokens: Seq[int], times: int = 1) -> None:
+    def _note(
+        self, kind: str, size: Width, out: Width, tokens: Sequence[int], times: int = 1
+    ) -> None:
         self.passes[-1][1][kind, size, out, tuple(tokens)] += times
 
     def of_row(self, row: int, steps: int, late: int, info: ModelInfo) -> list[dict[str, Any]]:

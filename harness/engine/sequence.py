@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from harness.engine.block import Rotary
 from harness.engine.masks import prefill_mask
-from harness.engine.model import Parts
+from harness.engine.model import EngineError, Parts
+from harness.engine.positions import PositionIds
 from harness.engine.reading import Reading, flat, take
 from methods.base import Positions
 
@@ -32,7 +33,7 @@ class Picked:
     counts: list[int]
 
 
-class Sequence(Reading):
+class RunningTokens(Reading):
     """Implements ``methods.base.Tokens``; see there for the fields a method may read."""
 
     def __init__(
@@ -43,7 +44,7 @@ class Sequence(Reading):
         hidden: Tensor,
         kinds: Tensor,
         valid: Tensor,
-        position_ids: Tensor,
+        positions: PositionIds,
         counts: list[int],
         image_counts: list[int],
         head_counts: list[int],
@@ -54,7 +55,7 @@ class Sequence(Reading):
     ) -> None:
         self.parts, self.kind, self.modules = parts, kind, modules
         self.hidden, self.kinds, self.valid = hidden, kinds, valid
-        self.position_ids, self.counts = position_ids, counts
+        self.positions, self.counts = positions, counts
         self.image_counts, self.head_counts = image_counts, head_counts
         self.samples, self.training, self.generated = samples, training, generated
         self.base = base  # [B, 1, N, N] bool over the original columns, packed questions only
@@ -69,11 +70,20 @@ class Sequence(Reading):
         self._rotary: Rotary | None = None
         self._mask: tuple[Tensor | None] | None = None
 
+    @property
+    def position_ids(self) -> Tensor:
+        """[B or 1, m] long, for methods that give tokens positions of their own."""
+        if self.positions.axes > 1:
+            raise EngineError(
+                "a method that computes positions cannot on a model with several axes of them"
+            )
+        return self.positions.ids
+
     # --- masks and positions ----------------------------------------------------------------
     def rotary(self) -> Rotary:
         """cos and sin of the running positions."""
         if self._rotary is None:
-            self._rotary = self.parts.text.rotary_emb(self.hidden, position_ids=self.position_ids)
+            self._rotary = self.positions.rotary(self.parts.text, self.hidden)
         return self._rotary
 
     def seed(self, rotary: Rotary, mask: Tensor | None) -> None:
@@ -155,31 +165,27 @@ class Sequence(Reading):
         valid = None if min(counts) == width else keep.gather(1, columns)
         return Picked(columns, valid, counts)
 
-    def shrink(self, picked: Picked, positions: Positions, position_ids: Tensor) -> Tensor | None:
+    def shrink(self, picked: Picked, numbering: Positions, positions: PositionIds) -> Tensor | None:
         """Only the picked tokens run on. Returns the position shift [B, 1] decoding must apply.
 
-        ``position_ids`` [B, m]: where the tokens stand if positions are ``original``.
+        ``positions``: where the tokens stand if their ``numbering`` stays ``original``.
         """
         columns = picked.columns
-        before = self._last_position(self.position_ids, self.valid)
-        if positions == "compact":
-            moved = self.compact_positions(picked)
+        before = self.positions.last(self.valid)
+        if numbering == "compact":
+            moved = self.positions.numbered(self.compact_positions(picked))
         else:
-            moved = position_ids.gather(1, columns)
+            moved = positions.take(columns)
         self.hidden = take(self.hidden, columns)
         self.kinds = self.kinds.gather(1, columns)
         self.index = self.index.gather(1, columns)
-        self.position_ids = moved
+        self.positions = moved
         valid = picked.valid if picked.valid is not None else torch.ones_like(columns).bool()
         self.valid, self.counts = valid, picked.counts
         self._rotary = self._mask = None
         self.memo.pop("causal", None)
         self.moved = True
-        return before - self._last_position(moved, valid) if positions == "compact" else None
-
-    @staticmethod
-    def _last_position(position_ids: Tensor, valid: Tensor) -> Tensor:
-        return (position_ids * valid).amax(dim=1, keepdim=True)
+        return before - moved.last(valid) if numbering == "compact" else None
 
     def gather(self, picked: Picked) -> Tensor:
         """[B, k, d] states of the picked tokens."""
