@@ -14,12 +14,12 @@ from harness.jobs import resolve
 from harness.jobs.resolve import find_checkpoints
 from harness.model.checkpoints import (
     META,
-    WEIGHTS,
     CheckpointError,
     load_checkpoint,
     resolve_method,
     save_checkpoint,
 )
+from harness.model.weights import SINGLE
 from harness.options.settings import Settings
 from methods import parse
 from tests.fakes import FakeSource
@@ -105,31 +105,31 @@ def test_users_parameters_win_over_the_checkpoints_and_those_over_defaults(saved
 
 def test_names_of_converted_files_are_understood(saved):
     model, method, _, _, head, folder = saved
-    tensors = load_file(folder / WEIGHTS)
+    tensors = load_file(folder / SINGLE)
     tensors = {k: v for k, v in tensors.items() if k.startswith("router.")}
     tensors["language_model.lm_head.weight"] = head
     tensors["language_model.model.layers.1.self_attn.q_proj.weight"] = torch.zeros(16, 16)
-    save_file(tensors, folder / WEIGHTS)
+    save_file(tensors, folder / SINGLE)
     assert sorted(load_checkpoint(folder, model, method).full) == sorted([HEAD, QKV])
 
 
 def test_sharded_files_are_read(saved):
     model, method, *_, folder = saved
-    tensors = load_file(folder / WEIGHTS)
+    tensors = load_file(folder / SINGLE)
     names = sorted(tensors)
-    (folder / WEIGHTS).unlink()
+    (folder / SINGLE).unlink()
     table = {}
     for i, part in enumerate((names[:2], names[2:])):
         save_file({n: tensors[n] for n in part}, folder / f"part-{i}.safetensors")
         table |= dict.fromkeys(part, f"part-{i}.safetensors")
-    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": table}))
+    (folder / f"{SINGLE}.index.json").write_text(json.dumps({"weight_map": table}))
     assert sorted(load_checkpoint(folder, model, method).full) == [HEAD]
 
 
 def rewrite(folder, change):
-    tensors = load_file(folder / WEIGHTS)
+    tensors = load_file(folder / SINGLE)
     change(tensors)
-    save_file(tensors, folder / WEIGHTS)
+    save_file(tensors, folder / SINGLE)
 
 
 def edit_meta(folder, **values):
@@ -138,8 +138,8 @@ def edit_meta(folder, **values):
 
 
 def truncate(folder):
-    data = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+    data = (folder / SINGLE).read_bytes()
+    (folder / SINGLE).write_bytes(data[: len(data) // 2])
 
 
 BROKEN = {
@@ -160,10 +160,10 @@ BROKEN = {
         lambda f: edit_meta(f, model={"layers": 5, "width": 4096}),
         "trained on a model of width 4096, this one has 16",
     ),
-    "no weights": (lambda f: (f / WEIGHTS).unlink(), "no weights .model.safetensors or"),
+    "no weights": (lambda f: (f / SINGLE).unlink(), "no weights .model.safetensors or"),
     "truncated": (truncate, "model.safetensors: cut short or damaged"),
-    "pickle": (lambda f: (f / WEIGHTS).write_bytes(b"\x80\x04K\x01."), "not a safetensors file"),
-    "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), "not a safetensors file"),
+    "pickle": (lambda f: (f / SINGLE).write_bytes(b"\x80\x04K\x01."), "not a safetensors file"),
+    "empty": (lambda f: (f / SINGLE).write_bytes(b""), "not a safetensors file"),
     "missing": (lambda f: rewrite(f, lambda t: t.pop("router.2.weight")), "lacks router.2.weight"),
     "extra": (
         lambda f: rewrite(f, lambda t: t.update({"router.9.weight": torch.zeros(1, 16)})),

@@ -17,7 +17,7 @@ from harness.engine.loop import plain_mask, run_prompt, run_step
 from harness.engine.model import EngineError, Parts, backend, check_method, find_parts
 from harness.engine.positions import PositionIds
 from harness.engine.recorder import Recorder
-from harness.engine.samples import Samples, kinds_from_ids, layout
+from harness.engine.samples import Growing, Samples, kinds_from_ids, layout
 from harness.engine.scoring import Scoring, linears_noted
 from harness.engine.sequence import RunningTokens
 from harness.engine.shadow import shadowed
@@ -94,7 +94,7 @@ class Run:
         self._features: Any = None
         self._extents: Any = None  # what the model was told of its images' sizes
         self._extents_field = parts.family.extents or ""
-        self._growing: tuple[Tensor, int] | None = None  # prompt ids and length, without a cache
+        self._growing = Growing()
 
     # --- what callers use -------------------------------------------------------------------
     def set_samples(
@@ -243,7 +243,7 @@ class Run:
     ) -> tuple[Samples, int]:
         """Host facts of the batch, and the column at which generated tokens begin."""
         n = embeds.shape[1]
-        start = self._continued(ids, growing) if ids is not None else n
+        start = self._growing.begins(ids, growing) if ids is not None else n
         if self._kinds is not None:
             kinds, self._kinds = self._kinds.to(embeds.device), None
         elif ids is None:
@@ -263,17 +263,6 @@ class Run:
         samples.questions, samples.tokenizer = self._questions, self.tokenizer
         samples.extents, samples.clip = self._extents, self.clip
         return samples, start
-
-    def _continued(self, ids: Tensor, growing: bool) -> int:
-        """Prompt length, also when ``generate`` runs without a cache and passes all it has."""
-        n = ids.shape[1]
-        if growing and self._growing is not None:
-            before, last = self._growing
-            if n == last + 1 and torch.equal(ids[:, : before.shape[1]], before):
-                self._growing = (before, n)
-                return int(before.shape[1])
-        self._growing = (ids, n) if growing else None
-        return n
 
     def _step(
         self,

@@ -42,7 +42,8 @@ def layout(
     shape = embeds.shape[:2]
     if mask is None:
         valid = torch.ones(shape, dtype=torch.bool, device=embeds.device)
-        packed = cache is None and bool((position_ids.diff(dim=-1) != 1).any())
+        one_axis = position_ids.dim() == 2  # on several, images stand still and leap by themselves
+        packed = one_axis and cache is None and bool((position_ids.diff(dim=-1) != 1).any())
         return (allowed_from(plain) if packed and plain is not None else None), valid
     if mask.dim() == 2:
         return None, mask[:, -shape[1] :].to(embeds.device).bool()
@@ -50,6 +51,27 @@ def layout(
         raise EngineError("attention masks are 2-D, or 4-D under sdpa and eager")
     base = allowed_from(mask)
     return base, ~isolated(base).expand(shape)
+
+
+class Growing:
+    """Tells the prompt from the answer when ``generate`` runs without a cache.
+
+    Each call then passes all there is so far: the prompt, and one token more than the last time.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, int] | None = None  # prompt ids, and the length of the last call
+
+    def begins(self, ids: Tensor, growing: bool) -> int:
+        """The column of ``ids`` [B, n] at which generated tokens begin; n where there are none."""
+        n = ids.shape[1]
+        if growing and self._last is not None:
+            before, last = self._last
+            if n == last + 1 and torch.equal(ids[:, : before.shape[1]], before):
+                self._last = (before, n)
+                return int(before.shape[1])
+        self._last = (ids, n) if growing else None
+        return n
 
 
 class Samples:

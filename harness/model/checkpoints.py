@@ -11,7 +11,6 @@ model serves every method in turn.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from harness.common.errors import UsageError
 from harness.common.jsonfile import read_json
 from harness.families.catalog import FAMILIES
-from harness.model.weights import INDEX, SINGLE, check_weights
+from harness.model.tensorfiles import read_weights, write_weights, write_whole
 from methods import build
 from methods.base import Method, MethodError, ModelInfo
 
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 DENSE, CLIP = "dense", "clip"
-META, WEIGHTS = "method.json", SINGLE
-SHARD = "5GB"  # larger files are split, as the hub's own libraries do
+META = "method.json"
 
 
 class CheckpointError(ValueError):
@@ -154,7 +152,10 @@ def load_checkpoint(
     _check_model(path, meta, info, base)
     method.fits(info)
     if folder not in read:
-        read[folder] = _read(Path(path))
+        try:
+            read[folder] = read_weights(Path(path))
+        except UsageError as error:
+            raise CheckpointError(str(error)) from None
     tensors = read[folder]
     routers = {k[7:]: v for k, v in tensors.items() if k.startswith("router.")}
     parameters = dict(model.named_parameters())
@@ -190,7 +191,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint folder; each file appears whole or not at all.
 
-    Weights over `SHARD` are split over several files with an index, as in model folders.
+    Weights over `tensorfiles.SHARD` are split over files with an index, as in model folders.
     """
     routers = modules.state_dict() if modules is not None else {}
     tensors = {f"router.{k}": v for k, v in routers.items()}
@@ -206,48 +207,8 @@ def save_checkpoint(
     }
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_weights(folder, tensors)
-    _write(folder / META, (json.dumps(meta, indent=2, sort_keys=True) + "\n").encode())
-
-
-def _write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    from huggingface_hub import split_torch_state_dict_into_shards
-    from safetensors.torch import save_file
-
-    split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=SHARD)
-    for file, names in split.filename_to_tensors.items():
-        partial = folder / f"{file}.partial"
-        plain = {k: tensors[k].detach().to("cpu").contiguous().clone() for k in names}
-        save_file(plain, partial, metadata={"format": "pt"})
-        os.replace(partial, folder / file)
-    if split.is_sharded:
-        table = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        _write(folder / INDEX, (json.dumps(table, indent=2, sort_keys=True) + "\n").encode())
-    stale = WEIGHTS if split.is_sharded else INDEX  # of an earlier, smaller or larger checkpoint
-    (folder / stale).unlink(missing_ok=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
-
-
-def _read(folder: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        files = check_weights(folder)
-    except UsageError as error:
-        raise CheckpointError(str(error)) from None
-    tensors: dict[str, Tensor] = {}
-    for path in files:
-        try:
-            tensors |= load_file(str(path))
-        except (SafetensorError, OSError, ValueError, KeyError):
-            raise CheckpointError(f"{path} is damaged or not a safetensors file") from None
-    return tensors
+    write_weights(folder, tensors)
+    write_whole(folder / META, (json.dumps(meta, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _check_model(path: str | Path, meta: dict[str, Any], info: ModelInfo, base: str | None) -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from harness.engine import model_info
-from harness.model.checkpoints import SHARD, save_checkpoint
+from harness.model.checkpoints import save_checkpoint
+from harness.model.tensorfiles import SHARD
 from harness.train.card import write_card
 from harness.train.model import InstructModel, trained_state
 from harness.train.recipe import InstructRecipe
