@@ -23,14 +23,14 @@ from modsuite.errors import Error
 if TYPE_CHECKING:
     from modsuite.comparison import Comparison, compare
     from modsuite.ledger import costs
-    from modsuite.listing import check, methods, parse
+    from modsuite.listing import check, families, methods, parse
     from modsuite.model import Model, Routed, load, routed
 
 # Where each name lives; looked up when it is first asked for.
 _PLACES = {
     "modsuite.comparison": ("Comparison", "compare"),
     "modsuite.ledger": ("costs",),
-    "modsuite.listing": ("check", "methods", "parse"),
+    "modsuite.listing": ("check", "families", "methods", "parse"),
     "modsuite.model": ("Model", "Routed", "load", "routed"),
     # What a method file is written with (see `methods.vocabulary` for shapes and units).
     "methods.base": (
@@ -42,8 +42,8 @@ _PLACES = {
 _HOMES = {name: module for module, names in _PLACES.items() for name in names}
 
 __all__ = [
-    "Comparison", "Error", "Model", "Routed", "check", "compare", "costs", "load", "methods",
-    "parse", "routed",
+    "Comparison", "Error", "Model", "Routed", "check", "compare", "costs", "families", "load",
+    "methods", "parse", "routed",
 ]  # fmt: skip
 
 hook.install()

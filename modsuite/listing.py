@@ -42,6 +42,20 @@ def methods() -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("name")
 
 
+def families() -> pd.DataFrame:
+    """One row a model family: `model_type`, whether it runs (else its sizes alone are known), and
+    the models of it that are known by name."""
+    import pandas as pd
+
+    from harness.families.catalog import REGISTRY
+
+    rows = [
+        {"name": name, "runs": one.loads, "models": list(one.published)}
+        for name, one in REGISTRY.items()
+    ]
+    return pd.DataFrame(rows).set_index("name")
+
+
 def check(spec: str) -> pd.DataFrame:
     """The conformance suite on one method, `all`, or a file: method, check, ok, detail."""
     with spoken():

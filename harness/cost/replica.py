@@ -17,6 +17,8 @@ import torch
 from harness.common.torchvision_ops import declare_missing_ops
 from harness.engine import routed
 from harness.families.catalog import family_of, shape_from_config
+from harness.families.llava import Llava
+from harness.families.llava_next import LlavaNext
 from harness.families.tiny import Clip
 from harness.store.record import RoutingRecord
 from methods.vocabulary import ClipSizes
@@ -66,7 +68,7 @@ def build_replica(config: Mapping[str, Any], seed: int = 0) -> Any:
         "attn_implementation": "sdpa",
     }
     torch.manual_seed(seed)
-    family = family_of({"model_type": "llava_next" if shape.tiles else "llava"}, "replica")
+    family = family_of({"model_type": LlavaNext.kind if shape.tiles else Llava.kind}, "replica")
     if shape.tiles:
         common["image_grid_pinpoints"] = [list(tile) for tile in shape.tiles]
     return family.model_class()(family.config_class()(**common)).eval()

@@ -290,10 +290,8 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         raise UsageError("--quiet and --verbose exclude each other")
     for name in ("throughput", "costs_only"):
         if settings.with_throughput and getattr(settings, name):
-            raise UsageError(
-                f"--with-throughput and {flag(name)} exclude each other: it adds times to a run "
-                "on benchmarks"
-            )
+            both = f"--with-throughput and {flag(name)} exclude each other"
+            raise UsageError(f"{both}: it adds times to a run on benchmarks")
     if "plan" in settings.analyse and (settings.limit or math.inf) <= settings.analyse_samples:
         raise UsageError(
             f"--analyse: plans are checked on documents behind the first "

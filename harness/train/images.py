@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageFile
 
 from harness.common.errors import UsageError
+from harness.families.catalog import FAMILIES
 from harness.train.rows import IMAGE
 
 Size = tuple[int, int]  # height, width in pixels
@@ -25,9 +26,10 @@ class ImageReader:
     """
 
     def __init__(self, processor: Any, aspect: str, family: str) -> None:
-        if aspect == "anyres" and family != "llava_next":
+        self.tiled = FAMILIES[family].extents is not None
+        if aspect == "anyres" and not self.tiled:
             raise UsageError("image_aspect anyres needs a LLaVA-NeXT model: use pad or processor")
-        self.processor, self.aspect, self.family = processor, aspect, family
+        self.processor, self.aspect = processor, aspect
         mean = processor.image_processor.image_mean
         self.colour = tuple(int(x * 255) for x in mean)
         self._count = lru_cache(maxsize=4096)(self._count_by_size)
@@ -41,12 +43,12 @@ class ImageReader:
 
     def tokens(self, size: Size) -> int:
         """Image tokens of an image of this size."""
-        if self.family != "llava_next":
+        if not self.tiled:
             return self._count((64, 64))  # resized and cropped: the same for every image
         return self._count((max(size), max(size)) if self.aspect == "pad" else size)
 
     def _count_by_size(self, size: Size) -> int:
-        if self.family == "llava_next":
+        if self.tiled:
             found = self.processor._get_num_multimodal_tokens(image_sizes=[list(size)])
             return int(found["num_image_tokens"][0])
         blank = Image.new("RGB", (size[1], size[0]))
@@ -62,7 +64,7 @@ class ImageReader:
             image = self.square(image)
         out = self.processor.image_processor(images=image, return_tensors="pt")
         result = {"pixel_values": out["pixel_values"][0]}
-        if self.family == "llava_next":
+        if self.tiled:
             result["image_sizes"] = torch.as_tensor(out["image_sizes"][0]).long()
         return result
 
