@@ -10,6 +10,7 @@ from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))
 import rooms
+from methodpages import sections
 from tables import tables
 
 project = "modsuite"
@@ -22,10 +23,10 @@ myst_heading_anchors = 3
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+\.md)\)")
 
 
-def _insert_tables(_app: Sphinx, name: str, source: list[str]) -> None:
-    if name == "reference":
-        for marker, text in tables().items():
-            source[0] = source[0].replace(marker, text)
+def _insert_generated(_app: Sphinx, name: str, source: list[str]) -> None:
+    generated = {"reference": tables, "methods": sections}.get(name)
+    for marker, text in (generated() if generated else {}).items():
+        source[0] = source[0].replace(marker, text)
 
 
 def _offer_as_files(_app: Sphinx, _name: str, source: list[str]) -> None:
@@ -35,5 +36,5 @@ def _offer_as_files(_app: Sphinx, _name: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     rooms.draw()
-    app.connect("source-read", _insert_tables)
+    app.connect("source-read", _insert_generated)
     app.connect("source-read", _offer_as_files)

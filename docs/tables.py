@@ -34,7 +34,7 @@ def _options() -> str:
     parts = []
     for group in groups:
         rows = [_option(one) for one in OPTIONS if one.group == group]
-        parts.append(f"**{_prose(group.capitalize())}**\n\n{_table(HEAD, rows)}\n")
+        parts.append(f"**{prose(group.capitalize())}**\n\n{as_table(HEAD, rows)}\n")
     return "\n".join(parts)
 
 
@@ -43,9 +43,9 @@ def _option(one: Option) -> tuple[str, ...]:
     return (
         f"`{' '.join([flag(one.name), *words])}`",
         default_of(one),
-        _prose(one.help),
-        _prose(_jobs(one)),
-        _prose(f"with {flag(one.needs)}" if one.record is SET and one.needs else one.record.value),
+        prose(one.help),
+        prose(_jobs(one)),
+        prose(f"with {flag(one.needs)}" if one.record is SET and one.needs else one.record.value),
     )
 
 
@@ -58,9 +58,9 @@ def _jobs(one: Option) -> str:
     return ", ".join(shown)
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
     """Flags as code, or two dashes would become one long one; and no HTML."""
-    return re.sub(r"--[a-z][a-z-]*", r"`\g<0>`", text.replace("<", "&lt;"))
+    return re.sub(r"(?<!`)--[a-z][a-z-]*", r"`\g<0>`", text.replace("<", "&lt;"))
 
 
 def _file(table: Table) -> str:
@@ -74,10 +74,11 @@ def _file(table: Table) -> str:
         for c in table.about_columns
     ]
     head = ("column", "type", "unit", "meaning")
-    return f"### `{table.file}`\n\n{table.about}\n\n{_table(head, rows)}\n"
+    return f"### `{table.file}`\n\n{table.about}\n\n{as_table(head, rows)}\n"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
         "| " + " | ".join(c.replace("|", r"\|") for c in line) + " |" for line in lines

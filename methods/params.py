@@ -75,7 +75,7 @@ def _wanted(kind: Any) -> str:
 def make(cls: type[T], values: Mapping[str, Any]) -> T:
     """Build a method (a dataclass with a ``name``) from named values, checking each."""
     name = str(getattr(cls, "name", cls.__name__))
-    kinds = _field_types(cls)
+    kinds = field_types(cls)
     converted = {}
     for key, text in values.items():
         if key not in kinds:
@@ -87,6 +87,7 @@ def make(cls: type[T], values: Mapping[str, Any]) -> T:
     return cls(**converted)
 
 
-def _field_types(cls: type) -> dict[str, Any]:
+def field_types(cls: type) -> dict[str, Any]:
+    """The type of each parameter, in order."""
     hints = typing.get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}

@@ -36,7 +36,7 @@ _PLACES = {
     "methods.base": (
         *("ANSWER", "IMAGE", "QUESTION", "SYSTEM", "Decision", "Drop", "Merge", "Method"),
         *("MethodError", "ModelInfo", "Positions", "Ranking", "Route", "Tokens"),
-        *("keep_best", "top_k_mask"),
+        *("keep_best", "param", "top_k_mask"),
     ),
 }
 _HOMES = {name: module for module, names in _PLACES.items() for name in names}

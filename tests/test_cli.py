@@ -88,6 +88,46 @@ def test_the_reference_page_has_every_flag_and_every_file() -> None:
     assert {"### `accuracy.csv`", "### `plans.csv`", "### `study.csv`"} < set(files.splitlines())
 
 
+def test_the_methods_page_has_every_method_and_every_parameter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import runpy
+
+    import methods
+    from methods.describe import parameters
+
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    found = runpy.run_path(str(ROOT / "docs/methodpages.py"))["sections"]()
+    page = (ROOT / "docs/methods.md").read_text()
+    assert all(marker in page for marker in found)
+    overview, each = found.values()
+    assert overview.count("#method-") == len(methods.names())
+    for name in methods.names():
+        section = each.partition(f"### {name}\n")[2].partition("(method-")[0]
+        for one in parameters(methods.load(name)):
+            assert f"| `{one.name}` |" in section, f"{name}: {one.name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("dense", "nowhere"),
+        ("fastv", "in the decoder's layers"),
+        ("sparsevlm", "in the decoder's layers"),
+        ("gamma", "in the decoder's layers, on generated tokens"),
+        ("prumerge", "before the language model"),
+        ("random", "before the language model"),
+        ("vscan", "before the language model, in the decoder's layers"),
+        ("illava", "in the vision tower, in the decoder's layers"),
+    ],
+)
+def test_listing_a_method_says_where_it_acts(
+    name: str, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--list", name]) == 0
+    assert f"acts {place} (by default)" in capsys.readouterr().out.splitlines()
+
+
 def test_lists_have_one_line_per_entry(capsys: pytest.CaptureFixture[str]) -> None:
     import methods
     from harness.bench.catalog import BENCHES

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import methods
 from methods import MethodError, parse, parse_list
-from methods.base import ModelInfo, top_k_mask
+from methods.base import ModelInfo, param, top_k_mask
 
 
 def info(layers: int) -> ModelInfo:
@@ -61,7 +61,10 @@ def test_labels_and_specs_round_trip(text, label):
     ("text", "message"),
     [
         ("pmood", "unknown method 'pmood'; nearest is 'pmod'"),
-        ("fastv:kk=3", "fastv: unknown parameter 'kk'; nearest is 'k'"),
+        (
+            "fastv:kk=3",
+            "fastv: unknown parameter 'kk'; nearest is 'k' \\(it has tokens, ratio, kv, k, r,",
+        ),
         ("dense:k=3", "dense: unknown parameter 'k' \\(it takes none\\)"),
         ("fastv:k=two", "fastv: k=two is not a whole number"),
         ("fastv:k=2.5", "fastv: k=2.5 is not a whole number"),
@@ -121,6 +124,31 @@ def test_layer_lists_that_do_not_fit():
 def test_every_parameter_says_what_it_means(name):
     fields = dataclasses.fields(methods.load(name))
     assert [f.name for f in fields if not f.metadata.get("meaning", "").strip()] == []
+
+
+def test_a_meaning_changes_nothing_else():
+    @dataclasses.dataclass(frozen=True)
+    class Plain(methods.Method):
+        name = "plain"
+        r: float = 0.5
+        steps: tuple[float, ...] = (1.0, 0.5)
+
+    @dataclasses.dataclass(frozen=True)
+    class Meant(methods.Method):
+        name = "plain"
+        r: float = param(0.5, "a share")
+        steps: tuple[float, ...] = param((1.0, 0.5), "shares")
+
+    for values in ({}, {"r": 0.25}, {"steps": (1.0,)}):
+        plain, meant = Plain(**values), Meant(**values)
+        assert (meant.spec, meant.label, meant.params()) == (
+            plain.spec,
+            plain.label,
+            plain.params(),
+        )
+        assert hash(meant) == hash(plain)
+        assert meant == Meant(**values)
+    assert Meant.r == 0.5
 
 
 def test_source_hash_changes_with_the_file_only():

@@ -16,35 +16,22 @@ def lines(kind: str) -> list[str]:
 
 
 def about_method(name: str) -> list[str]:
-    """The lines of `--list METHOD`: parameters, needs, its file's own page.
+    """The lines of `--list METHOD`: its parameters, what it needs, its file's own page.
 
     Raises UsageError for a name that is no method.
     """
-    import dataclasses
-    import sys
-
     import methods
-    from methods.params import to_text
+    from methods.describe import acts, needs, page, parameters
 
     if name not in methods.REGISTRY:
         raise UsageError("--list: " + unknown("list", name, [*LIST_KINDS, *methods.names()]))
     kind = methods.load(name)
-    rows = [
-        (f.name, str(f.type), to_text(f.default), f.metadata.get("meaning", ""))
-        for f in dataclasses.fields(kind)
-    ]
+    rows = [(p.name, p.type, p.default, p.meaning) for p in parameters(kind)]
     head = ("parameter", "type", "default", "meaning")
     table = _columns([head, *rows]) if rows else ["no parameters"]
-    plain = kind()
-    needs = {
-        f"weights of its own: --checkpoint {name}=PATH_OR_ID": kind.trained,
-        "a tower with a class token": plain.needs_class_token,
-        f"at least {kind.least_images} images in a prompt": kind.least_images > 1,
-        f"the tower's CLIP model: --checkpoint {name}=PATH_OR_ID": plain.reads_clip,
-    }
-    asked = [f"needs {what}" for what, is_so in needs.items() if is_so]
-    page = (sys.modules[kind.__module__].__doc__ or "").strip().splitlines()
-    return [f"{name}: {methods.REGISTRY[name].summary}", "", *table, *asked, "", *page]
+    where = f"acts {acts(kind)} (by default)"
+    asked = [f"needs {what}" for what in needs(kind)]
+    return [f"{name}: {methods.REGISTRY[name].summary}", "", *table, where, *asked, "", *page(kind)]
 
 
 def _methods() -> Iterable[tuple[str, ...]]:
