@@ -62,6 +62,9 @@ class LLaVolta(Budgeted):
         left = len(self.windows(n, info.layers))
         return [n if i < self.k else left for i in range(info.layers)]
 
+    def training_counts(self, info: ModelInfo, n_text: int, n_image: int) -> list[int]:
+        return [n_text + n for n in self.request(info, n_image)]
+
     def before(self, seq: Tokens) -> Merge | None:
         return self._merge(seq) if self.k <= 0 else None
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import Drop, ModelInfo, Positions, Tokens, on_device
+from methods.base import Drop, ModelInfo, Positions, Role, Tokens, on_device
 from methods.budget import Budgeted
 
 
@@ -22,6 +22,7 @@ class RandomDrop(Budgeted):
     """See the module docstring; ``positions`` as in ``methods.base.Drop``."""
 
     name: ClassVar[str] = "random"
+    role: ClassVar[Role] = "control"
     neutral: ClassVar[dict[str, Any] | None] = {"keep": 1.0}
 
     keep: float = 0.5
