@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from methods.base import Method
+from methods.base import Method, Role
 from methods.files import PREFIX, load_file, told
 from methods.nearest import nearest
 from methods.params import MethodError, make
@@ -20,10 +20,13 @@ class Entry:
     target: str  # "module:Class"
     summary: str
     trained: bool = False  # needs --checkpoint (or shipped weights)
+    role: Role = "method"  # as the class declares it; here since listing and reports load no class
 
 
 REGISTRY: dict[str, Entry] = {
-    "dense": Entry("methods.dense:Dense", "the unchanged model, the reference of every table"),
+    "dense": Entry(
+        "methods.dense:Dense", "the unchanged model, the reference of every table", role="reference"
+    ),
     "mod": Entry(
         "methods.mod:MoD", "Mixture-of-Depths on vision tokens (Raposo et al. 2024)", trained=True
     ),
@@ -54,12 +57,31 @@ REGISTRY: dict[str, Entry] = {
     "scope": Entry("methods.scope:Scope", "keep patches that cover the image, by attention"),
     "vscan": Entry("methods.vscan:VScan", "keep patches by windows and image, merge, prune again"),
     "illava": Entry("methods.illava:ILLaVA", "merge the least attended, in the tower and after"),
-    "random": Entry("methods.random:RandomDrop", "control: keep random image tokens"),
-    "uniform": Entry("methods.uniform:Uniform", "control: keep every so-manieth image token"),
-    "pool": Entry("methods.pool:Pool", "control: 2-D average pooling before the language model"),
-    "blind": Entry("methods.blind:Blind", "control: no image token at all"),
+    "random": Entry(
+        "methods.random:RandomDrop", "control: keep random image tokens", role="control"
+    ),
+    "uniform": Entry(
+        "methods.uniform:Uniform", "control: keep every so-manieth image token", role="control"
+    ),
+    "pool": Entry(
+        "methods.pool:Pool",
+        "control: 2-D average pooling before the language model",
+        role="control",
+    ),
+    "blind": Entry("methods.blind:Blind", "control: no image token at all", role="blind"),
     "plan": Entry("methods.plan:Planned", "one retention a layer, training-free (--analyse plan)"),
 }
+
+
+def of_role(role: Role) -> tuple[str, ...]:
+    """The names of all methods with a role, in listing order."""
+    return tuple(name for name, entry in REGISTRY.items() if entry.role == role)
+
+
+(REFERENCE,) = of_role("reference")  # there is one of each
+(BLIND,) = of_role("blind")
+MATCHED = of_role("control")  # each at the budget of a method
+CONTROLS = (*MATCHED, BLIND)
 
 
 def names() -> list[str]:
@@ -74,7 +96,8 @@ def register_file(path: str) -> str:
     no method or several, or takes a name that another method has.
     """
     cls = load_file(path)
-    entry = Entry(f"{cls.__module__}:{cls.__name__}", f"from {path}", bool(cls.trained))
+    target = f"{cls.__module__}:{cls.__name__}"
+    entry = Entry(target, f"from {path}", bool(cls.trained), cls.role)
     if REGISTRY.setdefault(cls.name, entry).target != entry.target:
         raise MethodError(f"{path}: the name '{cls.name}' is taken, give the method another one")
     return cls.name

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from methods.params import MethodError as MethodError
 from methods.params import param as param
@@ -44,18 +44,24 @@ from methods.vocabulary import top_k_mask as top_k_mask
 if TYPE_CHECKING:
     from torch import nn
 
+# What a row of a table is there for: to be judged, to be compared with (the unchanged model), to
+# spend what a method spends, or to show what answers are worth without any image.
+Role = Literal["method", "reference", "control", "blind"]
+
 
 @dataclass(frozen=True)
 class Method:
     """Base of all methods: a frozen dataclass whose fields are the user's parameters."""
 
     name: ClassVar[str] = ""
+    role: ClassVar[Role] = "method"
     trained: ClassVar[bool] = False  # brings weights that must be loaded or trained
     needs_images: ClassVar[bool] = True  # False: the vision tower is never run
     least_images: ClassVar[int] = 1  # more: the method is for videos, images being frames
     routes_text: ClassVar[bool] = False  # text tokens may be skipped too
     reorders: ClassVar[bool] = False  # survivors need not stand in the order of the prompt
     coarse: ClassVar[bool] = False  # meets a budget as near as a grid of tokens allows
+    plans_layers: ClassVar[bool] = False  # training may choose its parameter `layers` by ARank
     # Parameters under which nothing is dropped and fresh modules scale nothing: logits then
     # equal the plain model's bit for bit. None where a method has no such setting.
     neutral: ClassVar[dict[str, Any] | None] = None
@@ -176,6 +182,21 @@ class Method:
     def drawn(self, info: ModelInfo, draw: random.Random) -> Method:
         """The method as one training step runs it, where training draws a parameter anew."""
         return self
+
+    def training_counts(self, info: ModelInfo, n_text: int, n_image: int) -> Sequence[int] | None:
+        """[L] tokens that each layer processes of a training sample with one image of ``n_image``.
+
+        In closed form, for estimates of a training that has not run. None: there is none.
+        """
+        return None
+
+    def module_parameters(self, info: ModelInfo) -> int | None:
+        """How many numbers ``build_modules`` makes, without making them. None: not declared."""
+        return None if self.trained else 0
+
+    def for_random_weights(self) -> tuple[Method, str]:
+        """The method as it can be timed without its weights, and a note where that differs."""
+        return self, ""
 
     def before(self, seq: Tokens) -> Drop | Merge | None:
         """Once per prompt, on the packed sequence before layer 0 (vision features act here)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.base import Drop, Method, ModelInfo, Tokens
+from methods.base import Drop, Method, ModelInfo, Role, Tokens
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Blind(Method):
     """No parameters."""
 
     name: ClassVar[str] = "blind"
+    role: ClassVar[Role] = "blind"
     needs_images: ClassVar[bool] = False
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import Method, ModelInfo
+from methods.base import Method, ModelInfo, Role
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,7 @@ class Dense(Method):
     """No decision at all; the reference row of every table."""
 
     name: ClassVar[str] = "dense"
+    role: ClassVar[Role] = "reference"
     neutral: ClassVar[dict[str, Any] | None] = {}
 
     @property
@@ -21,3 +22,6 @@ class Dense(Method):
 
     def request(self, info: ModelInfo, n: int) -> list[int]:
         return [n] * info.layers
+
+    def training_counts(self, info: ModelInfo, n_text: int, n_image: int) -> list[int]:
+        return [n_text + n_image] * info.layers

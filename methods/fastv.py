@@ -25,20 +25,24 @@ once (one released variant stores them twice).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from methods.base import NUMBERING, Drop, ModelInfo, Positions, Tokens, keep_best, param
-from methods.budget import Budgeted
+from methods.base import NUMBERING, Positions, Tokens, param
+from methods.scored import Scored
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class FastV(Budgeted):
+class FastV(Scored):
     """See the module docstring."""
 
     name: ClassVar[str] = "fastv"
     neutral: ClassVar[dict[str, Any] | None] = {"r": 0.0}
+    least: ClassVar[int] = 1
+    early: ClassVar[int] = 1
 
     k: int = param(2, "layers that see all image tokens")
     r: float = param(0.5, "share of the image tokens that is pruned")
@@ -52,36 +56,11 @@ class FastV(Budgeted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.k >= 1, f"k={self.k} is below 1: some layer must score the tokens")
         self.require(0 <= self.r <= 1, f"r={self.r} is outside 0..1 (the fraction pruned)")
 
-    def check(self, info: ModelInfo) -> None:
-        self.require(self.k < info.layers, f"k={self.k} needs more than {info.layers} layers")
-        super().check(info)
-
-    def lower(self, info: ModelInfo) -> Iterator[dict[str, Any]]:
-        return ({"k": k} for k in range(self.k - 1, 0, -1))
-
-    def mod_layers(self, info: ModelInfo) -> list[bool]:
-        return [i >= self.k for i in range(info.layers)]
-
-    def request(self, info: ModelInfo, n: int) -> list[int]:
-        left = self.kept(n, 1, info.layers)
-        return [n if i < self.k else left for i in range(info.layers)]
-
-    def kept(self, n: int, images: int = 1, layers: int = 32) -> int:
-        """Image tokens left of ``n``."""
-        budget = self.behind(n, images, self.k, layers)
-        if budget is not None:
-            return budget
+    def own(self, n: int) -> int:
         share = n * (1 - self.r)
         return round(share) if self.rounding == "round" else int(share)
 
-    def layer(self, layer: int, seq: Tokens) -> Drop | None:
-        if layer == self.k - 1 and any(seq.image_counts):
-            seq.memo["fastv"] = (seq.last_row if self.score == "last" else seq.mean_row)(layer)
-        if layer != self.k or "fastv" not in seq.memo:
-            return None
-        pairs = zip(seq.image_counts, self.images(seq), strict=True)
-        counts = [self.kept(n, images, seq.info.layers) for n, images in pairs]
-        return keep_best(seq, seq.memo.pop("fastv"), counts, self.positions)
+    def scores(self, layer: int, seq: Tokens) -> Tensor:
+        return (seq.last_row if self.score == "last" else seq.mean_row)(layer)

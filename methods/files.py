@@ -50,6 +50,9 @@ def load_file(path: str) -> type[Method]:
             )
         if not isinstance(found[0].name, str) or set(found[0].name) & set(",:= "):
             raise MethodError(f"{path}: '{names}' cannot be the name of a method")
+        if found[0].role != "method":
+            known = "the reference and the controls are those of --list methods"
+            raise MethodError(f"{path}: role '{found[0].role}', 'method' expected: {known}")
     return found[0]
 
 

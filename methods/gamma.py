@@ -29,7 +29,7 @@ release has it; see ``methods.placement`` for the other presets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from methods.base import (
@@ -51,6 +51,8 @@ from methods.placement import check_layers, parse_layers
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+PREFIX = 35  # tokens before the image in LLaVA's Vicuna template
+
 
 @dataclass(frozen=True)
 class Gamma(Method):
@@ -58,6 +60,7 @@ class Gamma(Method):
 
     name: ClassVar[str] = "gamma"
     trained: ClassVar[bool] = True
+    plans_layers: ClassVar[bool] = True
     routes_text: ClassVar[bool] = True
 
     layers: str = param("default", "layers that route: a preset, or numbers joined by + (0-based)")
@@ -98,6 +101,25 @@ class Gamma(Method):
         routed = [str(i) for i, r in enumerate(self.mod_layers(info)) if r]
         names = ["router"] if self.shared else routed
         return nn.ModuleDict({name: nn.Linear(info.width, 2, bias=False) for name in names})
+
+    def module_parameters(self, info: ModelInfo) -> int:
+        return 2 * info.width * (1 if self.shared else sum(self.mod_layers(info)))
+
+    def training_counts(self, info: ModelInfo, n_text: int, n_image: int) -> list[int]:
+        """Training takes the top k, whatever the rule at inference is."""
+        head = min(PREFIX, n_text // 2) + n_image
+        skipped = int(head * self.ratio)
+        return [n_text + n_image - skipped * r for r in self.mod_layers(info)]
+
+    def for_random_weights(self) -> tuple[Gamma, str]:
+        """A threshold over a random router keeps every token, which would time nothing.
+
+        The top-k rule of its training skips the intended share.
+        """
+        if self.rule == "topk":
+            return self, ""
+        why = "under random weights its threshold skips nothing"
+        return replace(self, rule="topk"), f"{self.name} is timed with rule=topk: {why}"
 
     def logits(self, layer: int, seq: Tokens) -> Tensor:
         """[B, m, 2] router logits; index 1 is keep."""

@@ -22,22 +22,22 @@ over all layers, of lengths that differ by one at most.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from methods.base import Merge, ModelInfo, Tokens, on_device, param
-from methods.budget import Budgeted
 from methods.picking import wide
+from methods.scored import Once
 
 
 @dataclass(frozen=True)
-class LLaVolta(Budgeted):
+class LLaVolta(Once):
     """See the module docstring."""
 
     name: ClassVar[str] = "llavolta"
     neutral: ClassVar[dict[str, Any] | None] = {"stride": 1}
+    least: ClassVar[int] = -1
 
     k: int = param(2, "layer before which tokens are pooled (0, -1: before the first)")
     stride: int = param(2, "tokens pooled into one")
@@ -47,22 +47,13 @@ class LLaVolta(Budgeted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.k >= -1, f"k={self.k} is below -1")
         self.require(self.stride >= 1, f"stride={self.stride} is below 1")
 
-    def check(self, info: ModelInfo) -> None:
-        self.require(self.k < info.layers, f"k={self.k} needs more than {info.layers} layers")
-        super().check(info)
+    def kept(self, n: int, images: int = 1, layers: int = 32) -> int:
+        return len(self.windows(n, layers))
 
-    def lower(self, info: ModelInfo) -> Iterator[dict[str, Any]]:
-        return ({"k": k} for k in range(self.k - 1, -1, -1))
-
-    def mod_layers(self, info: ModelInfo) -> list[bool]:
-        return [i >= self.k for i in range(info.layers)]
-
-    def request(self, info: ModelInfo, n: int) -> list[int]:
-        left = len(self.windows(n, info.layers))
-        return [n if i < self.k else left for i in range(info.layers)]
+    def training_counts(self, info: ModelInfo, n_text: int, n_image: int) -> list[int]:
+        return [n_text + n for n in self.request(info, n_image)]
 
     def before(self, seq: Tokens) -> Merge | None:
         return self._merge(seq) if self.k <= 0 else None

@@ -53,6 +53,7 @@ class MoD(Method):
 
     name: ClassVar[str] = "mod"
     trained: ClassVar[bool] = True
+    plans_layers: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"capacity": 1.0, "scope": "mlp_branch"}
 
     capacity: float = param(0.125, "share of the image tokens that a routed layer processes")
@@ -81,6 +82,9 @@ class MoD(Method):
     def request(self, info: ModelInfo, n: int) -> list[int]:
         return [self._count(n) if routed else n for routed in self.mod_layers(info)]
 
+    def training_counts(self, info: ModelInfo, n_text: int, n_image: int) -> list[int]:
+        return [n_text + n for n in self.request(info, n_image)]
+
     def _count(self, n: int) -> int:
         return int(np.float32(n) * np.float32(self.capacity))
 
@@ -98,6 +102,9 @@ class MoD(Method):
                 nn.init.zeros_(linear.weight)
             modules[name] = linear
         return modules
+
+    def module_parameters(self, info: ModelInfo) -> int:
+        return info.width * (1 if self.shared else sum(self.mod_layers(info)))
 
     def layer(self, layer: int, seq: Tokens) -> Route | None:
         if not self.mod_layers(seq.info)[layer] or not any(seq.image_counts):

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from methods.base import NUMBERING, Merge, ModelInfo, Positions, Tokens, on_device, param
 from methods.picking import Picking, split
 from methods.pictures import pictures
-from methods.resampler import fresh, resample
+from methods.resampler import fresh, parameters, resample
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,6 +85,9 @@ class MQT(Picking):
 
     def build_modules(self, info: ModelInfo) -> nn.Module:
         return fresh(self.many(info), info.tower_width, info.width)
+
+    def module_parameters(self, info: ModelInfo) -> int:
+        return parameters(self.many(info), info.tower_width, info.width)
 
     def before(self, seq: Tokens) -> Merge | None:
         if not any(seq.image_counts):

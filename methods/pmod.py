@@ -181,6 +181,9 @@ class PMoD(Method):
     def request(self, info: ModelInfo, n: int) -> list[int]:
         return [self._count(n, ratio) for ratio in self.ratios(info.layers)]
 
+    def training_counts(self, info: ModelInfo, n_text: int, n_image: int) -> list[int]:
+        return [n_text + n for n in self.request(info, n_image)]
+
     @staticmethod
     def _count(n: int, ratio: float) -> int:
         # The float32 product is part of the rule: in float64 some counts differ by one.
@@ -198,6 +201,9 @@ class PMoD(Method):
                 nn.init.zeros_(modules[str(i)].weight)
                 nn.init.zeros_(modules[str(i)].bias)
         return modules
+
+    def module_parameters(self, info: ModelInfo) -> int:
+        return sum(self.mod_layers(info)) * (info.width + 1)
 
     def weights(self, raw: Tensor, image: Tensor) -> Tensor:
         """Normalised weights [B, m] of predictor outputs [B, m]; softmax runs over the image."""

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import NUMBERING, Merge, ModelInfo, Positions, Tokens, on_device, param
+from methods.base import NUMBERING, Merge, ModelInfo, Positions, Role, Tokens, on_device, param
 from methods.budget import Budgeted
 
 
@@ -23,6 +23,7 @@ class Pool(Budgeted):
     """See the module docstring."""
 
     name: ClassVar[str] = "pool"
+    role: ClassVar[Role] = "control"
     coarse: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"keep": 1.0}
 

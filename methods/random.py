@@ -9,19 +9,19 @@ nothing. One seed is not a baseline: run several.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from methods.base import NUMBERING, Drop, ModelInfo, Positions, Tokens, on_device, param
-from methods.budget import Budgeted
+from methods.base import NUMBERING, Positions, Role, param
+from methods.scored import Listed
 
 
 @dataclass(frozen=True)
-class RandomDrop(Budgeted):
+class RandomDrop(Listed):
     """See the module docstring; ``positions`` as in ``methods.base.Drop``."""
 
     name: ClassVar[str] = "random"
+    role: ClassVar[Role] = "control"
     neutral: ClassVar[dict[str, Any] | None] = {"keep": 1.0}
 
     keep: float = param(0.5, "share of the image tokens kept")
@@ -29,29 +29,8 @@ class RandomDrop(Budgeted):
     seed: int = param(0, "of the draw, with the sample's name")
     positions: Positions = param("original", NUMBERING)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(0 <= self.keep <= 1, f"keep={self.keep} is outside 0..1")
-        self.require(self.k >= 0, f"k={self.k} is below 0")
-
-    def check(self, info: ModelInfo) -> None:
-        self.require(self.k < info.layers, f"k={self.k} needs more than {info.layers} layers")
-        super().check(info)
-
-    def lower(self, info: ModelInfo) -> Iterator[dict[str, Any]]:
-        return ({"k": k} for k in range(self.k - 1, -1, -1))
-
-    def mod_layers(self, info: ModelInfo) -> list[bool]:
-        return [i >= self.k for i in range(info.layers)]
-
-    def request(self, info: ModelInfo, n: int) -> list[int]:
-        left = self.kept(n, 1, info.layers)
-        return [n if i < self.k else left for i in range(info.layers)]
-
-    def kept(self, n: int, images: int, layers: int) -> int:
-        """How many of ``n`` image tokens stay behind layer ``k``."""
-        budget = self.behind(n, images, self.k, layers)
-        return round(self.keep * n) if budget is None else budget
+    def listed(self, n: int, kept: int, identity: str) -> list[int]:
+        return self.chosen(n, identity, kept)
 
     def chosen(self, n: int, identity: str, kept: int | None = None) -> list[int]:
         """Indices kept of ``n`` image tokens, ascending; ``keep`` of them by default."""
@@ -61,19 +40,3 @@ class RandomDrop(Budgeted):
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         order = torch.randperm(n, generator=generator)
         return sorted(order[: round(self.keep * n) if kept is None else kept].tolist())
-
-    def layer(self, layer: int, seq: Tokens) -> Drop | None:
-        if layer != self.k or not any(seq.image_counts):
-            return None
-        rows, width = [], max(seq.image_counts)
-        each = zip(seq.image_counts, self.images(seq), seq.identities, strict=True)
-        for n, images, identity in each:
-            chosen = set(self.chosen(n, identity, self.kept(n, images, seq.info.layers)))
-            rows.append([i in chosen for i in range(width)])
-        counts = [
-            c - n + sum(r) for c, n, r in zip(seq.counts, seq.image_counts, rows, strict=True)
-        ]
-        image = seq.image
-        number = (image.long().cumsum(dim=1) - 1).clamp(min=0)
-        picked = on_device(rows, seq.hidden.device).gather(1, number)
-        return Drop((seq.valid & ~image) | (image & picked), counts, self.positions)

@@ -38,6 +38,7 @@ _PLACES = {
         *("MethodError", "ModelInfo", "Positions", "Ranking", "Route", "Tokens"),
         *("keep_best", "param", "top_k_mask"),
     ),
+    "methods.scored": ("Scored",),
 }
 _HOMES = {name: module for module, names in _PLACES.items() for name in names}
 

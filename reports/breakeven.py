@@ -26,7 +26,7 @@ def grouped(entries: list[Timed]) -> dict[tuple[str, float], dict[Place, Timed]]
     """(label, n_out) -> (n_image, batch) -> entry, of all methods but dense."""
     found: dict[tuple[str, float], dict[Place, Timed]] = {}
     for entry in entries:
-        if entry.series.method != "dense" and "end_to_end" in entry.phases:
+        if not entry.series.is_reference and "end_to_end" in entry.phases:
             panel = found.setdefault((entry.series.label, entry.n_out), {})
             panel[entry.n_image, entry.batch] = entry
     return found
@@ -78,7 +78,7 @@ def table(entries: list[Timed]) -> Table | None:
     columns = [Column("Method", numeric=False)]
     columns += [Column(f"Batch {b:.0f}", f"{n:.0f} new tokens") for b, n in pairs]
     rows = []
-    by_label = {e.series.label: e.series for e in entries if e.series.method != "dense"}
+    by_label = {e.series.label: e.series for e in entries if not e.series.is_reference}
     groups = grouped(entries)
     for label, series in by_label.items():
         row = [name_cell(series)]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-CONTROLS = ("random", "uniform", "pool", "blind")
-"""Controls stand after the methods, in this order."""
+from methods import BLIND, CONTROLS, REFERENCE
 
 ALPHA = 0.05
 
@@ -26,6 +25,16 @@ class Series:
     @property
     def is_control(self) -> bool:
         return self.method in CONTROLS
+
+    @property
+    def is_reference(self) -> bool:
+        """The unchanged model, which the others are compared with."""
+        return self.method == REFERENCE
+
+    @property
+    def is_blind(self) -> bool:
+        """The floor of a bench: no image."""
+        return self.method == BLIND
 
 
 @dataclass(frozen=True)

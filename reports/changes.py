@@ -28,7 +28,7 @@ def table(summary: Summary) -> Table | None:
     rows = [
         [name_cell(series)] + [_cell(summary, series, bench) for bench in benches]
         for series in summary.series
-        if series.method != "dense"
+        if not series.is_reference
     ]
     return Table("changes", "Answers that changed", columns, rows)
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from harness.store import columns
+from methods import CONTROLS
 from reports import text
-from reports.cell import ALPHA, CONTROLS, Series
+from reports.cell import ALPHA, Series
 from reports.csvio import Spec, read_table
 from reports.section import Section
 from reports.summary import Summary

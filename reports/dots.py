@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from methods import BLIND, REFERENCE
 from reports import text
 from reports.cell import Score, Series
 from reports.sheet import Drawn, Sheet
@@ -70,7 +71,7 @@ def _panel(axes: Axes, summary: Summary, bench: str, palette: Palette) -> None:
             axes.text(0.02, row, words, color=MUTED, style="italic", fontsize=7.5, bbox=backing,
                       **side)  # fmt: skip
     _dots(axes, list(zip(summary.series, scores, strict=True)), unit, palette)
-    for method, colour, dash in (("dense", INK, "-"), ("blind", CONTROL, (0, (4, 3)))):
+    for method, colour, dash in ((REFERENCE, INK, "-"), (BLIND, CONTROL, (0, (4, 3)))):
         levels = {
             score.value * unit
             for series, score in zip(summary.series, scores, strict=True)
@@ -88,7 +89,7 @@ def _dots(
     ys = [row for row, _, _ in found]
     colours = [palette.colour(one) for _, one, _ in found]
     faces = [
-        colour if score.significant or one.method == "dense" else PAPER
+        colour if score.significant or one.is_reference else PAPER
         for colour, (_, one, score) in zip(colours, found, strict=True)
     ]
     # An unknown interval is NaN here, and matplotlib draws nothing for it.
@@ -107,7 +108,7 @@ def _rows(summary: Summary, bench: str) -> list[list[object]]:
         status = summary.cell(series, bench).status
         row: list[object] = [bench, series.model, series.label, status]
         if score:
-            levels = [summary.reference(series, bench, m) for m in ("dense", "blind")]
+            levels = [summary.reference(series, bench, m) for m in (REFERENCE, BLIND)]
             numbers = [score.n, score.value, score.low, score.high]
             numbers += [level.value if level else math.nan for level in levels]
             shown: list[object] = ["" if math.isnan(v) else v for v in numbers]

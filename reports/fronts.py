@@ -88,7 +88,7 @@ def _leave_out_old(summary: Summary, found: Fronts, bench: str) -> None:
         s.label
         for s in summary.series
         if s not in known
-        and s.method != "blind"
+        and not s.is_blind
         and summary.score(s, bench)
         and (cost := summary.prefill(s, bench))
         and not math.isnan(cost.tflops)
@@ -124,7 +124,7 @@ def table(summary: Summary, fronts: Fronts) -> Table | None:
         columns.append(Column(bench.strip("()"), unit, mini=summary.is_mini_bench(bench)))
     rows = []
     for series in summary.series:
-        if series.method != "blind":
+        if not series.is_blind:
             rows.append([name_cell(series)] + [_cell(fronts, series, b) for b in benches])
     return Table("fronts", "Probability of standing on the front", columns, rows)
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
+from methods import REFERENCE
 from reports import text
 from reports.cell import Series
 from reports.sheet import Drawn, Sheet
@@ -29,7 +30,7 @@ WIDTH, HEIGHT = 0.78, 0.27  # inches of a cell
 
 def draw(summary: Summary, folder: Path) -> Drawn | None:
     """One panel for all; None for fewer than two benches or without any difference."""
-    series = [s for s in summary.series if s.method != "dense"]
+    series = [s for s in summary.series if not s.is_reference]
     benches = [b for b in summary.benches if any(_delta(summary, s, b) is not None for s in series)]
     if len(benches) < 2:
         return None
@@ -65,7 +66,7 @@ def _strength(summary: Summary, series: Series, bench: str) -> float:
         return math.nan
     if text.factor(summary, bench) == 100:
         return 100 * delta
-    dense = summary.reference(series, bench, "dense")
+    dense = summary.reference(series, bench, REFERENCE)
     return 100 * delta / dense.value if dense and dense.value else math.nan
 
 

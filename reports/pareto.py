@@ -48,7 +48,7 @@ def draw(summary: Summary, folder: Path, palette: Palette, fronts: Fronts) -> Dr
     alts, left_out = [], []
     for bench, points in panels:
         # Blind sees no image: it is the floor of the bench, not a way to make the model cheaper.
-        ranked = [p for p in points if p[0].method != "blind"]
+        ranked = [p for p in points if not p[0].is_blind]
         front = non_dominated([(c.tflops, s.value) for _, s, c in ranked])
         mini = summary.is_mini_bench(bench) or summary.is_mini_model
         names, up = _titles(summary, bench, fronts)
@@ -174,7 +174,7 @@ def _names(
         axes.text(
             *centre, name, transform=axes.transAxes, fontsize=FONT, ha="center", va="center",
             color=INK if front[i] else MUTED, zorder=4,
-            fontweight="bold" if points[i][0].method == "dense" else "normal",
+            fontweight="bold" if points[i][0].is_reference else "normal",
         )  # fmt: skip
         half = len(name) * FONT * labels.CHARACTER / 2
         edge = dx - math.copysign(min(abs(dx), half), dx), dy - math.copysign(min(abs(dy), 4), dy)
@@ -187,7 +187,7 @@ def _names(
 
 def _blind(axes: Axes, summary: Summary, bench: str, points: list[Point]) -> None:
     """The blind level as a dashed line, or a word at the edge when it lies outside the panel."""
-    value = next((s.value for p, s, _ in points if p.method == "blind"), None)
+    value = next((s.value for p, s, _ in points if p.is_blind), None)
     if value is None:
         return
     level = value * text.factor(summary, bench)

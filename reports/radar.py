@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from methods import REFERENCE
 from reports import text
 from reports.cell import Series
 from reports.sheet import Drawn, Sheet
@@ -21,7 +22,7 @@ HEADER = ("model", "label", "bench", "metric", "n", "score", "dense", "of_dense"
 
 def draw(summary: Summary, folder: Path, palette: Palette) -> Drawn | None:
     """Panels of up to four methods; None for fewer than three benches with a dense score."""
-    series = [s for s in summary.series if s.method not in ("dense", "blind")]
+    series = [s for s in summary.series if not (s.is_reference or s.is_blind)]
     benches = [b for b in summary.benches if any(_share(summary, s, b) for s in series)]
     series = [s for s in series if any(_share(summary, s, b) for b in benches)]
     if len(benches) < FEWEST or not series:
@@ -54,7 +55,7 @@ def draw(summary: Summary, folder: Path, palette: Palette) -> Drawn | None:
 
 
 def _share(summary: Summary, series: Series, bench: str) -> float | None:
-    score, dense = summary.score(series, bench), summary.reference(series, bench, "dense")
+    score, dense = summary.score(series, bench), summary.reference(series, bench, REFERENCE)
     if score is None or dense is None or dense.value <= 0 or score.value < 0:
         return None
     return score.value / dense.value
@@ -112,7 +113,7 @@ def _legend(axes: Axes, group: list[Series], palette: Palette) -> None:
 
 
 def _row(summary: Summary, series: Series, bench: str) -> list[object]:
-    score, dense = summary.score(series, bench), summary.reference(series, bench, "dense")
+    score, dense = summary.score(series, bench), summary.reference(series, bench, REFERENCE)
     assert score is not None and dense is not None  # it has a share
     n = "" if math.isnan(score.n) else score.n
     row = [series.model, series.label, bench, score.metric, n, score.value]

@@ -48,7 +48,7 @@ READING = (
 
 def opening(summary: Summary) -> str:
     """One plain sentence of what was run."""
-    dense = [s for s in summary.series if s.method == "dense"]
+    dense = [s for s in summary.series if s.is_reference]
     controls = [s for s in summary.series if s.is_control]
     others = len(summary.series) - len(dense) - len(controls)
     who = [text.plural(others, "method")] if others else []
@@ -77,7 +77,7 @@ def findings(summary: Summary) -> list[str]:
             score = summary.score(series, bench)
             # That a control loses is what it is there for; that one wins would be news.
             told = not series.is_control or (score is not None and score.verdict == "better")
-            if score and (score.verdict or score.is_same) and series.method != "dense" and told:
+            if score and (score.verdict or score.is_same) and not series.is_reference and told:
                 word = "same" if score.is_same else score.verdict
                 found.setdefault(word, {}).setdefault(series.label, []).append(bench)
     words = {

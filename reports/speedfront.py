@@ -61,7 +61,7 @@ def draw(summary: Summary, entries: list[Timed], folder: Path, palette: Palette)
 
 def _points(summary: Summary, entries: list[Timed]) -> list[Point]:
     """Dense stands at 1; under several backends, the rows of dense's first one."""
-    dense = next((e for e in entries if e.series.method == "dense"), None)
+    dense = next((e for e in entries if e.series.is_reference), None)
     found = []
     for entry in entries:
         score = summary.score(entry.series, entry.bench)

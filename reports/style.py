@@ -8,10 +8,12 @@ replaced by a CSS variable, so that the same drawing suits a light and a dark pa
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from itertools import cycle
 from typing import Any
 
 import matplotlib
 
+from methods import BLIND, MATCHED
 from reports.cell import Series
 
 PAPER = "#fffffe"
@@ -36,7 +38,7 @@ THEMED = {
 """Hex colour to the name of the CSS variable that stands for it in the page."""
 
 MARKERS = "osD^vPX<>ph*d8H"
-CONTROL_MARKERS = {"random": "x", "uniform": "+", "pool": "1", "blind": "_"}
+CONTROL_MARKERS = {**dict(zip(MATCHED, cycle("x+1"), strict=False)), BLIND: "_"}
 
 RC: dict[Any, Any] = {
     "text.parse_math": False,  # a dollar sign in a label is a dollar sign
@@ -85,7 +87,7 @@ class Palette:
         hues: dict[str, str] = {}
         drawn = 0
         for one in series:
-            if one.method == "dense":
+            if one.is_reference:
                 self._look[one] = (INK, "o")
             elif one.is_control:
                 self._look[one] = (CONTROL, CONTROL_MARKERS[one.method])

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from reports.cell import CONTROLS, NAN, Cell, Cost, Score, Series
+from methods import CONTROLS, REFERENCE
+from reports.cell import NAN, Cell, Cost, Score, Series
 from reports.rundata import Run
 
 
@@ -126,7 +127,7 @@ def _series(row: Any, models: list[str]) -> Series:
 
 def _rank(series: Series) -> tuple[int, int]:
     """Dense first, then methods in the order of the run, then controls (the sort is stable)."""
-    if series.method == "dense":
+    if series.is_reference:
         return 0, 0
     return (2, CONTROLS.index(series.method)) if series.is_control else (1, 0)
 
@@ -178,7 +179,7 @@ def _add_planned(run: Run, series: list[Series], benches: list[str], models: lis
         if str(bench) not in benches:
             benches.append(str(bench))
     planned = [str(spec) for spec in run.get("settings.methods", "methods") or []]
-    for name in dict.fromkeys(spec.partition(":")[0] for spec in ["dense", *planned]):
+    for name in dict.fromkeys(spec.partition(":")[0] for spec in [REFERENCE, *planned]):
         specs = [s for s in planned if s.partition(":")[0] == name] or [name]
         known = [s.label for s in series if s.method == name]
         absent = [label for label in (s.replace(":", " ") for s in specs) if label not in known]

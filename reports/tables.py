@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from methods import BLIND, REFERENCE
 from reports import text
 from reports.cell import Cell as RunCell
 from reports.cell import Score, Series
@@ -134,7 +135,7 @@ def _cell_row(summary: Summary, series: Series, bench: str, scale: float) -> lis
         p = score.p_adjusted
         row.append(Cell("< 0.001" if p < 0.001 else text.number(p, 3), sort=p))
         row.append(Cell(text.number(score.detectable * unit), sort=score.detectable))
-        words = "reference" if series.method == "dense" else text.verdict(score) or text.GAP
+        words = "reference" if series.is_reference else text.verdict(score) or text.GAP
         row.append(Cell(words, tone=_tone(score), strong=score.significant, sort=words))
     cost = summary.prefill(series, bench)
     if cost:
@@ -152,21 +153,21 @@ def _cell_row(summary: Summary, series: Series, bench: str, scale: float) -> lis
 
 def normalised(summary: Summary) -> Table | None:
     """(method - blind) / (dense - blind) per bench; None without a blind row."""
-    if not any(s.method == "blind" for s in summary.series):
+    if not any(s.is_blind for s in summary.series):
         return None
     columns = [Column("Method", numeric=False)]
     columns += [Column(b, mini=summary.is_mini_bench(b)) for b in summary.benches]
     rows = []
     for series in summary.series:
-        if series.method != "blind":
+        if not series.is_blind:
             rows.append([name_cell(series)] + [_skill(summary, series, b) for b in summary.benches])
     return Table("normalised", "Accuracy above blind", columns, rows)
 
 
 def _skill(summary: Summary, series: Series, bench: str) -> Cell:
     score = summary.score(series, bench)
-    dense = summary.reference(series, bench, "dense")
-    blind = summary.reference(series, bench, "blind")
+    dense = summary.reference(series, bench, REFERENCE)
+    blind = summary.reference(series, bench, BLIND)
     if score is None or dense is None or blind is None:
         return Cell(text.GAP, tone="gap")
     if dense.value <= blind.value:
@@ -174,7 +175,7 @@ def _skill(summary: Summary, series: Series, bench: str) -> Cell:
     skill = (score.value - blind.value) / (dense.value - blind.value)
     # The interval belongs to the documents that all three answered: not to another point value.
     ci = "" if not abs(skill - score.skill) < 5e-3 else _shares(score.skill_low, score.skill_high)
-    return Cell(text.percent(skill), "" if series.method == "dense" else ci, sort=skill)
+    return Cell(text.percent(skill), "" if series.is_reference else ci, sort=skill)
 
 
 def _shares(low: float, high: float) -> str:
@@ -231,7 +232,7 @@ def _value(score: Score, unit: float) -> Cell:
 
 
 def _delta(score: Score, unit: float, series: Series) -> Cell:
-    if series.method == "dense" or math.isnan(score.delta):
+    if series.is_reference or math.isnan(score.delta):
         return Cell(text.GAP)
     ci = text.interval(score.delta_low * unit, score.delta_high * unit, signed=True)
     shown = text.number(score.delta * unit, signed=True)
@@ -254,7 +255,7 @@ def _score_cell(summary: Summary, series: Series, bench: str) -> Cell:
         return _gap(summary.cell(series, bench))
     unit = text.factor(summary, bench)
     value, delta = _value(score, unit), _delta(score, unit, series)
-    if series.method == "dense":
+    if series.is_reference:
         return Cell(value.main, value.ci, sub="reference", sort=score.value)
     sub = delta.main if delta.main != text.GAP else ""
     return Cell(
@@ -273,10 +274,10 @@ def _mean_costs(summary: Summary, series: Series, scale: float) -> list[Cell]:
         shown.append(cost.tflops * scale)
         for other in summary.series:
             dense = summary.prefill(other, bench)
-            if other.method == "dense" and other.model == series.model and dense:
+            if other.is_reference and other.model == series.model and dense:
                 shares.append(cost.tflops / dense.tflops if dense.tflops else math.nan)
     flops = _mean(shown)
-    share = "" if series.method == "dense" else text.percent(_mean(shares))
+    share = "" if series.is_reference else text.percent(_mean(shares))
     counted = sum(any(summary.prefill(s, b) for s in summary.series) for b in summary.benches)
     note = f"{len(shown)} of {counted} benches" if 0 < len(shown) < counted else ""
     sub = "" if share == text.GAP else share

@@ -114,7 +114,7 @@ def detectable(summary: Summary, benches: list[str] | None = None) -> str:
     for bench in summary.benches if benches is None else benches:
         for series in summary.series:
             score = summary.score(series, bench)
-            if score and series.method != "blind" and not math.isnan(score.detectable):
+            if score and not series.is_blind and not math.isnan(score.detectable):
                 value = score.detectable * factor(summary, bench)
                 found.setdefault(bench, []).append(value)
     if not found:

@@ -257,7 +257,7 @@ def findings(entries: list[Timed]) -> list[str]:
     found: dict[str, list[str]] = {}
     for entry in entries:
         whole = entry.phases.get("end_to_end")
-        if whole is None or math.isnan(whole.speedup_low) or entry.series.method == "dense":
+        if whole is None or math.isnan(whole.speedup_low) or entry.series.is_reference:
             continue
         verdict = "neither"
         if whole.speedup_low > 1:
@@ -284,7 +284,7 @@ def opening(summary: Summary, entries: list[Timed]) -> str:
     """One plain sentence of what was timed."""
     models = text.listing(list(dict.fromkeys(s.model for s in summary.series if s.model)))
     device = str(summary.run.get("device_name") or "an unnamed device")
-    rows = text.plural(len([s for s in summary.series if s.method != "dense"]), "method")
+    rows = text.plural(len([s for s in summary.series if not s.is_reference]), "method")
     works = text.plural(len(workloads(entries)), "workload")
     total = sum(cell.status != "missing" for cell in summary.cells.values())
     done = f"{summary.count('done')} of {text.plural(total, 'cell')} done"

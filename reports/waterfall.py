@@ -49,7 +49,7 @@ def all_steps(entries: list[Timed]) -> list[tuple[Timed, dict[str, float]]]:
     """The steps of every method that has a dense row on its workload and backend."""
     found = []
     for entry in entries:
-        if entry.series.method == "dense" or "end_to_end" not in entry.phases:
+        if entry.series.is_reference or "end_to_end" not in entry.phases:
             continue
         same = [d for d in entries if _is_dense_of(d, entry)]
         own = next((d for d in same if d.attn == entry.attn), None)
@@ -62,7 +62,7 @@ def all_steps(entries: list[Timed]) -> list[tuple[Timed, dict[str, float]]]:
 def _is_dense_of(dense: Timed, entry: Timed) -> bool:
     place = (entry.workload, entry.batch, entry.device, entry.series.model)
     found = (dense.workload, dense.batch, dense.device, dense.series.model)
-    return dense.series.method == "dense" and found == place
+    return dense.series.is_reference and found == place
 
 
 def draw(entries: list[Timed], folder: Path, mark: bool | str) -> Drawn | None:

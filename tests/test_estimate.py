@@ -239,3 +239,54 @@ def test_no_torch_is_loaded() -> None:
     run = subprocess.run([sys.executable, "-c", code], cwd=Path(ROOT), capture_output=True)
     assert run.returncode == 0, run.stderr
     assert UsageError.exit_code == 2
+
+
+# --- methods of a file ------------------------------------------------------------------------
+OWN = """
+from dataclasses import dataclass
+from methods.base import Method
+
+@dataclass(frozen=True)
+class Own(Method):
+    name = "{name}"
+    trained = True
+
+    def mod_layers(self, info):
+        return [i % 2 == 1 for i in range(info.layers)]
+"""
+PARAMETERS = "    def module_parameters(self, info):\n        return sum(self.mod_layers(info))\n"
+HALF = (
+    "    def training_counts(self, info, n_text, n_image):\n"
+    "        return [n_text + n_image // (1 + r) for r in self.mod_layers(info)]\n"
+)
+
+
+def _estimate(path: Path, text: str) -> int:
+    path.write_text(text, encoding="utf-8")
+    recipe = str(RECIPES / "dense-llava-1.5.yaml")
+    return main(["--recipe", recipe, "--estimate", "--method", str(path)])
+
+
+def test_a_trained_method_of_a_file_is_estimated(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    text = OWN.format(name="own_whole") + PARAMETERS + HALF
+    assert _estimate(tmp_path / "whole.py", text) == 0
+    assert "own_whole" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "words"),
+    [
+        ("own_bare", HALF, "module_parameters"),
+        ("own_uncounted", PARAMETERS, "training_counts"),
+        ("own_short", PARAMETERS + HALF.replace("info)]", "info)][1:]"), "32 whole numbers"),
+        ("own_more", PARAMETERS + HALF.replace("//", "* 2 //"), "the sample"),
+    ],
+)
+def test_a_file_that_does_not_declare_it_is_told_what(
+    tmp_path: Path, capsys: pytest.CaptureFixture, name: str, more: str, words: str
+) -> None:
+    assert _estimate(tmp_path / f"{name}.py", OWN.format(name=name) + more) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1

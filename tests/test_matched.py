@@ -16,7 +16,7 @@ from harness.families.catalog import shape_of
 from harness.jobs.matched import MATCHED, image_tokens, with_controls
 from harness.jobs.resolve import named_methods
 from harness.store.csvfile import read_rows
-from methods.base import Method, MethodError, ModelInfo
+from methods.base import Method, MethodError, ModelInfo, Role
 from methods.budget import Budgeted
 from tests.fakes import FakeRun, run, settings
 
@@ -56,6 +56,7 @@ class Floor(Adaptive):
 class Grid(Floor):
     """A control that misses its budget, as whole grids do."""
 
+    role: ClassVar[Role] = "control"
     name: ClassVar[str] = "pool"
 
 

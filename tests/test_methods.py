@@ -28,7 +28,7 @@ def test_registry_lists_and_loads_every_method():
         cls = methods.load(name)
         entry = methods.REGISTRY[name]
         assert cls.name == name
-        assert cls.trained == entry.trained
+        assert (cls.trained, cls.role) == (entry.trained, entry.role)
         assert entry.summary
         assert "\n" not in entry.summary
 

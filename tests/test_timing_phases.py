@@ -21,7 +21,7 @@ from harness.timing.device import Watch
 from harness.timing.measure import Budget, Measured, Times, rounds, warm_up
 from harness.timing.phases import Prompt, selection_ms, timed, watched
 from harness.timing.prompts import images_by_row, synthetic
-from harness.timing.subject import Bench, Subject, active, for_random_weights, fresh
+from harness.timing.subject import Bench, Subject, active, fresh
 from tests import tiny
 
 MS = 1_000_000
@@ -179,10 +179,10 @@ def test_checkpoint_tensors_are_exchanged_and_put_back(bench: Bench) -> None:
 
 
 def test_random_weights_take_the_rule_that_skips() -> None:
-    changed, note = for_random_weights(methods.parse("gamma:ratio=0.5"))
+    changed, note = methods.parse("gamma:ratio=0.5").for_random_weights()
     assert (changed.rule, changed.ratio) == ("topk", 0.5)
     assert "rule=topk" in note
-    same, note = for_random_weights(methods.parse("pmod"))
+    same, note = methods.parse("pmod").for_random_weights()
     assert (same.spec, note) == ("pmod", "")
 
 

@@ -194,7 +194,7 @@ def any_resolution(s: Case) -> None:
 
 def no_trace(s: Case) -> None:
     """nothing is left behind in the model, also after an exception"""
-    plain = s.other(methods.parse("dense"))
+    plain = s.other(methods.build(methods.REFERENCE))
     answer = plain.generate(s.inputs)[0].sequences  # the library installs its own hooks once
 
     def left() -> list[Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import UsageError, one_line
 from harness.train.sizes import model_info
+from methods import BLIND, MATCHED
 from methods.base import MethodError
 from methods.budget import Budgeted
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from harness.families.shapes import ModelShape
     from methods.base import ModelInfo
 
-MATCHED = ("random", "uniform", "pool")
-BLIND = "blind"
 SAME = 0.005  # of the image's tokens, as a mean over layers
 
 
@@ -45,7 +44,7 @@ def with_controls(
             there.setdefault((method.name, method.numbering), []).append(_share(known, n))
     specs, without = [], []
     for method, budget in budgets.items():
-        if method.name in ("dense", BLIND, *MATCHED):
+        if method.role != "method":
             continue
         if budget is None:
             without.append(method.label)

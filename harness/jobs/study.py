@@ -18,6 +18,7 @@ from harness.common.roots import BUILD
 from harness.jobs.resolve import require_same_files
 from harness.jobs.runner import Job
 from harness.model.catalog import find_model
+from harness.options.runtime import DENSE
 from harness.options.settings import Settings
 from harness.store.columns import study as columns
 from harness.store.csvfile import write_csv
@@ -183,7 +184,7 @@ def _device_name() -> str:
 
 def _described(study: Study, places: Places) -> dict[str, Any]:
     recipe = next(iter(places.values()))[0].recipe
-    routed = [j.recipe for j, _ in places.values() if j.recipe.method != "dense"]
+    routed = [j.recipe for j, _ in places.values() if j.recipe.method != DENSE]
     rates = sorted({r.module_learning_rate for r in routed or [recipe]})
     training = (
         f"{recipe.max_steps} steps of {recipe.batch} packed scenes from the shipped dense weights, "

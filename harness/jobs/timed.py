@@ -76,12 +76,10 @@ def _workloads(settings: Settings) -> list[Workload]:
 
 
 def _random(settings: Settings, methods: list[Any]) -> TimingGrid:
-    from harness.timing.subject import for_random_weights
-
     runtime = runtime_of(settings, mini=False)
     name = random_name(settings.model, settings.layers, settings.width)
     config = random_config(config_for(settings.model), name, settings.layers, settings.width)
-    changed = [for_random_weights(method) for method in methods]
+    changed = [method.for_random_weights() for method in methods]
     return TimingGrid(
         settings=settings,
         methods=tuple(method for method, _ in changed),

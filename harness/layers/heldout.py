@@ -45,7 +45,7 @@ def run_plan(analysis: Analysis) -> None:
     plans = make_plans(analysis)
     used = _used(analysis)
     started = time.perf_counter()
-    dense = _answers(analysis, methods.build("dense"), used)[0]
+    dense = _answers(analysis, methods.build(methods.REFERENCE), used)[0]
     answers: dict[str, Samples] = {}
     kept: dict[str, float | None] = {}
     spent: dict[str, float] = {}

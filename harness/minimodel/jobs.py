@@ -177,7 +177,7 @@ def _routing(
     start: Path | None,
 ) -> tuple[nn.Module | None, Any]:
     """The method's modules and an open routing context; (None, None) for dense throughout."""
-    if method.name == "dense" and not staged:
+    if method.role == "reference" and not staged:
         return None, None
     if start is not None:
         modules = load_checkpoint(start, llava, method).modules

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DENSE = "dense"
+from methods import REFERENCE
+
+DENSE = REFERENCE  # the method whose declared role is the reference
 # What `--batch-size auto` tries first; a batch that does not fit is halved.
 AUTO_BATCH = {"cpu": 8, "mps": 8, "cuda": 32}
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.readouts.controls import positions_of
-from harness.readouts.fronts import BLIND
 from harness.statistics import joint, stats
 from harness.statistics.changes import changes, same_answers
 from harness.statistics.power import detectable, smallest_n
 from harness.store import columns
+from methods import BLIND, REFERENCE
 
-DENSE = "dense"
 SAMPLE_MEAN = " (mean of samples)"
 
 
@@ -88,7 +87,7 @@ def metric_rows(cell: CellData, metric: Mapping[str, Any], against: Against) -> 
         return
     if other is not None and against.dense is not None:
         row["dense_value"] = other["value"]
-        if cell.row["method"] != DENSE:
+        if cell.row["method"] != REFERENCE:
             row["delta"] = value - other["value"]
             row["same_answers"] = same_answers(cell.answers, against.dense.answers, cell.answers)
     yield MetricRow(row)
@@ -116,7 +115,7 @@ def _tested(
         return MetricRow(row)
     row["dense_value"] = sum(theirs.values()) / len(theirs)
     shared = [doc for doc in ours if doc in theirs]
-    if cell.row["method"] == DENSE or not shared:
+    if cell.row["method"] == REFERENCE or not shared:
         return MetricRow(row)
     scores = [ours[doc] for doc in shared], [theirs[doc] for doc in shared]
     images = _images(cell, shared)

@@ -20,10 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.readouts.fronts import BLIND, Subject
+from harness.readouts.fronts import Subject
 from harness.statistics import stats
+from methods import BLIND, CONTROLS, REFERENCE
 
-CONTROLS = ("random", "uniform", "pool", BLIND)
 BUDGET_POINTS = 1.5  # of the image's KV cache; one token of 144 is 0.7 points
 ABOVE, NOT_ABOVE = "above", "not above"
 
@@ -53,7 +53,7 @@ class Controls:
         found = [
             (one, name, matched(one, name, contenders))
             for one in contenders
-            if one.subject.about["method"] not in ("dense", *CONTROLS) and one.subject.scores
+            if one.subject.about["method"] not in (REFERENCE, *CONTROLS) and one.subject.scores
             for name in CONTROLS
         ]
         rows = [self._row(*each) for each in found]
@@ -91,7 +91,7 @@ def positions_of(row: Mapping[str, str]) -> str:
 
     Rows of cells.csv from before there was a column say it by the parameter, if they have one.
     """
-    if row.get("method") in ("dense", BLIND):
+    if row.get("method") in (REFERENCE, BLIND):
         return ""
     said = row.get("positions") or json.loads(row.get("params") or "{}").get("positions")
     return str(said or "original")

@@ -15,7 +15,6 @@ from typing import Any
 from harness.common.errors import StoreError
 from harness.cost.rows import cost_rows
 from harness.readouts.accuracy import (
-    DENSE,
     SAMPLE_MEAN,
     Against,
     CellData,
@@ -26,11 +25,12 @@ from harness.readouts.accuracy import (
 from harness.readouts.budgets import budget_columns
 from harness.readouts.controls import Contender, Controls, positions_of
 from harness.readouts.evidence import evidence_rows
-from harness.readouts.fronts import BLIND, Fronts, Subject, prefill_of
+from harness.readouts.fronts import Fronts, Subject, prefill_of
 from harness.statistics import stats
 from harness.store import columns
 from harness.store.csvfile import read_rows, write_csv
 from harness.store.rundir import Store
+from methods import BLIND, REFERENCE
 
 
 class Derived:
@@ -57,7 +57,7 @@ class Derived:
         cells = self._finished()
         dense, blind = (
             {cell.row["bench"]: cell for cell in cells if cell.row["method"] == name}
-            for name in (DENSE, BLIND)
+            for name in (REFERENCE, BLIND)
         )
         rows = [
             row

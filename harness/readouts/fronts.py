@@ -14,8 +14,8 @@ import numpy as np
 
 from harness.statistics import joint
 from harness.statistics.stats import RESAMPLES, Floats, cluster_ids, top_score
+from methods import BLIND
 
-BLIND = "blind"
 AVERAGE = "(average)"  # stands in the bench column; no bench has such a name
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from harness.options.runtime import DENSE
 from harness.options.workload import is_workload
-from harness.readouts.accuracy import DENSE
 from harness.store.csvfile import read_rows
 
 MARKS = {"better": "+", "worse": "−", "non-inferior": "=", "inconclusive": "?"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.families.shapes import ModelShape
-from harness.options.runtime import DENSE, Runtime
+from harness.options.runtime import Runtime
 from harness.options.settings import Settings
 from harness.options.workload import Pictures, Workload, fewest, pictures
 from harness.store.cells import ID_LENGTH, package_versions
@@ -137,4 +137,4 @@ def free_bytes(wish: str, kind: str) -> int | None:
 
 def is_dense(method: Any) -> bool:
     """Whether a method is the reference."""
-    return bool(method.name == DENSE)
+    return bool(method.role == "reference")

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import methods as registry
 from harness.engine import Run, model_info, routed
 from harness.families.catalog import family_of
 from harness.families.shapes import ModelShape
@@ -74,19 +73,6 @@ def build_random(
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model
-
-
-def for_random_weights(method: Any) -> tuple[Any, str]:
-    """The method as it can be timed without training, and a note where that differs.
-
-    A threshold over a random router keeps every token, which would time nothing; the top-k rule
-    of its training skips the intended share.
-    """
-    if getattr(method, "rule", None) != "threshold":
-        return method, ""
-    changed = registry.build(method.name, {**method.params(), "rule": "topk"})
-    why = "under random weights its threshold skips nothing"
-    return changed, f"{method.name} is timed with rule=topk: {why}"
 
 
 def fresh(method: Any, model: Any, seed: int) -> Subject:

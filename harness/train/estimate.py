@@ -248,7 +248,7 @@ def work_table(
 ) -> Table:
     """FLOPs and hours at three text lengths, and the ratio to dense."""
     lengths = TEXT[recipe.template]
-    dense = methods.parse("dense")
+    dense = methods.build(methods.REFERENCE)
     columns = [f"{n} text" + (" (assumed)" if i == 1 else "") for i, n in enumerate(lengths)]
     table = _table(f"Work, {image_of(shape).tokens} image tokens a sample", "", columns)
     for scope in ("decoder", "head", "tower", "projector"):

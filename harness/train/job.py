@@ -127,7 +127,7 @@ def _model(
     except MethodError as error:
         raise UsageError(str(error)) from None
     run = None
-    if stages or method.name != "dense":
+    if stages or method.role != "reference":
         first = stages[0] if stages else method
         run = stack.enter_context(routed(llava, first, routers, record=False))
     model = InstructModel(llava, routers, run, whole_state=recipe.sharded)

@@ -34,8 +34,11 @@ def planned(
     method = methods.parse(recipe.method)
     if not recipe.plan:
         return method, {}
-    if not hasattr(method, "layers"):
-        raise UsageError(f"plan {recipe.plan}: the layers of {method.name} cannot be chosen")
+    if not method.plans_layers:
+        why = "it does not declare plans_layers"
+        raise UsageError(f"plan {recipe.plan}: the layers of {method.name} cannot be chosen: {why}")
+    if "layers" not in method.params():
+        raise UsageError(f"plan {recipe.plan}: {method.name} plans_layers, and has no `layers`")
     chosen = method.params()["layers"] != type(method)().params()["layers"]
     if chosen:
         return method, {}  # layers that were asked for by name need no plan

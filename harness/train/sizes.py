@@ -12,7 +12,6 @@ from harness.families.convnext import CONVNEXT_L, llava_hr_parameters
 from harness.families.shapes import ModelShape, VisionShape
 from harness.families.towers import CLIP_L_336
 from harness.train.recipe import InstructRecipe
-from methods import resampler
 from methods.base import Method, ModelInfo
 
 _NEXT = KNOWN["llava-hf/llava-v1.6-vicuna-7b-hf"]["image_grid_pinpoints"]
@@ -87,20 +86,12 @@ def projector_parameters(shape: ModelShape) -> int:
 
 
 def router_parameters(method: Method, shape: ModelShape) -> int:
-    """What `build_modules` of the trained methods makes, without making it."""
-    routed = sum(method.mod_layers(model_info(shape)))
-    if not method.trained:
-        return 0
-    if method.name == "mqt":
-        info = model_info(shape)
-        many: int = method.many(info)  # type: ignore[attr-defined]
-        return resampler.parameters(many, info.tower_width, info.width)
-    if method.name == "pmod":
-        return routed * (shape.hidden + 1)
-    outputs = {"mod": 1, "gamma": 2}.get(method.name)
-    if outputs is None:
-        raise UsageError(f"--method: no parameter count of {method.name} without building it")
-    return outputs * shape.hidden * (1 if getattr(method, "shared", False) else routed)
+    """What `build_modules` makes, without making it. Raises UsageError where it is not declared."""
+    found = method.module_parameters(model_info(shape))
+    if found is None:
+        missing = "it declares no module_parameters(info), the numbers in what it builds"
+        raise UsageError(f"--method: no parameter count of {method.name}: {missing}")
+    return found
 
 
 def parameters(shape: ModelShape, method: Method) -> dict[str, int]:

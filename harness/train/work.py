@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -24,8 +23,6 @@ from harness.families.shapes import ModelShape
 from harness.train.recipe import InstructRecipe
 from harness.train.sizes import model_info
 from methods.base import Method
-
-PREFIX = 35  # tokens before the image in LLaVA's Vicuna template
 
 
 @dataclass(frozen=True)
@@ -45,31 +42,25 @@ def image_of(shape: ModelShape) -> ImageTokens:
     return ImageTokens(tokens, max(1, tokens // shape.vision.patches))
 
 
-def training_counts(method: Any, shape: ModelShape, n_text: int, n_image: int) -> Counts:
+def training_counts(method: Method, shape: ModelShape, n_text: int, n_image: int) -> Counts:
     """Tokens [L] that each layer processes of a training sample with one image.
 
-    Raises UsageError for a method whose training has no closed form here.
+    Raises UsageError for a method that does not declare it, or declares what cannot be.
     """
-    n, layers = n_text + n_image, shape.layers
-    counts = np.full(layers, n, np.int64)
-    if not n_image or method.name == "dense":
-        return counts
-    routed = np.array(method.mod_layers(model_info(shape)), bool)
-    if method.name == "pmod":
-        ratios = method.ratios(layers)
-        kept = [int(np.float32(n_image) * np.float32(r)) for r in ratios]
-        return np.where(routed, n_text + np.array(kept, np.int64), counts)
-    if method.name == "mod":
-        counts[routed] = n_text + int(np.float32(n_image) * np.float32(method.capacity))
-    elif method.name == "gamma":  # top-k, whatever the rule at inference is
-        counts[routed] = n - int((min(PREFIX, n_text // 2) + n_image) * method.ratio)
-    elif method.name == "llavolta":
-        average = method.remainder == "average"
-        windows = -(-n_image // method.stride) if average else n_image // method.stride
-        counts[routed] = n_text + windows
-    else:
-        raise UsageError(f"--method: no closed form of {method.name}'s training")
-    return counts
+    n = n_text + n_image
+    if not n_image:
+        return np.full(shape.layers, n, np.int64)
+    said = method.training_counts(model_info(shape), n_text, n_image)
+    if said is None:
+        missing = "it declares no training_counts(info, n_text, n_image), the tokens of each layer"
+        raise UsageError(f"--method: no closed form of {method.name}'s training: {missing}")
+    counts = np.array(said)
+    if counts.shape != (shape.layers,) or counts.dtype.kind not in "iu":
+        wanted = f"{shape.layers} whole numbers, one a layer"
+        raise UsageError(f"--method: {method.name}'s training_counts gives no {wanted}")
+    if counts.min() < 0 or counts.max() > n:
+        raise UsageError(f"--method: {method.name}'s training_counts leaves 0..{n}, the sample")
+    return counts.astype(np.int64)
 
 
 @dataclass(frozen=True)
