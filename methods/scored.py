@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods.base import Drop, ModelInfo, Tokens, keep_best, on_device
+from methods.base import Drop, ModelInfo, Positions, Tokens, keep_best, on_device
 from methods.budget import Budgeted
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class Once(Budgeted):
         budget = self.behind(n, images, max(self.k, 0), layers)
         return self.own(n) if budget is None else budget
 
+    @property
+    def places(self) -> Positions:
+        """How it numbers what stays: its parameter ``positions``, else as before."""
+        return getattr(self, "positions", "original")
+
     def left(self, seq: Tokens) -> list[int]:
         """The same for each row."""
         pairs = zip(seq.image_counts, self.images(seq), strict=True)
@@ -79,7 +84,7 @@ class Scored(Once):
         if layer != self.k or self.name not in seq.memo:
             return None
         scores = seq.memo.pop(self.name)
-        return keep_best(seq, scores, self.left(seq), self.numbering or "original")
+        return keep_best(seq, scores, self.left(seq), self.places)
 
 
 @dataclass(frozen=True)
@@ -104,4 +109,4 @@ class Listed(Once):
         number = (image.long().cumsum(dim=1) - 1).clamp(min=0)
         picked = on_device(rows, seq.hidden.device).gather(1, number)
         keep = (seq.valid & ~image) | (image & picked)
-        return Drop(keep, counts, self.numbering or "original")
+        return Drop(keep, counts, self.places)
