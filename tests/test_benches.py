@@ -15,7 +15,7 @@ import pytest
 from harness.bench import hubdata
 from harness.bench.benches import MINI, Bench, bench_names, resolve_bench
 from harness.bench.catalog import BENCHES, JUDGES
-from harness.bench.tasks_index import TaskFile, index, read_task, task_digest, upstream_folder
+from harness.bench.tasks_index import TaskFile, index, read_task, upstream_folder
 from harness.common.roots import ROOT
 from tests.fixtures.bad_input import line_of
 from tests.fixtures.hub_data import GQA, TEXTVQA, write_gqa, write_textvqa
@@ -260,47 +260,3 @@ def test_a_judge_without_a_key(name: str, monkeypatch: pytest.MonkeyPatch, no_hu
 @pytest.mark.parametrize("name", ["videomme", "mvbench", "egoschema", "nextqa", "activitynetqa"])
 def test_videos_are_refused_before_anything_is_fetched(name: str) -> None:
     assert "video" in line_of(lambda: resolve_bench(name, "hub"))
-
-
-def test_fingerprint_follows_the_data(tmp_path: Path) -> None:
-    write_gqa(tmp_path, ["red", "yes"])
-    first = resolve_bench("gqa", str(tmp_path)).fingerprint
-    assert resolve_bench("gqa", str(tmp_path)).fingerprint == first
-    write_gqa(tmp_path, ["dog", "yes"])  # as long, but other words
-    assert resolve_bench("gqa", str(tmp_path)).fingerprint != first
-
-
-def test_task_version_follows_prompt_and_scoring(tmp_path: Path) -> None:
-    folder = tmp_path / "textvqa"
-    shutil.copytree(upstream_folder() / "textvqa", folder)
-    task = folder / "textvqa_val.yaml"
-    versions = [task_digest(task)]
-    assert versions[0] == task_digest(upstream_folder() / "textvqa" / "textvqa_val.yaml")
-    for name in ("textvqa_val.yaml", "_default_template_textvqa_yaml", "utils.py"):
-        path = folder / name
-        path.write_text(path.read_text() + "\n# changed\n")
-        versions.append(task_digest(task))
-    assert len(set(versions)) == len(versions)
-
-
-def test_mini_task_version_covers_upstream_scoring(tmp_path: Path) -> None:
-    """The mini tasks name upstream's functions by module, so upstream's file counts."""
-    from harness.bench import tasks_index
-
-    task = next((MINI / "tasks" / "gqa").glob("*.yaml"))
-    config = read_task(task)
-    assert upstream_folder() / "gqa" / "utils.py" in set(tasks_index._modules(config))
-
-
-def test_includes_merge_like_upstream(tmp_path: Path) -> None:
-    (tmp_path / "base").write_text("a: 1\nb: 1\nf: !function utils.f\n")
-    (tmp_path / "more").write_text("b: 2\nc: 2\n")
-    (tmp_path / "task.yaml").write_text("task: t\ninclude: [more, base]\nc: 3\n")
-    # The last include is read first, the file's own values win.
-    assert read_task(tmp_path / "task.yaml") == {
-        "task": "t",
-        "a": 1,
-        "b": 2,
-        "c": 3,
-        "f": "utils.f",
-    }

@@ -282,20 +282,3 @@ def test_a_folder_of_another_recipe_is_not_continued(start, tmp_path):
     instruct(tools.recipe(**start, max_steps=1), tmp_path / "o")
     with pytest.raises(UsageError, match=r"learning_rate was 0\.005, now 0\.1"):
         instruct(tools.recipe(**{**start, "learning_rate": 0.1}, max_steps=1), tmp_path / "o")
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"learning_rat": 1}, "learning_rate"),
-        ({"batch": "many"}, "batch: 'many': Input should be a valid integer"),
-        ({"bf16": 1}, "bf16: 1 is no bool"),
-        ({"batch": True}, "batch: True is no int"),
-        ({"train": ["head"]}, "unknown train 'head'"),
-        ({"template": "vicuna"}, "vicuna_v1"),
-    ],
-)
-def test_recipe_values_are_checked(values, message):
-    with pytest.raises(UsageError, match=message):
-        tools.recipe(**values)
-    assert tools.recipe(learning_rate="2e-5").learning_rate == 2e-5  # YAML reads it as text
