@@ -166,8 +166,7 @@ def normalised(summary: Summary) -> Table | None:
 
 def _skill(summary: Summary, series: Series, bench: str) -> Cell:
     score = summary.score(series, bench)
-    dense = summary.reference(series, bench, REFERENCE)
-    blind = summary.reference(series, bench, BLIND)
+    dense, blind = (summary.reference(series, bench, name) for name in (REFERENCE, BLIND))
     if score is None or dense is None or blind is None:
         return Cell(text.GAP, tone="gap")
     if dense.value <= blind.value:
