@@ -68,7 +68,7 @@ class Routed:
 
     def ask(self, image: Any, question: str, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
         """See `Model.ask`."""
-        from harness.bench.generation import GenerationKwargs, Request
+        from harness.bench.request import GenerationKwargs, Request
 
         images = _images(image)
         name = hashlib.sha256(question.encode()).hexdigest()[:16]  # seeds methods that draw

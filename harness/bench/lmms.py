@@ -15,10 +15,11 @@ import torch
 from lmms_eval.api.model import lmms
 
 from harness.bench.answerboxes import BOX_TASKS, in_image
-from harness.bench.generation import MAX_NEW_TOKENS, GenerationKwargs, Generator, Request
+from harness.bench.generation import Generator
 from harness.bench.pictures import Boxes, words
 from harness.bench.prompter import Prompter
 from harness.bench.remarks import remarks
+from harness.bench.request import MAX_NEW_TOKENS, GenerationKwargs, Request
 from harness.common.errors import CellError, HarnessError, UsageError
 from harness.store.packing import pack
 from harness.store.response_log import Answer, Batch, ResponseLog

@@ -114,10 +114,11 @@ def evaluate(
     from harness.common.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()
-    from harness.bench.generation import MAX_NEW_TOKENS, Generator
+    from harness.bench.generation import Generator
     from harness.bench.lmms import RoutedModel
     from harness.bench.quiet import quiet
     from harness.bench.remarks import over_length, truncated
+    from harness.bench.request import MAX_NEW_TOKENS
     from harness.bench.upstream import run_lmms_eval
     from harness.store.response_log import PackedRecords, ResponseLog
 

@@ -9,7 +9,7 @@ from harness.common.errors import CellError, one_line
 from harness.model.session import Session
 
 if TYPE_CHECKING:
-    from harness.bench.generation import Request
+    from harness.bench.request import Request
 
 # Where a processor has no chat template: the form LLaVA-1.5 was trained with.
 PLAIN_TEMPLATE = "USER: {images}{text} ASSISTANT:"

@@ -21,7 +21,6 @@ from harness.store.record import PROJECTOR, UNKNOWN
 from methods.vocabulary import CLIP_CHUNK, ClipSizes
 
 if TYPE_CHECKING:
-    from harness.engine.sequence import RunningTokens
     from methods.base import ModelInfo
 
 Width = int | str
@@ -36,10 +35,10 @@ class Scoring:
     def __init__(self) -> None:
         self.passes: list[tuple[int, Counter[Call]]] = []  # columns fed, calls; the prompt first
         self.given: list[int] | None = None  # tokens of each row, where the method says them
-        self._seq: RunningTokens | None = None
+        self._seq: Any = None  # the RunningTokens of the pass
         self._routes_text = False
 
-    def begin(self, seq: RunningTokens, routes_text: bool) -> None:
+    def begin(self, seq: Any, routes_text: bool) -> None:
         """A new pass. ``routes_text``: the method may act on samples without image tokens."""
         self.passes.append((seq.hidden.shape[1], Counter()))
         self._seq, self._routes_text = seq, routes_text

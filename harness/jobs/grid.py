@@ -40,7 +40,7 @@ class Grid:
     """Cells in the order of the settings: bench by bench, dense first."""
 
     settings: Settings
-    source: Any  # harness.model.catalog.ModelSource
+    source: Any  # harness.model.source.ModelSource
     runtime: Runtime
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = ()  # to be said before the first cell

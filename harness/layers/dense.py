@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from harness.bench.generation import Request
 from harness.bench.prompter import Prompter
+from harness.bench.request import Request
 from harness.engine import routed
 from harness.engine.samples import kinds_from_ids
 from harness.model.features import Sharing, image_key, shared_features

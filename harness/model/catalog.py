@@ -6,29 +6,21 @@ everything that can be checked without loading: family, weight format, completen
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest, unknown
 from harness.common.roots import DATA
-from harness.families.catalog import FAMILIES, SIZES_ONLY, family_of, read_config, shape_from_config
-from harness.families.family import Family
-from harness.families.shapes import ModelShape
+from harness.families.catalog import FAMILIES, SIZES_ONLY, read_config
 from harness.families.trust import refuse_foreign
 from harness.model.session import Session
-from harness.model.weights import INDEX, check_weights, setting_hashes, weight_hashes
+from harness.model.source import ModelSource, Progress
+from harness.model.weights import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 NEEDED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -51,52 +43,6 @@ MODELS: dict[str, Entry] = {
 def model_names() -> list[str]:
     """The names of the table, in listing order."""
     return list(MODELS)
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """A model found on disk: everything the key of a result needs, without loading it.
-
-    ``revision`` is the commit of a hub snapshot, None for a plain folder. Hashes are computed
-    when first asked for.
-    """
-
-    model_id: str
-    folder: Path
-    config: dict[str, Any]
-    revision: str | None = None
-    mini: bool = False
-
-    @property
-    def family(self) -> Family:
-        """What is known of models of its type."""
-        return family_of(self.config, self.model_id)
-
-    @property
-    def info(self) -> ModelShape:
-        """Sizes of decoder, tower and projector."""
-        return shape_from_config(self.config, self.model_id)
-
-    @cached_property
-    def weight_hashes(self) -> dict[str, str]:
-        """Path below the folder -> sha256 of the weight files."""
-        return weight_hashes(self.folder)
-
-    @cached_property
-    def setting_hashes(self) -> dict[str, str]:
-        """Path below the folder -> sha256 of all other files that loading reads."""
-        return setting_hashes(self.folder)
-
-    @property
-    def file_hashes(self) -> dict[str, str]:
-        """Everything a loaded model and its processor are made of."""
-        return {**self.weight_hashes, **self.setting_hashes}
-
-    @property
-    def processor_hash(self) -> str:
-        """sha256 over what turns a document into inputs: tokenizer, image processor, templates."""
-        inputs = {k: v for k, v in self.setting_hashes.items() if k not in ("config.json", INDEX)}
-        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def find_model(name: str) -> ModelSource:

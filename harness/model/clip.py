@@ -103,7 +103,7 @@ def load_clip(folder: str | Path, model: Any) -> Clip:
     from transformers import AutoTokenizer, CLIPModel
 
     from harness.engine.model import feature_layer
-    from harness.model.loading import quiet_library
+    from harness.model.quiet import quiet_library
 
     try:
         with quiet_library():

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,11 +12,12 @@ from harness.common.errors import UsageError, one_line
 from harness.common.torchvision_ops import declare_missing_ops
 from harness.families.catalog import shape_from_config
 from harness.model.features import FeatureCache
+from harness.model.quiet import quiet_library
 from harness.model.session import Session
 from harness.model.weights import read_header, weight_files
 
 if TYPE_CHECKING:
-    from harness.model.catalog import ModelSource, Progress
+    from harness.model.source import ModelSource, Progress
 
 # A model is spread over devices when its weights fill more than this share of the free memory:
 # the rest is for activations and the KV cache.
@@ -203,21 +201,3 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} {torch.cuda.get_device_name(device)}"
     return str(device)
-
-
-@contextmanager
-def quiet_library() -> Iterator[None]:
-    """No bars and no warnings of transformers while loading: problems are raised instead."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

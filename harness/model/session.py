@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.families.family import Family
     from harness.families.shapes import ModelShape
-    from harness.model.catalog import ModelSource
     from harness.model.checkpoints import Loaded
     from harness.model.features import FeatureCache
+    from harness.model.source import ModelSource
 
 
 @dataclass

@@ -6,8 +6,8 @@ import contextlib
 from typing import Any
 
 from harness.bench.benches import resolve_bench
-from harness.bench.generation import Request
 from harness.bench.prompter import Prompter
+from harness.bench.request import Request
 from harness.common.torchvision_ops import declare_missing_ops
 
 

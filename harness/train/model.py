@@ -94,7 +94,8 @@ def _forget(module: Any, state: dict, prefix: str, meta: Any) -> None:
 def load_start(recipe: InstructRecipe) -> tuple[Any, Any, Any]:
     """(model in float32, processor, the source it was found at or None if put together here)."""
     from harness.model.catalog import find_model
-    from harness.model.loading import load_processor, quiet_library
+    from harness.model.loading import load_processor
+    from harness.model.quiet import quiet_library
     from harness.train.assemble import assemble
 
     if bool(recipe.model) == bool(recipe.decoder or recipe.vision):
