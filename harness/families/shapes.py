@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,21 @@ class VisionShape:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Something that runs for a sample's images: ``times`` times, on ``tokens`` tokens each.
+
+    ``name`` is the family's for the module (`Family.module`); ``flops`` the closed form of once,
+    2 per multiply-accumulate, None where it is not known.
+    """
+
+    scope: Literal["vision", "projector"]
+    name: str
+    tokens: int
+    times: int
+    flops: float | None
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """Decoder, tower and projector sizes; `projector_in` is the width the projector reads.
 
@@ -51,6 +67,7 @@ class ModelShape:
     tiles: tuple[tuple[int, int], ...] = ()  # any-resolution grids (height, width) in pixels
     image_tokens: int = 0
     second_tower: float | None = 0.0
+    family: str = "llava"  # whose closed forms and modules hold
 
     @property
     def attention_width(self) -> int:
