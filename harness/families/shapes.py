@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,14 @@ class VisionShape:
     head: bool = False
 
     @property
+    def side(self) -> int:
+        """Patches along one side of a crop; 0 where images are no squares of one size."""
+        return self.image_size // self.patch
+
+    @property
     def patches(self) -> int:
         """Patch tokens of one crop; class tokens come on top."""
-        return (self.image_size // self.patch) ** 2
+        return self.side**2
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,14 @@ class Part:
     tokens: int
     times: int
     flops: float | None
+
+
+class ImageSize(NamedTuple):
+    """An image that a model takes as it is: what of it the tower sees, and its tokens."""
+
+    size: tuple[int, int]  # height, width in pixels
+    crops: int
+    tokens: int
 
 
 @dataclass(frozen=True)
