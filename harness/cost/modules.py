@@ -70,8 +70,10 @@ class Chosen(nn.Module):
 
     def forward(self, states: Any) -> Any:
         shares = self.gate(states).softmax(dim=-1)
-        made = [shares[..., i : i + 1] * self.mlp(states) for i in range(self.chosen)]
-        return torch.stack(made).sum(dim=0)
+        made = shares[..., :1] * self.mlp(states)
+        for i in range(1, self.chosen):
+            made = made + shares[..., i : i + 1] * self.mlp(states)
+        return made
 
 
 class Scores(nn.Module):
