@@ -2,7 +2,9 @@
 
 A gate sends each token to two of the four experts and weighs their outputs by its softmax, the two
 weights renormalised. No token is dropped: the release's capacity at evaluation, 2 x 2.0 x n / 4,
-is a slot for each of n tokens. An image is CLIP's 576 patches behind a two-layer projector.
+is a slot for each of n tokens. An image is CLIP's 576 patches behind a two-layer projector. Where
+the paper and the released code differ: DeepSpeed's gate draws the second expert with Gumbel noise,
+also at evaluation; here, as in the paper, it is the second largest share.
 
 Runs on decoders whose MLP is Llama's: the published Mistral (OpenChat) and StableLM-2, Llama, and
 Qwen2, which is what the published Qwen-1.8B is under other names. Phi-2's attention and MLP stand
@@ -17,13 +19,13 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from harness.common.errors import UsageError
+from harness.families.configs import shown
 from harness.families.decoders import Sizes
-from harness.families.family import shown
 from harness.families.llava import Llava, config_of
 from harness.families.shapes import Mixture, ModelShape
 
 DECODERS = ("llama", "mistral", "qwen2", "stablelm")
-CHOSEN = 2
+CHOSEN = 2  # experts a token is sent to
 # StableLmConfig's defaults, and what of it changes nothing but when it is off.
 STABLELM: Sizes = {
     "hidden_size": 2560,
@@ -93,12 +95,14 @@ class MoeLlava(Llava):
     def resized(
         self, config: Mapping[str, Any], text: Mapping[str, Any], sight: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """A complete config of other sizes; the experts of layers it has no more are left out."""
-        decoder = {**config["text_config"], **text}
-        kept = {key: config[key] for key in ("model_type", *self.says)}
-        mixed = [i for i in kept["moe_layers_idx"] if i < decoder["num_hidden_layers"]]
-        kept |= {"moe_layers_idx": mixed, "text_config": decoder}
-        return {**kept, "vision_config": {**config["vision_config"], **sight}}
+        small = super().resized(config, text, sight)
+        decoder = small["text_config"]
+        depth = decoder["num_hidden_layers"]
+        small["moe_layers_idx"] = [i for i in config["moe_layers_idx"] if i < depth]
+        if decoder["model_type"] == "stablelm" and decoder["head_dim"] < 8:
+            decoder["rope_parameters"] = None  # a quarter of such a head is no pair of numbers
+            decoder["partial_rotary_factor"] = 1.0
+        return small
 
     def config_class(self) -> Any:
         from harness.families.moe_llava_model import MoeLlavaConfig
