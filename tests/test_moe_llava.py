@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from harness.engine import find_parts, routed
 from harness.families.catalog import FAMILIES, completed, shape_from_config, shape_of
 from harness.store.csvfile import read_rows
 from tests import naive
+from tests.fixtures.hub_models import write_llava
 from tests.moe_tools import DECODERS, one_by_one, tiny_moe
 from tests.routing_tools import (
     IMAGES,
@@ -123,6 +125,23 @@ def test_fresh_weights_are_drawn() -> None:
         experts = model.model.language_model.layers[0].mlp.experts
         for value in experts.parameters():
             assert value.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_a_folder_of_it_answers_benchmarks(tmp_path: Path) -> None:
+    """Processor and prompts are LLaVA's; the folder says which layers have experts."""
+    folder = write_llava(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    for file in (*folder.glob("*.safetensors"), *folder.glob("*.index.json")):
+        file.unlink()
+    family = FAMILIES["moe_llava"]
+    made = family.config_class()(**{**config, "model_type": "moe_llava"}, moe_layers_idx=[1])
+    model = family.model_class()._from_config(made)
+    model.save_pretrained(folder)
+    argv = ["--model", str(folder), "--bench", "gqa", "--data", "mini", "--limit", "2", "--quiet"]
+    argv += ["--device", "cpu", "--dtype", "float32", "--out", str(tmp_path / "out")]
+    assert main([*argv, "--methods", "fastv,random"]) == 0
+    rows = read_rows(tmp_path / "out" / "cells.csv")
+    assert [line["status"] for line in rows] == ["done"] * 3
 
 
 CONFIG: dict[str, Any] = tiny_moe().config.to_dict()

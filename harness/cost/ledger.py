@@ -135,7 +135,7 @@ def skipped(counts: Counts, n: int) -> float:
 
 def linear_flops(shape: ModelShape, counts: Counts) -> float:
     """The decoder's linear layers, for the tokens [L] that each of them processed."""
-    return 2.0 * int((np.array(shape.all_weights_met, dtype=np.int64) * counts).sum())
+    return 2.0 * int(np.dot(np.array(shape.all_weights_met, dtype=np.int64), counts))
 
 
 def attention_flops(shape: ModelShape, counts: Counts, convention: str) -> float:
@@ -165,13 +165,13 @@ def prefill_flops(
 
 
 def fastv_rule(shape: ModelShape, counts: Counts) -> float:
-    """FastV's published formula, doubled to FLOPs, for the tokens [L] of each layer.
+    """FastV's published formula, doubled to FLOPs, for the tokens of the first layers or of all.
 
     One layer of LLaVA-1.5-7B at n = 612 gives 2 x 99.3e9: the "99.3 B" of its README.
     """
     d, n = shape.hidden, counts.astype(np.int64)
-    weights = 4 * d * d + 2 * d * np.array(shape.ffn_met, dtype=np.int64)
-    return 2.0 * int((weights * n).sum()) + 4.0 * d * int((n**2).sum())
+    weights = 4 * d * d + 2 * d * np.array(shape.ffn_met[: n.size], dtype=np.int64)
+    return 2.0 * int(np.dot(weights, n)) + 4.0 * d * int((n**2).sum())
 
 
 def eager_attention(shape: ModelShape, counts: Counts) -> float:

@@ -35,8 +35,10 @@ STABLELM: Sizes = {
     "num_key_value_heads": 32,
     "vocab_size": 50304,
 }
-_OFF = {"stablelm": ("use_parallel_residual", "qk_layernorm", "hidden_dropout")}
-_OFF["llama"] = ("mlp_bias",)
+_OFF: dict[str, tuple[str, ...]] = {
+    "llama": ("mlp_bias",),
+    "stablelm": ("use_parallel_residual", "qk_layernorm", "hidden_dropout"),
+}
 
 # StableLM-2-1.6B's, Qwen-1.8B's, OpenChat-3.5's and Phi-2's own sizes.
 _STABLELM_1_6B = {
@@ -74,12 +76,12 @@ class MoeLlava(Llava):
 
     def completed(self, config: Mapping[str, Any], name: str) -> dict[str, Any]:
         text = config.get("text_config")
-        kind = text.get("model_type") if isinstance(text, Mapping) else None
+        kind = None
         if isinstance(text, Mapping):
-            _check_decoder(text, name)
-        if kind == "stablelm":  # its sizes have Llama's names and meaning
-            sizes = {**STABLELM, **text, "model_type": "llama"}
-            config = {**config, "text_config": sizes}
+            kind = _checked_decoder(text, name)
+            if kind == "stablelm":  # its sizes have Llama's names and meaning
+                sizes = {**STABLELM, **text, "model_type": "llama"}
+                config = {**config, "text_config": sizes}
         full = super().completed(config, name)
         full["text_config"]["model_type"] = kind
         depth = full["text_config"]["num_hidden_layers"]
@@ -133,8 +135,8 @@ class MoeLlavaPhi(Llava):
         return replace(found, mixture=mixture, mlp_matrices=2)
 
 
-def _check_decoder(text: Mapping[str, Any], name: str) -> None:
-    """Raise UsageError for a decoder whose layers or MLPs are built in another way."""
+def _checked_decoder(text: Mapping[str, Any], name: str) -> str:
+    """The decoder's type; UsageError where its layers or MLPs are built in another way."""
     kind = text.get("model_type")
     if kind not in DECODERS:
         only = " (only its sizes are known: moe-llava-2.7b-4e)" if kind == "phi" else ""
@@ -142,12 +144,13 @@ def _check_decoder(text: Mapping[str, Any], name: str) -> None:
             f"{name}: text_config.model_type is {shown(kind)}{only}; the decoders of MoE-LLaVA "
             "that run are " + ", ".join(DECODERS)
         )
-    for key in _OFF.get(kind, ()):
+    for key in _OFF.get(str(kind), ()):
         if text.get(key):
             raise UsageError(
                 f"{name}: text_config.{key} is {shown(text[key])}: no MoE-LLaVA was built so, and "
                 "its experts cannot be"
             )
+    return str(kind)
 
 
 def _check_mixture(full: Mapping[str, Any], depth: int, name: str) -> None:

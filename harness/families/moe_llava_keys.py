@@ -18,9 +18,12 @@ from harness.families.moe_llava import CHOSEN, MoeLlava
 from harness.families.towers import CLIP_L_336
 
 # Released `model_type` -> decoder, and its fields under the names that the library has for them.
-_COMMON = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-_COMMON += ("num_key_value_heads", "hidden_act", "max_position_embeddings", "rope_theta")
-_NAMES = {name: name for name in (*_COMMON, "bos_token_id", "eos_token_id")}
+_COMMON = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "hidden_act", "max_position_embeddings", "rope_theta"),
+    *("bos_token_id", "eos_token_id"),
+)
+_NAMES = {name: name for name in _COMMON}
 SOURCES: dict[str, tuple[str, dict[str, str]]] = {
     "moe_llava_llama": ("llama", {**_NAMES, "rms_norm_eps": "rms_norm_eps"}),
     "moe_llava_mistral": (
@@ -190,11 +193,13 @@ def _experts(moe: Any, name: str) -> dict[str, Any]:
     """The experts that a release's ``moe`` dict describes."""
     if not isinstance(moe, Mapping):
         raise UsageError(f"{name}: no 'moe' in its config, which says where the experts are")
-    layers, counts, chosen = (
-        moe.get(k) for k in ("moe_layers_idx", "num_experts", "top_k_experts")
-    )
-    same = isinstance(counts, list) and isinstance(layers, list) and len(counts) == len(layers)
-    if not same or len(set(counts)) != 1 or type(counts[0]) is not int:
+    layers, counts = moe.get("moe_layers_idx"), moe.get("num_experts")
+    chosen, room = moe.get("top_k_experts"), moe.get("eval_capacity_factor")
+    if (
+        not (isinstance(counts, list) and isinstance(layers, list) and len(counts) == len(layers))
+        or len(set(counts)) != 1
+        or type(counts[0]) is not int
+    ):
         raise UsageError(
             f"{name}: moe.num_experts is {shown(counts)}: not one and the same number for each of "
             f"moe_layers_idx, {shown(layers)}"
@@ -204,7 +209,6 @@ def _experts(moe: Any, name: str) -> dict[str, Any]:
             f"{name}: moe.top_k_experts is {shown(chosen)}, use_residual "
             f"{shown(moe.get('use_residual'))}: only {CHOSEN} without residual expert is read"
         )
-    room = moe.get("eval_capacity_factor")
     if not isinstance(room, (int, float)) or CHOSEN * room < counts[0]:
         raise UsageError(
             f"{name}: moe.eval_capacity_factor is {shown(room)}: with {counts[0]} experts the "

@@ -65,6 +65,7 @@ class ExpertMlp(nn.Module):
             intermediate_size=text.intermediate_size,
             hidden_act=text.hidden_act,
             num_local_experts=experts,
+            experts_implementation="eager",
         )
         self.gate = Gate(text.hidden_size, experts, chosen)
         self.experts = MixtralExperts(sizes)
