@@ -66,11 +66,12 @@ class Naive:
         return module(x)  # the library's own: its rounding rule is not what is tested here
 
     def turned(self, x: Tensor, position: Tensor) -> Tensor:
-        """RoPE on [n, heads, size]."""
+        """RoPE on [n, heads, size], or on the first numbers of it that there are angles for."""
         angle = position.float()[:, None] * self.text.rotary_emb.inv_freq.float()[None]
         cos, sin = angle.cos().double()[:, None], angle.sin().double()[:, None]
-        a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+        pairs = angle.shape[-1]
+        a, b, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
+        return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
 
     def probabilities(self, layer: int, active: Tensor, position: Tensor) -> Tensor:
         """[heads, n, n] attention of a layer, rows of inactive tokens meaningless."""

@@ -18,6 +18,7 @@ from harness.families.family import Family
 from harness.families.llava import Llava
 from harness.families.llava_hr import LlavaHr, MiniGeminiHd
 from harness.families.llava_next import LlavaNext
+from harness.families.moe_llava import MoeLlava, MoeLlavaPhi
 from harness.families.qwen2_5_vl import Qwen25VL
 from harness.families.qwen2_vl import Qwen2VL
 from harness.families.qwen3_vl import Qwen3VL
@@ -27,12 +28,19 @@ from methods.vocabulary import ModelInfo
 
 REGISTRY: dict[str, Family] = {
     kind.kind: kind()
-    for kind in (Llava, LlavaNext, Qwen2VL, Qwen25VL, Qwen3VL, LlavaHr, MiniGeminiHd)
+    for kind in (
+        *(Llava, LlavaNext, Qwen2VL, Qwen25VL, Qwen3VL, LlavaHr, MiniGeminiHd),
+        *(MoeLlava, MoeLlavaPhi),
+    )
 }
 FAMILIES = {name: family for name, family in REGISTRY.items() if family.loads}
 KNOWN = {name: config for f in REGISTRY.values() for name, config in f.published.items()}
+# Names that no hub has files under: of a family that is not loaded, or of this harness.
 SIZES_ONLY = {
-    name: line for f in REGISTRY.values() if not f.loads for name, line in f.summaries.items()
+    name: line
+    for f in REGISTRY.values()
+    for name, line in f.summaries.items()
+    if not f.loads or "/" not in name
 }
 
 

@@ -36,7 +36,12 @@ MODELS: dict[str, Entry] = {
     "tiny-llava": Entry(
         "assets/tiny-llava", "shipped, mini: a small LLaVA for the mini benchmarks", mini=True
     ),
-    **{name: Entry(name, line) for f in FAMILIES.values() for name, line in f.summaries.items()},
+    **{
+        name: Entry(name, line)
+        for f in FAMILIES.values()
+        for name, line in f.summaries.items()
+        if name not in SIZES_ONLY
+    },
 }
 
 

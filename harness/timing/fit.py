@@ -36,7 +36,7 @@ def weight_count(shape: ModelShape) -> int:
         4 * shape.vision.hidden**2 + 2 * shape.vision.hidden * shape.vision.ffn
     )
     projector = shape.projector_in * shape.hidden + shape.hidden**2
-    return shape.layers * shape.layer_weights + 2 * shape.head_weights + tower + projector
+    return shape.stored_weights + 2 * shape.head_weights + tower + projector
 
 
 def need(shape: ModelShape, work: Workload, pictures: Pictures, itemsize: int, attn: str) -> Need:
@@ -44,7 +44,7 @@ def need(shape: ModelShape, work: Workload, pictures: Pictures, itemsize: int, a
     n = work.n_text + pictures.tokens
     entries = work.batch * (n + work.n_out) * shape.layers
     # residual, normed input, q, k, v, attention output; or gate, up and their product
-    width = 3 * shape.hidden + max(3 * shape.hidden, 3 * shape.ffn)
+    width = 3 * shape.hidden + max(3 * shape.hidden, 3 * max(shape.ffn_met))
     activations = work.batch * n * width * itemsize
     if attn == "eager":
         activations += work.batch * shape.heads * n * n * (2 * itemsize + 4)
