@@ -60,9 +60,12 @@ def work_is_counted(s: Case) -> None:
     free = isinstance(s.method, Budgeted) and s.method.target(1) is None
     budget = [replace(s.method, ratio=0.5)] if free else []  # type: ignore[call-arg]
     tries = [(s.other(method), s.prompt(0)) for method in (s.method, *budget)]
-    other = Case(s.method, family="llava_next") if s.family == "llava" else s
-    for size in ((32, 32), (20, 30)) if other is not s else s.sizes:  # whole tiles, cut ones
-        tries.append((other, tiny.any_resolution_inputs(other.model, [size, size])))
+    if s.family == "llava":  # whole tiles, then cut ones
+        other, sizes, count = Case(s.method, family="llava_next"), [(32, 32), (20, 30)], 2
+    else:
+        other, sizes, count = s, s.sizes, max(2, s.method.least_images)
+    for size in sizes:
+        tries.append((other, tiny.any_resolution_inputs(other.model, [size] * count)))
     for subject, inputs in tries:
         with executed(subject.model) as ran:
             _, (record,) = subject.generate(inputs)
