@@ -63,7 +63,7 @@ def work_is_counted(s: Case) -> None:
     if s.family == "llava":  # whole tiles, then cut ones
         other, sizes, count = Case(s.method, family="llava_next"), [(32, 32), (20, 30)], 2
     else:
-        other, sizes, count = s, s.sizes, max(2, s.method.least_images)
+        other, sizes, count = s, s.sizes, max(2, s.rows[0][1])
     for size in sizes:
         tries.append((other, tiny.any_resolution_inputs(other.model, [size] * count)))
     for subject, inputs in tries:
