@@ -227,7 +227,7 @@ def test_the_library_s_own_sparse_block_costs_what_the_ledger_says() -> None:
 
 
 def test_published_sizes() -> None:
-    """Billions of weights stored and met by a token, as the paper's table has them."""
+    """Billions of weights stored and met by a token, as reported (recalled, not looked up)."""
     known = {STABLELM: (2.9, 2.0), "moe-llava-qwen-1.8b-4e": (3.1, 2.2), PHI: (5.3, 3.6)}
     for name, (stored, met) in known.items():
         shape = shape_of(name)
