@@ -196,6 +196,12 @@ class Family:
         """(module, inputs) of a `Part` at its true size; None where only a closed form is known."""
         return None if name == "second tower" else module_of(shape, name, tokens)
 
+    def sight_weights(self, shape: ModelShape) -> int:
+        """Parameters of all that sees pixels (norms and biases left out), as they lie in memory."""
+        d = shape.vision.hidden
+        layers = shape.vision.layers * (4 * d * d + 2 * d * shape.vision.ffn)
+        return layers + shape.projector_weights
+
     # --- loading ----------------------------------------------------------------------------------
     def config_class(self) -> Any:
         """transformers' config class."""

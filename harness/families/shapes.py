@@ -90,6 +90,7 @@ class ModelShape:
     image_tokens: int = 0
     second_tower: float | None = 0.0
     family: str = "llava"  # whose closed forms and modules hold
+    tied: bool = False  # the LM head is the embedding table
     mixture: Mixture | None = None
     mlp_matrices: int = 3  # of an MLP: gate, up and down, or two without a gate
 

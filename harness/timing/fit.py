@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from harness.common.errors import UsageError
+from harness.families.catalog import REGISTRY
 from harness.families.shapes import ModelShape
 from harness.options.workload import Pictures, Workload
 
@@ -31,12 +32,9 @@ class Need:
 
 
 def weight_count(shape: ModelShape) -> int:
-    """Parameters of decoder, embeddings, head, tower and projector (norms left out)."""
-    tower = shape.vision.layers * (
-        4 * shape.vision.hidden**2 + 2 * shape.vision.hidden * shape.vision.ffn
-    )
-    projector = shape.projector_in * shape.hidden + shape.hidden**2
-    return shape.stored_weights + 2 * shape.head_weights + tower + projector
+    """Parameters of decoder, embeddings, head, tower and projector (norms and biases left out)."""
+    tables = (1 if shape.tied else 2) * shape.head_weights
+    return shape.stored_weights + tables + REGISTRY[shape.family].sight_weights(shape)
 
 
 def need(shape: ModelShape, work: Workload, pictures: Pictures, itemsize: int, attn: str) -> Need:
