@@ -257,6 +257,14 @@ class Family:
         return []
 
     # --- images of a batch ------------------------------------------------------------------------
+    def counted(self, given: Mapping[str, Any], image_token: int) -> dict[str, Any]:
+        """A batch's entries, and what its ``input_ids`` alone say of its images.
+
+        `one_image`, `some_images` and `image_count` are asked of these. Raises UsageError where
+        prompts and pixels do not agree.
+        """
+        return dict(given)
+
     def one_image(self, given: Mapping[str, Any], number: int) -> dict[str, Any]:
         """Arguments of ``get_image_features`` for one image of those ``given`` for several."""
         found = {name: given[name] for name in self.images if given.get(name) is not None}

@@ -137,17 +137,20 @@ def prompted(family: Family, images: Sequence[int]) -> list[int]:
 
 
 def any_resolution_inputs(model: Any, sizes: list[tuple[int, int]]) -> dict[str, Any]:
-    """One prompt with images of these (height, width) sizes, in as many crops as any of them."""
+    """One prompt with images of these (height, width) sizes, in as many crops as the family has."""
     family = family_of(model.config, "tiny")
     shape = family.shape(model.config.to_dict(), "tiny")
     generator = torch.Generator().manual_seed(0)
-    crops = family.tiny_images[0][1]
-    images = [family.noise(shape, 1, crops, size, generator) for size in sizes]
+    known, usual = dict(family.tiny_images), family.tiny_images[0][1]
+    images = [family.noise(shape, 1, known.get(s, usual), s, generator) for s in sizes]
     inputs = family.joined(images)
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    with torch.no_grad():
-        out = model.model.get_image_features(**inputs, return_dict=True)
-    counts = [int(one.shape[0]) for one in out.pooler_output]
+    counts = []
+    for one in images:
+        one["pixel_values"] = one["pixel_values"].to(model.dtype)
+        with torch.no_grad():
+            out = family.inner(model).get_image_features(**one, return_dict=True)
+        counts.append(sum(int(crop.shape[0]) for crop in out.pooler_output))
     ids = torch.tensor([[BOS, 7, *prompted(family, counts), 9, 11, 13]])
     mask = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return {**mask, **family.token_inputs(ids, IMAGE), **inputs}
