@@ -85,6 +85,8 @@ class InternVL(Family):
             sight = {**sight, **{key: side(sight[key]) for key in sides if key in sight}}
         full["vision_config"] = part({"vision_config": sight}, "vision_config", TOWER, name)
         check(full, name)
+        sight = full["vision_config"]
+        full["image_seq_length"] = tokens(sight["image_size"] // sight["patch_size"])
         return full
 
     def shape(self, config: Mapping[str, Any], name: str) -> ModelShape:
@@ -141,6 +143,12 @@ class InternVL(Family):
 
         side = shape.vision.side // MERGE
         return replace(super().info(shape), tower_side=side, image_tokens=0)
+
+    def resized(
+        self, config: Mapping[str, Any], text: Mapping[str, Any], sight: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        unit = config["image_seq_length"]
+        return {**super().resized(config, text, sight), "image_seq_length": unit}
 
     def tiny(self) -> dict[str, Any]:
         text = {
