@@ -214,6 +214,61 @@ def test_methods_that_read_patches_say_why_they_cannot(name: str) -> None:
     assert "\n" not in str(error.value)
 
 
+# --- the tower's class token
+def eager(**tower: Any) -> Any:
+    """A tiny model whose attention weights the library returns."""
+    sizes = REGISTRY["internvl"].tiny()
+    sizes["vision_config"] |= tower
+    config = REGISTRY["internvl"].config_class()(**sizes)
+    model = REGISTRY["internvl"].model_class()._from_config(config, attn_implementation="eager")
+    return tiny.randomise(model).eval()
+
+
+@pytest.mark.parametrize("tower", [{}, {"use_qk_norm": True, "norm_type": "rms_norm"}])
+@pytest.mark.parametrize("spec", ["fastervlm:keep=200", "scope:keep=200"])
+def test_a_token_has_the_mean_of_its_patches_attention(spec: str, tower: dict[str, Any]) -> None:
+    """Equal to loops over what the library says of its last tower layer but one."""
+    model = eager(**tower)
+    inputs = batch(model, ROWS)
+    with torch.no_grad():
+        seen = model.model.vision_tower(inputs["pixel_values"], output_attentions=True)
+        rows = seen.attentions[-2][:, :, 0, 1:].mean(1).view(-1, 4, 2, 4, 2).mean((2, 4))
+        states = seen.last_hidden_state[:, 1:].view(-1, 8, 8, 16)
+        features = model.model.pixel_shuffle(states).flatten(1, 2).double()
+        with routed(model, methods.parse(spec)) as run:
+            model(**inputs)
+            records = run.records()
+    scores = rows.flatten(1).double().tolist()
+    kept = round(200 * TILE / 576)
+    tile = 0
+    for record in records:
+        columns = np.nonzero(record.kinds == IMAGE)[0].tolist()
+        for start in range(0, len(columns), TILE):
+            row, unit = scores[tile], features[tile] / features[tile].norm(dim=1, keepdim=True)
+            if spec.startswith("fastervlm"):
+                chosen = sorted(range(TILE), key=lambda i: -row[i])[:kept]
+            else:
+                chosen = covering(unit @ unit.T, row, kept)
+            expected = [columns[start + i] for i in sorted(chosen)]
+            mine = [c for c in columns[start : start + TILE] if record.keep[0, c]]
+            assert mine == expected
+            tile += 1
+
+
+def covering(alike: Tensor, weight: list[float], k: int) -> list[int]:
+    """SCOPE's picks: the largest gain in coverage times the token's weight, again and again."""
+    covered, chosen = torch.zeros(len(weight), dtype=alike.dtype), list[int]()
+    for _ in range(k):
+        gains = {
+            j: weight[j] * float((alike[:, j] - covered).clamp(min=0).sum())
+            for j in range(len(weight))
+            if j not in chosen
+        }
+        chosen.append(max(gains, key=lambda j: gains[j]))
+        covered = torch.maximum(covered, alike[:, chosen[-1]])
+    return chosen
+
+
 # --- cost
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_counters_agree_at_published_sizes(model: str) -> None:
@@ -229,7 +284,7 @@ def test_counters_agree_at_published_sizes(model: str) -> None:
     assert REGISTRY["internvl"].image_sizes(shape)[0].tokens == 13 * 256  # 480 x 640 pixels
 
 
-@pytest.mark.parametrize("spec", ["dense", "fastv", "divprune", "blind"])
+@pytest.mark.parametrize("spec", ["dense", "fastv", "divprune", "fastervlm", "scope", "blind"])
 def test_what_runs_is_what_the_ledger_says(spec: str) -> None:
     model = tiny.build("internvl")
     inputs = alone(batch(model, ROWS), 2)

@@ -22,6 +22,7 @@ from harness.families.internvl_parts import (
     RELEASED,
     TOWER,
     check,
+    joined,
     module_of,
     raster,
     side,
@@ -65,6 +66,7 @@ class InternVL(Family):
         "reads the patches of the vision tower, and this tower's token is two by two patches "
         "that were joined"
     )
+    joins = MERGE**2
     tiny_images: ClassVar[tuple[tuple[tuple[int, int], int], ...]] = (((32, 32), 1), ((70, 33), 3))
     tensors = Llava.tensors
     renamed = Llava.renamed[:-1]
@@ -184,23 +186,19 @@ class InternVL(Family):
 
     def module(self, shape: ModelShape, name: str, tokens: int) -> tuple[Any, Any] | None:
         """The library's own modules at their true size, on ``meta`` but for the embedding."""
-        return module_of(shape, self._library_config(shape), name, tokens)
-
-    def _library_config(self, shape: ModelShape) -> Any:
-        """The library's config of a one-layer model of these widths."""
-        vision = {
-            "model_type": "internvl_vision", "hidden_size": shape.vision.hidden,
-            "intermediate_size": shape.vision.ffn, "num_attention_heads": 1,  # changes no count
-            "num_hidden_layers": 1,
-        }  # fmt: skip
-        text = {"model_type": "qwen2", "hidden_size": shape.hidden}
-        made = self.config_class()(text_config=text, vision_config=vision)
-        made.vision_config._attn_implementation = "sdpa"
-        return made
+        return module_of(shape, name, tokens)
 
     # --- parts --------------------------------------------------------------------------------
     def tower_layers(self, model: Any) -> Any:
-        return None
+        return getattr(getattr(self.tower(model), "encoder", None), "layer", None)
+
+    def taps(self, layer: Any) -> tuple[Any, Any]:
+        """Behind the norms of the 6B tower; the small one has identities there."""
+        return layer.attention.q_norm, layer.attention.k_norm
+
+    def blocks(self, config: Any) -> list[list[int]] | None:
+        vision = config.vision_config
+        return joined(side(vision.image_size) // side(vision.patch_size))
 
     def stand_ins(self, model: Any) -> list[tuple[Any, Any]]:
         return stand_ins(model.config, self.tower(model), self.projector(model))

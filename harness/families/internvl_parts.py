@@ -61,6 +61,13 @@ def tokens(patches: int) -> int:
     return (patches // MERGE) ** 2
 
 
+def joined(patches: int) -> list[list[int]]:
+    """The patches of a tile of ``patches`` x ``patches`` behind each token, row by row."""
+    steps = range(0, patches, MERGE)
+    inside = [row * patches + col for row in range(MERGE) for col in range(MERGE)]
+    return [[top * patches + left + one for one in inside] for top in steps for left in steps]
+
+
 def check(full: Mapping[str, Any], name: str) -> None:
     """Raise UsageError for what a complete config says of images and cannot be."""
     sight, layer = full["vision_config"], full["vision_feature_layer"]
@@ -110,8 +117,8 @@ def raster(size: tuple[int, int], processor: Any) -> tuple[int, int]:
     return down, across
 
 
-def module_of(shape: ModelShape, config: Any, name: str, tokens: int) -> tuple[Any, tuple[Any]]:
-    """(module, inputs) of a part at its true size; ``config``: the library's model config.
+def module_of(shape: ModelShape, name: str, tokens: int) -> tuple[Any, tuple[Any, ...]]:
+    """(module, inputs) of a part at its true size, the library's own.
 
     On ``meta``, where it takes no memory, but the patch embedding: torch 2.13 cannot trace a
     convolution there, and this one is small.
@@ -125,6 +132,7 @@ def module_of(shape: ModelShape, config: Any, name: str, tokens: int) -> tuple[A
         sizes = (vision.channels, vision.hidden, vision.patch, vision.patch)
         pixels = torch.zeros(1, vision.channels, vision.image_size, vision.image_size)
         return nn.Conv2d(*sizes, bias=False), (pixels,)
+    config = _config(shape)
     with torch.device("meta"):
         if name == "projector":
             states = torch.empty(1, tokens, shape.projector_in)
@@ -132,6 +140,21 @@ def module_of(shape: ModelShape, config: Any, name: str, tokens: int) -> tuple[A
         layer: Any = library.InternVLVisionLayer(config.vision_config)
         states = torch.empty(1, tokens, vision.hidden)
         return (layer.mlp if name == "mlp" else layer.attention), (states,)
+
+
+def _config(shape: ModelShape) -> Any:
+    """The library's config of a one-layer model of these widths."""
+    from transformers import InternVLConfig
+
+    vision = {
+        "model_type": "internvl_vision", "hidden_size": shape.vision.hidden,
+        "intermediate_size": shape.vision.ffn, "num_hidden_layers": 1,
+        "num_attention_heads": 1,  # changes no count
+    }  # fmt: skip
+    text = {"model_type": "qwen2", "hidden_size": shape.hidden}
+    made = InternVLConfig(text_config=text, vision_config=vision)
+    made.vision_config._attn_implementation = "sdpa"
+    return made
 
 
 def stand_ins(config: Any, tower: Any, projector: Any) -> list[tuple[Any, Any]]:
