@@ -82,7 +82,9 @@ class Case:
         single = {k: self.inputs[k][i][real][None] for k in names}
         first, count = sum(images for _, images, _ in self.rows[:i]), self.rows[i][1]
         if count:
-            single |= family.some_images(self.inputs, range(first, first + count))
+            single |= family.some_images(
+                family.counted(self.inputs, tiny.IMAGE), range(first, first + count)
+            )
         return single
 
     @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor
 from harness.common.errors import UsageError
 from harness.engine.masks import allowed_from
 from harness.engine.model import EngineError, Parts
+from harness.families import framing
 from methods.base import ANSWER, IMAGE, QUESTION, SYSTEM, Crop, Method, on_device
 
 
@@ -152,7 +153,7 @@ class Samples:
 
     def _find_grids(self) -> list[list[dict[str, Any]]]:
         places = [[i for i, k in enumerate(row) if k == IMAGE] for row in self.kinds.tolist()]
-        lengths, sizes = self._image_lengths(places)
+        lengths, sizes = self._image_lengths()
         result: list[list[dict[str, Any]]] = []
         image = 0
         for columns in places:
@@ -174,13 +175,8 @@ class Samples:
         except UsageError as error:
             raise EngineError(str(error)) from None
 
-    def _image_lengths(self, places: list[list[int]]) -> tuple[list[int], list[Any]]:
-        runs: list[int] = []
-        for columns in places:
-            for i, column in enumerate(columns):
-                if i == 0 or column != columns[i - 1] + 1:
-                    runs.append(0)
-                runs[-1] += 1
+    def _image_lengths(self) -> tuple[list[int], list[Any]]:
+        runs = framing.runs((self.kinds == IMAGE).tolist())
         pooled = getattr(self.features, "pooler_output", None)
         if pooled is not None:
             lengths = self.parts.family.image_lengths(pooled, runs)

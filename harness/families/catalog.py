@@ -15,6 +15,7 @@ from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import read_json
 from harness.common.roots import DATA
 from harness.families.family import Family
+from harness.families.internvl import InternVL
 from harness.families.llava import Llava
 from harness.families.llava_hr import LlavaHr, MiniGeminiHd
 from harness.families.llava_next import LlavaNext
@@ -29,8 +30,8 @@ from methods.vocabulary import ModelInfo
 REGISTRY: dict[str, Family] = {
     kind.kind: kind()
     for kind in (
-        *(Llava, LlavaNext, Qwen2VL, Qwen25VL, Qwen3VL, LlavaHr, MiniGeminiHd),
-        *(MoeLlava, MoeLlavaPhi),
+        *(Llava, LlavaNext, Qwen2VL, Qwen25VL, Qwen3VL, InternVL),
+        *(LlavaHr, MiniGeminiHd, MoeLlava, MoeLlavaPhi),
     )
 }
 FAMILIES = {name: family for name, family in REGISTRY.items() if family.loads}

@@ -43,6 +43,7 @@ class Family:
     tower_arguments: ClassVar[tuple[str, ...]] = ()  # of the tower, beside pixels
     deepstack: ClassVar[tuple[str, ...]] = ()  # decoder arguments that `added` reads
     unread: ClassVar[str] = ""  # why no method can read its tower's states, where that is so
+    joins: ClassVar[int] = 1  # patches that a token joins, where the tower is read all the same
     # Fields that old processor files leave out and the config knows.
     processor_fields: ClassVar[tuple[str, ...]] = ("patch_size", "vision_feature_select_strategy")
     apart: ClassVar[bool] = False  # images of a prompt must have text between them
@@ -162,12 +163,13 @@ class Family:
             heads=shape.heads,
             kv_heads=shape.kv_heads,
             head_dim=shape.head_dim,
-            tower_layers=0 if self.unread else shape.vision.layers,
+            tower_layers=0 if self.unread and self.joins == 1 else shape.vision.layers,
             tower_width=shape.vision.hidden,
             tower_side=shape.vision.side,
             image_tokens=fixed,
             class_tokens=shape.vision.class_tokens,
             unread=self.unread,
+            joins=self.joins,
         )
 
     # --- what its images cost: torch-free but for `module` ----------------------------------------
@@ -235,6 +237,14 @@ class Family:
         """
         return tower_layers(self.tower(model))
 
+    def taps(self, layer: Any) -> tuple[Any, Any]:
+        """The modules of a tower layer that queries and keys come from."""
+        return layer.self_attn.q_proj, layer.self_attn.k_proj
+
+    def blocks(self, config: Any) -> list[list[int]] | None:
+        """The patches of a crop that each of its tokens joins; None: one each."""
+        return None
+
     def projector(self, model: Any) -> Any:
         """What makes decoder states of tower states."""
         return self.inner(model).multi_modal_projector
@@ -263,6 +273,14 @@ class Family:
         return []
 
     # --- images of a batch ------------------------------------------------------------------------
+    def counted(self, given: Mapping[str, Any], image_token: int) -> dict[str, Any]:
+        """A batch's entries, and what its ``input_ids`` alone say of its images.
+
+        `one_image`, `some_images` and `image_count` are asked of these. Raises UsageError where
+        prompts and pixels do not agree.
+        """
+        return dict(given)
+
     def one_image(self, given: Mapping[str, Any], number: int) -> dict[str, Any]:
         """Arguments of ``get_image_features`` for one image of those ``given`` for several."""
         found = {name: given[name] for name in self.images if given.get(name) is not None}

@@ -148,11 +148,11 @@ def prompted(family: Family, images: Sequence[int]) -> list[int]:
 
 
 def any_resolution_inputs(model: Any, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """One prompt with images of these (height, width) sizes, in as many crops as any of them."""
+    """One prompt with images of these (height, width) sizes, in as many crops as the family has."""
     family = family_of(model.config, "tiny")
     generator = torch.Generator().manual_seed(0)
-    crops = family.tiny_images[0][1]
-    images = [noise(model, size, crops, generator) for size in sizes]
+    known, usual = dict(family.tiny_images), family.tiny_images[0][1]
+    images = [noise(model, size, known.get(size, usual), generator) for size in sizes]
     counts = [tokens_of(model, image) for image in images]
     ids = torch.tensor([[BOS, 7, *prompted(family, counts), 9, 11, 13]])
     mask = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

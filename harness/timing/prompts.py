@@ -61,13 +61,14 @@ def synthetic(bench: Bench, work: Workload, pics: Pictures, seed: int) -> Prompt
     return Prompt(inputs, tuple(f"noise/{i}" for i in range(work.batch)), tower)
 
 
-def alone(prompt: Prompt, row: int, images: Sequence[int], family: Family) -> Prompt:
+def alone(prompt: Prompt, row: int, images: Sequence[int], model: Any) -> Prompt:
     """One row of a batch, without its padding; ``images`` are its places in the image tensors."""
     mask = prompt.inputs["attention_mask"][row].bool()
+    family, image_token = _family(model), _image_token(model)
     names = ("input_ids", "attention_mask", *family.per_token)
     inputs = {name: prompt.inputs[name][row][mask][None] for name in names}
     if len(images):
-        inputs |= family.some_images(prompt.inputs, images)
+        inputs |= family.some_images(family.counted(prompt.inputs, image_token), images)
     return Prompt(inputs, (prompt.names[row],), prompt.tower)
 
 
@@ -76,8 +77,9 @@ def images_by_row(bench: Bench, prompt: Prompt) -> list[list[int]]:
     rows = len(prompt.names)
     if "pixel_values" not in prompt.inputs:
         return [[] for _ in range(rows)]
-    total = _family(bench.model).image_count(prompt.inputs)
-    has = (prompt.inputs["input_ids"] == _image_token(bench.model)).any(dim=1).tolist()
+    family, token = _family(bench.model), _image_token(bench.model)
+    total = family.image_count(family.counted(prompt.inputs, token))
+    has = (prompt.inputs["input_ids"] == token).any(dim=1).tolist()
     each, rest = divmod(total, sum(has))
     if rest:
         raise CellError("the documents have different numbers of images: time them at batch=1")
