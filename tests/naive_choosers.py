@@ -73,7 +73,7 @@ def cdpruner(naive: Naive, method: Any) -> None:
 def sparsevlm(naive: Naive, method: Any) -> None:
     """Tokens really leave and move here: the whole sequence is rebuilt behind every stage."""
     sample = naive.sample
-    kinds = np.array(["text"] * sample.prompt + ["answer"] * len(sample.answer))
+    kinds = np.array(["text"] * sample.prompt + ["answer"] * len(sample.answer), dtype="U8")
     kinds[sample.image] = "image"
     if not sample.image:
         kept, places, rows = [], [], None

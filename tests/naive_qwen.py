@@ -61,14 +61,13 @@ class NaiveQwen(Naive):
         """RoPE on [n, heads, size]; a position [n] stands for all three axes."""
         axes = position if position.dim() == 2 else position[:, None].expand(-1, 3)
         half = self.size // 2
-        out = x.clone()
-        for pair in range(half):
-            speed = 1 / self.rope["rope_theta"] ** torch.tensor(2 * pair / self.size)
-            angle = axes[:, self.axis_of(pair)].float() * speed
-            cos, sin = angle.cos().double()[:, None], angle.sin().double()[:, None]
-            a, b = x[..., pair], x[..., pair + half]
-            out[..., pair], out[..., pair + half] = a * cos - b * sin, b * cos + a * sin
-        return out
+        speed = 1 / self.rope["rope_theta"] ** torch.tensor(
+            [2 * i / self.size for i in range(half)]
+        )
+        angle = axes[:, [self.axis_of(pair) for pair in range(half)]].float() * speed
+        cos, sin = angle.cos().double()[:, None], angle.sin().double()[:, None]
+        a, b = x[..., :half], x[..., half:]
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
     def run_layer(self, layer: int, *args: Any, **options: Any) -> None:
         super().run_layer(layer, *args, **options)
