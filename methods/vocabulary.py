@@ -14,7 +14,7 @@ This module imports no torch at run time.
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -122,6 +122,8 @@ class Merge:
     states     [B, m, d]: new states, read at the slots. None: the slot becomes the weighted sum
                of its members, or their mean where ``weight`` is None too.
     weight     [B, m] weights of that sum.
+    same       how ``states`` came of other [B, m, d] states, where not as that mean or sum: what a
+               model adds to tokens in later layers (deepstack) is mixed alike.
     place      [B, m] long, read at the slots: the running index of the token whose position the
                slot takes, for ``original`` positions (None: its own).
     positions, order, ranked: as in :class:`Drop`.
@@ -135,6 +137,7 @@ class Merge:
     positions: Positions = "original"
     order: Tensor | None = None
     ranked: Ranking | None = None
+    same: Callable[[Tensor], Tensor] | None = None
 
 
 Decision = Route | Drop | Merge | None
