@@ -56,7 +56,7 @@ class Prompter:
         begins = tokenizer.bos_token and prompts[0].startswith(tokenizer.bos_token)
         inputs = self.processor(
             text=prompts,
-            images=flat or None,
+            images=(images if self.family.nested else flat) if flat else None,
             padding=True,
             return_tensors="pt",
             add_special_tokens=not begins,

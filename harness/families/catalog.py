@@ -19,6 +19,8 @@ from harness.families.internvl import InternVL
 from harness.families.llava import Llava
 from harness.families.llava_hr import LlavaHr, MiniGeminiHd
 from harness.families.llava_next import LlavaNext
+from harness.families.llava_next_video import LlavaNextVideo
+from harness.families.llava_onevision import LlavaOnevision
 from harness.families.moe_llava import MoeLlava, MoeLlavaPhi
 from harness.families.qwen2_5_vl import Qwen25VL
 from harness.families.qwen2_vl import Qwen2VL
@@ -30,7 +32,7 @@ from methods.vocabulary import ModelInfo
 REGISTRY: dict[str, Family] = {
     kind.kind: kind()
     for kind in (
-        *(Llava, LlavaNext, Qwen2VL, Qwen25VL, Qwen3VL, InternVL),
+        *(Llava, LlavaNext, LlavaNextVideo, LlavaOnevision, Qwen2VL, Qwen25VL, Qwen3VL, InternVL),
         *(LlavaHr, MiniGeminiHd, MoeLlava, MoeLlavaPhi),
     )
 }

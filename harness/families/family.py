@@ -46,6 +46,7 @@ class Family:
     joins: ClassVar[int] = 1  # patches that a token joins, where the tower is read all the same
     # Fields that old processor files leave out and the config knows.
     processor_fields: ClassVar[tuple[str, ...]] = ("patch_size", "vision_feature_select_strategy")
+    nested: ClassVar[bool] = False  # its processor wants to know which images are one prompt's
     apart: ClassVar[bool] = False  # images of a prompt must have text between them
     # Images of a tiny model for tests: height and width, crops.
     tiny_images: ClassVar[tuple[tuple[tuple[int, int], int], ...]] = (((16, 16), 1),)
@@ -109,6 +110,7 @@ class Family:
             vision=tower,
             projector_in=tower.hidden * read,
             family=self.kind,
+            tied=bool(full.get("tie_word_embeddings", False)),
         )
 
     def image_token(self, config: Mapping[str, Any]) -> int:
@@ -286,6 +288,10 @@ class Family:
         found = {name: given[name] for name in self.images if given.get(name) is not None}
         return {name: value[number : number + 1] for name, value in found.items()}
 
+    def context(self, given: Mapping[str, Any], number: int) -> str:
+        """What of its batch changes an image's features, for sharing them; nothing, as a rule."""
+        return ""
+
     def some_images(self, given: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
         """The entries of a batch for these of its images."""
         return {name: given[name][list(numbers)] for name in self.images if name in given}
@@ -304,6 +310,10 @@ class Family:
     def token_inputs(self, ids: torch.Tensor, image_token: int) -> dict[str, torch.Tensor]:
         """The entries ``per_token`` names, for ids [B, n] that no processor made."""
         return {}
+
+    def beside(self, image: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+        """The entries of one image that is one of ``count`` in its prompt."""
+        return dict(image)
 
     def joined(self, images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """The entries of a batch from those of its images."""

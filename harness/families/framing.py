@@ -141,13 +141,14 @@ def _tiles(grid: dict[str, Any], size: Size, processor: Any, side: int) -> tuple
     if not tile or canvas[0] % tile or canvas[1] % tile:
         return None
     token = tile / side
+    rows, cols = grid.get("whole", (grid["rows"], grid["cols"]))
     scale = min(canvas[0] / size[0], canvas[1] / size[1])
     shown = [_ceil(length * scale, limit) for length, limit in zip(size, canvas, strict=True)]
-    cut = [canvas[0] // tile * side - grid["rows"], canvas[1] // tile * side - grid["cols"]]
+    cut = [canvas[0] // tile * side - rows, canvas[1] // tile * side - cols]
     if min(cut) < 0:
         return None
     edges = []  # top and bottom, then left and right
-    for axis, count in enumerate((grid["rows"], grid["cols"])):
+    for axis, count in enumerate((rows, cols)):
         pasted = (canvas[axis] - shown[axis]) // 2
         first = cut[axis] // 2 * token - pasted
         share = size[axis] / shown[axis]

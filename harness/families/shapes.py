@@ -87,6 +87,7 @@ class ModelShape:
     vision: VisionShape
     projector_in: int
     tiles: tuple[tuple[int, int], ...] = ()  # any-resolution grids (height, width) in pixels
+    tile_limit: int = 0  # pictures of more tiles are shrunk; 0: never
     image_tokens: int = 0
     second_tower: float | None = 0.0
     family: str = "llava"  # whose closed forms and modules hold

@@ -105,10 +105,11 @@ def inputs_of(model: Any, rows: Rows, seed: int = 0) -> dict[str, Any]:
         for before, _, after in rows
     ]
     family = family_of(model.config, "tiny")
-    count, sizes = sum(images for _, images, _ in rows), itertools.cycle(family.tiny_images)
+    sizes = itertools.cycle(family.tiny_images)
+    beside = [n for _, n, _ in rows for _ in range(n)]  # of each image, how many in its prompt
     images = [
-        noise(model, size, crops, generator)
-        for _, (size, crops) in zip(range(count), sizes, strict=False)
+        family.beside(noise(model, size, crops, generator), n)
+        for n, (size, crops) in zip(beside, sizes, strict=False)
     ]
     lengths = iter([tokens_of(model, image) for image in images])
     sequences = []
@@ -152,7 +153,10 @@ def any_resolution_inputs(model: Any, sizes: Sequence[tuple[int, int]]) -> dict[
     family = family_of(model.config, "tiny")
     generator = torch.Generator().manual_seed(0)
     known, usual = dict(family.tiny_images), family.tiny_images[0][1]
-    images = [noise(model, size, known.get(size, usual), generator) for size in sizes]
+    images = [
+        family.beside(noise(model, size, known.get(size, usual), generator), len(sizes))
+        for size in sizes
+    ]
     counts = [tokens_of(model, image) for image in images]
     ids = torch.tensor([[BOS, 7, *prompted(family, counts), 9, 11, 13]])
     mask = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

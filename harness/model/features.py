@@ -150,7 +150,8 @@ def _gather(
     others = {name: value for name, value in given.items() if name not in family.images}
     options = tuple(sorted((name, str(value)) for name, value in others.items()))
     found = []
-    for i, key in enumerate(keys):
+    for i, name in enumerate(keys):
+        key = name + family.context(images, i)
         value = cache.get((key, options))
         if value is None:
             value = family.stored(compute(**family.one_image(images, i), **others))
