@@ -152,8 +152,9 @@ class Samples:
         return self._origins
 
     def _find_grids(self) -> list[list[dict[str, Any]]]:
-        places = [[i for i, k in enumerate(row) if k == IMAGE] for row in self.kinds.tolist()]
-        lengths, sizes = self._image_lengths()
+        images = [[kind == IMAGE for kind in row] for row in self.kinds.tolist()]
+        places = [[i for i, own in enumerate(row) if own] for row in images]
+        lengths, sizes = self._image_lengths(framing.runs(images))
         result: list[list[dict[str, Any]]] = []
         image = 0
         for columns in places:
@@ -175,8 +176,7 @@ class Samples:
         except UsageError as error:
             raise EngineError(str(error)) from None
 
-    def _image_lengths(self) -> tuple[list[int], list[Any]]:
-        runs = framing.runs((self.kinds == IMAGE).tolist())
+    def _image_lengths(self, runs: list[int]) -> tuple[list[int], list[Any]]:
         pooled = getattr(self.features, "pooler_output", None)
         if pooled is not None:
             lengths = self.parts.family.image_lengths(pooled, runs)

@@ -47,9 +47,7 @@ def synthetic(bench: Bench, work: Workload, pics: Pictures, seed: int) -> Prompt
     low = min(LOWEST_WORD, bench.shape.vocab // 2)
     words = torch.randint(low, bench.shape.vocab, (work.batch, work.n_text), generator=draw)
     words[words == token] = low if low != token else low + 1
-    before = min(PREFIX, work.n_text // 2)
-    image = torch.full((work.batch, pics.tokens), token)
-    ids = torch.cat([words[:, :before], image, words[:, before:]], dim=1)
+    ids = _around(words, pics, token, _family(model).apart)
     inputs = {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
     family = _family(model)
     inputs |= {name: one.to(device) for name, one in family.token_inputs(ids, token).items()}
@@ -59,6 +57,26 @@ def synthetic(bench: Bench, work: Workload, pics: Pictures, seed: int) -> Prompt
         inputs |= {name: value.to(device) for name, value in made.items()}
     tower = {} if pics.native else {"interpolate_pos_encoding": True}
     return Prompt(inputs, tuple(f"noise/{i}" for i in range(work.batch)), tower)
+
+
+def _around(words: torch.Tensor, pics: Pictures, token: int, apart: bool) -> torch.Tensor:
+    """[batch, n] words with image tokens among them; ``apart``: a word between two images.
+
+    Raises UsageError where there are not enough words for that.
+    """
+    batch, n_text = words.shape
+    before, between = min(PREFIX, n_text // 2), (pics.count - 1) * apart
+    if n_text - before < between:
+        raise UsageError(
+            f"--workload: {pics.count} images of this model need a word between two of them: "
+            f"n_text={2 * between} is enough"
+        )
+    parts = [words[:, :before]]
+    for i in range(pics.count):
+        parts.append(torch.full((batch, pics.tokens // pics.count), token))
+        if apart and i < between:
+            parts.append(words[:, before + i : before + i + 1])
+    return torch.cat([*parts, words[:, before + max(0, between) :]], dim=1)
 
 
 def alone(prompt: Prompt, row: int, images: Sequence[int], model: Any) -> Prompt:
