@@ -23,8 +23,19 @@ from harness.families.sight import Grids
 if TYPE_CHECKING:
     import torch
 
-# Text fields at the top level of files from before there was a text_config.
-_NOT_TEXT = ("model_type", "vision_config", "architectures", "image_token_id", "video_token_id")
+# Library defaults of their decoders; no other family has these.
+_QWEN2 = {
+    **DECODERS["qwen2"], "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 152064,
+    "max_window_layers": 80,
+}  # fmt: skip
+_QWEN3 = {
+    **DECODERS["llama"], "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128,
+    "vocab_size": 151936,
+}  # fmt: skip
+TEXTS: dict[str, Sizes] = {
+    "qwen2_vl_text": _QWEN2, "qwen2_5_vl_text": _QWEN2, "qwen3_vl_text": _QWEN3,
+}  # fmt: skip
 
 
 class Packed(Family):
@@ -69,7 +80,7 @@ class Packed(Family):
         full = {**self.says, **{k: v for k, v in config.items() if v is not None}}
         text_type = f"{self.kind}_text"
         if "text_config" not in config:
-            known = {*DECODERS[text_type], *_ROTARY, "rms_norm_eps", "max_position_embeddings"}
+            known = {*TEXTS[text_type], *_ROTARY, "rms_norm_eps", "max_position_embeddings"}
             text = {key: full.pop(key) for key in known if key in full}
             full["text_config"] = {**text, "model_type": text_type}
         sight = dict(full["vision_config"])
@@ -79,7 +90,7 @@ class Packed(Family):
             if old in sight:
                 sight[new] = sight.pop(old)
         full["vision_config"] = sight
-        full["text_config"] = decoder_part(full, {text_type: DECODERS[text_type]}, name)
+        full["text_config"] = decoder_part(full, {text_type: TEXTS[text_type]}, name)
         full["vision_config"] = part(
             full, "vision_config", {self.vision_type: self.vision_sizes}, name
         )
