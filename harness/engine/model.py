@@ -11,7 +11,6 @@ from torch import nn
 from harness.common.errors import UsageError
 from harness.families.catalog import FAMILIES, completed
 from harness.families.family import Family
-from harness.families.towers import CLASS_TOKENS
 from methods.base import Method, ModelInfo
 
 _LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -127,5 +126,5 @@ def _info(
         tower_width=vision["hidden_size"],
         tower_side=side,
         image_tokens=family.fixed_image_tokens(config),
-        class_tokens=CLASS_TOKENS[vision["model_type"]],
+        class_tokens=family.shape(config, family.kind).vision.class_tokens,
     )

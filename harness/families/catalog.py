@@ -16,8 +16,9 @@ from harness.common.jsonfile import read_json
 from harness.common.roots import DATA
 from harness.families.family import Family
 from harness.families.llava import Llava
-from harness.families.llava_hr import LlavaHr, MiniGeminiHd
+from harness.families.llava_hr import LlavaHr
 from harness.families.llava_next import LlavaNext
+from harness.families.mini_gemini import MiniGeminiHd
 from harness.families.shapes import ModelShape
 from harness.families.trust import refuse_keys
 
@@ -26,8 +27,9 @@ REGISTRY: dict[str, Family] = {
 }
 FAMILIES = {name: family for name, family in REGISTRY.items() if family.loads}
 KNOWN = {name: config for f in REGISTRY.values() for name, config in f.published.items()}
+# Names of sizes whose weights are nowhere in a layout that loads: hub ids have a slash.
 SIZES_ONLY = {
-    name: line for f in REGISTRY.values() if not f.loads for name, line in f.summaries.items()
+    name: line for f in REGISTRY.values() for name, line in f.summaries.items() if "/" not in name
 }
 
 

@@ -36,6 +36,7 @@ class Family:
     library: ClassVar[tuple[str, str]]  # transformers' config and model class
     images: ClassVar[tuple[str, ...]] = ("pixel_values",)  # its processor's entries for images
     extents: ClassVar[str | None] = None  # the one of them that says how large each image is
+    whole_grid: ClassVar[bool] = False  # its tower needs every patch: none can be merged there
     boxes_in_frame: ClassVar[bool] = False  # boxes are answered in shares of the frame it sees
     # Names of its parameters in memory, by part, and what older files call them.
     tensors: ClassVar[dict[str, tuple[str, ...]]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,36 @@ class VisionShape:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Something that runs for a sample's images: ``times`` times, on ``tokens`` tokens each.
+
+    ``name`` is the family's for the module (`Family.module`); ``flops`` the closed form of once,
+    2 per multiply-accumulate, None where it is not known.
+    """
+
+    scope: Literal["vision", "projector"]
+    name: str
+    tokens: int
+    times: int
+    flops: float | None
+
+
+@dataclass(frozen=True)
+class SlowShape:
+    """A ConvNeXt beside the CLIP-type tower, on ``pixels`` x ``pixels``.
+
+    Its last map is added to the CLIP tower's tokens by so many ``adapters`` and a fusion; or, where
+    ``grid`` is not 0, all its maps are mined by the tokens of ``grid`` x ``grid`` crops and a whole.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    pixels: int
+    adapters: int = 0
+    grid: int = 0
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """Decoder, tower and projector sizes; `projector_in` is the width the projector reads.
 
@@ -51,6 +82,7 @@ class ModelShape:
     tiles: tuple[tuple[int, int], ...] = ()  # any-resolution grids (height, width) in pixels
     image_tokens: int = 0
     second_tower: float | None = 0.0
+    slow: SlowShape | None = None  # the second tower, where it is a ConvNeXt
 
     @property
     def attention_width(self) -> int:

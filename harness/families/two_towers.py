@@ -1,0 +1,124 @@
+"""What LLaVA-HR and Mini-Gemini-HD share: a ConvNeXt beside the CLIP tower. Torch-free.
+
+Their `model_type`s are names of this harness: the published checkpoints are in layouts of their
+own. A config has a `slow_config` (ConvNeXt) beside the two parts of LLaVA's, and `image_size`,
+pixels a side of what the processor makes and both towers are fed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.common.errors import UsageError
+from harness.families.convnext import (
+    CONVNEXT_L,
+    CONVNEXT_XXL,
+    STEM,
+    second_flops,
+    stride_of,
+)
+from harness.families.decoders import Sizes
+from harness.families.family import shown
+from harness.families.llava import Llava
+from harness.families.shapes import ModelShape, SlowShape
+from harness.families.towers import CLIP
+
+if TYPE_CHECKING:
+    import torch
+
+
+def slow_config(sizes: tuple[tuple[int, ...], tuple[int, ...]]) -> Sizes:
+    """A ConvNeXt's config from widths and depths."""
+    widths, depths = sizes
+    return {"model_type": "convnext", "hidden_sizes": list(widths), "depths": list(depths)}
+
+
+SLOW_L, SLOW_XXL = slow_config(CONVNEXT_L), slow_config(CONVNEXT_XXL)
+
+
+class TwoTowers(Llava):
+    """A family with a ConvNeXt beside its CLIP tower."""
+
+    tensors: ClassVar[dict[str, tuple[str, ...]]]
+    renamed = ()
+    model_file: ClassVar[str]  # the module of its config and model class
+    whole_grid = True
+
+    def config_class(self) -> Any:
+        """The config class, known to the library's Auto classes from then on."""
+        from transformers import AutoConfig
+
+        found = self._loaded(self.library[0])
+        AutoConfig.register(self.kind, found, exist_ok=True)
+        return found
+
+    def model_class(self) -> Any:
+        self.config_class()
+        return self._loaded(self.library[1])
+
+    def _loaded(self, name: str) -> Any:
+        from importlib import import_module
+
+        return getattr(import_module(self.model_file), name)
+
+    def completed(self, config: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """As `Family.completed`, with the second tower's sizes; it refuses what has none."""
+        full = super().completed(config, name)
+        if full["vision_config"]["model_type"] != CLIP:
+            kind = full["vision_config"]["model_type"]
+            raise UsageError(f"{name}: vision_config.model_type is '{kind}'; {self.kind} has {CLIP}")
+        return full
+
+    def check_images(self, config: Mapping[str, Any], name: str) -> None:
+        slow = config["slow_config"]
+        kind = slow.get("model_type") if isinstance(slow, Mapping) else None
+        if kind != "convnext":
+            raise UsageError(f"{name}: slow_config.model_type is {shown(kind)}, not 'convnext'")
+        for key in ("hidden_sizes", "depths"):
+            if not _sizes(slow.get(key)):
+                raise UsageError(
+                    f"{name}: slow_config.{key} is {shown(slow.get(key))}, not a list of whole "
+                    "numbers above 0"
+                )
+        if len(slow["hidden_sizes"]) != len(slow["depths"]):
+            raise UsageError(f"{name}: slow_config: hidden_sizes and depths are not equally many")
+        if slow.get("patch_size", STEM) != STEM or slow.get("num_channels", 3) != 3:
+            raise UsageError(f"{name}: slow_config: a ConvNeXt of {STEM}-pixel patches, 3 channels")
+        size, stride = config["image_size"], stride_of(slow["depths"])
+        if type(size) is not int or size < stride or size % stride:
+            raise UsageError(f"{name}: image_size is {shown(size)}, not a multiple of {stride}")
+
+    def shape(self, config: Mapping[str, Any], name: str) -> ModelShape:
+        full = self.completed(config, name)
+        found, slow = super().shape(config, name), full["slow_config"]
+        adapters = 3 if full.get("adapters") else 0
+        widths, depths = tuple(slow["hidden_sizes"]), tuple(slow["depths"])
+        second = SlowShape(
+            widths, depths, full["image_size"], adapters, grid=full.get("image_grid", 0)
+        )
+        return replace(
+            found,
+            slow=second,
+            image_tokens=self.fixed_image_tokens(full),
+            second_tower=second_flops(found.vision, second),
+        )
+
+    def noise(
+        self, shape: ModelShape, count: int, crops: int, size: tuple[int, int], draw: Any
+    ) -> dict[str, torch.Tensor]:
+        import torch
+
+        assert shape.slow is not None
+        side = shape.slow.pixels
+        return {"pixel_values": torch.randn((count, 3, side, side), generator=draw)}
+
+
+def _sizes(value: Any) -> bool:
+    """Whether this is a list of sizes."""
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(type(size) is int and size > 0 for size in value)
+    )
