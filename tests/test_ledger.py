@@ -9,16 +9,14 @@ import pytest
 
 from harness.cost.ledger import (
     MIB,
-    crop_count,
     decode_flops,
     gamma_rule,
-    projector_flops,
     sample_cost,
     tokens_at_head,
-    vision_flops,
 )
 from harness.families.catalog import KNOWN, shape_from_config
 from harness.families.shapes import ModelShape
+from harness.families.sight import crop_count, projector_part, summed, tower_parts
 from harness.store.record import DROPPED, IMAGE, SKIPPED, RoutingRecord, dense_record
 from harness.train.sizes import tower_parameters
 
@@ -279,7 +277,7 @@ def test_tower_and_projector_against_torch(kind: str, more: dict[str, bool]) -> 
     projector = torch.nn.Sequential(torch.nn.Linear(32, 48), torch.nn.Linear(48, 48))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         tower(torch.zeros(1, 3, 28, 28))
-    assert vision_flops(shape.vision) == counter.get_total_flops()
+    assert summed(tower_parts(shape.vision, 1), "vision") == counter.get_total_flops()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         projector(torch.zeros(16, 32))
-    assert projector_flops(shape) == counter.get_total_flops()
+    assert projector_part(shape, 1).flops == counter.get_total_flops()

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import methods
-from harness.cost.ledger import sample_cost, vision_flops
+from harness.cost.ledger import sample_cost
 from harness.cost.readouts import read_out
 from harness.cost.referees import Referees
 from harness.engine import encode_images, routed
 from harness.families.catalog import shape_from_config
+from harness.families.sight import summed, tower_parts
 from harness.families.tiny import any_resolution_inputs as any_resolution
 from harness.store.packing import pack, unpack
 from harness.store.record import IMAGE as IMAGE_KIND
@@ -227,7 +228,7 @@ def test_flops_follow_the_merge_and_the_counters_agree() -> None:
         assert sum(c["calls"] * c["tokens"] ** 2 for c in rows) == images * (37**2 + 32**2)
         read_out(record, shape, 4, vision_runs=True, referees=Referees(shape))  # or RefereeError
     record = records[0]
-    assert sample_cost(record, shape, 4).vision < vision_flops(vision) / 1e12  # type: ignore[operator]
+    assert sample_cost(record, shape, 4).vision < summed(tower_parts(vision, 1), "vision") / 1e12  # type: ignore[operator]
     stored = unpack(pack(record))
     assert stored.tower == record.tower
     assert sample_cost(stored, shape, 4) == sample_cost(record, shape, 4)

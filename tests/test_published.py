@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from harness.command.cli import main, parse
-from harness.cost.ledger import fastv_rule, vision_flops, vision_line
+from harness.cost.ledger import fastv_rule
 from harness.cost.published import (
     FLOPS_TOLERANCE,
     KV_TOLERANCE,
@@ -20,8 +20,9 @@ from harness.cost.published import (
     reproduced,
     table_names,
 )
-from harness.families.catalog import shape_of
+from harness.families.catalog import REGISTRY, shape_of
 from harness.families.convnext import CONVNEXT_L, CONVNEXT_XXL, convnext_flops, llava_hr_flops
+from harness.families.sight import summed, tower_parts
 from harness.options.suites import suite_names
 
 RECORDS = Records()  # routing is asked for once, by whichever test comes first
@@ -111,11 +112,12 @@ def test_vision_lines_of_models_without_weights() -> None:
     assert rest / 1e12 == pytest.approx(3 * 0.010 + 0.005, abs=0.002)
     for name in ("llava-hr-7b", "llava-hr-13b"):
         shape = shape_of(name)
-        assert round(vision_flops(shape.vision) / 1e12, 2) == 0.72
-        line = vision_line(shape, crops=1, images=1)
+        assert round((summed(tower_parts(shape.vision, 1), "vision") or 0) / 1e12, 2) == 0.72
+        line = summed(REGISTRY[shape.family].example(shape), "vision")
         assert line is not None
         assert line / 1e12 == pytest.approx(2.2, abs=0.02)
-    assert vision_line(shape_of("mini-gemini-hd-7b"), crops=5, images=1) is None
+    hd = shape_of("mini-gemini-hd-7b")
+    assert summed(REGISTRY[hd.family].sight(hd, [], 2880), "vision") is None
 
 
 def test_every_table_is_a_suite() -> None:

@@ -17,7 +17,7 @@ from harness.cost.ledger import decode_flops, sample_cost
 from harness.cost.modules import decoder_like, llama_layer
 from harness.cost.referees import Referees, count
 from harness.cost.replica import predicted_record
-from harness.families.catalog import KNOWN, shape_from_config, shape_of
+from harness.families.catalog import KNOWN, REGISTRY, shape_from_config, shape_of
 from harness.families.shapes import ModelShape
 from tests.fakes import FakeRun, run
 
@@ -64,7 +64,8 @@ def test_published_anchors() -> None:
     linear = counted.layer(1, 1).fvcore - 4 * 4096
     assert linear == 404_750_336
     assert counted.head.torch == 262_144_000
-    assert round(counted.tower.fvcore / 1e12, 3) == 0.382
+    tower = counted.seen(REGISTRY[counted.shape.family].example(counted.shape), "vision")
+    assert tower is not None and round(tower.fvcore / 1e12, 3) == 0.382
 
 
 @pytest.mark.parametrize("spec", ["dense", "pmod", "llavolta"])

@@ -38,17 +38,16 @@ conformance suite compares them (`harness.cost.executed`).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.cost.ownwork import projected_again, router_flops
-from harness.families.convnext import encoder_flops
-from harness.families.shapes import ModelShape, VisionShape
+from harness.families.catalog import REGISTRY
+from harness.families.shapes import ModelShape, Part
+from harness.families.sight import summed
 from harness.store.record import IMAGE, SKIPPED, RoutingRecord
 
 TERA = 1e12
@@ -100,14 +99,13 @@ def sample_cost(
     by_kind = record.processed_by_kind() if by_kind is None else by_kind
     counts = by_kind.sum(1)
     n_image = record.n_image
-    crops = crop_count(record.grid, shape.vision, n_image) if vision_runs else 0
-    images = math.ceil(n_image / shape.image_tokens) if shape.image_tokens else 0
-    vision = vision_line(shape, crops, images, record.tower) if crops else 0.0
+    parts = sight_of(shape, record) if vision_runs else []
+    vision, projector = summed(parts, "vision"), summed(parts, "projector")
     own, again = router_flops(shape, record.scoring), projected_again(shape, record.scoring)
     entry = shape.kv_bytes_per_entry(itemsize)
     return SampleCost(
         vision=None if vision is None else vision / TERA,
-        projector=(crops * projector_flops(shape, record.tower) + again) / TERA,
+        projector=((projector or 0.0) + again) / TERA,
         prefill={c: prefill_flops(shape, record, c, counts) / TERA for c in CONVENTIONS},
         decode=decode_flops(shape, counts, record.decode) / TERA,
         router=None if own is None else own / TERA,
@@ -121,68 +119,15 @@ def sample_cost(
     )
 
 
+def sight_of(shape: ModelShape, record: RoutingRecord) -> list[Part]:
+    """What ran for the images of one sample (`Family.sight`)."""
+    family = REGISTRY[shape.family]
+    return family.sight(shape, record.grid, record.n_image, tuple(record.tower))
+
+
 def skipped(counts: Counts, n: int) -> float:
     """Share (0..1) of n tokens that these layers left out; 0 without layers."""
     return 1.0 - float(counts.sum()) / (counts.size * n) if counts.size and n else 0.0
-
-
-def crop_count(grid: Sequence[Mapping[str, Any]], vision: VisionShape, n_image: int) -> int:
-    """How many crops went through the tower.
-
-    An image entry may say so itself (``crops``). Otherwise a tile grid is counted by the tiles its
-    un-padded rows and columns touch; without any geometry, by the number of image tokens.
-    """
-    side = vision.image_size // vision.patch
-    crops = 0
-    for image in grid:
-        touched = math.ceil(int(image["rows"]) / side) * math.ceil(int(image["cols"]) / side)
-        crops += int(image.get("crops", touched))
-    return crops if grid else math.ceil(n_image / vision.patches)
-
-
-def vision_line(
-    shape: ModelShape, crops: int, images: int, tower: Sequence[int] = ()
-) -> float | None:
-    """FLOPs of all that sees pixels, projector aside; None where a part of it is not known."""
-    if shape.second_tower is None:
-        return None
-    return crops * vision_flops(shape.vision, tower) + images * shape.second_tower
-
-
-def vision_flops(vision: VisionShape, tower: Sequence[int] = ()) -> float:
-    """FLOPs of one crop: patch embedding and every layer, class token included, full attention;
-    and the pooling head of a SigLIP tower that has one.
-
-    `tower` is a record's: a layer's attention has the tokens that left the layer before, its MLP
-    those that leave itself.
-    """
-    embed = 2 * vision.patches * vision.channels * vision.patch**2 * vision.hidden
-    layers = tower_tokens(vision, tower)
-    head = pooling_head(vision, layers[-1][1]) if vision.head else 0
-    each = (encoder_flops(vision.hidden, vision.ffn, *pair) for pair in layers)
-    return float(embed + head + sum(each))
-
-
-def tower_tokens(vision: VisionShape, tower: Sequence[int] = ()) -> list[tuple[int, int]]:
-    """Tokens in the attention and in the MLP of every layer. Raises ValueError at another depth."""
-    full = vision.patches + vision.class_tokens
-    if not tower:
-        return [(full, full)] * vision.layers
-    if len(tower) != vision.layers:
-        raise ValueError(f"record of {len(tower)} tower layers, tower of {vision.layers}")
-    return list(zip((full, *tower), tower, strict=False))
-
-
-def pooling_head(vision: VisionShape, tokens: int) -> int:
-    """FLOPs of SigLIP's pooling head: one query's attention over `tokens` states, and an MLP."""
-    d = vision.hidden
-    return 4 * (1 + tokens) * d * d + 4 * tokens * d + 4 * d * vision.ffn
-
-
-def projector_flops(shape: ModelShape, tower: Sequence[int] = ()) -> float:
-    """FLOPs of the two-layer projector on one crop's patches, or those that `tower` leaves."""
-    patches = tower[-1] - shape.vision.class_tokens if tower else shape.vision.patches
-    return float(2 * patches * shape.projector_weights)
 
 
 def attention_flops(shape: ModelShape, counts: Counts, convention: str) -> float:

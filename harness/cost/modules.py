@@ -90,17 +90,6 @@ class Alone(nn.Module):
         return self.layer(states, attention_mask=None)
 
 
-class Unmasked(nn.Module):
-    """A tower layer's attention without mask."""
-
-    def __init__(self, attention: nn.Module) -> None:
-        super().__init__()
-        self.attention = attention
-
-    def forward(self, states: Any) -> Any:
-        return self.attention(states, attention_mask=None)[0]
-
-
 def decoder_like(layer: nn.Module, config: Any) -> Callable[[], nn.Module]:
     """What makes a decoder layer of this one's own class, for `Referees`.
 
@@ -125,9 +114,3 @@ def llama_layer(shape: ModelShape) -> nn.Module:
         attn_implementation="sdpa",
     )
     return LlamaDecoderLayer(config, 0)
-
-
-def projector_like(shape: ModelShape) -> nn.Module:
-    """The two-layer projector at the sizes of `shape`, on the current default device."""
-    first = nn.Linear(shape.projector_in, shape.hidden)
-    return nn.Sequential(first, nn.GELU(), nn.Linear(shape.hidden, shape.hidden))

@@ -5,13 +5,13 @@ figure of this module is in FLOPs, 2 per multiply-accumulate. Each distinct (lay
 keys) is counted once, up to some number of them; the others lie on the curve through those
 (`Curve`). Attention is counted in full (convention ``full``); ``causal`` is half of that part.
 
-A counter that is off by more than 0.5 % is an error. LLaVA-HR's second tower has a closed form
-only.
+A counter that is off by more than 0.5 % is an error. What a family has no module for has a closed
+form only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -22,14 +22,7 @@ from torch import nn
 from harness.common.torchvision_ops import declare_missing_ops
 from harness.cost.counters import count
 from harness.cost.findings import Curve, Finding, described
-from harness.cost.ledger import (
-    TERA,
-    Counts,
-    crop_count,
-    projector_flops,
-    tower_tokens,
-    vision_flops,
-)
+from harness.cost.ledger import TERA, Counts, sight_of
 from harness.cost.modules import (
     Alone,
     Behind,
@@ -37,13 +30,12 @@ from harness.cost.modules import (
     Products,
     Rows,
     Scores,
-    Unmasked,
     llama_layer,
-    projector_like,
 )
 from harness.cost.ownwork import linear_sizes, router_flops, scoring_flops, width_of
-from harness.families.shapes import ModelShape
-from harness.families.towers import CLIP, encoder_layer, pooling_head
+from harness.families.catalog import REGISTRY
+from harness.families.shapes import ModelShape, Part
+from harness.families.towers import CLIP, encoder_layer, module_of
 from harness.store.columns import COUNTERS
 from harness.store.record import PROJECTOR, UNKNOWN, RoutingRecord
 
@@ -64,7 +56,7 @@ class Referees:
         self.shape = shape
         self._decoder = decoder or (lambda: llama_layer(shape))
         self._layers: dict[tuple[int, int], Finding] = {}
-        self._sight: dict[tuple[str, int], tuple[float, float]] = {}
+        self._sight: dict[tuple[str, int], tuple[float, float] | None] = {}
         self._routers: dict[tuple[Any, ...], Curve] = {}
         self._prefill = Curve(lambda n: self.layer(n, n), nodes=(58, 634, 2986), proof=1217)
         self._step = Curve(partial(self.layer, 1), nodes=(1, 635), proof=2986)
@@ -102,66 +94,44 @@ class Referees:
             found = count(head, (torch.empty(1, 1, shape.hidden),), "lm_head")
         return Finding("lm_head", "1 position", 2.0 * shape.head_weights, *found).checked()
 
-    @property
-    def projector(self) -> Finding:
-        """The projector on one crop."""
-        return self.projected(self.shape.vision.patches)
+    def seen(self, parts: Sequence[Part], scope: str) -> Finding | None:
+        """What runs for images in one scope, by all counters; None where one has no module.
 
-    @property
-    def tower(self) -> Finding:
-        """The CLIP-type tower on one crop: patch embedding and every layer."""
-        return self.seen(())
+        Raises RefereeError for a part whose counters disagree.
+        """
+        mine = [part for part in parts if part.scope == scope and part.times]
+        closed, total = 0.0, np.zeros(len(COUNTERS))
+        for part in mine:
+            found = self._part(part)
+            if found is None or part.flops is None:
+                return None
+            closed += part.times * part.flops
+            total += part.times * np.array(found)
+        size = ", ".join(f"{p.times} x {p.name} of {p.tokens}" for p in mine)
+        return Finding(scope, size, closed, *total.tolist())
 
-    def projected(self, patches: int) -> Finding:
-        """The projector on so many patches."""
-        shape = self.shape
-        if ("projector", patches) not in self._sight:
-            with torch.device("meta"):
-                module = projector_like(shape)
-                found = count(module, (torch.empty(1, patches, shape.projector_in),), "projector")
-            self._sight["projector", patches] = found
-        closed = projector_flops(shape) * patches / shape.vision.patches
-        finding = Finding(
-            "projector", f"{patches} patches", closed, *self._sight["projector", patches]
-        )
-        return finding.checked()
-
-    def seen(self, left: tuple[int, ...]) -> Finding:
-        """The tower on one crop, whose layers leave the tokens that a record's `tower` tells."""
-        vision = self.shape.vision
-        parts = [("embedding", vision.patches)]
-        for attended, kept in tower_tokens(vision, left):
-            parts += [("attention", attended), ("mlp", kept)]
-        if vision.head:
-            parts.append(("head", parts[-1][1]))
-        found = np.sum([self._tower_part(*part) for part in parts], axis=0).tolist()
-        size = f"{vision.patches + vision.class_tokens} tokens, {vision.layers} layers"
-        return Finding("vision", size, vision_flops(vision, left), *found).checked()
-
-    def _tower_part(self, part: str, tokens: int) -> tuple[float, float]:
-        """Both counts of the patch embedding, a layer's attention or MLP, or the pooling head."""
-        vision = self.shape.vision
-        if (part, tokens) not in self._sight:
-            if part == "embedding":
-                # torch 2.13 cannot trace a convolution on the meta device; this one is small.
-                sizes = (vision.channels, vision.hidden, vision.patch, vision.patch)
-                module: nn.Module = nn.Conv2d(*sizes, bias=False)
-                states = torch.zeros(1, vision.channels, vision.image_size, vision.image_size)
-            else:
-                with torch.device("meta"):
-                    if part == "head":
-                        module = pooling_head(vision.kind, vision.hidden, vision.ffn)
-                    else:
-                        layer: Any = encoder_layer(vision.kind, vision.hidden, vision.ffn)
-                        module = layer.mlp if part == "mlp" else Unmasked(layer.self_attn)
-                    states = torch.empty(1, tokens, vision.hidden)
-            self._sight[part, tokens] = count(module, (states,), "vision")
-        return self._sight[part, tokens]
+    def _part(self, part: Part) -> tuple[float, float] | None:
+        """Both counts of a part, once."""
+        key = (part.name, part.tokens)
+        if key not in self._sight:
+            made = REGISTRY[self.shape.family].module(self.shape, *key)
+            found = None
+            if made is not None and part.flops is not None:
+                module, inputs = made
+                counts = count(module, inputs, part.scope)
+                size = f"{part.name} of {part.tokens} tokens"
+                Finding(part.scope, size, part.flops, *counts).checked()
+                found = counts
+            self._sight[key] = found
+        return self._sight[key]
 
     def examine(self) -> list[Finding]:
         """Every part, the decoder layer at several sizes. Raises RefereeError."""
         layers = [self.layer(queries, keys) for queries, keys in SHAPES]
-        return [self.tower, self.projector, *layers, self.head]
+        parts = REGISTRY[self.shape.family].example(self.shape)
+        parts = [part for part in parts if self._part(part) is not None]
+        sight = [self.seen(parts, scope) for scope in ("vision", "projector")]
+        return [*(one for one in sight if one is not None), *layers, self.head]
 
     def described(self) -> dict[str, Any]:
         """The examination as `run.json` keeps it. Raises RefereeError."""
@@ -176,29 +146,24 @@ class Referees:
         where something ran whose sizes are not known; `counts` [L] is
         `record.processed_per_layer()` where it is known already.
         """
-        grid, n_image = record.grid, record.n_image
-        crops = crop_count(grid, self.shape.vision, n_image) if vision_runs else 0
+        parts = sight_of(self.shape, record) if vision_runs else []
+        vision, projector = (self.seen(parts, scope) for scope in ("vision", "projector"))
         counts = record.processed_per_layer() if counts is None else counts
         layers, steps = self._prefill.total(counts), self._step.total(entries_seen(counts, record))
         router, again = self._own_work(record.scoring)
-        towers = self.shape.second_tower == 0 or not crops
-        tower, vision = self.seen(tuple(record.tower)), self.shape.vision
-        left = record.tower[-1] - vision.class_tokens if record.tower else vision.patches
-        projector = self.projected(left)
         result: dict[str, dict[str, float | None]] = {}
         for counter in COUNTERS:
             head = getattr(self.head, counter)
             found = {
-                "vision": crops * getattr(tower, counter),
-                "projector": crops * getattr(projector, counter) + again[counter],
+                "projector": getattr(projector, counter, 0.0) + again[counter],
                 "llm_prefill": layers[counter] + head,
                 "llm_decode": steps[counter] + head * record.n_out,
                 "lm_head": head * (1 + record.n_out),
             }
             result[counter] = {scope: flops / TERA for scope, flops in found.items()}
             result[counter]["router"] = router[counter] / TERA if router else None
-            if not towers:
-                result[counter]["vision"] = None
+            seen = None if vision is None else getattr(vision, counter) / TERA
+            result[counter]["vision"] = seen
         return result
 
     def _own_work(
@@ -244,8 +209,7 @@ class Referees:
                 module = Scores()
                 inputs = (torch.empty(1, tokens, shape.vision.hidden),) * 2
             elif kind == PROJECTOR:
-                module = projector_like(shape)
-                inputs = (torch.empty(1, tokens, shape.projector_in),)
+                module, inputs = module_of(shape, "projector", tokens)
             elif kind == "encoder":
                 module = Alone(encoder_layer(CLIP, size, out))
                 inputs = (torch.empty(1, tokens, size),)

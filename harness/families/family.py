@@ -12,17 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.common.errors import UsageError, one_line
+from harness.common.errors import UsageError
 from harness.families import framing
-from harness.families.decoders import DECODERS, Sizes, refuse_windows
-from harness.families.shapes import ModelShape, VisionShape
-from harness.families.towers import CLASS_TOKENS, PATCHES_ONLY, TOWERS, tower_layers
+from harness.families.configs import check_features, decoder_part, part
+from harness.families.decoders import DECODERS, Sizes
+from harness.families.shapes import ModelShape, Part, VisionShape
+from harness.families.sight import Grids, crop_count, projector_part, tower_parts
+from harness.families.towers import CLASS_TOKENS, TOWERS, module_of, tower_layers
 
 if TYPE_CHECKING:
     import torch
-
-_NO_SIZES = ("sliding_window", "use_sliding_window", "max_window_layers", "vision_use_head")
-_DERIVED = ("num_key_value_heads", "head_dim")
 
 
 class Family:
@@ -54,23 +53,13 @@ class Family:
                 f"{name}: no text_config and vision_config: weights in the original LLaVA layout, "
                 "which is not read and not converted here; the llava-hf models are in the other one"
             )
-        text = _part(config, "text_config", DECODERS, name)
-        if text["num_key_value_heads"] is None:
-            text["num_key_value_heads"] = text["num_attention_heads"]
-        if text["head_dim"] is None:
-            text["head_dim"] = text["hidden_size"] // text["num_attention_heads"]
-        if text["num_attention_heads"] % text["num_key_value_heads"]:
-            raise UsageError(
-                f"{name}: text_config: {text['num_attention_heads']} heads cannot share "
-                f"{text['num_key_value_heads']} key-value heads"
-            )
-        refuse_windows(text, f"{name}: ")
-        sight = _part(config, "vision_config", TOWERS, name)
+        text = decoder_part(config, DECODERS, name)
+        sight = part(config, "vision_config", TOWERS, name)
         given = {key: value for key, value in config.items() if value is not None}
         full = {**self.says, **given, "text_config": text, "vision_config": sight}
         token = full.pop("image_token_id", full["image_token_index"])  # one's alias
         full["image_token_index"] = token
-        _check_features(full, name)
+        check_features(full, name)
         self.check_images(full, name)
         return full
 
@@ -106,12 +95,39 @@ class Family:
             vocab=text["vocab_size"],
             vision=tower,
             projector_in=tower.hidden * read,
+            family=self.kind,
         )
 
     def fixed_image_tokens(self, config: Mapping[str, Any]) -> int:
         """Tokens of every image whatever its size; 0 where they depend on it."""
         vision = config["vision_config"]
         return int(vision["image_size"] // vision["patch_size"]) ** 2
+
+    # --- what its images cost: torch-free but for `module` ----------------------------------------
+    def sight(
+        self, shape: ModelShape, grid: Grids, n_image: int, tower: Sequence[int] = ()
+    ) -> list[Part]:
+        """All that runs for the images of one sample, by a record's ``grid`` and ``tower``.
+
+        ``n_image``: its image tokens, which tell the crops where there is no grid.
+        """
+        crops = crop_count(grid, shape.vision, n_image)
+        if not crops:
+            return []
+        parts = [*tower_parts(shape.vision, crops, tower), projector_part(shape, crops, tower)]
+        if shape.second_tower != 0:
+            images = -(-n_image // shape.image_tokens)
+            second = Part("vision", "second tower", shape.image_tokens, images, shape.second_tower)
+            parts.append(second)
+        return parts
+
+    def example(self, shape: ModelShape) -> list[Part]:
+        """The parts of an ordinary image, for the counters to be compared at."""
+        return self.sight(shape, [{"rows": 1, "cols": 1, "crops": 1}], shape.vision.patches)
+
+    def module(self, shape: ModelShape, name: str, tokens: int) -> tuple[Any, Any] | None:
+        """(module, inputs) of a `Part` at its true size; None where only a closed form is known."""
+        return None if name == "second tower" else module_of(shape, name, tokens)
 
     # --- loading ----------------------------------------------------------------------------------
     def config_class(self) -> Any:
@@ -192,46 +208,3 @@ class Family:
     def place(self, grids: list[dict[str, Any]], sizes: Sequence[Any], processor: Any) -> None:
         """Add to every grid of one sample where in its image it lies (`framing.place`)."""
         framing.place(grids, sizes, processor)
-
-
-def _part(
-    config: Mapping[str, Any], key: str, known: Mapping[str, Sizes], name: str
-) -> dict[str, Any]:
-    """One of the two parts, complete."""
-    part = config[key]
-    kind = part.get("model_type") if isinstance(part, Mapping) else None
-    if not isinstance(kind, str) or kind not in known:
-        raise UsageError(
-            f"{name}: {key}.model_type is {shown(kind)}; the types that work are "
-            + ", ".join(known)
-        )
-    full = {**known[kind], **part}
-    for field in known[kind]:
-        value = full[field]
-        free = field in _NO_SIZES or (value is None and field in _DERIVED)
-        if not free and (type(value) is not int or value < 1):
-            raise UsageError(f"{name}: {key}.{field} is {shown(value)}, not a whole number above 0")
-    return full
-
-
-def shown(value: Any) -> str:
-    """A value of a config as a message shows it."""
-    return "missing" if value is None else one_line(repr(value), 60)
-
-
-def _check_features(config: Mapping[str, Any], name: str) -> None:
-    """What the projector reads must be one state, or several, of each patch and of nothing else."""
-    sight, strategy = config["vision_config"], config["vision_feature_select_strategy"]
-    kind, depth = sight["model_type"], sight["num_hidden_layers"]
-    if strategy != PATCHES_ONLY[kind]:
-        raise UsageError(
-            f"{name}: vision_feature_select_strategy={shown(strategy)} on a {kind} "
-            + ("leaves its class token among" if CLASS_TOKENS[kind] else "cuts the first of")
-            + f" the image's tokens: only '{PATCHES_ONLY[kind]}' works"
-        )
-    layers = config["vision_feature_layer"]
-    for layer in layers if isinstance(layers, (list, tuple)) and layers else [layers]:
-        if type(layer) is not int or not -depth - 1 <= layer <= depth:
-            raise UsageError(
-                f"{name}: vision_feature_layer={shown(layer)} is no layer of a tower of {depth}"
-            )

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from harness.common.errors import UsageError
 from harness.families.convnext import stride_of
 from harness.families.decoders import Sizes
-from harness.families.family import shown
+from harness.families.configs import shown
 from harness.families.llava import VICUNA_13B, config_of
 from harness.families.shapes import ModelShape
 from harness.families.towers import CLIP_L_336, tower_layers

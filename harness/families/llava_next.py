@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.common.errors import UsageError
 from harness.families import framing
+from harness.families.configs import shown
 from harness.families.decoders import Sizes
-from harness.families.family import shown
 from harness.families.llava import VICUNA_13B, Llava, config_of
 from harness.families.shapes import ModelShape
 

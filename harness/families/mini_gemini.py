@@ -15,7 +15,7 @@ from harness.common.errors import UsageError
 from harness.families import framing
 from harness.families.convnext import STEM
 from harness.families.decoders import Sizes
-from harness.families.family import shown
+from harness.families.configs import shown
 from harness.families.llava import config_of
 from harness.families.two_towers import SLOW_L, TwoTowers
 

@@ -83,6 +83,7 @@ class ModelShape:
     image_tokens: int = 0
     second_tower: float | None = 0.0
     slow: SlowShape | None = None  # the second tower, where it is a ConvNeXt
+    family: str = "llava"  # whose closed forms and modules hold
 
     @property
     def attention_width(self) -> int:

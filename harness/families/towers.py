@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.families.decoders import Sizes
+from harness.families.shapes import ModelShape
 
 CLIP = "clip_vision_model"
 TOWERS: dict[str, Sizes] = {
@@ -88,3 +89,44 @@ def pooling_head(kind: str, width: int, ffn: int) -> Any:
     from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
     return SiglipMultiheadAttentionPoolingHead(tower_config(kind, width, ffn))
+
+
+def module_of(shape: ModelShape, name: str, tokens: int) -> tuple[Any, tuple[Any, ...]]:
+    """(module, inputs) of a part that `harness.families.sight` counts, at its true size.
+
+    On ``meta``, where it takes no memory, but the patch embedding: torch 2.13 cannot trace a
+    convolution there, and this one is small.
+    """
+    import torch
+    from torch import nn
+
+    vision = shape.vision
+    if name == "embedding":
+        sizes = (vision.channels, vision.hidden, vision.patch, vision.patch)
+        pixels = torch.zeros(1, vision.channels, vision.image_size, vision.image_size)
+        return nn.Conv2d(*sizes, bias=False), (pixels,)
+    with torch.device("meta"):
+        if name == "projector":
+            first = nn.Linear(shape.projector_in, shape.hidden)
+            two = nn.Sequential(first, nn.GELU(), nn.Linear(shape.hidden, shape.hidden))
+            return two, (torch.empty(1, tokens, shape.projector_in),)
+        states = (torch.empty(1, tokens, vision.hidden),)
+        if name == "head":
+            return pooling_head(vision.kind, vision.hidden, vision.ffn), states
+        layer: Any = encoder_layer(vision.kind, vision.hidden, vision.ffn)
+        return (layer.mlp if name == "mlp" else _unmasked(layer.self_attn)), states
+
+
+def _unmasked(attention: Any) -> Any:
+    """A tower layer's attention without mask, as a module of one input."""
+    from torch import nn
+
+    class Unmasked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, states: Any) -> Any:
+            return self.attention(states, attention_mask=None)[0]
+
+    return Unmasked()

@@ -7,7 +7,7 @@ pixels a side of what the processor makes and both towers are fed from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,13 +16,15 @@ from harness.families.convnext import (
     CONVNEXT_L,
     CONVNEXT_XXL,
     STEM,
-    second_flops,
+    module_of,
+    second_parts,
     stride_of,
 )
 from harness.families.decoders import Sizes
-from harness.families.family import shown
+from harness.families.configs import shown
 from harness.families.llava import Llava
-from harness.families.shapes import ModelShape, SlowShape
+from harness.families.shapes import ModelShape, Part, SlowShape
+from harness.families.sight import Grids
 from harness.families.towers import CLIP
 
 if TYPE_CHECKING:
@@ -102,17 +104,36 @@ class TwoTowers(Llava):
             found,
             slow=second,
             image_tokens=self.fixed_image_tokens(full),
-            second_tower=second_flops(found.vision, second),
         )
+
+    def sight(
+        self, shape: ModelShape, grid: Grids, n_image: int, tower: Sequence[int] = ()
+    ) -> list[Part]:
+        """CLIP and the projector as everywhere, and the second path of every image."""
+        parts, images = super().sight(shape, grid, n_image, tower), -(-n_image // shape.image_tokens)
+        return [*parts, *second_parts(shape.vision, _slow(shape), images)] if parts else []
+
+    def example(self, shape: ModelShape) -> list[Part]:
+        return self.sight(shape, [], shape.image_tokens)
+
+    def module(self, shape: ModelShape, name: str, tokens: int) -> tuple[Any, Any] | None:
+        if name in ("embedding", "attention", "mlp", "projector"):
+            return super().module(shape, name, tokens)
+        return module_of(shape.vision, _slow(shape), name, tokens)
 
     def noise(
         self, shape: ModelShape, count: int, crops: int, size: tuple[int, int], draw: Any
     ) -> dict[str, torch.Tensor]:
         import torch
 
-        assert shape.slow is not None
-        side = shape.slow.pixels
+        side = _slow(shape).pixels
         return {"pixel_values": torch.randn((count, 3, side, side), generator=draw)}
+
+
+def _slow(shape: ModelShape) -> SlowShape:
+    """The second tower, which every model of these families has."""
+    assert shape.slow is not None
+    return shape.slow
 
 
 def _sizes(value: Any) -> bool:

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.common.errors import UsageError
-from harness.cost.ledger import Counts, attention_flops, projector_flops, vision_line
+from harness.cost.ledger import Counts, attention_flops
+from harness.families.catalog import REGISTRY
 from harness.families.shapes import ModelShape
+from harness.families.sight import summed
 from harness.train.recipe import InstructRecipe
 from harness.train.sizes import model_info
 from methods.base import Method
@@ -80,10 +82,11 @@ def sample_work(
     linear = 2.0 * shape.layer_weights * int(counts.sum())
     attention = attention_flops(shape, counts, "causal")
     head = 2.0 * shape.head_weights * (n_text + image.tokens)
-    tower = vision_line(shape, image.crops, 1)
-    if tower is None:
+    grid = [{"rows": 1, "cols": 1, "crops": image.crops}]
+    parts = REGISTRY[shape.family].sight(shape, grid, image.tokens)
+    tower, projector = summed(parts, "vision"), summed(parts, "projector")
+    if tower is None or projector is None:
         raise UsageError(f"{shape.name}: its second tower's FLOPs are not known")
-    projector = image.crops * projector_flops(shape)
     again = int(recipe.checkpointing)
     learns = {part: part in recipe.train for part in ("decoder", "projector", "tower")}
     below = learns["projector"] or learns["tower"]  # something under the decoder learns
