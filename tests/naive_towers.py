@@ -180,7 +180,7 @@ def _one_image(model: Any, pixels: Tensor) -> Tensor:
     size, side = sight.image_size, sight.image_size // sight.patch_size
     large = resize(pixels, bilinear(config.image_size, grid * size, corners=False))[0]
     views = [resize(large, bilinear(grid * size, size, corners=False))]
-    maps = [m[0].permute(2, 0, 1) for m in convnext(state, "model.fine_tower", pixels)]
+    maps = [m[0].permute(2, 0, 1) for m in convnext(state, "model.vision_tower.slow", pixels)]
     high = maps[0].shape[-1]
     fine = torch.cat([resize(m, bilinear(m.shape[-1], high, corners=False)) for m in maps])
     piece = high // grid
@@ -201,7 +201,7 @@ def _one_image(model: Any, pixels: Tensor) -> Tensor:
 
 def _mined(state: State, token: Tensor, inside: Tensor) -> Tensor:
     def part(name: str, x: Tensor) -> Tensor:
-        return linear(state, f"model.mining.{name}.1", norm(state, f"model.mining.{name}.0", x, 1e-5))
+        return linear(state, f"model.vision_tower.mining.{name}.1", norm(state, f"model.vision_tower.mining.{name}.0", x, 1e-5))
 
     query, key, value = part("query", token), part("key", inside), part("value", inside)
     return (key @ query / math.sqrt(len(query))).softmax(0) @ value
@@ -209,7 +209,7 @@ def _mined(state: State, token: Tensor, inside: Tensor) -> Tensor:
 
 def _clip(state: State, view: Tensor, sight: Any, layer: int) -> Tensor:
     """Patch states [P, d] behind CLIP's ``layer``, a negative number of hidden states."""
-    tower = "model.vision_tower"
+    tower = "model.vision_tower.fast"
     x = patches(state, f"{tower}.embeddings.patch_embedding", view[None], sight.patch_size)
     x = torch.cat([state[f"{tower}.embeddings.class_embedding"][None], x.flatten(0, 2)])
     x = x + state[f"{tower}.embeddings.position_embedding.weight"]

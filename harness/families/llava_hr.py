@@ -18,7 +18,7 @@ from harness.families.decoders import Sizes
 from harness.families.configs import shown
 from harness.families.llava import VICUNA_13B, config_of
 from harness.families.shapes import ModelShape
-from harness.families.towers import CLIP_L_336, tower_layers
+from harness.families.towers import CLIP_L_336
 from harness.families.two_towers import SLOW_L, SLOW_XXL, TwoTowers
 
 _TOWER = {**CLIP_L_336, "image_size": 448}
@@ -81,5 +81,6 @@ class LlavaHr(TwoTowers):
         found = super().shape(config, name)
         return replace(found, vision=replace(found.vision, class_tokens=0))
 
-    def tower_layers(self, model: Any) -> Any:
-        return tower_layers(getattr(self.tower(model), "fast", None))
+    def tiny(self) -> dict[str, Any]:
+        """Positions of 3 x 3 on a grid of 4 x 4, adapters after layers 1, 2 and 3."""
+        return {**super().tiny(), "position_size": 12}

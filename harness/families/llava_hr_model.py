@@ -12,20 +12,17 @@ from typing import Any, ClassVar
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaModel,
-    LlavaPreTrainedModel,
-)
+from transformers import AutoConfig, AutoModel, LlavaConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from harness.families.convnext_model import convnext, resized, stages
 from harness.families.two_towers import SLOW_L
+from harness.families.two_towers_model import (
+    TwoTowerForConditionalGeneration,
+    TwoTowerModel,
+    convnext,
+    resized,
+    stages,
+)
 
 
 @strict
@@ -46,6 +43,7 @@ class LlavaHrConfig(LlavaConfig):
     slow_config: dict | PreTrainedConfig | None = None  # type: ignore[type-arg]
     image_size: int = 1024
     position_size: int = 336
+    vision_feature_layer: int | list[int] = -1
     adapters: bool = True
 
 
@@ -134,41 +132,18 @@ class Tower(nn.Module):
         return self.fast.pre_layrnorm(patches + table)  # type: ignore[no-any-return]
 
 
-class LlavaHrModel(LlavaModel):
+class LlavaHrModel(TwoTowerModel):
     """Both towers, the projector and the decoder."""
 
     config: LlavaHrConfig
-
-    def __init__(self, config: LlavaHrConfig) -> None:
-        LlavaPreTrainedModel.__init__(self, config)
-        self.vision_tower = Tower(config)
-        self.multi_modal_projector = LlavaMultiModalProjector(config)
-        self.language_model = AutoModel.from_config(config.text_config)
-        self.post_init()
-
-    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        """An output whose ``pooler_output`` lists [P, hidden] an image; pixels [n, 3, p, p].
-
-        Raises ValueError for pixels of another size, and for readings that it does not give.
-        """
-        check_call(pixel_values, self.config.image_size, kwargs)
-        states = self.vision_tower(pixel_values.to(self.dtype))
-        features = list(self.multi_modal_projector(states))
-        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=features)
+    tower_class = Tower
 
 
-class LlavaHrForConditionalGeneration(LlavaForConditionalGeneration):
+class LlavaHrForConditionalGeneration(TwoTowerForConditionalGeneration):
     """`model_type` llava_hr: LLaVA's model around both towers."""
 
     config: LlavaHrConfig
-    _no_split_modules: ClassVar[list[str]] = ["Tower"]
-
-    def __init__(self, config: LlavaHrConfig) -> None:
-        LlavaPreTrainedModel.__init__(self, config)
-        self.model = LlavaHrModel(config)
-        text: Any = config.text_config
-        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-        self.post_init()
+    inner_class = LlavaHrModel
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -184,16 +159,6 @@ def start_adapter(adapter: Adapter) -> None:
         init.xavier_uniform_(part.weight)
     for part in (adapter.slow_proj, adapter.fast_proj):
         init.zeros_(part.weight)
-
-
-def check_call(pixels: Tensor, side: int, given: dict[str, Any]) -> None:
-    """Raise ValueError where a call of ``get_image_features`` asks for what there is not."""
-    if tuple(pixels.shape[-2:]) != (side, side):
-        size = "x".join(map(str, pixels.shape[-2:]))
-        raise ValueError(f"images of {size} pixels where the model sees {side}x{side}")
-    for name in ("output_hidden_states", "output_attentions", "image_sizes"):
-        if given.get(name) is not None and given[name] is not False:
-            raise ValueError(f"{name} is not available on a model of two towers")
 
 
 def _side(tokens: Tensor) -> int:

@@ -12,20 +12,16 @@ from typing import Any, ClassVar
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaModel,
-    LlavaPreTrainedModel,
-)
+from transformers import AutoConfig, AutoModel, LlavaConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from harness.families.convnext_model import convnext, resized, stages
-from harness.families.llava_hr_model import check_call
+from harness.families.two_towers_model import (
+    TwoTowerForConditionalGeneration,
+    TwoTowerModel,
+    convnext,
+    resized,
+    stages,
+)
 from harness.families.two_towers import SLOW_L
 
 
@@ -75,76 +71,66 @@ def mined(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return scores.softmax(dim=-1) @ value
 
 
-class MiniGeminiHdModel(LlavaModel):
-    """CLIP tower, fine tower, mining, the projector and the decoder."""
+class Tower(nn.Module):
+    """Both towers and the mining: pixels [n, 3, p, p] -> states [n, (1 + g²)·P, d].
 
-    config: MiniGeminiHdConfig
+    Tokens: the whole image's raster, then that of each crop, crops row by row.
+    """
 
     def __init__(self, config: MiniGeminiHdConfig) -> None:
-        LlavaPreTrainedModel.__init__(self, config)
+        super().__init__()
         sight: Any = config.vision_config
         slow: Any = config.slow_config
-        self.vision_tower = AutoModel.from_config(sight)
-        self.fine_tower = convnext(slow)
+        self.seen, self.grid, self.layer = (
+            sight.image_size, config.image_grid, config.vision_feature_layer,
+        )  # fmt: skip
+        self.fast = AutoModel.from_config(sight)
+        self.slow = convnext(slow)
         self.mining = Mining(sight.hidden_size, sum(slow.hidden_sizes))
-        self.multi_modal_projector = LlavaMultiModalProjector(config)
-        self.language_model = AutoModel.from_config(config.text_config)
-        self.post_init()
 
-    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        """An output whose ``pooler_output`` lists [(1 + g²)·P, hidden] an image.
-
-        Pixels [n, 3, p, p]. Tokens: the whole image's raster, then that of each crop, crops row by
-        row. Raises ValueError for pixels of another size, and for readings that it does not give.
-        """
-        check_call(pixel_values, self.config.image_size, kwargs)
-        pixels, grid = pixel_values.to(self.dtype), self.config.image_grid
-        tokens = self._tower_states(self._views(pixels))
-        fine = self._fine(pixels)
-        side = fine.shape[-1] // grid
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        tokens = self._tokens(self._views(pixel_values))
+        fine = self._fine(pixel_values)
+        side = fine.shape[-1] // self.grid
         whole = resized(fine, side, mode="bilinear", align_corners=False).unsqueeze(1)
-        fine = torch.cat([whole, _cut(fine, grid)], dim=1)  # like the views
-        # One image at a time: keys and values of an image are larger than all else.
+        fine = torch.cat([whole, _cut(fine, self.grid)], dim=1)  # in the order of the views
         tokens = tokens.unflatten(0, fine.shape[:2])
+        # One image at a time: its keys and values are larger than all else.
         added = torch.stack([self.mining(t, f) for t, f in zip(tokens, fine, strict=True)])
-        states = (tokens + added).flatten(0, 1)
-        features = self.multi_modal_projector(states).unflatten(0, fine.shape[:2]).flatten(1, 2)
-        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=list(features))
+        return (tokens + added).flatten(1, 2)
 
     def _views(self, pixels: Tensor) -> Tensor:
         """What CLIP sees: of every image the whole, then the crops [n·(1 + g²), 3, s, s]."""
-        sight: Any = self.config.vision_config
-        side, grid, how = sight.image_size, self.config.image_grid, {"mode": "bilinear"}
-        large = resized(pixels, grid * side, align_corners=False, **how)
-        whole = resized(large, side, align_corners=False, **how)
-        return torch.cat([whole.unsqueeze(1), _cut(large, grid)], dim=1).flatten(0, 1)
+        how: dict[str, Any] = {"mode": "bilinear", "align_corners": False}
+        large = resized(pixels, self.grid * self.seen, **how)
+        whole = resized(large, self.seen, **how)
+        return torch.cat([whole.unsqueeze(1), _cut(large, self.grid)], dim=1).flatten(0, 1)
 
-    def _tower_states(self, views: Tensor) -> Tensor:
-        """Patches [views, P, d] of the CLIP layer that the config names."""
-        layer = self.config.vision_feature_layer
-        out = self.vision_tower(views, output_hidden_states=[layer])
-        return out.hidden_states[layer][:, 1:]  # type: ignore[no-any-return]
+    def _tokens(self, views: Tensor) -> Tensor:
+        """Patches [views, P, d] behind the CLIP layer that the config names."""
+        out = self.fast(views, output_hidden_states=[self.layer])
+        return out.hidden_states[self.layer][:, 1:]  # type: ignore[no-any-return]
 
     def _fine(self, pixels: Tensor) -> Tensor:
-        """All stages of the fine tower, at the first one's size, as one map [n, c, h, h]."""
-        maps = stages(self.fine_tower, pixels)
+        """All stages of the ConvNeXt, at the first one's size, as one map [n, c, h, h]."""
+        maps = stages(self.slow, pixels)
         side = maps[0].shape[-1]
         same = [resized(x, side, mode="bilinear", align_corners=False) for x in maps[1:]]
         return torch.cat([maps[0], *same], dim=1)
 
 
-class MiniGeminiHdForConditionalGeneration(LlavaForConditionalGeneration):
+class MiniGeminiHdModel(TwoTowerModel):
+    """Both towers, the projector and the decoder."""
+
+    config: MiniGeminiHdConfig
+    tower_class = Tower
+
+
+class MiniGeminiHdForConditionalGeneration(TwoTowerForConditionalGeneration):
     """`model_type` mini_gemini_hd: LLaVA's model around both towers."""
 
     config: MiniGeminiHdConfig
-    _no_split_modules: ClassVar[list[str]] = ["ConvNextModel", "Mining"]
-
-    def __init__(self, config: MiniGeminiHdConfig) -> None:
-        LlavaPreTrainedModel.__init__(self, config)
-        self.model = MiniGeminiHdModel(config)
-        text: Any = config.text_config
-        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-        self.post_init()
+    inner_class = MiniGeminiHdModel
 
 
 def _cut(grid: Tensor, pieces: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,14 @@ class Part:
     tokens: int
     times: int
     flops: float | None
+
+
+class ImageSize(NamedTuple):
+    """An image that a model takes as it is: what of it the tower sees, and its tokens."""
+
+    size: tuple[int, int]  # height, width in pixels
+    crops: int
+    tokens: int
 
 
 @dataclass(frozen=True)

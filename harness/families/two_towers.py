@@ -23,9 +23,9 @@ from harness.families.convnext import (
 from harness.families.decoders import Sizes
 from harness.families.configs import shown
 from harness.families.llava import Llava
-from harness.families.shapes import ModelShape, Part, SlowShape
+from harness.families.shapes import ImageSize, ModelShape, Part, SlowShape
 from harness.families.sight import Grids
-from harness.families.towers import CLIP
+from harness.families.towers import CLIP, tower_layers
 
 if TYPE_CHECKING:
     import torch
@@ -120,6 +120,53 @@ class TwoTowers(Llava):
         if name in ("embedding", "attention", "mlp", "projector"):
             return super().module(shape, name, tokens)
         return module_of(shape.vision, _slow(shape), name, tokens)
+
+    def resized(
+        self, config: Mapping[str, Any], text: Mapping[str, Any], sight: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """As `Family.resized`; the second tower shrinks as the first one does."""
+        made, old = super().resized(config, text, sight), config["vision_config"]
+        new, slow = made["vision_config"], config["slow_config"]
+        wide = new["hidden_size"] / old["hidden_size"]
+        deep = new["num_hidden_layers"] / old["num_hidden_layers"]
+        made["slow_config"] = {
+            **slow,
+            "hidden_sizes": [max(1, round(size * wide)) for size in slow["hidden_sizes"]],
+            "depths": [max(1, round(depth * deep)) for depth in slow["depths"]],
+        }
+        return made
+
+    def tiny(self) -> dict[str, Any]:
+        config = super().tiny()
+        sight = {**config["vision_config"], "num_hidden_layers": 4}
+        slow = slow_config(((4, 6, 8, 10), (1, 1, 2, 1)))
+        slow["layer_scale_init_value"] = 0.5  # 1e-6 would hide the blocks
+        return {**config, "vision_config": sight, "slow_config": slow, "image_size": 128}
+
+    def image_sizes(self, shape: ModelShape) -> list[ImageSize]:
+        """The one size that there is."""
+        slow = _slow(shape)
+        return [ImageSize((slow.pixels, slow.pixels), 1 + slow.grid**2, shape.image_tokens)]
+
+    def stretches(self, shape: ModelShape) -> bool:
+        return False
+
+    def tower_layers(self, model: Any) -> Any:
+        return tower_layers(getattr(self.tower(model), "fast", None))
+
+    def stand_ins(self, model: Any) -> list[tuple[Any, Any]]:
+        """Zeros in place of both towers and of the projector."""
+        config = model.config
+        tokens = self.fixed_image_tokens(config.to_dict())
+        width, out = config.vision_config.hidden_size, config.text_config.hidden_size
+
+        def see(pixel_values: Any) -> Any:
+            return pixel_values.new_zeros(len(pixel_values), tokens, width)
+
+        def project(states: Any) -> Any:
+            return states.new_zeros(*states.shape[:-1], out)
+
+        return [(self.tower(model), see), (self.projector(model), project)]
 
     def noise(
         self, shape: ModelShape, count: int, crops: int, size: tuple[int, int], draw: Any
