@@ -131,6 +131,7 @@ class Method:
     # --- behaviour --------------------------------------------------------------------------
     def fits(self, info: ModelInfo) -> None:
         """Raise :class:`MethodError` if the method cannot run on this model; see ``check``."""
+        self.require(not (self.reads_tower and info.unread), info.unread)
         self.require(
             info.class_tokens > 0 or not self.needs_class_token,
             "reads the class token of the vision tower, and this model's tower has none"

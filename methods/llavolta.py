@@ -93,5 +93,5 @@ class LLaVolta(Once):
             states = states + members.roll(-step, dims=1) * (sizes > step).unsqueeze(-1)
         states = (states / sizes.unsqueeze(-1)).to(seq.hidden.dtype)
         middle = (sizes - 1) // 2
-        positions = seq.position_ids + middle
-        return Merge(on_device(assign, device), counts, states=states, position_ids=positions)
+        place = on_device([list(range(length))], device) + middle
+        return Merge(on_device(assign, device), counts, states=states, place=place)

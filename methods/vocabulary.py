@@ -50,6 +50,7 @@ class ModelInfo:
     tower_side: int = 0  # patches along one side of a crop
     image_tokens: int = 0  # of an image, where every image has as many; else 0
     class_tokens: int = 1  # that the tower has in front of a crop's patches: CLIP 1, SigLIP 0
+    unread: str = ""  # why no method can read the tower's states, where that is so
 
 
 @dataclass
@@ -120,7 +121,8 @@ class Merge:
     states     [B, m, d]: new states, read at the slots. None: the slot becomes the weighted sum
                of its members, or their mean where ``weight`` is None too.
     weight     [B, m] weights of that sum.
-    position_ids  [B, m] long, read at the slots, for ``original`` positions (None: the slot's own).
+    place      [B, m] long, read at the slots: the running index of the token whose position the
+               slot takes, for ``original`` positions (None: its own).
     positions, order, ranked: as in :class:`Drop`.
     """
 
@@ -128,7 +130,7 @@ class Merge:
     counts: list[int] | None = None
     states: Tensor | None = None
     weight: Tensor | None = None
-    position_ids: Tensor | None = None
+    place: Tensor | None = None
     positions: Positions = "original"
     order: Tensor | None = None
     ranked: Ranking | None = None
@@ -223,8 +225,6 @@ class Tokens(typing.Protocol):
     modules: nn.Module | None  # what build_modules made, with its weights
     memo: dict[str, Any]  # scratch space that lives for one forward pass
 
-    @property
-    def position_ids(self) -> Tensor: ...  # [B, m] long; refused where there are several axes
     @property
     def full(self) -> bool: ...  # no invalid column at all
     @property

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.command.cli import main
-from harness.families.catalog import shape_of
-from harness.train.sizes import model_info
+from harness.families.catalog import info_of, shape_of
 from methods import MethodError, parse
 from methods.base import ModelInfo
 
@@ -135,7 +134,7 @@ def test_a_budget_out_of_reach_names_the_smallest_and_the_way(
     spec: str, full: int, model: str
 ) -> None:
     """Both what is named as the smallest and what is named as the way are accepted, and keep it."""
-    info = model_info(shape_of(model))
+    info = info_of(shape_of(model))
     with pytest.raises(MethodError) as caught:
         parse(spec).check(info)
     said = str(caught.value)
@@ -157,7 +156,7 @@ def test_a_budget_out_of_reach_names_the_smallest_and_the_way(
 
 
 def test_a_budget_above_what_an_image_has_is_refused_where_that_is_known() -> None:
-    known, grids = (model_info(shape_of(name)) for name in (LLAVA, NEXT))
+    known, grids = (info_of(shape_of(name)) for name in (LLAVA, NEXT))
     for spec in ("fastervlm:tokens=640", "pool:tokens=640", "fastv:tokens=640"):
         with pytest.raises(MethodError, match="the largest is tokens=576"):
             parse(spec).check(known)
@@ -178,7 +177,7 @@ def test_a_budget_above_what_an_image_has_is_refused_where_that_is_known() -> No
 )
 def test_an_amount_that_no_crop_has_is_refused(spec: str, message: str) -> None:
     with pytest.raises(MethodError, match=re.escape(message)):
-        parse(spec).check(model_info(shape_of(LLAVA)))
+        parse(spec).check(info_of(shape_of(LLAVA)))
 
 
 @pytest.mark.parametrize(

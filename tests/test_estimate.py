@@ -15,7 +15,7 @@ import methods
 from harness.common.errors import UsageError
 from harness.common.roots import ROOT
 from harness.cost.replica import predicted_record
-from harness.families.catalog import config_for, shape_from_config, shape_of
+from harness.families.catalog import config_for, info_of, shape_from_config, shape_of
 from harness.families.towers import CLIP_L_336
 from harness.train import estimate, memory, sizes, work
 from harness.train.__main__ import main
@@ -55,7 +55,7 @@ def test_thirteen_billion_has_its_own_decoder_and_projector() -> None:
 )
 def test_router_parameters_are_those_of_the_modules(spec: str) -> None:
     method, shape = methods.parse(spec), shape_of("llava-hf/llava-1.5-7b-hf")
-    modules = method.build_modules(sizes.model_info(shape))
+    modules = method.build_modules(info_of(shape))
     built = 0 if modules is None else sum(p.numel() for p in modules.parameters())
     assert sizes.router_parameters(method, shape) == built
 

@@ -12,8 +12,8 @@ import pytest
 
 from harness.command.cli import main, parse
 from harness.common.errors import UsageError
-from harness.families.catalog import shape_of
-from harness.jobs.matched import MATCHED, image_tokens, with_controls
+from harness.families.catalog import REGISTRY, shape_of
+from harness.jobs.matched import MATCHED, with_controls
 from harness.jobs.resolve import named_methods
 from harness.store.csvfile import read_rows
 from methods.base import Method, MethodError, ModelInfo, Role
@@ -155,7 +155,8 @@ def test_a_wrong_parameter_is_one_line() -> None:
     ],
 )
 def test_tokens_of_an_image(model: str, tokens: int) -> None:
-    assert image_tokens(shape_of(model)) == tokens
+    shape = shape_of(model)
+    assert REGISTRY[shape.family].budget_tokens(shape) == tokens
 
 
 def test_a_run_computes_and_compares_them(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ import torch
 
 import methods
 from harness.engine import routed
-from harness.families.catalog import shape_of
-from harness.train.sizes import model_info
+from harness.families.catalog import info_of, shape_of
 from tests import naive
 from tests.routing_tools import (
     IMAGES,
@@ -51,7 +50,7 @@ def _tflops(counts):
 )
 def test_pyramiddrop_stages_are_the_releases_at_the_printed_costs(ratios, stages, printed):
     method = methods.parse(f"pyramiddrop:ratios={ratios}")
-    info = model_info(shape_of("llava-hf/llava-1.5-7b-hf"))
+    info = info_of(shape_of("llava-hf/llava-1.5-7b-hf"))
     assert method.stages(32) == stages
     assert _tflops(method.request(info, 576)) == pytest.approx(printed, abs=0.005)
 

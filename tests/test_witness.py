@@ -232,7 +232,7 @@ def test_llavolta_positions_of_a_window(stride: int, offset: int) -> None:
     event = parsed(f"llavolta:k=2:stride={stride}").layer(2, seq)
     slots = torch.arange(0, n, stride)
     assert event.counts == [n // stride]
-    found = event.position_ids[0][slots]
+    found = seq.position_ids[0][event.place[0][slots]]
     means = seq.position_ids.view(-1, stride).double().mean(dim=1)
     assert found.tolist() == means.trunc().long().tolist()
     assert found.tolist() == (slots + start + offset).tolist()

@@ -59,7 +59,7 @@ class Prompter:
             return_tensors="pt",
             add_special_tokens=not begins,
         )
-        names = ("input_ids", "attention_mask", *self.family.images)
+        names = ("input_ids", "attention_mask", *self.family.per_token, *self.family.images)
         tensors = {name: inputs[name].to(self.model.device) for name in names if name in inputs}
         if "pixel_values" in tensors:
             tensors["pixel_values"] = tensors["pixel_values"].to(self.model.dtype)

@@ -12,6 +12,7 @@ import torch
 
 from harness.engine import model_info, routed
 from harness.families import tiny
+from harness.families.catalog import FAMILIES
 from harness.store.record import IMAGE, RoutingRecord
 from methods.base import Method
 
@@ -36,11 +37,11 @@ class Case:
     method: Method
     attn: str = "sdpa"
     dtype: torch.dtype = torch.float64
-    any_resolution: bool = False
+    family: str = "llava"
 
     @cached_property
     def model(self) -> Any:
-        return tiny.build(self.any_resolution, self.attn, self.dtype)
+        return tiny.build(self.family, self.attn, self.dtype)
 
     @cached_property
     def modules(self) -> Any:
@@ -56,13 +57,14 @@ class Case:
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        if self.any_resolution:
-            return tiny.any_resolution_inputs(self.model, [(20, 30), (32, 14)])
+        images = FAMILIES[self.family].tiny_images
+        if len(images) > 1:  # of different sizes
+            return tiny.any_resolution_inputs(self.model, [size for size, _ in images])
         return tiny.inputs_of(self.model, self.rows)
 
     def other(self, method: Method) -> Case:
         """The same model under another method, or under one that stands before the real one."""
-        twin = Case(method, self.attn, self.dtype, self.any_resolution)
+        twin = Case(method, self.attn, self.dtype, self.family)
         twin.model = self.model  # a cached property is an attribute like any other
         return twin
 
@@ -73,10 +75,12 @@ class Case:
     def row(self, i: int) -> dict[str, Any]:
         """Row i alone, without padding."""
         real = self.inputs["attention_mask"][i].bool()
-        single = {k: self.inputs[k][i][real][None] for k in ("input_ids", "attention_mask")}
+        family = FAMILIES[self.family]
+        names = ("input_ids", "attention_mask", *family.per_token)
+        single = {k: self.inputs[k][i][real][None] for k in names}
         first, count = sum(len(images) for _, images, _ in self.rows[:i]), len(self.rows[i][1])
         if count:
-            single["pixel_values"] = self.inputs["pixel_values"][first : first + count]
+            single |= family.some_images(self.inputs, range(first, first + count))
         return single
 
     @contextmanager

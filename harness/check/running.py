@@ -60,7 +60,7 @@ def work_is_counted(s: Case) -> None:
     free = isinstance(s.method, Budgeted) and s.method.target(1) is None
     budget = [replace(s.method, ratio=0.5)] if free else []  # type: ignore[call-arg]
     tries = [(s.other(method), s.prompt(0)) for method in (s.method, *budget)]
-    tiled = Case(s.method, any_resolution=True)
+    tiled = Case(s.method, family="llava_next")
     for size in ((32, 32), (20, 30)):  # tiles that fill the grid, tiles that are cut
         tries.append((tiled, tiny.any_resolution_inputs(tiled.model, [size, size])))
     for subject, inputs in tries:
@@ -182,7 +182,7 @@ def text_untouched(s: Case) -> None:
 
 def any_resolution(s: Case) -> None:
     """works on any-resolution images with tiles and newline tokens, several in a prompt"""
-    other = Case(s.method, any_resolution=True)
+    other = Case(s.method, family="llava_next")
     _, (record,) = other.generate(other.inputs)
     require(len(record.grid) == 4, f"{len(record.grid)} patch grids instead of 4")
     size = sum(g["rows"] * (g["cols"] + g["newline"]) for g in record.grid)

@@ -16,9 +16,8 @@ import torch
 
 from harness.common.torchvision_ops import declare_missing_ops
 from harness.engine import routed
-from harness.families.catalog import family_of, shape_from_config
-from harness.families.llava import Llava
-from harness.families.llava_next import LlavaNext
+from harness.families.catalog import FAMILIES, family_of, shape_from_config
+from harness.families.family import Family
 from harness.families.tiny import Clip
 from harness.store.record import RoutingRecord
 from methods.vocabulary import ClipSizes
@@ -36,66 +35,49 @@ class DependsOnWeights(Exception):
 
 
 def build_replica(config: Mapping[str, Any], seed: int = 0) -> Any:
-    """An eager-free LLaVA or LLaVA-NeXT model like `config`, two heads of four numbers wide."""
+    """A model of the family like `config`, two heads of four numbers wide."""
     declare_missing_ops()
-    from transformers import AutoConfig, LlamaConfig
-
-    shape = shape_from_config(config, "replica")
-    text = LlamaConfig(
-        vocab_size=8,
-        hidden_size=WIDTH,
-        intermediate_size=WIDTH,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=2,
-        max_position_embeddings=16384,
-        eos_token_id=None,
-    )
-    tower = AutoConfig.for_model(
-        shape.vision.kind,
-        hidden_size=TOWER,
-        intermediate_size=TOWER,
-        num_hidden_layers=shape.vision.layers,
-        num_attention_heads=2,
-        image_size=shape.vision.image_size,
-        patch_size=shape.vision.patch,
-    )
-    common = {
-        "vision_config": tower,
-        "text_config": text,
-        "image_token_index": IMAGE_TOKEN,
-        "vision_feature_layer": config.get("vision_feature_layer", -2),
-        "vision_feature_select_strategy": config.get("vision_feature_select_strategy", "default"),
-        "attn_implementation": "sdpa",
+    family = loading(config)
+    full = family.completed({**config, "model_type": family.kind}, "replica")
+    text = {
+        "vocab_size": 8,
+        "hidden_size": WIDTH,
+        "intermediate_size": WIDTH,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": WIDTH // 2,
+        "max_position_embeddings": 16384,
     }
+    tower = {"hidden_size": TOWER, "intermediate_size": TOWER, "num_attention_heads": 2}
+    small = family.resized(full, text, tower)
     torch.manual_seed(seed)
-    family = family_of({"model_type": LlavaNext.kind if shape.tiles else Llava.kind}, "replica")
-    if shape.tiles:
-        common["image_grid_pinpoints"] = [list(tile) for tile in shape.tiles]
-    return family.model_class()(family.config_class()(**common)).eval()
+    made = family.config_class()(**small, image_token_id=IMAGE_TOKEN)
+    model = family.model_class()._from_config(made, attn_implementation="sdpa").eval()
+    model.generation_config.eos_token_id = None
+    return model
+
+
+def loading(config: Mapping[str, Any]) -> Family:
+    """The family that runs in place of a config's: its own, or LLaVA where that only has sizes."""
+    family = family_of(config, "replica", sizes_only=True)
+    return family if family.loads else FAMILIES["llava"]
 
 
 def replica_inputs(
     model: Any, n_text: int, seed: int = 0, image_tokens: int = 0
 ) -> dict[str, torch.Tensor]:
-    """One prompt of `n_text` text tokens around a square image of noise.
+    """One prompt of `n_text` text tokens around an ordinary image, of noise.
 
-    input_ids [1, n], attention_mask [1, n], pixel_values as the model wants them; for
-    any-resolution models the square covers two by two tiles where the grids allow it.
-    `image_tokens` is the number of a model whose image has a fixed one: as many crops as make it
-    (0: one crop).
+    input_ids [1, n], attention_mask [1, n], pixel_values as the model wants them.
+    `image_tokens` is the number of a model whose image has a fixed one: as many squares as make it
+    (0: one image).
     """
-    vision = model.config.vision_config
-    side = vision.image_size
     noise = torch.Generator().manual_seed(seed)
     family = family_of(model.config, "replica")
     shape = family.shape(model.config.to_dict(), "replica")
-    size = (side, side)
-    crops = max(1, image_tokens // (side // vision.patch_size) ** 2)
-    if shape.tiles:
-        size = (2 * side, 2 * side) if (2 * side, 2 * side) in shape.tiles else shape.tiles[0]
-        crops = 1 + size[0] * size[1] // side**2
-    count = 1 if shape.tiles else crops
-    inputs = dict(family.noise(shape, count, crops, size, noise))
+    one = family.image_sizes(shape)[0]
+    count = max(1, image_tokens // one.tokens)
+    inputs = dict(family.noise(shape, count, one.crops, one.size, noise))
     with torch.no_grad():
         features = model.get_image_features(**inputs, return_dict=True).pooler_output
     before = min(PREFIX, n_text // 2)
@@ -103,7 +85,7 @@ def replica_inputs(
     ids = [WORD] * before + [IMAGE_TOKEN] * n_image + [WORD] * (n_text - before)
     inputs["input_ids"] = torch.tensor([ids])
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    return inputs
+    return inputs | family.token_inputs(inputs["input_ids"], IMAGE_TOKEN)
 
 
 def predicted_record(

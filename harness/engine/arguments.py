@@ -7,7 +7,7 @@ answer as if it had not been there.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.engine.model import EngineError
@@ -16,8 +16,6 @@ _MORE = ("output_attentions", "output_hidden_states")
 # Of the output's form, of the loss, of static caches: no Llama-like layer looks at these.
 _DECODER = ("return_dict", "num_items_in_batch", "cache_position")
 _TOWER = ("return_dict", "interpolate_pos_encoding", *_MORE)
-# What the model's config decides, and the engine reads there.
-_FIXED = ("vision_feature_layer", "vision_feature_select_strategy")
 
 
 def check_decoder(given: Mapping[str, Any]) -> None:
@@ -43,15 +41,15 @@ def _refuse_others(given: Mapping[str, Any], known: tuple[str, ...], what: str) 
 
 
 def image_arguments(
-    call: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], config: Any
+    call: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], config: Any, fixed: Sequence[str]
 ) -> dict[str, Any]:
     """Arguments of a ``get_image_features`` call by name.
 
-    Raises EngineError where they overrule what ``config`` says and the engine goes by.
+    Raises EngineError where they overrule what ``config`` says of ``fixed`` and the engine goes by.
     """
     given = dict(inspect.signature(call).bind(*args, **kwargs).arguments)
     given |= given.pop("kwargs", {})
-    for name in _FIXED:
+    for name in fixed:
         usual = getattr(config, name)
         if given.get(name) not in (None, usual):
             raise EngineError(f"{name}={given[name]} differs from the model's own, {usual}")

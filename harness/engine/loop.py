@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from methods.base import Drop, Merge, Method, Route
 
 
 def plain_mask(
-    config: Any, embeds: Tensor, mask: Tensor | None, cache: Any, position_ids: Tensor
+    config: Any, embeds: Tensor, mask: Tensor | None, cache: Any, position_ids: Tensor | None
 ) -> Tensor | None:
     """The mask the unrouted model would build, from the library's own function."""
     known = inspect.signature(create_causal_mask).parameters
@@ -68,6 +69,7 @@ def run_prompt(
         state = _run_routed(layer, seq, decision or Route(), own, extra, cache, recorder)
         state.shift = shift
         states.append(state)
+        seq.deepen(layer)
     if cache is not None:
         cache.states = states
     if recorder is not None:
@@ -88,8 +90,9 @@ def _leave(
         owner = event.assign
         keep = (owner == steps) & seq.valid
         seq.hidden = folded(seq.hidden, event, seq.valid)
-        if event.position_ids is not None:
-            positions = seq.positions.numbered(event.position_ids)
+        seq.added = [folded(table, replace(event, states=None), seq.valid) for table in seq.added]
+        if event.place is not None:
+            positions = seq.positions.take(event.place)
     counts = event.counts if event.counts is not None else keep.sum(dim=1).tolist()
     if min(counts) == 0:
         raise EngineError("a method dropped every token of a sample")

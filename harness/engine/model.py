@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -51,7 +51,7 @@ def find_parts(model: nn.Module) -> Parts:
     family = FAMILIES.get(str(said), FAMILIES["llava"])  # one that is not known is refused below
     text = family.decoder(model)
     if text is None:
-        raise EngineError(f"{type(model).__name__} is not a LLaVA-family model")
+        raise EngineError(f"{type(model).__name__} is no model of a family that works here")
     try:
         config = completed(model.config.to_dict(), type(model).__name__)
     except UsageError as error:
@@ -72,7 +72,7 @@ def find_parts(model: nn.Module) -> Parts:
         layers=text.layers,
         tower=family.tower(model),
         tower_layers=tower_layers,
-        image_token=int(config["image_token_index"]),
+        image_token=family.image_token(config),
         info=_info(family, config, tower_layers),
     )
 
@@ -96,35 +96,19 @@ def check_method(parts: Parts, method: Method) -> None:
     """Raise MethodError or :class:`EngineError` where a method cannot run on this model."""
     method.fits(parts.info)
     if method.reads_tower:
-        feature_layer(parts.model.config, parts.info.tower_layers)
+        feature_layer(parts)
 
 
-def feature_layer(config: Any, depth: int) -> int:
-    """Tower layer of ``depth`` whose output the projector of a model reads, from 0."""
-    chosen = config.vision_feature_layer
-    if not isinstance(chosen, int):
-        raise EngineError("a projector that reads several tower layers cannot be followed")
-    # hidden_states[0] is the embedding, so there is one state more than layers.
-    layer = chosen - 1 if chosen >= 0 else depth + chosen
-    if not 0 <= layer < depth:
-        raise EngineError(f"vision_feature_layer={chosen} reads no layer of a tower of {depth}")
-    return layer
+def feature_layer(parts: Parts) -> int:
+    """Tower layer whose output the projector of a model reads, from 0; `EngineError` if none is."""
+    try:
+        return parts.family.feature_layer(parts.model.config, parts.info.tower_layers)
+    except UsageError as error:
+        raise EngineError(str(error)) from None
 
 
 def _info(
     family: Family, config: Mapping[str, Any], tower_layers: nn.ModuleList | None
 ) -> ModelInfo:
-    text, vision = config["text_config"], config["vision_config"]
-    side = vision["image_size"] // vision["patch_size"]
-    return ModelInfo(
-        layers=text["num_hidden_layers"],
-        width=text["hidden_size"],
-        heads=text["num_attention_heads"],
-        kv_heads=text["num_key_value_heads"],
-        head_dim=text["head_dim"],
-        tower_layers=len(tower_layers) if tower_layers is not None else 0,
-        tower_width=vision["hidden_size"],
-        tower_side=side,
-        image_tokens=family.fixed_image_tokens(config),
-        class_tokens=family.shape(config, family.kind).vision.class_tokens,
-    )
+    info = family.info(family.shape(config, "model"))
+    return replace(info, tower_layers=len(tower_layers) if tower_layers is not None else 0)

@@ -19,9 +19,17 @@ class PositionIds:
     ids: Tensor
 
     @classmethod
-    def given(cls, ids: Tensor) -> PositionIds:
-        """As a model hands them to its decoder: four axes begin with a plain one, for masks."""
-        return cls(ids[1:] if ids.dim() == 3 and ids.shape[0] == 4 else ids)
+    def given(cls, ids: Tensor, axes: int) -> tuple[PositionIds, Tensor | None]:
+        """As a model hands them to its decoder, and the plain count that masks are made from.
+
+        A model of several axes gives one more in front, the plain one; without it nobody knows
+        whether prompts are packed, and a single axis stands for all.
+        """
+        if axes == 1:
+            return cls(ids), ids
+        if ids.dim() == 2:
+            return cls(ids.expand(axes, -1, -1)), None
+        return (cls(ids[1:]), ids[0]) if ids.shape[0] > axes else (cls(ids), None)
 
     @property
     def axes(self) -> int:

@@ -153,7 +153,8 @@ class Run:
 
         @functools.wraps(original)  # generate reads the signature
         def features(*args: Any, **kwargs: Any) -> Any:
-            given = image_arguments(original, args, kwargs, self.parts.model.config)
+            config, fixed = self.parts.model.config, self.parts.family.fixed
+            given = image_arguments(original, args, kwargs, config, fixed)
             method = self.method  # asked for at every call: staged training changes it
             if not method.needs_images:
                 with no_tower(self.parts):
@@ -178,6 +179,7 @@ class Run:
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Stands in for the decoder's forward."""
+        deep = {name: kwargs.pop(name, None) for name in self.parts.family.deepstack}
         check_decoder(kwargs)
         text, ids = self.parts.text, self._ids if input_ids is None else input_ids
         self._ids = None
@@ -197,8 +199,9 @@ class Run:
             hidden = self._step(inputs_embeds, ids, attention_mask, position_ids, cache, kwargs)
         else:
             growing = past_key_values is None and use_cache is False and not training
+            added = self.parts.family.added(deep, inputs_embeds)
             hidden = self._prompt(
-                inputs_embeds, ids, attention_mask, position_ids, cache, kwargs, growing
+                inputs_embeds, ids, attention_mask, position_ids, cache, kwargs, growing, added
             )
         if cache is not None:
             cache.global_length = length + inputs_embeds.shape[1]
@@ -215,16 +218,17 @@ class Run:
         cache: RoutedCache | None,
         kwargs: dict[str, Any],
         growing: bool,
+        added: list[Tensor],
     ) -> Tensor:
         kind = backend(self.parts.config)
-        plain = plain_mask(self.parts.config, embeds, mask, cache, position_ids)
-        base, valid = layout(embeds, mask, position_ids, cache, plain, kind)
+        positions, single = PositionIds.given(position_ids, self.parts.family.axes)
+        plain = plain_mask(self.parts.config, embeds, mask, cache, single)
+        base, valid = layout(embeds, mask, single, cache, plain, kind)
         samples, start = self._samples(embeds, ids, valid, growing)
-        positions = PositionIds.given(position_ids)
         seq = RunningTokens(
             self.parts, kind, self.modules, embeds, samples.kinds, valid, positions,
             samples.counts, samples.image_counts, samples.head_counts, samples,
-            training=bool(self.parts.text.training), base=base,
+            training=bool(self.parts.text.training), base=base, added=added,
         )  # fmt: skip
         seq.seed(positions.rotary(self.parts.text, embeds), plain)
         self._recorder = None
@@ -233,7 +237,7 @@ class Run:
         self._cache = cache
         if cache is not None:
             cache.on_reorder = self._reordered
-        extra = kwargs | {"position_ids": position_ids}
+        extra = kwargs | {"position_ids": single}
         hidden = run_prompt(self.method, seq, cache, extra, self._recorder)
         self._losses = seq.losses
         return hidden
@@ -283,8 +287,8 @@ class Run:
             raise EngineError("image tokens behind a cache: chunked prefill cannot be routed")
         seq = RunningTokens(
             self.parts, backend(self.parts.config), self.modules, embeds, kinds,
-            torch.ones_like(kinds, dtype=torch.bool), PositionIds.given(position_ids),
-            [width] * rows,
+            torch.ones_like(kinds, dtype=torch.bool),
+            PositionIds.given(position_ids, self.parts.family.axes)[0], [width] * rows,
             [0] * rows, [0] * rows, None, training=False, generated=True,
         )  # fmt: skip
         fed = ids if ids is not None else torch.full_like(kinds, 0, dtype=torch.long)

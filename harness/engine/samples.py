@@ -36,14 +36,14 @@ def isolated(allowed: Tensor) -> Tensor:
 
 
 def layout(
-    embeds: Tensor, mask: Any, position_ids: Tensor, cache: Any, plain: Any, kind: str
+    embeds: Tensor, mask: Any, position_ids: Tensor | None, cache: Any, plain: Any, kind: str
 ) -> tuple[Tensor | None, Tensor]:
     """(packed mask or None, valid [B, n]) from whatever kind of mask the caller gave."""
     shape = embeds.shape[:2]
     if mask is None:
         valid = torch.ones(shape, dtype=torch.bool, device=embeds.device)
-        one_axis = position_ids.dim() == 2  # on several, images stand still and leap by themselves
-        packed = one_axis and cache is None and bool((position_ids.diff(dim=-1) != 1).any())
+        known = cache is None and position_ids is not None
+        packed = known and bool((position_ids.diff(dim=-1) != 1).any())  # type: ignore[union-attr]
         return (allowed_from(plain) if packed and plain is not None else None), valid
     if mask.dim() == 2:
         return None, mask[:, -shape[1] :].to(embeds.device).bool()
@@ -175,18 +175,18 @@ class Samples:
             raise EngineError(str(error)) from None
 
     def _image_lengths(self, places: list[list[int]]) -> tuple[list[int], list[Any]]:
+        runs: list[int] = []
+        for columns in places:
+            for i, column in enumerate(columns):
+                if i == 0 or column != columns[i - 1] + 1:
+                    runs.append(0)
+                runs[-1] += 1
         pooled = getattr(self.features, "pooler_output", None)
         if pooled is not None:
-            lengths = [int(f.shape[0]) for f in pooled]
-            if sum(lengths) == sum(map(len, places)):
+            lengths = self.parts.family.image_lengths(pooled, runs)
+            if sum(lengths) == sum(runs):
                 sizes = self.extents
                 sizes = sizes.tolist() if sizes is not None else []
                 return lengths, sizes + [None] * (len(lengths) - len(sizes))
         # Features unknown (embeddings given by the caller): every contiguous run is one image.
-        lengths = []
-        for columns in places:
-            for i, column in enumerate(columns):
-                if i == 0 or column != columns[i - 1] + 1:
-                    lengths.append(0)
-                lengths[-1] += 1
-        return lengths, [None] * len(lengths)
+        return runs, [None] * len(runs)

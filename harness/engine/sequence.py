@@ -7,6 +7,7 @@ to the device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from harness.engine.block import Rotary
 from harness.engine.masks import prefill_mask
-from harness.engine.model import EngineError, Parts
+from harness.engine.model import Parts
 from harness.engine.positions import PositionIds
 from harness.engine.reading import Reading, flat, take
 from methods.base import Positions
@@ -52,6 +53,7 @@ class RunningTokens(Reading):
         training: bool,
         generated: bool = False,
         base: Tensor | None = None,
+        added: Sequence[Tensor] = (),
     ) -> None:
         self.parts, self.kind, self.modules = parts, kind, modules
         self.hidden, self.kinds, self.valid = hidden, kinds, valid
@@ -59,6 +61,7 @@ class RunningTokens(Reading):
         self.image_counts, self.head_counts = image_counts, head_counts
         self.samples, self.training, self.generated = samples, training, generated
         self.base = base  # [B, 1, N, N] bool over the original columns, packed questions only
+        self.added = list(added)  # [B, m, d] that the model adds behind layers 0, 1, ...
         self.info = parts.info
         self.memo: dict[str, Any] = {}
         self.losses: list[Tensor] = []
@@ -69,15 +72,6 @@ class RunningTokens(Reading):
         self.moved = False  # True once tokens left, so columns are no longer the original ones
         self._rotary: Rotary | None = None
         self._mask: tuple[Tensor | None] | None = None
-
-    @property
-    def position_ids(self) -> Tensor:
-        """[B or 1, m] long, for methods that give tokens positions of their own."""
-        if self.positions.axes > 1:
-            raise EngineError(
-                "a method that computes positions cannot on a model with several axes of them"
-            )
-        return self.positions.ids
 
     # --- masks and positions ----------------------------------------------------------------
     def rotary(self) -> Rotary:
@@ -151,6 +145,14 @@ class RunningTokens(Reading):
             seen = seen & picked.valid[:, None, :]
         return (seen.sum(dim=2) - 1).clamp(min=0)
 
+    def deepen(self, layer: int) -> None:
+        """What the model adds to running tokens behind a layer, processed or skipped there.
+
+        Outside the layer, as in the model's own code: a token that skips takes it along.
+        """
+        if layer < len(self.added):
+            self.hidden = self.hidden + self.added[layer]
+
     # --- gather and scatter -----------------------------------------------------------------
     def pick(self, keep: Tensor, counts: list[int], order: Tensor | None = None) -> Picked:
         """Columns of the kept tokens, in sequence order (or by ``order``), left-padded."""
@@ -177,6 +179,7 @@ class RunningTokens(Reading):
         else:
             moved = positions.take(columns)
         self.hidden = take(self.hidden, columns)
+        self.added = [take(table, columns) for table in self.added]
         self.kinds = self.kinds.gather(1, columns)
         self.index = self.index.gather(1, columns)
         self.positions = moved

@@ -82,16 +82,13 @@ def merging(parts: Parts, method: Method) -> Iterator[TowerMerge | None]:
     layers = parts.tower_layers
     if layers is None:
         raise EngineError("this vision tower has no CLIP-type layers to merge patches in")
-    last = feature_layer(parts.model.config, len(layers))
+    last = feature_layer(parts)
     if max(chosen) > last:
         raise MethodError(
             f"{method.name}: tower layer {max(chosen)} lies behind what the projector reads, "
             f"the output of layer {last}"
         )
-    vision = parts.model.config.vision_config
-    notes = TowerMerge(
-        (int(vision.image_size) // int(vision.patch_size)) ** 2, parts.info.class_tokens
-    )
+    notes = TowerMerge(parts.info.tower_side**2, parts.info.class_tokens)
     projector = parts.projector
     with ExitStack() as stack:
         start = parts.tower.register_forward_pre_hook(lambda *_: notes.begin())

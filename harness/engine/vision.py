@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,15 +44,13 @@ def captured(parts: Parts, method: Method) -> Iterator[Captured]:
             return
         if parts.tower_layers is None:
             raise EngineError("this vision tower has no CLIP-type layers to read attention from")
-        depth, taps = len(parts.tower_layers), method.taps(parts.info)
+        taps = method.taps(parts.info)
         seen: dict[Any, Tensor] = {}
 
         def keep(key: Any, _module: Any, _inputs: Any, output: Any) -> None:
             seen[key] = (output[0] if isinstance(output, tuple) else output).detach()
 
-        modules: dict[Any, Any] = {
-            "states": parts.tower_layers[feature_layer(parts.model.config, depth)]
-        }
+        modules: dict[Any, Any] = {"states": parts.tower_layers[feature_layer(parts)]}
         for layer in taps:
             attention = parts.tower_layers[layer].self_attn
             modules |= {(layer, "q"): attention.q_proj, (layer, "k"): attention.k_proj}
@@ -84,45 +82,41 @@ def _crops(parts: Parts, taps: tuple[int, ...], seen: dict[Any, Tensor]) -> list
 
 @contextmanager
 def no_tower(parts: Parts) -> Iterator[None]:
-    """Tower and projector give zeros of the right shape without running."""
-    projector = parts.projector
-    width = int(parts.model.config.text_config.hidden_size)
-
-    def tower(pixel_values: Tensor, **kwargs: Any) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        check_tower(kwargs)
-        vision = parts.model.config.vision_config
-        rows = pixel_values.shape[-2] // vision.patch_size
-        cols = pixel_values.shape[-1] // vision.patch_size
-        tokens = parts.info.class_tokens + rows * cols
-        shape = (pixel_values.shape[0], tokens, vision.hidden_size)
-        states = pixel_values.new_zeros(shape)
-        depth = int(vision.num_hidden_layers) + 1
-        return BaseModelOutputWithPooling(last_hidden_state=states, hidden_states=(states,) * depth)
-
-    def project(features: Tensor) -> Tensor:
-        return features.new_zeros(*features.shape[:-1], width)
-
-    with shadowed(parts.tower, "forward", tower), shadowed(projector, "forward", project):
+    """What sees pixels gives zeros of the right shape without running."""
+    with ExitStack() as stack:
+        for module, forward in parts.family.stand_ins(parts.model):
+            stack.enter_context(shadowed(module, "forward", _checked(parts, forward)))
         yield
 
 
+def _checked(parts: Parts, forward: Any) -> Any:
+    """The stand-in, which refuses what would change the shape of what it stands for."""
+
+    def stand_in(*args: Any, **kwargs: Any) -> Any:
+        known = parts.family.tower_arguments
+        check_tower({name: value for name, value in kwargs.items() if name not in known})
+        return forward(*args, **kwargs)
+
+    return stand_in
+
+
 def encode_images(
-    model: Any, pixel_values: Tensor, image_sizes: Any = None, method: Any = None
+    model: Any, pixel_values: Tensor, image_sizes: Any = None, method: Any = None, **more: Any
 ) -> Any:
     """Image features once, for ``generate(..., mm_encoder_outputs={"image": features})``.
 
     ``method``: also keep what this method reads from the tower, as ``.crops``, and merge what it
-    merges there. Each image's features are otherwise what the model itself would make.
+    merges there. ``more``: what else the model's ``get_image_features`` takes of its images. Each
+    image's features are otherwise what the model itself would make.
     """
     from harness.engine.model import find_parts
 
     parts = find_parts(model)
     check_method(parts, method or Method())
-    extra = {} if image_sizes is None else {"image_sizes": image_sizes}
+    given = {"image_sizes": image_sizes, **more}
+    extra = {name: value for name, value in given.items() if value is not None}
     with captured(parts, method or Method()) as found:
         out = parts.inner.get_image_features(pixel_values=pixel_values, return_dict=True, **extra)
     found.attach(out)
-    out.extents = image_sizes
+    out.extents = extra.get(parts.family.extents or "")
     return out

@@ -19,11 +19,16 @@ from harness.families.llava import Llava
 from harness.families.llava_hr import LlavaHr
 from harness.families.llava_next import LlavaNext
 from harness.families.mini_gemini import MiniGeminiHd
+from harness.families.qwen2_5_vl import Qwen25VL
+from harness.families.qwen2_vl import Qwen2VL
+from harness.families.qwen3_vl import Qwen3VL
 from harness.families.shapes import ModelShape
 from harness.families.trust import refuse_keys
+from methods.vocabulary import ModelInfo
 
 REGISTRY: dict[str, Family] = {
-    kind.kind: kind() for kind in (Llava, LlavaNext, LlavaHr, MiniGeminiHd)
+    kind.kind: kind()
+    for kind in (Llava, LlavaNext, Qwen2VL, Qwen25VL, Qwen3VL, LlavaHr, MiniGeminiHd)
 }
 FAMILIES = {name: family for name, family in REGISTRY.items() if family.loads}
 KNOWN = {name: config for f in REGISTRY.values() for name, config in f.published.items()}
@@ -42,8 +47,7 @@ def family_of(config: Any, name: str, sizes_only: bool = False) -> Family:
     found = (REGISTRY if sizes_only else FAMILIES).get(str(said))
     if found is None:
         raise UsageError(
-            f"{name}: a model of type '{said}'; the LLaVA-family types that work are "
-            + " and ".join(FAMILIES)
+            f"{name}: a model of type '{said}'; the types that work are " + ", ".join(FAMILIES)
         )
     return found
 
@@ -76,6 +80,11 @@ def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
     Raises UsageError for other families, decoders and towers, and sizes that are nowhere.
     """
     return family_of(config, name, sizes_only=True).shape(config, name)
+
+
+def info_of(shape: ModelShape) -> ModelInfo:
+    """What methods may ask about a model of these sizes."""
+    return REGISTRY[shape.family].info(shape)
 
 
 def config_for(model: str) -> dict[str, Any]:

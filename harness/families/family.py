@@ -16,9 +16,10 @@ from harness.common.errors import UsageError
 from harness.families import framing
 from harness.families.configs import check_features, decoder_part, part
 from harness.families.decoders import DECODERS, Sizes
-from harness.families.shapes import ModelShape, Part, VisionShape
+from harness.families.shapes import ImageSize, ModelShape, Part, VisionShape
 from harness.families.sight import Grids, crop_count, projector_part, tower_parts
-from harness.families.towers import CLASS_TOKENS, TOWERS, module_of, tower_layers
+from harness.families.towers import CLASS_TOKENS, TOWERS, module_of, stand_ins, tower_layers
+from methods.vocabulary import ModelInfo
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,18 @@ class Family:
     library: ClassVar[tuple[str, str]]  # transformers' config and model class
     images: ClassVar[tuple[str, ...]] = ("pixel_values",)  # its processor's entries for images
     extents: ClassVar[str | None] = None  # the one of them that says how large each image is
+    per_token: ClassVar[tuple[str, ...]] = ()  # entries with a number for each token of a prompt
+    axes: ClassVar[int] = 1  # numbers of a token's position
+    # What its config decides of `get_image_features`, and nobody else may.
+    fixed: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
+    tower_arguments: ClassVar[tuple[str, ...]] = ()  # of the tower, beside pixels
+    deepstack: ClassVar[tuple[str, ...]] = ()  # decoder arguments that `added` reads
+    unread: ClassVar[str] = ""  # why no method can read its tower's states, where that is so
+    # Fields that old processor files leave out and the config knows.
+    processor_fields: ClassVar[tuple[str, ...]] = ("patch_size", "vision_feature_select_strategy")
+    apart: ClassVar[bool] = False  # images of a prompt must have text between them
+    # Images of a tiny model for tests: height and width, crops.
+    tiny_images: ClassVar[tuple[tuple[tuple[int, int], int], ...]] = (((16, 16), 1),)
     whole_grid: ClassVar[bool] = False  # its tower needs every patch: none can be merged there
     boxes_in_frame: ClassVar[bool] = False  # boxes are answered in shares of the frame it sees
     # Names of its parameters in memory, by part, and what older files call them.
@@ -98,10 +111,65 @@ class Family:
             family=self.kind,
         )
 
-    def fixed_image_tokens(self, config: Mapping[str, Any]) -> int:
-        """Tokens of every image whatever its size; 0 where they depend on it."""
-        vision = config["vision_config"]
-        return int(vision["image_size"] // vision["patch_size"]) ** 2
+    def image_token(self, config: Mapping[str, Any]) -> int:
+        """The id that stands for an image token in a prompt, from a complete config."""
+        return int(config["image_token_index"])
+
+    def resized(
+        self, config: Mapping[str, Any], text: Mapping[str, Any], sight: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A complete config of other sizes, which stand under the names that Llama has for them."""
+        kept = {key: config[key] for key in ("model_type", *self.says) if key in config}
+        decoder = {**config["text_config"], **text}
+        return {
+            **kept, "text_config": decoder, "vision_config": {**config["vision_config"], **sight}
+        }  # fmt: skip
+
+    def tiny(self) -> dict[str, Any]:
+        """A config for tests: 64 words, the last but three for images, six layers."""
+        text = {
+            "model_type": "llama", "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32,
+            "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "eos_token_id": None, "pad_token_id": 0,
+        }  # fmt: skip
+        sight = {
+            "model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32,
+            "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 16, "patch_size": 4,
+        }  # fmt: skip
+        return {
+            "model_type": self.kind, "text_config": text, "vision_config": sight,
+            "image_token_index": 60,
+        }  # fmt: skip
+
+    def image_sizes(self, shape: ModelShape) -> list[ImageSize]:
+        """Images that lose nothing on their way to the tower; an ordinary one first."""
+        side = shape.vision.image_size
+        return [ImageSize((side, side), 1, shape.vision.patches)]
+
+    def stretches(self, shape: ModelShape) -> bool:
+        """Whether the tower also takes squares of other sizes, its positions interpolated."""
+        return not shape.tiles
+
+    def budget_tokens(self, shape: ModelShape) -> int:
+        """Image tokens that a budget in numbers of tokens is a share of."""
+        return shape.image_tokens or shape.vision.patches
+
+    def info(self, shape: ModelShape) -> ModelInfo:
+        """What methods may ask about a model of these sizes."""
+        fixed = shape.image_tokens or (0 if shape.tiles else shape.vision.patches)
+        return ModelInfo(
+            layers=shape.layers,
+            width=shape.hidden,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            tower_layers=0 if self.unread else shape.vision.layers,
+            tower_width=shape.vision.hidden,
+            tower_side=shape.vision.side,
+            image_tokens=fixed,
+            class_tokens=shape.vision.class_tokens,
+            unread=self.unread,
+        )
 
     # --- what its images cost: torch-free but for `module` ----------------------------------------
     def sight(
@@ -166,6 +234,29 @@ class Family:
         """What makes decoder states of tower states."""
         return self.inner(model).multi_modal_projector
 
+    def feature_layer(self, config: Any, depth: int) -> int:
+        """Tower layer of ``depth`` whose output the projector of a loaded model reads, from 0.
+
+        Raises UsageError where it reads several, or none there is.
+        """
+        chosen = config.vision_feature_layer
+        if not isinstance(chosen, int):
+            raise UsageError("a projector that reads several tower layers cannot be followed")
+        # hidden_states[0] is the embedding, so there is one state more than layers.
+        layer = chosen - 1 if chosen >= 0 else depth + chosen
+        if not 0 <= layer < depth:
+            raise UsageError(f"vision_feature_layer={chosen} reads no layer of a tower of {depth}")
+        return layer
+
+    def stand_ins(self, model: Any) -> list[tuple[Any, Any]]:
+        """(module, forward) of what sees pixels: zeros of the right shape, nothing runs."""
+        return stand_ins(model.config, self.tower(model), self.projector(model))
+
+    def added(self, given: Mapping[str, Any], states: torch.Tensor) -> list[torch.Tensor]:
+        """[B, n, d] tables that the model adds behind its first layers, from what ``deepstack``
+        names of the decoder's arguments; zero where nothing is added."""
+        return []
+
     # --- images of a batch ------------------------------------------------------------------------
     def one_image(self, given: Mapping[str, Any], number: int) -> dict[str, Any]:
         """Arguments of ``get_image_features`` for one image of those ``given`` for several."""
@@ -180,6 +271,23 @@ class Family:
         """Images in the arguments of ``get_image_features``."""
         return len(given["pixel_values"])
 
+    def image_lengths(self, features: Sequence[Any], runs: Sequence[int]) -> list[int]:
+        """Tokens of each image, from features as `get_image_features` lists them.
+
+        ``runs``: lengths of the unbroken runs of image tokens in the prompts.
+        """
+        return [int(one.shape[0]) for one in features]
+
+    def token_inputs(self, ids: torch.Tensor, image_token: int) -> dict[str, torch.Tensor]:
+        """The entries ``per_token`` names, for ids [B, n] that no processor made."""
+        return {}
+
+    def joined(self, images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The entries of a batch from those of its images."""
+        import torch
+
+        return {name: torch.cat([one[name] for one in images]) for name in images[0]}
+
     def noise(
         self, shape: ModelShape, count: int, crops: int, size: tuple[int, int], draw: Any
     ) -> dict[str, torch.Tensor]:
@@ -188,6 +296,16 @@ class Family:
 
         high, wide = size
         return {"pixel_values": torch.randn((count, 3, high, wide), generator=draw)}
+
+    def stored(self, output: Any) -> tuple[torch.Tensor, ...]:
+        """What is kept of one image's features, from `get_image_features` of it alone."""
+        return (output.pooler_output[0].detach(),)
+
+    def restored(self, images: Sequence[tuple[torch.Tensor, ...]]) -> Any:
+        """The output of `get_image_features` for several images, from what is kept of each."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return BaseModelOutputWithPooling(pooler_output=[one[0] for one in images])  # type: ignore[arg-type]
 
     # --- how an image's tokens lie ----------------------------------------------------------------
     def grids(self, config: Any, start: int, length: int, size: Any) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from harness.families import framing
 from harness.families.configs import shown
 from harness.families.decoders import Sizes
 from harness.families.llava import VICUNA_13B, Llava, config_of
-from harness.families.shapes import ModelShape
+from harness.families.shapes import ImageSize, ModelShape
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,7 @@ class LlavaNext(Llava):
     }
     library = ("LlavaNextConfig", "LlavaNextForConditionalGeneration")
     images = ("pixel_values", "image_sizes")
+    tiny_images = (((20, 30), 5), ((32, 14), 5))
     extents = "image_sizes"
 
     def check_images(self, config: Mapping[str, Any], name: str) -> None:
@@ -59,8 +60,28 @@ class LlavaNext(Llava):
             super().shape(config, name), tiles=tuple((high, wide) for high, wide in tiles)
         )
 
-    def fixed_image_tokens(self, config: Mapping[str, Any]) -> int:
-        return 0
+    def image_sizes(self, shape: ModelShape) -> list[ImageSize]:
+        """Images exactly as large as a tile grid: nothing is cut off, a newline ends each row."""
+        vision = shape.vision
+        side = vision.image_size // vision.patch
+        found = []
+        for height, width in shape.tiles:
+            high, wide = height // vision.image_size, width // vision.image_size
+            rows, cols = high * side, wide * side
+            tokens = vision.patches + rows * (cols + 1)
+            found.append(ImageSize((height, width), 1 + high * wide, tokens))
+        square = [one for one in found if one.size[0] == one.size[1]]
+        usual = max(square or found, key=lambda one: one.tokens)  # two by two tiles
+        return [usual, *(one for one in found if one != usual)]
+
+    def budget_tokens(self, shape: ModelShape) -> int:
+        """Of an image with the most tiles, newlines left out."""
+        tiles = [high * wide // shape.vision.image_size**2 for high, wide in shape.tiles]
+        return shape.vision.patches * (1 + max(tiles, default=0))
+
+    def tiny(self) -> dict[str, Any]:
+        grids = [[16 * high, 16 * wide] for high, wide in ((1, 2), (2, 1), (2, 2))]
+        return {**super().tiny(), "image_grid_pinpoints": grids}
 
     def noise(
         self, shape: ModelShape, count: int, crops: int, size: tuple[int, int], draw: Any

@@ -25,9 +25,14 @@ class VisionShape:
     head: bool = False
 
     @property
+    def side(self) -> int:
+        """Patches along one side of a crop; 0 where images are no squares of one size."""
+        return self.image_size // self.patch
+
+    @property
     def patches(self) -> int:
         """Patch tokens of one crop; class tokens come on top."""
-        return (self.image_size // self.patch) ** 2
+        return self.side**2
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
-"""Tiny random LLaVA models in memory, for checking methods without any weights or network."""
+"""Tiny random models of every family, for checking methods without any weights or network."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.common.torchvision_ops import declare_missing_ops
+from harness.families.catalog import FAMILIES, family_of
+from harness.families.family import Family
 from methods.vocabulary import ClipSizes
 
 VOCAB, BOS, WORD, IMAGE = 64, 1, 3, 60
@@ -15,57 +18,24 @@ PATCH, SIDE, WIDTH, LAYERS = 4, 4, 16, 6
 
 
 def build(
-    any_resolution: bool = False,
+    family: str = "llava",
     attn: str = "sdpa",
     dtype: torch.dtype = torch.float64,
     layers: int = LAYERS,
 ) -> Any:
-    """A LLaVA (or LLaVA-NeXT) model with random weights, the same ones every time."""
+    """A model of this family with random weights, the same ones every time."""
     declare_missing_ops()
-    import transformers as t
-
-    text = t.LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    vision = t.CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=SIDE * PATCH,
-        patch_size=PATCH,
-    )
+    mine = FAMILIES[family]
+    sizes = mine.tiny()
+    sizes["text_config"]["num_hidden_layers"] = layers
+    config = mine.config_class()(**sizes)
     # Biases and one-row embeddings keep what the library draws, from a generator of this call.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = _drawn(text, vision, any_resolution, attn)
+        model = mine.model_class()._from_config(config, attn_implementation=attn)
     randomise(model)
     model.generation_config.pad_token_id = 0
     return model.to(dtype).eval()
-
-
-def _drawn(text: Any, vision: Any, any_resolution: bool, attn: str) -> Any:
-    import transformers as t
-
-    common = {"vision_config": vision, "text_config": text, "image_token_index": IMAGE}
-    if any_resolution:
-        grids = [[SIDE * PATCH * h, SIDE * PATCH * w] for h, w in ((1, 2), (2, 1), (2, 2))]
-        config: Any = t.LlavaNextConfig(**common, image_grid_pinpoints=grids)
-        model: Any = t.LlavaNextForConditionalGeneration._from_config(
-            config, attn_implementation=attn
-        )
-    else:
-        model = t.LlavaForConditionalGeneration._from_config(
-            t.LlavaConfig(**common), attn_implementation=attn
-        )
-    return model
 
 
 def randomise(module: torch.nn.Module, scale: float = 0.3, seed: int = 0) -> torch.nn.Module:
@@ -138,10 +108,10 @@ FRAMES: list[tuple[int, list[int], int]] = [
 def inputs_of(model: Any, rows: list[tuple[int, list[int], int]], seed: int = 0) -> dict[str, Any]:
     """A left-padded batch for ``generate``; one pixel tensor an image, in order."""
     generator = torch.Generator().manual_seed(seed)
-    sequences = []
+    family, sequences = family_of(model.config, "tiny"), []
     for before, images, after in rows:
         words = torch.randint(WORD, IMAGE, (before - 1 + after,), generator=generator).tolist()
-        pictures = [IMAGE] * sum(images)
+        pictures = prompted(family, images)
         sequences.append([BOS, *words[: before - 1], *pictures, *words[before - 1 :]])
     width = max(map(len, sequences))
     inputs: dict[str, Tensor] = {
@@ -149,24 +119,35 @@ def inputs_of(model: Any, rows: list[tuple[int, list[int], int]], seed: int = 0)
         "attention_mask": torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in sequences]),
     }
     count = sum(len(images) for _, images, _ in rows)
+    inputs |= family.token_inputs(inputs["input_ids"], IMAGE)
     if count:
-        shape = (count, 3, SIDE * PATCH, SIDE * PATCH)
-        inputs["pixel_values"] = torch.randn(shape, generator=generator).to(model.dtype)
+        shape = family.shape(model.config.to_dict(), "tiny")
+        size, crops = family.tiny_images[0]
+        made = family.noise(shape, count, crops, size, generator)
+        inputs |= {**made, "pixel_values": made["pixel_values"].to(model.dtype)}
     return inputs
 
 
+def prompted(family: Family, images: Sequence[int]) -> list[int]:
+    """Ids of images of these token counts."""
+    ids: list[int] = []
+    for count in images:
+        ids += [*([WORD] if ids and family.apart else []), *[IMAGE] * count]
+    return ids
+
+
 def any_resolution_inputs(model: Any, sizes: list[tuple[int, int]]) -> dict[str, Any]:
-    """One LLaVA-NeXT prompt with images of these (height, width) sizes."""
+    """One prompt with images of these (height, width) sizes, in as many crops as any of them."""
+    family = family_of(model.config, "tiny")
+    shape = family.shape(model.config.to_dict(), "tiny")
     generator = torch.Generator().manual_seed(0)
-    side = SIDE * PATCH
-    pixels = torch.randn((len(sizes), 5, 3, side, side), generator=generator).to(model.dtype)
+    crops = family.tiny_images[0][1]
+    images = [family.noise(shape, 1, crops, size, generator) for size in sizes]
+    inputs = family.joined(images)
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     with torch.no_grad():
-        out = model.model.get_image_features(pixels, torch.tensor(sizes), return_dict=True)
-    count = sum(int(f.shape[0]) for f in out.pooler_output)
-    ids = torch.tensor([[BOS, 7, *[IMAGE] * count, 9, 11, 13]])
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "pixel_values": pixels,
-        "image_sizes": torch.tensor(sizes),
-    }
+        out = model.model.get_image_features(**inputs, return_dict=True)
+    counts = [int(one.shape[0]) for one in out.pooler_output]
+    ids = torch.tensor([[BOS, 7, *prompted(family, counts), 9, 11, 13]])
+    mask = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {**mask, **family.token_inputs(ids, IMAGE), **inputs}

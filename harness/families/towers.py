@@ -130,3 +130,23 @@ def _unmasked(attention: Any) -> Any:
             return self.attention(states, attention_mask=None)[0]
 
     return Unmasked()
+
+
+def stand_ins(config: Any, tower: Any, projector: Any) -> list[tuple[Any, Any]]:
+    """`Family.stand_ins` of a tower of these types: zeros for every state, and for every token."""
+    vision = config.vision_config
+    width, ahead = int(config.text_config.hidden_size), CLASS_TOKENS[vision.model_type]
+
+    def see(pixel_values: Any, **_: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        rows, cols = (side // vision.patch_size for side in pixel_values.shape[-2:])
+        shape = (pixel_values.shape[0], ahead + rows * cols, vision.hidden_size)
+        states = pixel_values.new_zeros(shape)
+        depth = int(vision.num_hidden_layers) + 1
+        return BaseModelOutputWithPooling(last_hidden_state=states, hidden_states=(states,) * depth)
+
+    def project(features: Any) -> Any:
+        return features.new_zeros(*features.shape[:-1], width)
+
+    return [(tower, see), (projector, project)]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import UsageError, one_line
-from harness.train.sizes import model_info
+from harness.families.catalog import REGISTRY, info_of
 from methods import BLIND, MATCHED
 from methods.base import MethodError
 from methods.budget import Budgeted
@@ -33,7 +33,7 @@ def with_controls(
 
     `make` builds methods from `name:key=value` texts.
     """
-    info, n = model_info(shape), image_tokens(shape)
+    info, n = info_of(shape), REGISTRY[shape.family].budget_tokens(shape)
     budgets = {method: budget_of(method, info, n) for method in methods}
     # Shares that each control already stands at, by the way it numbers its tokens.
     there: dict[tuple[str, str], list[float]] = {}
@@ -61,14 +61,6 @@ def with_controls(
         specs.append(BLIND)
     said = f"no matched controls for {', '.join(without)}: the images decide what it keeps"
     return [*methods, *(make(specs) if specs else [])], (said,) if without else ()
-
-
-def image_tokens(shape: ModelShape) -> int:
-    """Tokens of one image, of any-resolution models one with the most tiles, newlines left out."""
-    if shape.image_tokens:
-        return shape.image_tokens
-    tiles = [high * wide // shape.vision.image_size**2 for high, wide in shape.tiles]
-    return shape.vision.patches * (1 + max(tiles, default=0))
 
 
 def budget_of(method: Any, info: ModelInfo, n: int) -> tuple[str, float] | None:

@@ -47,12 +47,12 @@ def runtime_of(settings: Settings, mini: bool) -> Runtime:
 
 def check_methods(methods: Sequence[Any], shape: ModelShape) -> None:
     """Refuse methods and parameters that do not fit the model, before its weights are loaded."""
-    from harness.train.sizes import model_info
+    from harness.families.catalog import info_of
     from methods.base import MethodError
 
     try:
         for method in methods:
-            method.fits(model_info(shape))
+            method.fits(info_of(shape))
     except MethodError as error:
         raise UsageError(f"--methods: {one_line(error)}") from None
 

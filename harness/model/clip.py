@@ -102,7 +102,7 @@ def load_clip(folder: str | Path, model: Any) -> Clip:
     """The CLIP model in ``folder`` beside ``model``, in its dtype and on its device."""
     from transformers import AutoTokenizer, CLIPModel
 
-    from harness.engine.model import feature_layer
+    from harness.engine.model import feature_layer, find_parts
     from harness.model.quiet import quiet_library
 
     try:
@@ -124,5 +124,5 @@ def load_clip(folder: str | Path, model: Any) -> Clip:
                 f"is {getattr(have, name)}, the tower's {getattr(want, name)}"
             )
     depth = int(want.num_hidden_layers)
-    last = feature_layer(model.config, depth) - depth
+    last = feature_layer(find_parts(model)) - depth
     return Clip(clip.to(model.device).eval().requires_grad_(False), tokenizer, last)

@@ -20,6 +20,8 @@ import torch
 from harness.families.catalog import family_of
 from harness.families.family import Family
 
+Tensors = tuple[torch.Tensor, ...]
+
 # Requests for more than the projected features: the tower has to run for those.
 WANTS_MORE = ("output_hidden_states", "output_attentions")
 
@@ -35,7 +37,8 @@ class FeatureCache:
     """Least-recently-used store of projected image features, bounded in bytes.
 
     Values are tensors [N, d] as the model's ``get_image_features`` gives them for one image: after
-    the projector and, for LLaVA-NeXT, after unpadding and packing with newline embeddings.
+    the projector and, for LLaVA-NeXT, after unpadding and packing with newline embeddings; several
+    where a family gives the decoder more of an image (`Family.stored`).
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -43,12 +46,12 @@ class FeatureCache:
         self.bytes = 0
         self.hits = 0
         self.misses = 0
-        self._store: OrderedDict[tuple[Any, ...], torch.Tensor] = OrderedDict()
+        self._store: OrderedDict[tuple[Any, ...], Tensors] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._store)
 
-    def get(self, key: tuple[Any, ...]) -> torch.Tensor | None:
+    def get(self, key: tuple[Any, ...]) -> Tensors | None:
         """The features under this key, now the most recently used ones."""
         found = self._store.get(key)
         if found is None:
@@ -58,21 +61,25 @@ class FeatureCache:
         self._store.move_to_end(key)
         return found
 
-    def put(self, key: tuple[Any, ...], value: torch.Tensor) -> None:
+    def put(self, key: tuple[Any, ...], value: Tensors) -> None:
         """Keep features; the least recently used ones leave until the bound holds."""
-        size = value.numel() * value.element_size()
+        size = _bytes(value)
         if size > self.max_bytes or key in self._store:
             return
         self._store[key] = value
         self.bytes += size
         while self.bytes > self.max_bytes:
             _, old = self._store.popitem(last=False)
-            self.bytes -= old.numel() * old.element_size()
+            self.bytes -= _bytes(old)
 
     def clear(self) -> None:
         """Forget everything, to give the memory back."""
         self._store.clear()
         self.bytes = 0
+
+
+def _bytes(value: Tensors) -> int:
+    return sum(one.numel() * one.element_size() for one in value)
 
 
 class Sharing:
@@ -125,9 +132,7 @@ def shared_features(model: Any, cache: FeatureCache | None) -> Iterator[Sharing]
 def _gather(
     compute: Any, cache: FeatureCache, keys: Sequence[str], family: Family, given: dict[str, Any]
 ) -> Any:
-    """An output object whose ``pooler_output`` lists the features of all images, [N_i, d] each."""
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
-
+    """An output object with the features of all images, each computed alone."""
     count = family.image_count(given)
     if count != len(keys):
         raise RuntimeError(f"{count} images where {len(keys)} were announced")
@@ -137,8 +142,7 @@ def _gather(
     for i, key in enumerate(keys):
         value = cache.get((key, options))
         if value is None:
-            output = compute(**family.one_image(given, i), **others)
-            value = output.pooler_output[0].detach()
+            value = family.stored(compute(**family.one_image(given, i), **others))
             cache.put((key, options), value)
         found.append(value)
-    return BaseModelOutputWithPooling(pooler_output=found)
+    return family.restored(found)

@@ -162,7 +162,7 @@ def load_processor(source: ModelSource) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     # Old processor files leave these out; the model's config knows them.
-    for name in ("patch_size", "vision_feature_select_strategy"):
+    for name in source.family.processor_fields:
         if getattr(processor, name, None) is None:
             config = source.config
             known = {**config["vision_config"], **config}.get(name)

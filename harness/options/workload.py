@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harness.common.errors import UsageError
 from harness.common.nearest import unknown
-from harness.families.shapes import ModelShape
+from harness.families.catalog import REGISTRY
+from harness.families.shapes import ImageSize, ModelShape
 
 KEYS = ("n_text", "n_image", "n_out", "batch", "bench")
 SPEC = re.compile(r":n_out=\d+:batch=\d+$")  # how every canonical text ends
@@ -104,22 +105,21 @@ class Pictures:
 def pictures(shape: ModelShape, n_image: int | None) -> Pictures:
     """The images behind a wished number of image tokens.
 
-    A fixed-resolution model makes whole images of its own size, or one square image of another
-    resolution. An any-resolution model makes what its tile grids allow, in one or several images.
-    Raises UsageError, one line, with the nearest number that works.
+    Whole images as the family takes them, one or several, or one square of another resolution
+    where its tower interpolates. Raises UsageError, one line, with the nearest number that works.
     """
-    side = shape.vision.image_size
     if n_image == 0:
+        side = shape.vision.image_size
         return Pictures(0, (side, side), 1, 0)
-    single = _single(shape)
+    family = REGISTRY[shape.family]
+    single = family.image_sizes(shape)
     if n_image is None:
-        return _default(single)
+        return _of(single[0], 1)
     for one in sorted(single, key=lambda p: -p.tokens):
         if n_image % one.tokens == 0:
-            count = n_image // one.tokens
-            return replace(one, count=count, tokens=n_image)
+            return _of(one, n_image // one.tokens)
     root = math.isqrt(n_image)
-    if not shape.tiles and root * root == n_image:
+    if family.stretches(shape) and root * root == n_image:
         pixels = root * shape.vision.patch
         return Pictures(1, (pixels, pixels), 1, n_image, native=False)
     raise UsageError(f"--workload: n_image={n_image}: {_nearest(shape, single, n_image)}")
@@ -127,40 +127,21 @@ def pictures(shape: ModelShape, n_image: int | None) -> Pictures:
 
 def fewest(shape: ModelShape) -> Pictures:
     """The image that makes the fewest tokens."""
-    return min(_single(shape), key=lambda one: one.tokens)
+    found = REGISTRY[shape.family].image_sizes(shape)
+    return _of(min(found, key=lambda one: one.tokens), 1)
 
 
-def _single(shape: ModelShape) -> list[Pictures]:
-    side = shape.vision.image_size
-    if shape.tiles:
-        return _tiled(shape)
-    return [Pictures(1, (side, side), 1, shape.vision.patches)]
+def _of(one: ImageSize, count: int) -> Pictures:
+    return Pictures(count, one.size, one.crops, count * one.tokens)
 
 
-def _default(single: Sequence[Pictures]) -> Pictures:
-    """A square image over two by two tiles where the grids have it, else the largest."""
-    square = [one for one in single if one.size[0] == one.size[1]]
-    return max(square or list(single), key=lambda p: p.tokens)
-
-
-def _tiled(shape: ModelShape) -> list[Pictures]:
-    """Images exactly as large as a tile grid: nothing is cut off, a newline ends each row."""
-    vision = shape.vision
-    side = vision.image_size // vision.patch
-    found = []
-    for height, width in shape.tiles:
-        high, wide = height // vision.image_size, width // vision.image_size
-        rows, cols = high * side, wide * side
-        tokens = vision.patches + rows * (cols + 1)
-        found.append(Pictures(1, (height, width), 1 + high * wide, tokens))
-    return found
-
-
-def _nearest(shape: ModelShape, single: Sequence[Pictures], n_image: int) -> str:
+def _nearest(shape: ModelShape, single: Sequence[ImageSize], n_image: int) -> str:
     counts = {one.tokens * max(1, round(n_image / one.tokens)) for one in single}
-    if not shape.tiles:
+    stretches = REGISTRY[shape.family].stretches(shape)
+    if stretches:
         counts |= {max(1, round(math.sqrt(n_image))) ** 2}
     near = min(counts, key=lambda n: (abs(n - n_image), n))
-    made = " or ".join(str(one.tokens) for one in sorted(single, key=lambda p: p.tokens))
-    also = "" if shape.tiles else ", or a square number"
-    return f"{shape.name} makes {made} tokens an image{also}: the nearest is {near}"
+    made = sorted({one.tokens for one in single})
+    said = " or ".join(map(str, made)) if len(made) < 7 else f"{made[0]} to {made[-1]}"
+    also = ", or a square number" if stretches else ""
+    return f"{shape.name} makes {said} tokens an image{also}: the nearest is {near}"

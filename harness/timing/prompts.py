@@ -51,10 +51,10 @@ def synthetic(bench: Bench, work: Workload, pics: Pictures, seed: int) -> Prompt
     image = torch.full((work.batch, pics.tokens), token)
     ids = torch.cat([words[:, :before], image, words[:, before:]], dim=1)
     inputs = {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
+    family = _family(model)
+    inputs |= {name: one.to(device) for name, one in family.token_inputs(ids, token).items()}
     if pics.count:
-        made = _family(model).noise(
-            bench.shape, work.batch * pics.count, pics.crops, pics.size, draw
-        )
+        made = family.noise(bench.shape, work.batch * pics.count, pics.crops, pics.size, draw)
         made["pixel_values"] = made["pixel_values"].to(model.dtype)
         inputs |= {name: value.to(device) for name, value in made.items()}
     tower = {} if pics.native else {"interpolate_pos_encoding": True}
@@ -64,9 +64,8 @@ def synthetic(bench: Bench, work: Workload, pics: Pictures, seed: int) -> Prompt
 def alone(prompt: Prompt, row: int, images: Sequence[int], family: Family) -> Prompt:
     """One row of a batch, without its padding; ``images`` are its places in the image tensors."""
     mask = prompt.inputs["attention_mask"][row].bool()
-    inputs = {
-        name: prompt.inputs[name][row][mask][None] for name in ("input_ids", "attention_mask")
-    }
+    names = ("input_ids", "attention_mask", *family.per_token)
+    inputs = {name: prompt.inputs[name][row][mask][None] for name in names}
     if len(images):
         inputs |= family.some_images(prompt.inputs, images)
     return Prompt(inputs, (prompt.names[row],), prompt.tower)
@@ -77,7 +76,7 @@ def images_by_row(bench: Bench, prompt: Prompt) -> list[list[int]]:
     rows = len(prompt.names)
     if "pixel_values" not in prompt.inputs:
         return [[] for _ in range(rows)]
-    total = len(prompt.inputs["pixel_values"])
+    total = _family(bench.model).image_count(prompt.inputs)
     has = (prompt.inputs["input_ids"] == _image_token(bench.model)).any(dim=1).tolist()
     each, rest = divmod(total, sum(has))
     if rest:

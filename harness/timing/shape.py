@@ -35,7 +35,8 @@ def random_config(
     if not family.loads:
         raise UsageError(f"--model: only the sizes of {name} are known: it runs with --costs-only")
     full, shape = completed(config, name), shape_from_config(config, name)
-    text, sight = {**full["text_config"]}, {**full["vision_config"]}
+    text: dict[str, Any] = {}
+    sight: dict[str, Any] = {}
     if width is not None and width % MULTIPLE:
         raise UsageError(f"--width: a multiple of {MULTIPLE}, not {width}")
     if width is not None:
@@ -50,10 +51,9 @@ def random_config(
         sight["intermediate_size"] = _scaled(shape.vision.ffn, width, shape.hidden)
     if layers is not None:
         text["num_hidden_layers"] = layers
-        text.pop("layer_types", None)  # one entry a layer, and all the same
+        text["layer_types"] = None  # one entry a layer, and all the same
         sight["num_hidden_layers"] = max(2, round(shape.vision.layers * layers / shape.layers))
-    kept = {key: full[key] for key in ("model_type", *family.says) if key in full}
-    return {**kept, "text_config": text, "vision_config": sight}
+    return family.resized(full, text, sight)
 
 
 def _scaled(size: int, width: int, hidden: int) -> int:

@@ -22,6 +22,7 @@ from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import parse_json, read_json
 from harness.common.progress import print_whole
 from harness.common.yamlfile import read_mapping
+from harness.families.catalog import info_of
 from harness.families.shapes import ModelShape
 from harness.train.memory import (
     GIB,
@@ -32,7 +33,7 @@ from harness.train.memory import (
     states,
 )
 from harness.train.recipe import InstructRecipe
-from harness.train.sizes import model_info, parameters, recipe_shape, trained_parts
+from harness.train.sizes import parameters, recipe_shape, trained_parts
 from harness.train.work import image_of, sample_work, scheduled_work
 from methods.base import Method, MethodError
 
@@ -110,7 +111,7 @@ def schedule_of(recipe: InstructRecipe, shape: ModelShape) -> list[Method]:
     try:
         found = [methods.parse(spec) for spec in recipe.stages or (recipe.method,)]
         for method in found:
-            method.fits(model_info(shape))
+            method.fits(info_of(shape))
     except MethodError as error:
         raise UsageError(one_line(error)) from None
     return found

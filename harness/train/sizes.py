@@ -7,13 +7,13 @@ from typing import Any
 
 from harness.common.errors import UsageError
 from harness.common.nearest import unknown
-from harness.families.catalog import KNOWN, config_for, shape_from_config
 from harness.families.convnext import second_parameters
 from harness.families.llava import VICUNA_13B, config_of
+from harness.families.catalog import KNOWN, config_for, info_of, shape_from_config
 from harness.families.shapes import ModelShape, VisionShape
 from harness.families.towers import CLIP_L_336
 from harness.train.recipe import InstructRecipe
-from methods.base import Method, ModelInfo
+from methods.base import Method
 
 _NEXT = KNOWN["llava-hf/llava-v1.6-vicuna-7b-hf"]["image_grid_pinpoints"]
 DECODERS = {
@@ -45,22 +45,6 @@ def recipe_shape(recipe: InstructRecipe) -> ModelShape:
     return shape_from_config(config, recipe.decoder)
 
 
-def model_info(shape: ModelShape) -> ModelInfo:
-    """What methods ask about a model."""
-    return ModelInfo(
-        layers=shape.layers,
-        width=shape.hidden,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        tower_layers=shape.vision.layers,
-        tower_width=shape.vision.hidden,
-        tower_side=shape.vision.image_size // shape.vision.patch,
-        image_tokens=shape.image_tokens or (0 if shape.tiles else shape.vision.patches),
-        class_tokens=shape.vision.class_tokens,
-    )
-
-
 def decoder_parameters(shape: ModelShape) -> int:
     """Llama: layers with two norms each, final norm, embedding and an LM head of its own."""
     layers = shape.layers * (shape.layer_weights + 2 * shape.hidden)
@@ -88,7 +72,7 @@ def projector_parameters(shape: ModelShape) -> int:
 
 def router_parameters(method: Method, shape: ModelShape) -> int:
     """What `build_modules` makes, without making it. Raises UsageError where it is not declared."""
-    found = method.module_parameters(model_info(shape))
+    found = method.module_parameters(info_of(shape))
     if found is None:
         missing = "it declares no module_parameters(info), the numbers in what it builds"
         raise UsageError(f"--method: no parameter count of {method.name}: {missing}")

@@ -19,11 +19,10 @@ import numpy as np
 
 from harness.common.errors import UsageError
 from harness.cost.ledger import Counts, attention_flops
-from harness.families.catalog import REGISTRY
+from harness.families.catalog import REGISTRY, info_of
 from harness.families.shapes import ModelShape
 from harness.families.sight import summed
 from harness.train.recipe import InstructRecipe
-from harness.train.sizes import model_info
 from methods.base import Method
 
 
@@ -52,7 +51,7 @@ def training_counts(method: Method, shape: ModelShape, n_text: int, n_image: int
     n = n_text + n_image
     if not n_image:
         return np.full(shape.layers, n, np.int64)
-    said = method.training_counts(model_info(shape), n_text, n_image)
+    said = method.training_counts(info_of(shape), n_text, n_image)
     if said is None:
         missing = "it declares no training_counts(info, n_text, n_image), the tokens of each layer"
         raise UsageError(f"--method: no closed form of {method.name}'s training: {missing}")
