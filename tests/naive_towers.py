@@ -151,9 +151,7 @@ def llava_hr(model: Any, pixels: Tensor) -> Tensor:
         return x.reshape(n, side * side, -1)
 
     for layer in range(sight.num_hidden_layers):
-        f = clip_layer(
-            state, f"{tower}.fast.encoder.layers.{layer}", f, sight.num_attention_heads
-        )
+        f = clip_layer(state, f"{tower}.fast.encoder.layers.{layer}", f, sight.num_attention_heads)
         name = f"{tower}.adapters.{(layer + 1) // quarter - 1}"
         if (layer + 1) % quarter == 0 and f"{name}.slow_conv.weight" in state:
             a = stretched(
@@ -201,7 +199,11 @@ def _one_image(model: Any, pixels: Tensor) -> Tensor:
 
 def _mined(state: State, token: Tensor, inside: Tensor) -> Tensor:
     def part(name: str, x: Tensor) -> Tensor:
-        return linear(state, f"model.vision_tower.mining.{name}.1", norm(state, f"model.vision_tower.mining.{name}.0", x, 1e-5))
+        return linear(
+            state,
+            f"model.vision_tower.mining.{name}.1",
+            norm(state, f"model.vision_tower.mining.{name}.0", x, 1e-5),
+        )
 
     query, key, value = part("query", token), part("key", inside), part("value", inside)
     return (key @ query / math.sqrt(len(query))).softmax(0) @ value

@@ -75,7 +75,9 @@ class LlavaHr(TwoTowers):
             )
         seen = expected // patch
         if max(seen, side) % min(seen, side):
-            raise UsageError(f"{name}: grids of {seen} and {side} tokens a side do not fit together")
+            raise UsageError(
+                f"{name}: grids of {seen} and {side} tokens a side do not fit together"
+            )
 
     def shape(self, config: Mapping[str, Any], name: str) -> ModelShape:
         found = super().shape(config, name)

@@ -13,6 +13,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, LlavaConfig
+from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from harness.families.two_towers import SLOW_L
@@ -60,6 +61,8 @@ class Adapter(nn.Module):
         self.slow_proj = nn.Conv2d(slow, fast, 1)
         self.fast_conv = nn.Conv2d(fast, fast, 7, padding=3, groups=fast)
         self.fast_proj = nn.Conv2d(fast, fast, 1)
+        self.slow_conv.start = self.fast_conv.start = "xavier_uniform_"
+        self.slow_proj.start = self.fast_proj.start = "zeros_"
         self.gate = nn.Sequential(
             nn.Linear(2 * fast, fast // 2), nn.GELU(), nn.Linear(fast // 2, 1)
         )
@@ -138,27 +141,17 @@ class LlavaHrModel(TwoTowerModel):
     config: LlavaHrConfig
     tower_class = Tower
 
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if hasattr(module, "start"):  # asked of modules with weights of their own alone
+            getattr(init, module.start)(module.weight)
+
 
 class LlavaHrForConditionalGeneration(TwoTowerForConditionalGeneration):
     """`model_type` llava_hr: LLaVA's model around both towers."""
 
     config: LlavaHrConfig
     inner_class = LlavaHrModel
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, Adapter):
-            start_adapter(module)
-
-
-def start_adapter(adapter: Adapter) -> None:
-    """The published start: the first convolutions Xavier-uniform, the last ones zero."""
-    from transformers import initialization as init
-
-    for part in (adapter.slow_conv, adapter.fast_conv):
-        init.xavier_uniform_(part.weight)
-    for part in (adapter.slow_proj, adapter.fast_proj):
-        init.zeros_(part.weight)
 
 
 def _side(tokens: Tensor) -> int:

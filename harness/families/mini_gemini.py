@@ -57,8 +57,8 @@ class MiniGeminiHd(TwoTowers):
                 f"what {grid} crops a side of {side} patches a side take"
             )
 
-    def fixed_image_tokens(self, config: Mapping[str, Any]) -> int:
-        return (1 + int(config["image_grid"]) ** 2) * super().fixed_image_tokens(config)
+    def tokens_of(self, config: Mapping[str, Any]) -> int:
+        return (1 + int(config["image_grid"]) ** 2) * super().tokens_of(config)
 
     def grids(self, config: Any, start: int, length: int, size: Any) -> list[dict[str, Any]]:
         vision, pieces = config.vision_config, config.image_grid**2

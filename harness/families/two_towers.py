@@ -70,7 +70,9 @@ class TwoTowers(Llava):
         full = super().completed(config, name)
         if full["vision_config"]["model_type"] != CLIP:
             kind = full["vision_config"]["model_type"]
-            raise UsageError(f"{name}: vision_config.model_type is '{kind}'; {self.kind} has {CLIP}")
+            raise UsageError(
+                f"{name}: vision_config.model_type is '{kind}'; {self.kind} has {CLIP}"
+            )
         return full
 
     def check_images(self, config: Mapping[str, Any], name: str) -> None:
@@ -103,14 +105,17 @@ class TwoTowers(Llava):
         return replace(
             found,
             slow=second,
-            image_tokens=self.fixed_image_tokens(full),
+            image_tokens=self.tokens_of(full),
         )
 
     def sight(
         self, shape: ModelShape, grid: Grids, n_image: int, tower: Sequence[int] = ()
     ) -> list[Part]:
         """CLIP and the projector as everywhere, and the second path of every image."""
-        parts, images = super().sight(shape, grid, n_image, tower), -(-n_image // shape.image_tokens)
+        parts, images = (
+            super().sight(shape, grid, n_image, tower),
+            -(-n_image // shape.image_tokens),
+        )
         return [*parts, *second_parts(shape.vision, _slow(shape), images)] if parts else []
 
     def example(self, shape: ModelShape) -> list[Part]:
@@ -148,6 +153,11 @@ class TwoTowers(Llava):
         slow = _slow(shape)
         return [ImageSize((slow.pixels, slow.pixels), 1 + slow.grid**2, shape.image_tokens)]
 
+    def tokens_of(self, config: Mapping[str, Any]) -> int:
+        """Tokens of every image, from a complete config."""
+        vision = config["vision_config"]
+        return int(vision["image_size"] // vision["patch_size"]) ** 2
+
     def stretches(self, shape: ModelShape) -> bool:
         return False
 
@@ -157,7 +167,7 @@ class TwoTowers(Llava):
     def stand_ins(self, model: Any) -> list[tuple[Any, Any]]:
         """Zeros in place of both towers and of the projector."""
         config = model.config
-        tokens = self.fixed_image_tokens(config.to_dict())
+        tokens = self.tokens_of(config.to_dict())
         width, out = config.vision_config.hidden_size, config.text_config.hidden_size
 
         def see(pixel_values: Any) -> Any:
