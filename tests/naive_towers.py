@@ -132,7 +132,7 @@ def llava_hr(model: Any, pixels: Tensor) -> Tensor:
     state, config = model.state_dict(), model.config
     tower, sight = "model.vision_tower", config.vision_config
     slow = convnext(state, f"{tower}.slow", pixels)[-1]
-    n, m, _, s = slow.shape
+    n, m = slow.shape[:2]
     side = sight.image_size // sight.patch_size
     seen = resize(pixels, bilinear(config.image_size, sight.image_size, corners=True))
     f = patches(state, f"{tower}.fast.embeddings.patch_embedding", seen, sight.patch_size)

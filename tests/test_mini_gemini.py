@@ -35,7 +35,7 @@ def test_features_are_the_published_ones(changes: dict[str, Any], tokens: int) -
 
 
 def test_tokens_stand_whole_first_then_crop_by_crop() -> None:
-    """A bright patch shows in its own crop's tokens and in the whole image's, nowhere else first."""
+    """A bright patch changes its own crop's tokens most, next to the whole image's."""
     model = build("mini_gemini_hd")
     plain = pixels(model, 1) * 0
     for row, col in ((0, 0), (0, 1), (1, 0), (1, 1)):

@@ -49,5 +49,5 @@ def prompts(model: Any, rows: list[tuple[int, list[int], int]], seed: int = 0) -
     """`tests.tiny.batch` with pixels that these models take."""
     inputs = batch(model, rows, seed)
     count = sum(len(images) for _, images, _ in rows)
-    assert IMAGE == model.config.image_token_index
+    assert model.config.image_token_index == IMAGE
     return inputs | ({"pixel_values": pixels(model, count, seed)} if count else {})

@@ -74,11 +74,6 @@ def merging(parts: Parts, method: Method) -> Iterator[TowerMerge | None]:
     if not chosen:
         yield None
         return
-    if parts.family.whole_grid:
-        raise MethodError(
-            f"{method.name}: merges patches inside the vision tower, which joins a second one "
-            f"patch by patch in {parts.family.kind}: choose a method that acts behind it"
-        )
     layers = parts.tower_layers
     if layers is None:
         raise EngineError("this vision tower has no CLIP-type layers to merge patches in")

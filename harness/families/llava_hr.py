@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from harness.common.errors import UsageError
+from harness.families.configs import shown
 from harness.families.convnext import stride_of
 from harness.families.decoders import Sizes
-from harness.families.configs import shown
 from harness.families.llava import VICUNA_13B, config_of
 from harness.families.shapes import ModelShape
 from harness.families.towers import CLIP_L_336
@@ -25,7 +25,7 @@ _TOWER = {**CLIP_L_336, "image_size": 448}
 
 
 def _published(text: Mapping[str, int], slow: Sizes) -> Sizes:
-    sizes = {"vision_config": _TOWER, "slow_config": slow, "image_size": 1024}
+    sizes: Sizes = {"vision_config": _TOWER, "slow_config": slow, "image_size": 1024}
     return config_of("llava_hr", text, **sizes)
 
 
@@ -70,14 +70,12 @@ class LlavaHr(TwoTowers):
         expected = max(side * patch, positions)
         if sight["image_size"] != expected:
             raise UsageError(
-                f"{name}: vision_config.image_size is {sight['image_size']}: of {config['image_size']} "
-                f"pixels LLaVA-HR's CLIP tower sees {expected}"
+                f"{name}: vision_config.image_size is {sight['image_size']}: of "
+                f"{config['image_size']} pixels LLaVA-HR's CLIP tower sees {expected}"
             )
         seen = expected // patch
         if max(seen, side) % min(seen, side):
-            raise UsageError(
-                f"{name}: grids of {seen} and {side} tokens a side do not fit together"
-            )
+            raise UsageError(f"{name}: grids of {seen} and {side} tokens a side do not divide")
 
     def shape(self, config: Mapping[str, Any], name: str) -> ModelShape:
         found = super().shape(config, name)

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 from harness.common.errors import UsageError
 from harness.families import framing
+from harness.families.configs import shown
 from harness.families.convnext import STEM
 from harness.families.decoders import Sizes
-from harness.families.configs import shown
 from harness.families.llava import config_of
 from harness.families.two_towers import SLOW_L, TwoTowers
 
@@ -53,8 +53,8 @@ class MiniGeminiHd(TwoTowers):
         side = _side(config)
         if config["image_size"] % (STEM * grid * side):
             raise UsageError(
-                f"{name}: image_size {config['image_size']} is no multiple of {STEM * grid * side}, "
-                f"what {grid} crops a side of {side} patches a side take"
+                f"{name}: image_size {config['image_size']} is no multiple of "
+                f"{STEM * grid * side}, what {grid} crops a side of {side} patches a side take"
             )
 
     def tokens_of(self, config: Mapping[str, Any]) -> int:

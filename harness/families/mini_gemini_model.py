@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, LlavaConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+from harness.families.two_towers import SLOW_L
 from harness.families.two_towers_model import (
     TwoTowerForConditionalGeneration,
     TwoTowerModel,
@@ -22,7 +23,6 @@ from harness.families.two_towers_model import (
     resized,
     stages,
 )
-from harness.families.two_towers import SLOW_L
 
 
 @strict

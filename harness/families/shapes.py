@@ -63,7 +63,7 @@ class SlowShape:
     """A ConvNeXt beside the CLIP-type tower, on ``pixels`` x ``pixels``.
 
     Its last map is added to the CLIP tower's tokens by so many ``adapters`` and a fusion; or, where
-    ``grid`` is not 0, all its maps are mined by the tokens of ``grid`` x ``grid`` crops and a whole.
+    ``grid`` is not 0, all its maps are mined by the tokens of ``grid``² crops and a whole.
     """
 
     widths: tuple[int, ...]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.common.errors import UsageError
+from harness.families.configs import shown
 from harness.families.convnext import (
     CONVNEXT_L,
     CONVNEXT_XXL,
@@ -21,7 +22,6 @@ from harness.families.convnext import (
     stride_of,
 )
 from harness.families.decoders import Sizes
-from harness.families.configs import shown
 from harness.families.llava import Llava
 from harness.families.shapes import ImageSize, ModelShape, Part, SlowShape
 from harness.families.sight import Grids

@@ -7,9 +7,9 @@ from typing import Any
 
 from harness.common.errors import UsageError
 from harness.common.nearest import unknown
+from harness.families.catalog import KNOWN, config_for, info_of, shape_from_config
 from harness.families.convnext import second_parameters
 from harness.families.llava import VICUNA_13B, config_of
-from harness.families.catalog import KNOWN, config_for, info_of, shape_from_config
 from harness.families.shapes import ModelShape, VisionShape
 from harness.families.towers import CLIP_L_336
 from harness.train.recipe import InstructRecipe
@@ -80,8 +80,7 @@ def router_parameters(method: Method, shape: ModelShape) -> int:
 
 
 def parameters(shape: ModelShape, method: Method) -> dict[str, int]:
-    """Parameters by part; the newline vector exists for any-resolution models only.
-    """
+    """Parameters by part; the newline vector exists for any-resolution models only."""
     vision = shape.vision
     if shape.slow is not None and shape.slow.adapters:
         # LLaVA-HR resizes the positions of a 336-pixel tower, class token included.
