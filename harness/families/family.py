@@ -46,6 +46,7 @@ class Family:
     # Fields that old processor files leave out and the config knows.
     processor_fields: ClassVar[tuple[str, ...]] = ("patch_size", "vision_feature_select_strategy")
     apart: ClassVar[bool] = False  # images of a prompt must have text between them
+    processor_arguments: ClassVar[dict[str, Any]] = {}  # of its loading, beside the files' own
     # Images of a tiny model for tests: height and width, crops.
     tiny_images: ClassVar[tuple[tuple[tuple[int, int], int], ...]] = (((16, 16), 1),)
     whole_grid: ClassVar[bool] = False  # its tower needs every patch: none can be merged there

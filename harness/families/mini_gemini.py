@@ -8,6 +8,7 @@ the crops goes on in its neighbour's, so each crop is a grid of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -71,14 +72,13 @@ class MiniGeminiHd(TwoTowers):
 
     def place(self, grids: list[dict[str, Any]], sizes: Sequence[Any], processor: Any) -> None:
         """The whole image as `framing.place` has it, and each crop's share of it."""
-        whole: dict[str, Any] = {}
-        framing.place([grid for grid in grids if grid["kind"] == "base"], sizes, processor)
-        for grid in grids:
-            if grid["kind"] == "base":
-                whole = grid
-            elif "box" in whole:
-                grid |= {key: whole[key] for key in ("number", "image", "fit")}
-                grid["box"] = _share(whole, grid)
+        starts = [i for i, grid in enumerate(grids) if grid["kind"] == "base"]
+        framing.place([grids[i] for i in starts], sizes, processor)
+        for first, behind in zip(starts, [*starts[1:], len(grids)], strict=True):
+            whole, crops = grids[first], grids[first + 1 : behind]
+            for number, crop in enumerate(crops if "box" in whole else []):
+                crop |= {key: whole[key] for key in ("number", "image", "fit")}
+                crop["box"] = _share(whole["box"], number, math.isqrt(len(crops)))
 
 
 def _side(config: Mapping[str, Any]) -> int:
@@ -87,13 +87,10 @@ def _side(config: Mapping[str, Any]) -> int:
     return int(vision["image_size"] // vision["patch_size"])
 
 
-def _share(whole: Mapping[str, Any], crop: Mapping[str, Any]) -> list[float]:
-    """Left, top, right and bottom of a crop, from those of the whole image."""
-    tokens = crop["rows"] * crop["cols"]
-    number = (crop["start"] - crop["image_start"]) // tokens - 1
-    pieces = round((crop["image_length"] / tokens - 1) ** 0.5)
+def _share(box: Sequence[float], number: int, pieces: int) -> list[float]:
+    """Left, top, right and bottom of a crop, ``pieces`` of them a side, from the whole image's."""
     row, col = divmod(number, pieces)
-    left, top, right, bottom = whole["box"]
+    left, top, right, bottom = box
     across, down = (right - left) / pieces, (bottom - top) / pieces
-    edges = (left + col * across, top + row * down)
-    return [round(e, 3) for e in (*edges, edges[0] + across, edges[1] + down)]
+    x, y = left + col * across, top + row * down
+    return [round(edge, 3) for edge in (x, y, x + across, y + down)]

@@ -7,6 +7,7 @@ pixels a side of what the processor makes and both towers are fed from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -47,6 +48,8 @@ class TwoTowers(Llava):
     renamed = ()
     model_file: ClassVar[str]  # the module of its config and model class
     whole_grid = True
+    # The published code resizes with PIL; the library's default differs by up to two of 255 levels.
+    processor_arguments: ClassVar[dict[str, Any]] = {"backend": "pil"}
 
     def config_class(self) -> Any:
         """The config class, known to the library's Auto classes from then on."""
@@ -112,10 +115,8 @@ class TwoTowers(Llava):
         self, shape: ModelShape, grid: Grids, n_image: int, tower: Sequence[int] = ()
     ) -> list[Part]:
         """CLIP and the projector as everywhere, and the second path of every image."""
-        parts, images = (
-            super().sight(shape, grid, n_image, tower),
-            -(-n_image // shape.image_tokens),
-        )
+        parts = super().sight(shape, grid, n_image, tower)
+        images = -(-n_image // shape.image_tokens)
         return [*parts, *second_parts(shape.vision, _slow(shape), images)] if parts else []
 
     def example(self, shape: ModelShape) -> list[Part]:
@@ -125,6 +126,32 @@ class TwoTowers(Llava):
         if name in ("embedding", "attention", "mlp", "projector"):
             return super().module(shape, name, tokens)
         return module_of(shape.vision, _slow(shape), name, tokens)
+
+    def processor_files(self, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """`preprocessor_config.json` and `processor_config.json` for a complete config.
+
+        The published preprocessing: padded to a square with the mean colour, resized, CLIP's mean
+        and deviation. The processor counts an image's tokens from its pixels: as many as fit at
+        ``patch_size``, and what is over.
+        """
+        size, tokens = config["image_size"], self.tokens_of(config)
+        side = math.isqrt(tokens)
+        while size % side:
+            side -= 1
+        image = {
+            "image_processor_type": "LlavaImageProcessor", "do_convert_rgb": True, "do_pad": True,
+            "do_resize": True, "size": {"shortest_edge": size}, "resample": 3,
+            "do_center_crop": True, "crop_size": {"height": size, "width": size},
+            "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        }  # fmt: skip
+        processor = {
+            "processor_class": "LlavaProcessor", "image_token": "<image>",
+            "patch_size": size // side, "num_additional_image_tokens": tokens - side**2,
+            "vision_feature_select_strategy": "full",
+        }  # fmt: skip
+        return {"preprocessor_config.json": image, "processor_config.json": processor}
 
     def resized(
         self, config: Mapping[str, Any], text: Mapping[str, Any], sight: Mapping[str, Any]

@@ -36,7 +36,12 @@ MODELS: dict[str, Entry] = {
     "tiny-llava": Entry(
         "assets/tiny-llava", "shipped, mini: a small LLaVA for the mini benchmarks", mini=True
     ),
-    **{name: Entry(name, line) for f in FAMILIES.values() for name, line in f.summaries.items()},
+    **{
+        name: Entry(name, line)
+        for family in FAMILIES.values()
+        for name, line in family.summaries.items()
+        if name not in SIZES_ONLY
+    },
 }
 
 
@@ -86,7 +91,8 @@ def _locate(name: str) -> tuple[Path, str | None]:
         return folder, _snapshot(folder)
     if name in SIZES_ONLY:
         raise UsageError(
-            f"--model: only the sizes of '{name}' are known: it runs with --costs-only"
+            f"--model: only the sizes of '{name}' are known: it runs with --costs-only and with "
+            "--throughput --random-weights; for answers give a folder with its converted weights"
         )
     if "/" in name or name.startswith((".", "~")):
         raise UsageError(f"--model: there is no folder '{name}'")
