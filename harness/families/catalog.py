@@ -32,9 +32,12 @@ REGISTRY: dict[str, Family] = {
 }
 FAMILIES = {name: family for name, family in REGISTRY.items() if family.loads}
 KNOWN = {name: config for f in REGISTRY.values() for name, config in f.published.items()}
-# Names of sizes whose weights are nowhere in a layout that loads: hub ids have a slash.
+# Names that no hub has files under: of a family that is not loaded, or of this harness.
 SIZES_ONLY = {
-    name: line for f in REGISTRY.values() for name, line in f.summaries.items() if "/" not in name
+    name: line
+    for f in REGISTRY.values()
+    for name, line in f.summaries.items()
+    if not f.loads or "/" not in name
 }
 
 

@@ -183,12 +183,7 @@ class Family:
         crops = crop_count(grid, shape.vision, n_image)
         if not crops:
             return []
-        parts = [*tower_parts(shape.vision, crops, tower), projector_part(shape, crops, tower)]
-        if shape.second_tower != 0:
-            images = -(-n_image // shape.image_tokens)
-            second = Part("vision", "second tower", shape.image_tokens, images, shape.second_tower)
-            parts.append(second)
-        return parts
+        return [*tower_parts(shape.vision, crops, tower), projector_part(shape, crops, tower)]
 
     def example(self, shape: ModelShape) -> list[Part]:
         """The parts of an ordinary image, for the counters to be compared at."""
@@ -196,7 +191,7 @@ class Family:
 
     def module(self, shape: ModelShape, name: str, tokens: int) -> tuple[Any, Any] | None:
         """(module, inputs) of a `Part` at its true size; None where only a closed form is known."""
-        return None if name == "second tower" else module_of(shape, name, tokens)
+        return module_of(shape, name, tokens)
 
     # --- loading ----------------------------------------------------------------------------------
     def config_class(self) -> Any:

@@ -120,3 +120,8 @@ class Qwen3VL(Packed):
     def tiny_tower(self) -> dict[str, Any]:
         return {"intermediate_size": 24, "deepstack_visual_indexes": [0, 1],
                 "num_position_embeddings": 16}  # fmt: skip
+
+    def tiny(self) -> dict[str, Any]:
+        made = super().tiny()
+        made["text_config"]["head_dim"] = 8
+        return made

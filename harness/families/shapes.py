@@ -78,8 +78,7 @@ class ModelShape:
     """Decoder, tower and projector sizes; `projector_in` is the width the projector reads.
 
     `image_tokens` is the fixed number of an image's tokens where neither crops nor `tiles` tell
-    it (0: they do). `second_tower` are the FLOPs an image costs beside the CLIP-type tower and
-    the projector, None where they are not known, so that no vision line can be given.
+    it (0: they do).
     """
 
     name: str
@@ -94,8 +93,7 @@ class ModelShape:
     projector_in: int
     tiles: tuple[tuple[int, int], ...] = ()  # any-resolution grids (height, width) in pixels
     image_tokens: int = 0
-    second_tower: float | None = 0.0
-    slow: SlowShape | None = None  # the second tower, where it is a ConvNeXt
+    slow: SlowShape | None = None  # a second tower
     family: str = "llava"  # whose closed forms and modules hold
 
     @property

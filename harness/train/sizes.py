@@ -81,13 +81,12 @@ def router_parameters(method: Method, shape: ModelShape) -> int:
 
 def parameters(shape: ModelShape, method: Method) -> dict[str, int]:
     """Parameters by part; the newline vector exists for any-resolution models only."""
-    vision = shape.vision
-    if shape.slow is not None and shape.slow.adapters:
-        # LLaVA-HR resizes the positions of a 336-pixel tower, class token included.
+    vision, slow = shape.vision, shape.slow
+    if slow is not None and not slow.grid:  # LLaVA-HR resizes the positions of a 336-pixel tower
         vision = dataclasses.replace(vision, image_size=CLIP_L_336["image_size"])
     tower = tower_parameters(vision)
-    if shape.slow is not None:
-        tower += second_parameters(shape.vision, shape.slow)
+    if slow is not None:
+        tower += second_parameters(shape.vision, slow)
     return {
         "decoder": decoder_parameters(shape),
         "projector": projector_parameters(shape),
