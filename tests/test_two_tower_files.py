@@ -189,6 +189,7 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
     assert sum(value.numel() for value in model.parameters()) == total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llava-hr-7b", "mini-gemini-hd-7b"])
 def test_three_counters_agree(name: str) -> None:
     from harness.cost.referees import Referees
@@ -197,8 +198,37 @@ def test_three_counters_agree(name: str) -> None:
         assert finding.closed_form == finding.fvcore == finding.torch > 0
 
 
+@pytest.mark.slow
+def test_random_weights_are_timed_at_reduced_size(tmp_path: Path) -> None:
+    """Both towers shrink with the decoder; image size and image tokens stay."""
+    argv = ["--throughput", "--random-weights", "--layers", "3", "--width", "64"]
+    argv += ["--methods", "fastv", "--model", "llava-hr-7b", "--workload", "n_out=2"]
+    out = tmp_path / "run"
+    assert main([*argv, "--repeats", "2", "--out", str(out)]) == 0
+    rows = read_rows(out / "throughput.csv")
+    assert {row["n_image"] for row in rows} == {"1024"}
+
+
 @pytest.mark.parametrize("name", ["llava-hr-7b", "mini-gemini-hd-7b"])
 def test_published_names_are_sizes(name: str) -> None:
     with pytest.raises(UsageError, match="only the sizes") as error:
         find_model(name)
     assert "\n" not in str(error.value)
+
+
+def test_three_counters_agree_on_a_small_image() -> None:
+    """All parts of both second paths, at true widths but few pixels."""
+    from dataclasses import replace
+
+    from harness.cost.referees import Referees
+
+    for name, pixels, seen in (("llava-hr-7b", 64, 28), ("mini-gemini-hd-7b", 192, 42)):
+        shape = shape_of(name)
+        assert shape.slow is not None
+        vision = replace(shape.vision, image_size=seen)
+        tokens = vision.patches * (1 + shape.slow.grid**2)
+        slow = replace(shape.slow, pixels=pixels)
+        small = replace(shape, vision=vision, slow=slow, image_tokens=tokens)
+        parts = REGISTRY[shape.family].example(small)
+        found = Referees(small).seen(parts, "vision")
+        assert found is not None and found.closed_form == found.fvcore == found.torch > 0
