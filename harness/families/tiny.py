@@ -111,7 +111,7 @@ def inputs_of(model: Any, rows: list[tuple[int, list[int], int]], seed: int = 0)
     family, sequences = family_of(model.config, "tiny"), []
     for before, images, after in rows:
         words = torch.randint(WORD, IMAGE, (before - 1 + after,), generator=generator).tolist()
-        pictures = prompted(family, images)
+        pictures = prompted(family, [family.tiny_tokens] * len(images))
         sequences.append([BOS, *words[: before - 1], *pictures, *words[before - 1 :]])
     width = max(map(len, sequences))
     inputs: dict[str, Tensor] = {
