@@ -79,16 +79,8 @@ def test_nothing_is_computed_for_another_family(
     assert f"type '{family}'" in line and "the types that work are llava, llava_next" in line
 
 
-def test_a_model_of_which_only_sizes_are_known_is_not_timed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As a LLaVA of one 448-pixel tower it would be another model."""
-    argv = ["--throughput", "--random-weights", "--methods", "fastv", "--model", "llava-hr-7b"]
-    assert "--costs-only" in refused(argv, tmp_path / "out", capsys)
-
-
 def test_its_sizes_are_no_keys_of_a_config() -> None:
-    odd = {**RELEASED, "image_tokens": 9, "second_tower": 1e12}
+    odd = {**RELEASED, "image_tokens": 9, "slow": 1e12}
     assert shape_from_config(odd, "x") == shape_from_config(RELEASED, "x")
 
 

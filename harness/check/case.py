@@ -51,6 +51,11 @@ class Case:
         return None if modules is None else tiny.randomise(modules).to(self.model.dtype)
 
     @property
+    def image_tokens(self) -> int:
+        """Tokens of each image of the test batch."""
+        return FAMILIES[self.family].tiny_tokens
+
+    @property
     def rows(self) -> tiny.Rows:
         """The prompts of the test batch: frames for a method that needs several images."""
         return tiny.ROWS if self.method.least_images == 1 else tiny.FRAMES

@@ -20,7 +20,7 @@ SHARES = (0.75, 0.5)  # what a method can meet that starts in the middle of the 
 
 def counts_as_requested(s: Case) -> None:
     """every layer processes as many image tokens as requested, under any value of any parameter"""
-    info, n = model_info(s.model), tiny.SIDE**2
+    info, n = model_info(s.model), s.image_tokens
     if s.method.request(info, n) is None:
         raise NotApplicable("it states no numbers: the images decide")
     for method in (s.method, *variants(s.method, info).values()):
@@ -40,10 +40,10 @@ def counts_as_requested(s: Case) -> None:
 def budget_is_met(s: Case) -> None:
     """tokens=, ratio= and kv= are met as the mean over layers, to one token (or its grid's step)"""
     info, frames = model_info(s.model), s.method.least_images
-    n, known = tiny.SIDE**2 * frames, s.method.params()
+    n, known = s.image_tokens * frames, s.method.params()
     if frames > 1:
         frames = s.rows[0][1]
-        n = tiny.SIDE**2 * frames
+        n = s.image_tokens * frames
     budgets = [k for k in ("tokens", "ratio", "kv") if k in known and known[k] is None]
     if "kv" not in budgets:
         raise NotApplicable("it takes no budget")
@@ -99,7 +99,8 @@ def _ranked_well(noted: Noted, text: bool) -> bool:
     for b in range(len(candidates)):
         for g in group[b][candidates[b] & (group[b] >= 0)].unique():
             mine = candidates[b] & (group[b] == g)
-            stay, leave = ranked.score[b][mine & chosen[b]], ranked.score[b][mine & ~chosen[b]]
+            score = ranked.score[b].float()  # as methods compare them (`top_k_mask`)
+            stay, leave = score[mine & chosen[b]], score[mine & ~chosen[b]]
             if len(stay) and len(leave):
                 some = True
                 good = float(leave.max()) <= float(stay.min())

@@ -17,10 +17,11 @@ from harness.common.roots import DATA
 from harness.families.family import Family
 from harness.families.internvl import InternVL
 from harness.families.llava import Llava
-from harness.families.llava_hr import LlavaHr, MiniGeminiHd
+from harness.families.llava_hr import LlavaHr
 from harness.families.llava_next import LlavaNext
 from harness.families.llava_next_video import LlavaNextVideo
 from harness.families.llava_onevision import LlavaOnevision
+from harness.families.mini_gemini import MiniGeminiHd
 from harness.families.moe_llava import MoeLlava, MoeLlavaPhi
 from harness.families.qwen2_5_vl import Qwen25VL
 from harness.families.qwen2_vl import Qwen2VL

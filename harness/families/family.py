@@ -48,8 +48,11 @@ class Family:
     processor_fields: ClassVar[tuple[str, ...]] = ("patch_size", "vision_feature_select_strategy")
     nested: ClassVar[bool] = False  # its processor wants to know which images are one prompt's
     apart: ClassVar[bool] = False  # images of a prompt must have text between them
+    processor_arguments: ClassVar[dict[str, Any]] = {}  # of its loading, beside the files' own
     # Images of a tiny model for tests: height and width, crops.
     tiny_images: ClassVar[tuple[tuple[tuple[int, int], int], ...]] = (((16, 16), 1),)
+    tiny_tokens: ClassVar[int] = 16  # of the first of them
+    whole_grid: ClassVar[bool] = False  # its tower needs every patch: none can be merged there
     boxes_in_frame: ClassVar[bool] = False  # boxes are answered in shares of the frame it sees
     # Names of its parameters in memory, by part, and what older files call them.
     tensors: ClassVar[dict[str, tuple[str, ...]]] = {}
@@ -185,12 +188,7 @@ class Family:
         crops = crop_count(grid, shape.vision, n_image)
         if not crops:
             return []
-        parts = [*tower_parts(shape.vision, crops, tower), projector_part(shape, crops, tower)]
-        if shape.second_tower != 0:
-            images = -(-n_image // shape.image_tokens)
-            second = Part("vision", "second tower", shape.image_tokens, images, shape.second_tower)
-            parts.append(second)
-        return parts
+        return [*tower_parts(shape.vision, crops, tower), projector_part(shape, crops, tower)]
 
     def example(self, shape: ModelShape) -> list[Part]:
         """The parts of an ordinary image, for the counters to be compared at."""
@@ -198,7 +196,7 @@ class Family:
 
     def module(self, shape: ModelShape, name: str, tokens: int) -> tuple[Any, Any] | None:
         """(module, inputs) of a `Part` at its true size; None where only a closed form is known."""
-        return None if name == "second tower" else module_of(shape, name, tokens)
+        return module_of(shape, name, tokens)
 
     def sight_weights(self, shape: ModelShape) -> int:
         """Parameters of all that sees pixels (norms and biases left out), as they lie in memory."""

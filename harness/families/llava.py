@@ -51,7 +51,7 @@ class Llava(Family):
         "decoder": ("model.language_model.", "lm_head."),
         "tower": ("model.vision_tower.",),
     }
-    renamed = (
+    renamed: ClassVar[tuple[tuple[str, str], ...]] = (
         ("language_model.model.", "model.language_model."),
         ("language_model.lm_head.", "lm_head."),
         ("vision_tower.", "model.vision_tower."),

@@ -68,12 +68,26 @@ class Mixture:
 
 
 @dataclass(frozen=True)
+class SlowShape:
+    """A ConvNeXt beside the CLIP-type tower, on ``pixels`` x ``pixels``.
+
+    Its last map is added to the CLIP tower's tokens by so many ``adapters`` and a fusion; or, where
+    ``grid`` is not 0, all its maps are mined by the tokens of ``grid``² crops and a whole.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    pixels: int
+    adapters: int = 0
+    grid: int = 0
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """Decoder, tower and projector sizes; `projector_in` is the width the projector reads.
 
     `image_tokens` is the fixed number of an image's tokens where neither crops nor `tiles` tell
-    it (0: they do). `second_tower` are the FLOPs an image costs beside the CLIP-type tower and
-    the projector, None where they are not known, so that no vision line can be given.
+    it (0: they do).
     """
 
     name: str
@@ -89,7 +103,7 @@ class ModelShape:
     tiles: tuple[tuple[int, int], ...] = ()  # any-resolution grids (height, width) in pixels
     tile_limit: int = 0  # pictures of more tiles are shrunk; 0: never
     image_tokens: int = 0
-    second_tower: float | None = 0.0
+    slow: SlowShape | None = None  # a second tower
     family: str = "llava"  # whose closed forms and modules hold
     tied: bool = False  # the LM head is the embedding table
     mixture: Mixture | None = None

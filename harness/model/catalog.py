@@ -91,7 +91,8 @@ def _locate(name: str) -> tuple[Path, str | None]:
         return folder, _snapshot(folder)
     if name in SIZES_ONLY:
         raise UsageError(
-            f"--model: only the sizes of '{name}' are known: it runs with --costs-only"
+            f"--model: only the sizes of '{name}' are known: it runs with --costs-only and with "
+            "--throughput --random-weights; for answers give a folder with its converted weights"
         )
     if "/" in name or name.startswith((".", "~")):
         raise UsageError(f"--model: there is no folder '{name}'")

@@ -154,8 +154,9 @@ def load_processor(source: ModelSource) -> Any:
 
     try:
         processor = AutoProcessor.from_pretrained(
-            source.folder, local_files_only=True, trust_remote_code=False
-        )
+            source.folder, local_files_only=True, trust_remote_code=False,
+            **source.family.processor_arguments,
+        )  # fmt: skip
         tokenizer = processor.tokenizer
     except Exception as error:  # the tokenizer library raises nothing more specific
         raise UsageError(f"{source.folder}: no usable processor: {one_line(error, 200)}") from None
