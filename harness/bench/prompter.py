@@ -54,13 +54,12 @@ class Prompter:
         flat = [image for row in images for image in row]
         tokenizer = self.processor.tokenizer
         begins = tokenizer.bos_token and prompts[0].startswith(tokenizer.bos_token)
-        inputs = self.processor(
-            text=prompts,
-            images=flat or None,
-            padding=True,
-            return_tensors="pt",
-            add_special_tokens=not begins,
-        )
+        how = {"padding": True, "return_tensors": "pt", "add_special_tokens": not begins}
+        try:
+            inputs = self.processor(text=prompts, images=flat or None, **how)
+        except ValueError as error:  # images that it cannot cut up, marks that do not fit
+            names = ", ".join(request.name for request in batch)
+            raise CellError(f"sample {names}: {one_line(error, 200)}") from error
         names = ("input_ids", "attention_mask", *self.family.per_token, *self.family.images)
         # Without its per-token entries a model may count positions another way, and not say so.
         token = self.family.image_token(self.model.config.to_dict())

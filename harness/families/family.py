@@ -45,6 +45,8 @@ class Family:
     unread: ClassVar[str] = ""  # why no method can read its tower's states, where that is so
     # Fields that old processor files leave out and the config knows.
     processor_fields: ClassVar[tuple[str, ...]] = ("patch_size", "vision_feature_select_strategy")
+    # Types of models like its own that do not work here -> why.
+    relatives: ClassVar[dict[str, str]] = {}
     apart: ClassVar[bool] = False  # images of a prompt must have text between them
     # Images of a tiny model for tests: height and width, crops.
     tiny_images: ClassVar[tuple[tuple[tuple[int, int], int], ...]] = (((16, 16), 1),)
@@ -208,6 +210,16 @@ class Family:
         import transformers
 
         return getattr(transformers, self.library[1])
+
+    def check_processor(self, processor: Any, config: Mapping[str, Any], name: str) -> None:
+        """Raise UsageError for a processor that does not belong to a model of a complete config."""
+        token, wanted = getattr(processor, "image_token", None), self.image_token(config)
+        found = processor.tokenizer.convert_tokens_to_ids(token) if token else None
+        if found != wanted:
+            raise UsageError(
+                f"{name}: {type(processor).__name__} writes {token!r} for an image, number {found} "
+                f"of the tokenizer; the model's config says {wanted}: a processor of another model?"
+            )
 
     # --- parts of a loaded model ------------------------------------------------------------------
     def inner(self, model: Any) -> Any:
