@@ -34,7 +34,7 @@ def within(part: str, **values: Any) -> Damage:
 
     def damage(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
-        (config[part] if part in config else config).update(values)
+        config.get(part, config).update(values)
         (folder / "config.json").write_text(json.dumps(config))
 
     return damage
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_work_is_one_line(
     out = tmp_path / "out"
     assert main([*argv, "--limit", "1", "--device", "cpu", "--quiet", "--out", str(out)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert said in line and str(folder) in line or "window" in line
+    assert said in line and str(folder) in line
     assert not (out / "cells.csv").exists()
 
 
@@ -110,9 +110,9 @@ def test_videos_are_refused(family: str) -> None:
     inputs["mm_token_type_ids"] = inputs["mm_token_type_ids"] * 2
     inputs["pixel_values_videos"] = inputs.pop("pixel_values")
     inputs["video_grid_thw"] = inputs.pop("image_grid_thw")
-    with torch.no_grad(), routed(model, methods.parse("fastv")):
-        with pytest.raises(EngineError, match="videos are not routed") as error:
-            model.generate(**inputs, max_new_tokens=2)
+    refused = pytest.raises(EngineError, match="videos are not routed")
+    with torch.no_grad(), routed(model, methods.parse("fastv")), refused as error:
+        model.generate(**inputs, max_new_tokens=2)
     assert "\n" not in str(error.value)
 
 
@@ -124,7 +124,7 @@ def test_an_image_too_narrow_for_a_grid_of_patches_names_its_sample(
     from harness.model.catalog import load_model
 
     prompter = Prompter(load_model(str(whole[False]), "cpu", "float32", "sdpa"))
-    with pytest.raises(CellError, match="task/doc: .*aspect ratio") as error:
+    with pytest.raises(CellError, match=r"task/doc: .*aspect ratio") as error:
         prompter.inputs_of(request("What?", (1, 300), name="doc"))
     assert "\n" not in str(error.value)
     tiny = prompter.inputs_of(request("What?", (1, 1)))  # as small as can be: made larger

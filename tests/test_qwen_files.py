@@ -38,7 +38,7 @@ def request(text: str, *sizes: tuple[int, int], name: str = "0") -> Request:
     draw = np.random.default_rng(len(sizes))
     shapes = [(high, wide, 3) for wide, high in sizes]
     images = [Image.fromarray(draw.integers(0, 255, s).astype(np.uint8)) for s in shapes]
-    return Request(0, "task", name, text, GenerationKwargs(4), lambda: images, lambda: [])
+    return Request(0, "task", name, text, GenerationKwargs(4), lambda: images, list)
 
 
 def loaded(folder: Path, sharing: int = 16) -> Any:

@@ -48,18 +48,29 @@ class Prompter:
         return [image.convert("RGB") for image in found]
 
     def inputs(self, batch: Sequence[Request], images: list[list[Any]]) -> dict[str, Any]:
-        """Tensors on the model's device: left-padded ids [B, n], mask, pixels in prompt order."""
+        """Tensors on the model's device: left-padded ids [B, n], mask, pixels in prompt order.
+
+        Raises CellError for images that the processor cannot cut up.
+        """
+        try:
+            return self._inputs(batch, images)
+        except ValueError as error:
+            names = ", ".join(request.name for request in batch)
+            raise CellError(f"sample {names}: {one_line(error, 200)}") from error
+
+    def _inputs(self, batch: Sequence[Request], images: list[list[Any]]) -> dict[str, Any]:
         pairs = zip(batch, images, strict=True)
         prompts = [self.prompt(request.text, len(row)) for request, row in pairs]
         flat = [image for row in images for image in row]
         tokenizer = self.processor.tokenizer
         begins = tokenizer.bos_token and prompts[0].startswith(tokenizer.bos_token)
-        how = {"padding": True, "return_tensors": "pt", "add_special_tokens": not begins}
-        try:
-            inputs = self.processor(text=prompts, images=flat or None, **how)
-        except ValueError as error:  # images that it cannot cut up, marks that do not fit
-            names = ", ".join(request.name for request in batch)
-            raise CellError(f"sample {names}: {one_line(error, 200)}") from error
+        inputs = self.processor(
+            text=prompts,
+            images=flat or None,
+            padding=True,
+            return_tensors="pt",
+            add_special_tokens=not begins,
+        )
         names = ("input_ids", "attention_mask", *self.family.per_token, *self.family.images)
         # Without its per-token entries a model may count positions another way, and not say so.
         token = self.family.image_token(self.model.config.to_dict())

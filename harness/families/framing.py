@@ -97,7 +97,7 @@ def _whole(size: Size, processor: Any) -> tuple[str, tuple[float, ...] | None]:
     x, y, right, bottom = 0, 0, new_wide, new_high
     crop = getattr(processor, "crop_size", None)
     if getattr(processor, "do_center_crop", None) and crop is not None:
-        crop_high, crop_wide = edge(crop, "height"), edge(crop, "width")
+        crop_high, crop_wide = side_of(crop, "height"), side_of(crop, "width")
         if not crop_high or not crop_wide:
             return fit, None
         x, y = round((new_wide - crop_wide) / 2), round((new_high - crop_high) / 2)
@@ -110,12 +110,12 @@ def _resized(size: Size, processor: Any) -> Size:
     if not getattr(processor, "do_resize", None):
         return size
     wanted = processor.size
-    short = edge(wanted, "shortest_edge")
+    short = side_of(wanted, "shortest_edge")
     if short:
         high, wide = size
         long = int(short * max(size) / min(size))
         return (short, long) if high <= wide else (long, short)
-    return edge(wanted, "height") or size[0], edge(wanted, "width") or size[1]
+    return side_of(wanted, "height") or size[0], side_of(wanted, "width") or size[1]
 
 
 def _tiles(grid: dict[str, Any], size: Size, processor: Any, side: int) -> tuple[float, ...] | None:
@@ -123,7 +123,7 @@ def _tiles(grid: dict[str, Any], size: Size, processor: Any, side: int) -> tuple
     from transformers.image_processing_utils import select_best_resolution
 
     canvas = select_best_resolution(size, processor.image_grid_pinpoints)
-    tile = edge(processor.crop_size, "height") or edge(processor.size, "shortest_edge")
+    tile = side_of(processor.crop_size, "height") or side_of(processor.size, "shortest_edge")
     if not tile or canvas[0] % tile or canvas[1] % tile:
         return None
     token = tile / side
@@ -146,7 +146,7 @@ def _ceil(value: float, limit: int) -> int:
     return min(-int(-value // 1), limit)
 
 
-def edge(size: Any, name: str) -> int:
+def side_of(size: Any, name: str) -> int:
     """An entry of a processor's size, which is a mapping or an object; 0 where it has none."""
     value = size.get(name) if hasattr(size, "get") else getattr(size, name, None)
     return int(value or 0)

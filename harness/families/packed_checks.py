@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.common.errors import UsageError
 from harness.families.configs import shown
-from harness.families.framing import edge
+from harness.families.framing import side_of
 
 _PATCHES = (
     ("patch_size", "patch_size"),
@@ -45,7 +45,7 @@ def check_images(processor: Any, sight: Mapping[str, Any], name: str) -> None:
                 f"{name}: the image processor's {mine} is {shown(found)}, the tower's is "
                 f"{sight[tower]}: a processor of another model?"
             )
-    least, most = (edge(processor.size, one) for one in ("shortest_edge", "longest_edge"))
+    least, most = (side_of(processor.size, one) for one in ("shortest_edge", "longest_edge"))
     token = (sight["patch_size"] * sight["spatial_merge_size"]) ** 2
     if not least or most < max(least, token):
         raise UsageError(
