@@ -45,8 +45,6 @@ class Family:
     unread: ClassVar[str] = ""  # why no method can read its tower's states, where that is so
     # Fields that old processor files leave out and the config knows.
     processor_fields: ClassVar[tuple[str, ...]] = ("patch_size", "vision_feature_select_strategy")
-    # Types of models like its own that do not work here -> why.
-    relatives: ClassVar[dict[str, str]] = {}
     apart: ClassVar[bool] = False  # images of a prompt must have text between them
     # Images of a tiny model for tests: height and width, crops.
     tiny_images: ClassVar[tuple[tuple[tuple[int, int], int], ...]] = (((16, 16), 1),)
@@ -54,6 +52,8 @@ class Family:
     # Names of its parameters in memory, by part, and what older files call them.
     tensors: ClassVar[dict[str, tuple[str, ...]]] = {}
     renamed: ClassVar[tuple[tuple[str, str], ...]] = ()
+    # Types of models like its own that do not work here -> why.
+    relatives: ClassVar[dict[str, str]] = {}
 
     # --- sizes: torch-free ------------------------------------------------------------------------
     def completed(self, config: Mapping[str, Any], name: str) -> dict[str, Any]:
