@@ -34,6 +34,10 @@ class FasterVLM(Tower, Keeping):
     keep: int = param(144, "patches kept of 576, of every crop")
     positions: Positions = param("compact", NUMBERING)
 
+    @property
+    def reads_joined(self) -> bool:
+        return True
+
     def own(self, picture: Picture) -> list[int]:
         return picture.each(self.keep)
 

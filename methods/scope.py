@@ -40,6 +40,10 @@ class Scope(Tower, Keeping):
         super().__post_init__()
         self.require(self.alpha >= 0, f"alpha={self.alpha} is below 0")
 
+    @property
+    def reads_joined(self) -> bool:
+        return True
+
     def own(self, picture: Picture) -> list[int]:
         return picture.each(self.keep)
 
@@ -51,7 +55,7 @@ class Scope(Tower, Keeping):
             return None
         weight = (patches.attention(self.tower) * seq.crops[0].heads) ** self.alpha
         features = unit(patches.features())  # zero in the padding, which need not be covered
-        patches.note("tower", lambda g, n: g * n * n)
+        patches.note("tower", lambda g, n: g * n * n * seq.info.joins)
         alike = features @ features.transpose(1, 2)
         order, _ = cover(alike, patches.there, patches.steps, weight)
         return patches.drop(order, self.positions)

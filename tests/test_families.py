@@ -16,7 +16,7 @@ from harness.families.towers import CLASS_TOKENS, TOWERS
 from tests.fixtures.bad_input import edit, line_of
 from tests.fixtures.hub_models import write_llava
 
-FOREIGN = ["qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "idefics3", "gemma3"]
+FOREIGN = ["qwen2_5_vl", "qwen3_vl", "llava_onevision", "smolvlm", "idefics3", "gemma3"]
 # config.json of llava-hf/llava-1.5-7b-hf: no size of the decoder but its vocabulary.
 RELEASED: dict[str, Any] = {
     "model_type": "llava",

@@ -28,7 +28,7 @@ def counts_as_requested(s: Case) -> None:
         if wanted is None:
             continue
         try:
-            _, (record,) = s.other(method).prefill(tiny.inputs_of(s.model, [(3, [n], 4)]))
+            _, (record,) = s.other(method).prefill(tiny.inputs_of(s.model, [(3, 1, 4)]))
         except MethodError:
             if method == s.method:
                 raise
@@ -44,7 +44,7 @@ def budget_is_met(s: Case) -> None:
     info, frames = model_info(s.model), s.method.least_images
     n, known = s.image_tokens * frames, s.method.params()
     if frames > 1:
-        frames = len(s.rows[0][1])
+        frames = s.rows[0][1]
         n = s.image_tokens * frames
     budgets = [k for k in ("tokens", "ratio", "kv") if k in known and known[k] is None]
     if "kv" not in budgets:

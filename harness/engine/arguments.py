@@ -14,7 +14,7 @@ from harness.engine.model import EngineError
 
 _MORE = ("output_attentions", "output_hidden_states")
 # Of the output's form, of the loss, of static caches: no Llama-like layer looks at these.
-_DECODER = ("return_dict", "num_items_in_batch", "cache_position")
+_DECODER = ("return_dict", "num_items_in_batch", "cache_position", "logits_to_keep")
 _TOWER = ("return_dict", "interpolate_pos_encoding", *_MORE)
 
 

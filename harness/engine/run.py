@@ -138,6 +138,8 @@ class Run:
 
     def _note_inner(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self._ids = kwargs.get("input_ids", args[0] if args else None)
+        if kwargs.get("pixel_values_videos") is not None:
+            raise EngineError("video cannot be routed yet: give its frames as images")
         if kwargs.get(self._extents_field) is not None:
             self._extents = kwargs[self._extents_field]
         given = (kwargs.get("mm_encoder_outputs") or {}).get("image")

@@ -15,10 +15,14 @@ from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import read_json
 from harness.common.roots import DATA
 from harness.families.family import Family
+from harness.families.internvl import InternVL
 from harness.families.llava import Llava
 from harness.families.llava_hr import LlavaHr
 from harness.families.llava_next import LlavaNext
+from harness.families.llava_next_video import LlavaNextVideo
+from harness.families.llava_onevision import LlavaOnevision
 from harness.families.mini_gemini import MiniGeminiHd
+from harness.families.moe_llava import MoeLlava, MoeLlavaPhi
 from harness.families.qwen2_5_vl import Qwen25VL
 from harness.families.qwen2_vl import Qwen2VL
 from harness.families.qwen3_vl import Qwen3VL
@@ -28,7 +32,10 @@ from methods.vocabulary import ModelInfo
 
 REGISTRY: dict[str, Family] = {
     kind.kind: kind()
-    for kind in (Llava, LlavaNext, Qwen2VL, Qwen25VL, Qwen3VL, LlavaHr, MiniGeminiHd)
+    for kind in (
+        *(Llava, LlavaNext, LlavaNextVideo, LlavaOnevision, Qwen2VL, Qwen25VL, Qwen3VL, InternVL),
+        *(LlavaHr, MiniGeminiHd, MoeLlava, MoeLlavaPhi),
+    )
 }
 FAMILIES = {name: family for name, family in REGISTRY.items() if family.loads}
 KNOWN = {name: config for f in REGISTRY.values() for name, config in f.published.items()}

@@ -136,6 +136,7 @@ class Packed(Family):
             vocab=text["vocab_size"],
             vision=vision,
             projector_in=vision.hidden * vision.merge**2,
+            tied=bool(full["tie_word_embeddings"]),
             family=self.kind,
         )
 
@@ -209,6 +210,13 @@ class Packed(Family):
         """Patches one by one where they are alone, attention by the run that it covers."""
         assert isinstance(shape.vision, PackedVision)
         return packed_parts(shape, shape.vision, grid, n_image)
+
+    def sight_weights(self, shape: ModelShape) -> int:
+        vision = shape.vision
+        assert isinstance(vision, PackedVision)
+        d, wide = vision.hidden, vision.hidden * vision.merge**2
+        layers = vision.layers * (4 * d * d + (3 if vision.gated else 2) * d * vision.ffn)
+        return layers + (1 + vision.deepstack) * (wide * wide + wide * shape.hidden)
 
     def example(self, shape: ModelShape) -> list[Part]:
         """An image of 9 x 13 tokens, so that windows are cut at two sides."""
