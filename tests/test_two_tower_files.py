@@ -232,3 +232,25 @@ def test_three_counters_agree_on_a_small_image() -> None:
         parts = REGISTRY[shape.family].example(small)
         found = Referees(small).seen(parts, "vision")
         assert found is not None and found.closed_form == found.fvcore == found.torch > 0
+
+
+def test_gamma_learns_with_both_towers(folder: Path, tmp_path: Path) -> None:
+    """Routers, decoder, projector, both towers and what joins them."""
+    import yaml
+    from safetensors.torch import load_file
+
+    from harness.train.__main__ import main as train
+    from tests import train_tools
+
+    fields = train_tools.data(tmp_path, images=8, texts=4)
+    parts = ["projector", "decoder", "tower"]
+    recipe = {**train_tools.SMALL, "method": "gamma:layers=even:mask=Q:ratio=0.34", "train": parts}
+    recipe |= {"image_aspect": "pad", "max_length": 400}
+    path, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(recipe))
+    argv = ["--recipe", str(path), "--out", str(out), "--model", str(folder), "--max-steps", "2"]
+    argv += ["--data", fields["data"], "--images", fields["images"]]
+    assert train(argv) == 0
+    names = set().union(*(load_file(file) for file in out.glob("*.safetensors")))
+    for part in ("vision_tower.slow.", "vision_tower.fast.", "language_model.", "router"):
+        assert any(part in name for name in names), part

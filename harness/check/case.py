@@ -50,10 +50,12 @@ class Case:
             modules = self.method.build_modules(model_info(self.model))
         return None if modules is None else tiny.randomise(modules).to(self.model.dtype)
 
-    @property
+    @cached_property
     def image_tokens(self) -> int:
-        """Tokens of each image of the test batch."""
-        return FAMILIES[self.family].tiny_tokens
+        """Tokens of an image of the test batch, the first of the family's."""
+        size, crops = FAMILIES[self.family].tiny_images[0]
+        image = tiny.noise(self.model, size, crops, torch.Generator().manual_seed(0))
+        return tiny.tokens_of(self.model, image)
 
     @property
     def rows(self) -> tiny.Rows:

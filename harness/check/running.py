@@ -155,7 +155,7 @@ def ties_and_seeds(s: Case) -> None:
         same = all((x.route == y.route).all() for x, y in zip(a, b, strict=True))
         require(same, f"{what}: routed differently in the second run")
         require(bool(torch.isfinite(once).all()), f"{what}: logits are not finite")
-    wanted = s.method.request(model_info(s.model), s.image_tokens)
+    wanted = s.method.request(model_info(blank.model), blank.image_tokens)
     if wanted is not None and s.method.least_images == 1:
         _, (record,) = blank.prefill(blank.row(0))
         require(image_tokens(record) == list(wanted), "a blank image keeps other numbers of tokens")

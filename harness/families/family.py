@@ -52,7 +52,6 @@ class Family:
     processor_arguments: ClassVar[dict[str, Any]] = {}  # of its loading, beside the files' own
     # Images of a tiny model for tests: height and width, crops.
     tiny_images: ClassVar[tuple[tuple[tuple[int, int], int], ...]] = (((16, 16), 1),)
-    tiny_tokens: ClassVar[int] = 16  # of the first of them
     whole_grid: ClassVar[bool] = False  # its tower needs every patch: none can be merged there
     boxes_in_frame: ClassVar[bool] = False  # boxes are answered in shares of the frame it sees
     # Names of its parameters in memory, by part, and what older files call them.

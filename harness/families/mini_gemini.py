@@ -42,7 +42,6 @@ class MiniGeminiHd(TwoTowers):
         "mini-gemini-hd-7b": "Mini-Gemini-HD, Vicuna 7B, 2880 image tokens"
     }
     library = ("MiniGeminiHdConfig", "MiniGeminiHdForConditionalGeneration")
-    tiny_tokens = 5 * 16
     model_file = "harness.families.mini_gemini_model"
 
     def check_images(self, config: Mapping[str, Any], name: str) -> None:

@@ -19,6 +19,7 @@ from harness.families.convnext import (
     CONVNEXT_XXL,
     STEM,
     module_of,
+    second_parameters,
     second_parts,
     stride_of,
 )
@@ -118,6 +119,9 @@ class TwoTowers(Llava):
         parts = super().sight(shape, grid, n_image, tower)
         images = -(-n_image // shape.image_tokens)
         return [*parts, *second_parts(shape.vision, _slow(shape), images)] if parts else []
+
+    def sight_weights(self, shape: ModelShape) -> int:
+        return super().sight_weights(shape) + second_parameters(shape.vision, _slow(shape))
 
     def example(self, shape: ModelShape) -> list[Part]:
         return self.sight(shape, [], shape.image_tokens)

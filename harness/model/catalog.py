@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest, unknown
 from harness.common.roots import DATA
-from harness.families.catalog import FAMILIES, SIZES_ONLY, read_config
+from harness.families.catalog import FAMILIES, KNOWN, SIZES_ONLY, read_config
 from harness.families.trust import refuse_foreign
 from harness.model.session import Session
 from harness.model.source import ModelSource, Progress
@@ -90,9 +90,11 @@ def _locate(name: str) -> tuple[Path, str | None]:
         folder = _hub_folder(name)
         return folder, _snapshot(folder)
     if name in SIZES_ONLY:
+        more = ""
+        if KNOWN[name]["model_type"] in FAMILIES:
+            more = ", --throughput --random-weights, or from a folder with its converted weights"
         raise UsageError(
-            f"--model: only the sizes of '{name}' are known: it runs with --costs-only and with "
-            "--throughput --random-weights; for answers give a folder with its converted weights"
+            f"--model: only the sizes of '{name}' are known: it runs with --costs-only{more}"
         )
     if "/" in name or name.startswith((".", "~")):
         raise UsageError(f"--model: there is no folder '{name}'")
