@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, LlavaConfig, LlavaNextConfig
 from harness.command.cli import main
 from harness.families.catalog import FAMILIES, completed, shape_from_config, shape_of
 from harness.families.decoders import DECODERS
-from harness.families.packed import TEXTS
+from harness.families.packed_checks import TEXTS
 from harness.families.towers import CLASS_TOKENS, TOWERS
 from tests.fixtures.bad_input import edit, line_of
 from tests.fixtures.hub_models import write_llava

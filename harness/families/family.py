@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.common.errors import UsageError
-from harness.families import framing
 from harness.families.configs import check_features, decoder_part, part
 from harness.families.convnext import second_parameters
 from harness.families.decoders import DECODERS, Sizes
+from harness.families.images import Images
 from harness.families.shapes import ImageSize, ModelShape, Part, VisionShape
 from harness.families.sight import Grids, crop_count, projector_part, tower_parts
 from harness.families.towers import CLASS_TOKENS, TOWERS, module_of, stand_ins, tower_layers
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Family:
+class Family(Images):
     """One model family. Stateless; the registry holds one object of each."""
 
     kind: ClassVar[str]  # `model_type` of its configs
@@ -35,9 +35,6 @@ class Family:
     summaries: ClassVar[dict[str, str]] = {}  # the same names -> a line for `--list models`
     loads: ClassVar[bool] = True  # False: only its sizes are known, for the ledger
     library: ClassVar[tuple[str, str]]  # transformers' config and model class
-    images: ClassVar[tuple[str, ...]] = ("pixel_values",)  # its processor's entries for images
-    extents: ClassVar[str | None] = None  # the one of them that says how large each image is
-    per_token: ClassVar[tuple[str, ...]] = ()  # entries with a number for each token of a prompt
     axes: ClassVar[int] = 1  # numbers of a token's position
     # What its config decides of `get_image_features`, and nobody else may.
     fixed: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
@@ -47,11 +44,7 @@ class Family:
     joins: ClassVar[int] = 1  # patches that a token joins, where the tower is read all the same
     # Fields that old processor files leave out and the config knows.
     processor_fields: ClassVar[tuple[str, ...]] = ("patch_size", "vision_feature_select_strategy")
-    nested: ClassVar[bool] = False  # its processor wants to know which images are one prompt's
-    apart: ClassVar[bool] = False  # images of a prompt must have text between them
     processor_arguments: ClassVar[dict[str, Any]] = {}  # of its loading, beside the files' own
-    # Images of a tiny model for tests: height and width, crops.
-    tiny_images: ClassVar[tuple[tuple[tuple[int, int], int], ...]] = (((16, 16), 1),)
     whole_grid: ClassVar[bool] = False  # its tower needs every patch: none can be merged there
     boxes_in_frame: ClassVar[bool] = False  # boxes are answered in shares of the frame it sees
     # Names of its parameters in memory, by part, and what older files call them.
@@ -284,89 +277,3 @@ class Family:
         """[B, n, d] tables that the model adds behind its first layers, from what ``deepstack``
         names of the decoder's arguments; zero where nothing is added."""
         return []
-
-    # --- images of a batch ------------------------------------------------------------------------
-    def counted(self, given: Mapping[str, Any], image_token: int) -> dict[str, Any]:
-        """A batch's entries, and what its ``input_ids`` alone say of its images.
-
-        `one_image`, `some_images` and `image_count` are asked of these. Raises UsageError where
-        prompts and pixels do not agree.
-        """
-        return dict(given)
-
-    def one_image(self, given: Mapping[str, Any], number: int) -> dict[str, Any]:
-        """Arguments of ``get_image_features`` for one image of those ``given`` for several."""
-        found = {name: given[name] for name in self.images if given.get(name) is not None}
-        return {name: value[number : number + 1] for name, value in found.items()}
-
-    def context(self, given: Mapping[str, Any], number: int) -> str:
-        """What of its batch changes an image's features, for sharing them; nothing, as a rule."""
-        return ""
-
-    def some_images(self, given: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
-        """The entries of a batch for these of its images."""
-        return {name: given[name][list(numbers)] for name in self.images if name in given}
-
-    def image_count(self, given: Mapping[str, Any]) -> int:
-        """Images in the arguments of ``get_image_features``."""
-        return len(given["pixel_values"])
-
-    def image_lengths(self, features: Sequence[Any], runs: Sequence[int]) -> list[int]:
-        """Tokens of each image, from features as `get_image_features` lists them.
-
-        ``runs``: lengths of the unbroken runs of image tokens in the prompts.
-        """
-        return [int(one.shape[0]) for one in features]
-
-    def token_inputs(self, ids: torch.Tensor, image_token: int) -> dict[str, torch.Tensor]:
-        """The entries ``per_token`` names, for ids [B, n] that no processor made."""
-        return {}
-
-    def beside(self, image: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
-        """The entries of one image that is one of ``count`` in its prompt."""
-        return dict(image)
-
-    def joined(self, images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """The entries of a batch from those of its images."""
-        import torch
-
-        return {name: torch.cat([one[name] for one in images]) for name in images[0]}
-
-    def noise(
-        self, shape: ModelShape, count: int, crops: int, size: tuple[int, int], draw: Any
-    ) -> dict[str, torch.Tensor]:
-        """Random entries for ``count`` images of ``size`` (height, width) in ``crops`` crops."""
-        import torch
-
-        high, wide = size
-        return {"pixel_values": torch.randn((count, 3, high, wide), generator=draw)}
-
-    def stored(self, output: Any) -> tuple[torch.Tensor, ...]:
-        """What is kept of one image's features, from `get_image_features` of it alone."""
-        return (output.pooler_output[0].detach(),)
-
-    def restored(self, images: Sequence[tuple[torch.Tensor, ...]]) -> Any:
-        """The output of `get_image_features` for several images, from what is kept of each."""
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        return BaseModelOutputWithPooling(pooler_output=[one[0] for one in images])  # type: ignore[arg-type]
-
-    # --- how an image's tokens lie ----------------------------------------------------------------
-    def grids(self, config: Any, start: int, length: int, size: Any) -> list[dict[str, Any]]:
-        """The patch grids of one image whose ``length`` tokens begin at column ``start``.
-
-        ``config``: the loaded model's; ``size``: what ``extents`` says of the image, or None.
-        ``crops`` of a grid is how many squares the tower saw, those that were cut off included.
-        Raises UsageError where size and length do not agree.
-        """
-        rows, cols = framing.raster(length)
-        return [framing.base_grid(start, length, rows, cols)]
-
-    def origins(self, config: Any, grid: dict[str, Any], first: int, line: list[int]) -> None:
-        """Write crop * P + patch of a grid's tokens into ``line``; its first crop is ``first``."""
-        vision = config.vision_config
-        framing.write_origins(vision.image_size // vision.patch_size, grid, first, line)
-
-    def place(self, grids: list[dict[str, Any]], sizes: Sequence[Any], processor: Any) -> None:
-        """Add to every grid of one sample where in its image it lies (`framing.place`)."""
-        framing.place(grids, sizes, processor)

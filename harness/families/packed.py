@@ -14,29 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.common.errors import UsageError
 from harness.families.configs import decoder_part, part, shown
-from harness.families.decoders import DECODERS, Sizes
+from harness.families.decoders import Sizes
 from harness.families.family import Family
-from harness.families.packed_checks import check_images, check_parts
+from harness.families.packed_checks import ROTARY, TEXTS, check_images, check_parts
 from harness.families.packed_sight import PackedVision, packed_module, packed_parts
 from harness.families.shapes import ImageSize, ModelShape, Part
 from harness.families.sight import Grids
 
 if TYPE_CHECKING:
     import torch
-
-# Library defaults of their decoders; no other family has these.
-_QWEN2 = {
-    **DECODERS["qwen2"], "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80,
-    "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 152064,
-    "max_window_layers": 80,
-}  # fmt: skip
-_QWEN3 = {
-    **DECODERS["llama"], "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128,
-    "vocab_size": 151936,
-}  # fmt: skip
-TEXTS: dict[str, Sizes] = {
-    "qwen2_vl_text": _QWEN2, "qwen2_5_vl_text": _QWEN2, "qwen3_vl_text": _QWEN3,
-}  # fmt: skip
 
 
 class Packed(Family):
@@ -81,7 +67,7 @@ class Packed(Family):
         full = {**self.says, **{k: v for k, v in config.items() if v is not None}}
         text_type = f"{self.kind}_text"
         if "text_config" not in config:
-            known = {*TEXTS[text_type], *_ROTARY, "rms_norm_eps"}
+            known = {*TEXTS[text_type], *ROTARY, "rms_norm_eps"}
             known |= {"max_position_embeddings", "layer_types"}
             text = {key: full.pop(key) for key in known if key in full}
             full["text_config"] = {**text, "model_type": text_type}
@@ -321,6 +307,3 @@ class Packed(Family):
             high, wide = size
             grid |= {"number": number, "image": [high, wide], "fit": "stretch"}
             grid["box"] = [0, 0, wide, high]
-
-
-_ROTARY = ("rope_scaling", "rope_parameters", "rope_theta")

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.common.errors import UsageError
 from harness.families.configs import shown
+from harness.families.decoders import DECODERS, Sizes
 from harness.families.framing import side_of
 
 _PATCHES = (
@@ -14,6 +15,21 @@ _PATCHES = (
     ("merge_size", "spatial_merge_size"),
     ("temporal_patch_size", "temporal_patch_size"),
 )
+
+# Library defaults of their decoders; no other family has these.
+_QWEN2 = {
+    **DECODERS["qwen2"], "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 152064,
+    "max_window_layers": 80,
+}  # fmt: skip
+_QWEN3 = {
+    **DECODERS["llama"], "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128,
+    "vocab_size": 151936,
+}  # fmt: skip
+TEXTS: dict[str, Sizes] = {
+    "qwen2_vl_text": _QWEN2, "qwen2_5_vl_text": _QWEN2, "qwen3_vl_text": _QWEN3,
+}  # fmt: skip
+ROTARY = ("rope_scaling", "rope_parameters", "rope_theta")
 
 
 def check_parts(full: Mapping[str, Any], out: str, name: str) -> None:
