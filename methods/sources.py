@@ -42,7 +42,7 @@ def with_imports(
 def _modules(file: Path, began: Path) -> Iterator[Path]:
     """Where the modules that a file imports may lie, and the packages that hold them."""
     for level, name in _imported(file.read_bytes()):
-        bases = [ROOT] if CHECKOUT or name[:1] and name[0] in OURS else []
+        bases = [ROOT] if CHECKOUT or (name[:1] and name[0] in OURS) else []
         if level:
             bases = [[file, *file.parents][level]] if level <= len(file.parents) else []
         elif not _ours(file):
