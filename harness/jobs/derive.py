@@ -16,7 +16,7 @@ from harness.common.errors import (
     one_line,
 )
 from harness.common.progress import Progressing
-from harness.common.stops import PROGRAM
+from harness.common.stops import PROGRAM, put
 from harness.cost.findings import RefereeError
 from harness.options.workload import is_workload
 from harness.readouts.derive import Derived, read_cell
@@ -56,7 +56,7 @@ def run_derive(target: str, quiet: bool = False) -> int:
         derived.write()
     show.table(lambda: summary_table(path))
     show.say(LEGEND)
-    print(_report(path))
+    put(_report(path))
     if len(order) < len(about["cells"]):
         show.warn(f"{PROGRAM}: {_missing(store, about['cells'])}")
     return EXIT_CELLS_FAILED if failed else EXIT_OK
