@@ -71,7 +71,7 @@ def _with(method: Method, values: dict[str, object]) -> Method:
 
 
 def best_are_kept(s: Case) -> None:
-    """the kept tokens are those with the highest score of the method's own"""
+    """the kept tokens are those with the highest score of the method's own, all of them finite"""
     seen = 0
     for seed in range(TRIES):
         watched = Watched(s.method)
@@ -99,6 +99,8 @@ def _ranked_well(noted: Noted, text: bool) -> bool:
     for b in range(len(candidates)):
         for g in group[b][candidates[b] & (group[b] >= 0)].unique():
             mine = candidates[b] & (group[b] == g)
+            finite = bool(ranked.score[b][mine].isfinite().all())
+            require(finite, f"{where}, row {b}: scores are not finite: such tokens have no order")
             stay, leave = ranked.score[b][mine & chosen[b]], ranked.score[b][mine & ~chosen[b]]
             if len(stay) and len(leave):
                 some = True
