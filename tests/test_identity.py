@@ -194,7 +194,8 @@ METHOD = "import methods; print(methods.load('cdpruner').source_hash())"
     ("code", "parts", "others"),
     [
         (ENGINE, ["harness/engine/run.py", "harness/bench/generation.py",
-                  "harness/model/loading.py", "harness/store/packing.py", "methods/base.py"],
+                  "harness/model/loading.py", "harness/store/packing.py", "methods/base.py",
+                  "harness/store/pictures.py", "harness/bench/scores.py"],
          ["reports/geometry.py", "methods/fastv.py", "methods/greedy.py", "methods/__init__.py",
           "harness/command/cli.py", "harness/options/flags.py", "harness/cost/ledger.py",
           "harness/readouts/evidence.py", "harness/statistics/stats.py"]),
