@@ -52,7 +52,7 @@ def _modules(file: Path, began: Path) -> Iterator[Path]:
             if name:
                 yield place.with_name(f"{place.name}.py")
             yield place / "__init__.py"
-            for part in range(2 if _ours(place) else 0, len(name)):  # not the registry of methods
+            for part in range(0 if _ours(place) else len(name)):  # ours only pass names on
                 yield base.joinpath(*name[:part], "__init__.py")
 
 
