@@ -80,7 +80,11 @@ class Scored(Once):
 
     def layer(self, layer: int, seq: Tokens) -> Drop | None:
         if layer == self.k - self.early and any(seq.image_counts):
-            seq.memo[self.name] = self.scores(layer, seq)
+            scores = self.scores(layer, seq)
+            if scores.device.type == "cpu":  # other devices are not waited for; --check has it too
+                finite = bool(scores[seq.image].isfinite().all())
+                self.require(finite, f"scores of layer {layer} are not all finite")
+            seq.memo[self.name] = scores
         if layer != self.k or self.name not in seq.memo:
             return None
         scores = seq.memo.pop(self.name)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import site
+import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,37 +21,78 @@ def with_imports(
 ) -> list[Path]:
     """The files and everything of this project that they import, directly or not, sorted.
 
-    Imports inside functions count, those for type checkers only do not. A file from elsewhere may
-    import its neighbours too. Where ``follow`` says no, a module is left out, with what it alone
-    imports.
+    Imports inside functions count, those for type checkers only do not. A file from elsewhere
+    counts with what it imports from its own folder, from its package and from wherever else its
+    user keeps code (`_elsewhere`). Where ``follow`` says no, a module is left out, with what it
+    alone imports.
     """
     found: set[Path] = set()
-    rest = list(files)
+    rest = [(file, file.parent) for file in files]  # with the folder of the one it began with
     while rest:
-        file = rest.pop()
+        file, began = rest.pop()
         if file in found:
             continue
         found.add(file)
-        own = file.is_relative_to(ROOT)
-        for name in _imported(file.read_bytes()):
-            bases = [ROOT] if CHECKOUT or name[0] in OURS else []
-            bases += [] if own or file.parent == ROOT else [file.parent]
-            for place in (base.joinpath(*name) for base in bases):
-                modules = (place.with_name(f"{place.name}.py"), place / "__init__.py")
-                rest += [path for path in modules if path.is_file() and follow(path)]
+        for module in _modules(file, began):
+            if module.is_file() and follow(module):
+                rest.append((module, began))
     return sorted(found)
 
 
+def _modules(file: Path, began: Path) -> Iterator[Path]:
+    """Where the modules that a file imports may lie, and the packages that hold them."""
+    for level, name in _imported(file.read_bytes()):
+        bases = [ROOT] if CHECKOUT or (name[:1] and name[0] in OURS) else []
+        if level:
+            bases = [[file, *file.parents][level]] if level <= len(file.parents) else []
+        elif not _ours(file):
+            bases += [began, file.parent, *_elsewhere(tuple(sys.path))]
+        for base in bases:
+            place = base.joinpath(*name)
+            if name:
+                yield place.with_name(f"{place.name}.py")
+            yield place / "__init__.py"
+            for part in range(0 if _ours(place) else len(name)):  # ours only pass names on
+                yield base.joinpath(*name[:part], "__init__.py")
+
+
+def _ours(path: Path) -> bool:
+    """Whether a file is one of this project, and not only below its folder."""
+    if not path.is_relative_to(ROOT):
+        return False
+    parts = path.relative_to(ROOT).parts
+    return not parts or parts[0] in OURS or path == ROOT / "run_suite.py"
+
+
+@cache
+def _elsewhere(places: tuple[str, ...]) -> tuple[Path, ...]:
+    """The folders that modules come from, but those of Python, of installed packages and ours."""
+    known = [Path(path).resolve() for path in sysconfig.get_paths().values()]
+    known += [
+        Path(path).resolve() for path in (*site.getsitepackages(), site.getusersitepackages())
+    ]
+    folders = dict.fromkeys(Path(place).resolve() for place in places)
+    return tuple(
+        folder
+        for folder in folders
+        if folder.is_dir()
+        and folder != ROOT
+        and not any(folder == one or folder.is_relative_to(one) for one in known)
+        and not {"site-packages", "dist-packages"} & set(folder.parts)
+    )
+
+
 @cache  # by content: a file that has changed is read again
-def _imported(source: bytes) -> frozenset[tuple[str, ...]]:
-    """Names that may be modules: of ``from a import b`` both a and a.b."""
-    names: set[str] = set()
+def _imported(source: bytes) -> frozenset[tuple[int, tuple[str, ...]]]:
+    """Dots before it, and name, of what may be modules: of ``from a import b`` both a and a.b."""
+    names: set[tuple[int, tuple[str, ...]]] = set()
     for node in _run(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return frozenset(tuple(name.split(".")) for name in names)
+            names |= {(0, tuple(alias.name.split("."))) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            stem = tuple(node.module.split(".")) if node.module else ()
+            names |= {(node.level, stem), *((node.level, (*stem, a.name)) for a in node.names)}
+    return frozenset(names)
 
 
 def _run(node: ast.AST) -> Iterator[ast.AST]:

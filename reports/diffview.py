@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.common.console import Console
 from reports import markdown, text
 from reports.diff import Diff, Row, compare
 from reports.errors import ReportError

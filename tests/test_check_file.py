@@ -134,3 +134,55 @@ def test_a_method_that_ends_the_process_fails_its_checks(tmp_path, capsys, regis
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("FAIL") and "SystemExit: 0" in line for line in lines)
     assert re.search(r"of \d+ checks hold", lines[-1])
+
+
+def test_a_method_file_is_listed_whole(tmp_path, capsys, registry):
+    file = tmp_path / "nearest.py"
+    file.write_text(documented_method())
+    assert main(["--list", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"nearest: from {file}\n")
+    assert "parameter" in said and "keep" in said and "acts in the decoder's layers" in said
+    file.write_text("x = 1")
+    assert main(["--list", str(tmp_path / "none.py")]) == 2
+    assert "none.py: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--list", "--check", "--methods"])
+@pytest.mark.parametrize(("place", "what"), [("README.md", "no Python file"), ("", "a folder")])
+def test_a_path_that_is_no_method_file_is_said(tmp_path, capsys, flag, place, what):
+    (tmp_path / "README.md").write_text("# read me")
+    path = str(tmp_path / place)
+    assert main([flag, path, *(["--bench", "pope"] if flag == "--methods" else [])]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{flag}: '{path}' is {what}: the name of a method or FILE.py expected" in line
+
+
+@pytest.mark.parametrize("score", ["inf", "-inf", "nan"])
+def test_scores_that_are_not_finite_are_refused(tmp_path, capsys, registry, score):
+    text = (
+        "import modsuite as ms\nfrom dataclasses import dataclass\n\n"
+        "@dataclass(frozen=True)\nclass Flat(ms.Scored):\n    name = 'flat'\n    k: int = 2\n"
+        "    keep: float = 0.5\n    positions: ms.Positions = 'original'\n\n"
+        "    def scores(self, layer, seq):\n"
+        f"        return seq.hidden[..., 0] * 0 + float('{score}')\n"
+    )
+    (tmp_path / "flat.py").write_text(text)
+    assert main(["--check", str(tmp_path / "flat.py")]) == 3
+    failed = [line for line in capsys.readouterr().out.splitlines() if "highest score" in line]
+    assert failed[0].startswith("FAIL") and "not all finite" in failed[0]
+
+
+def test_a_ranking_that_is_not_finite_fails_the_suite(tmp_path, capsys, registry):
+    text = (
+        "from dataclasses import dataclass\nfrom methods.base import Method, keep_best\n\n"
+        "@dataclass(frozen=True)\nclass Own(Method):\n    name = 'own'\n\n"
+        "    def layer(self, layer, seq):\n        if layer != 1:\n            return None\n"
+        "        scores = seq.hidden[..., 0] * 0 + float('inf')\n"
+        "        half = [n // 2 for n in seq.image_counts]\n"
+        "        return keep_best(seq, scores, half, 'original')\n"
+    )
+    (tmp_path / "own.py").write_text(text)
+    assert main(["--check", str(tmp_path / "own.py")]) == 3
+    failed = [line for line in capsys.readouterr().out.splitlines() if "highest score" in line]
+    assert failed[0].startswith("FAIL") and "scores are not finite" in failed[0]

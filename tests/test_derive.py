@@ -13,6 +13,7 @@ import pytest
 
 from harness.command.cli import main
 from harness.common.roots import ROOT
+from harness.cost.findings import RefereeError
 from harness.jobs.benchmarks import Benchmarks
 from harness.readouts import stored
 from harness.readouts.keys import COST, COUNTERS, EVIDENCE, readout_keys
@@ -141,7 +142,7 @@ def test_tables_come_in_the_order_of_the_settings(tmp_path: Path) -> None:
     """Also where a cell was computed behind the others, because it had failed."""
     out = tmp_path / "run"
     assert run(out, FakeRun(fail={"fastv": ValueError("no")}), bench=("gqa",)) == 3
-    assert main(["--derive", str(out), "--quiet"]) == 0
+    assert main(["--derive", str(out), "--quiet"]) == 3
     assert "fastv" not in (out / "accuracy.csv").read_text()
     assert run(out, bench=("gqa",)) == 0
     before = derived(out)
@@ -176,14 +177,21 @@ def test_runs_that_cannot_be_derived_are_refused(
     refused("there is no run directory")
 
 
-@pytest.mark.parametrize("damage", ["cut", "foreign", "version"])
-def test_damaged_records_are_named_and_nothing_is_written(
-    damage: str, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def damage(out: Path, place: str = "records/{}.gz", number: int = 0) -> Path:
+    """Cut off the end of a file of one cell."""
+    path = out / place.format(read_rows(out / "cells.csv")[number]["cell_id"])
+    path.write_bytes(path.read_bytes()[:-30])
+    return path
+
+
+@pytest.mark.parametrize("how", ["cut", "foreign", "version"])
+def test_damaged_records_are_named_and_the_others_read(
+    how: str, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = out / f"records/{read_rows(out / 'cells.csv')[0]['cell_id']}.gz"
-    if damage == "cut":
-        one.write_bytes(one.read_bytes()[:-30])
-    elif damage == "version":
+    if how == "cut":
+        damage(out)
+    elif how == "version":
         import gzip
 
         head, rest = gzip.decompress(one.read_bytes()).split(b"\n", 1)
@@ -192,13 +200,97 @@ def test_damaged_records_are_named_and_nothing_is_written(
         run(tmp_path / "short", limit=5, methods=("dense",), bench=("gqa",))
         short = read_rows(tmp_path / "short/cells.csv")[0]["cell_id"]
         one.write_bytes((tmp_path / f"short/records/{short}.gz").read_bytes())
-    before = files(out)
+    before = derived(out)
+    for name in before:
+        (out / name).write_text("")
     capsys.readouterr()
     assert main(["--derive", str(out), "--quiet"]) == 3
     (line,) = capsys.readouterr().err.splitlines()
-    assert str(one) in line and "records" in line
-    assert damage != "version" or "version 9, this program knows 1" in line
-    assert files(out) == before
+    assert "dense on gqa" in line and str(one) in line and "records" in line
+    assert how != "version" or "version 9, this program knows 1" in line
+    assert derived(out) == before  # it keeps what was read of it before
+
+
+def test_a_cell_whose_samples_are_damaged_is_left_out(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = damage(out, "samples/{}.csv", 1)
+    capsys.readouterr()
+    assert main(["--derive", str(out), "--quiet"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "fastv on gqa" in line and str(path) in line
+    assert {row["method"] for row in read_rows(out / "accuracy.csv")} == {"dense", "random"}
+
+
+@pytest.mark.parametrize("place", ["records/{}.gz", "samples/{}.csv", "samples/{}.metrics.json"])
+def test_a_damaged_cell_is_answered_again_and_the_others_go_on(
+    place: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = derived(out)
+    path = damage(out, place, 1)
+    keys = {**readout_keys(), COST: "of other code"}
+    monkeypatch.setattr(stored, "readout_keys", lambda: keys)
+    capsys.readouterr()
+    again = FakeRun()
+    assert run(out, again, bench=("gqa",)) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "fastv on gqa is answered again" in line and str(path) in line
+    assert (again.computed, again.loads) == (["fastv gqa"], 1)
+    assert derived(out) == before
+
+
+def test_counters_that_disagree_do_not_stop_a_repeated_run(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = read_rows(out / "cells.csv")[2]["cell_id"]
+    (out / f"records/{gone}.gz").unlink()
+    monkeypatch.setattr(stored, "readout_keys", lambda: {COST: "of other code"})
+    real, calls = stored.read_out, iter(range(1000))
+
+    def disagree(*words: Any) -> Any:
+        if next(calls) == 0:
+            raise RefereeError("the counters disagree")
+        return real(*words)
+
+    monkeypatch.setattr(stored, "read_out", disagree)
+    capsys.readouterr()
+    again = FakeRun()
+    assert run(out, again, bench=("gqa",)) == 3
+    assert "dense on gqa: the counters disagree" in capsys.readouterr().err
+    assert again.computed == ["random gqa"]
+
+
+def test_deriving_goes_by_the_code_that_was_run_last(tmp_path: Path) -> None:
+    class Edited(FakeRun):
+        def engine(self) -> str:
+            return "edited"
+
+    out = tmp_path / "run"
+    assert run(out, bench=("gqa",)) == 0
+    before, about = derived(out), json.loads((out / "run.json").read_text())
+    assert run(out, Edited(prediction="no"), bench=("gqa",)) == 0
+    back = FakeRun()
+    assert run(out, back, bench=("gqa",)) == 0
+    assert back.computed == [] and back.loads == 0
+    assert derived(out) == before
+    assert main(["--derive", str(out), "--quiet"]) == 0
+    assert derived(out) == before
+    now = json.loads((out / "run.json").read_text())
+    assert len(now["resumed"]) == 2
+    assert {k: v for k, v in now.items() if k != "resumed"} == about
+
+
+def test_cells_that_are_missing_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run(out, FakeRun(fail={"fastv": ValueError("no")}), bench=("gqa",)) == 3
+    rows = (out / "cells.csv").read_text().splitlines(keepends=True)
+    (out / "cells.csv").write_text("".join(row for row in rows if ",random," not in row))
+    capsys.readouterr()
+    assert main(["--derive", str(out), "--quiet"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "of 3 cells 1 failed (fastv on gqa), 1 not answered" in line
 
 
 def test_counters_count_the_same_without_the_model() -> None:

@@ -194,7 +194,8 @@ METHOD = "import methods; print(methods.load('cdpruner').source_hash())"
     ("code", "parts", "others"),
     [
         (ENGINE, ["harness/engine/run.py", "harness/bench/generation.py",
-                  "harness/model/loading.py", "harness/store/packing.py", "methods/base.py"],
+                  "harness/model/loading.py", "harness/store/packing.py", "methods/base.py",
+                  "harness/store/pictures.py", "harness/bench/scores.py"],
          ["reports/geometry.py", "methods/fastv.py", "methods/greedy.py", "methods/__init__.py",
           "harness/command/cli.py", "harness/options/flags.py", "harness/cost/ledger.py",
           "harness/readouts/evidence.py", "harness/statistics/stats.py"]),
@@ -253,3 +254,32 @@ def test_a_method_file_is_made_of_its_neighbours_too(tmp_path: Path) -> None:
     found = with_imports([tmp_path / "mine.py"])
     assert set(found) >= {tmp_path / "helper.py", ROOT / "methods/greedy.py"}
     assert all(path.is_relative_to(tmp_path) or path.is_relative_to(ROOT) for path in found)
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A method file whose helpers are a package beside it, which uses another folder's module."""
+    (tmp_path / "mine/mypkg/deep").mkdir(parents=True)
+    (tmp_path / "shared").mkdir()
+    files = {
+        "mine/method.py": "from mypkg.sub import sign\nfrom mypkg.deep import low\n",
+        "mine/mypkg/__init__.py": "",
+        "mine/mypkg/sub.py": "from mypkg.util import SIGN\nfrom . import util2\nimport common\n",
+        "mine/mypkg/util.py": "SIGN = 1\n",
+        "mine/mypkg/util2.py": "",
+        "mine/mypkg/util3.py": "",
+        "mine/mypkg/deep/__init__.py": "from ..util3 import x\nfrom .low import y\n",
+        "mine/mypkg/deep/low.py": "",
+        "shared/common.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "shared")
+    return tmp_path
+
+
+def test_a_method_file_is_made_of_its_package_of_helpers(packaged: Path) -> None:
+    from methods.sources import with_imports
+
+    found = with_imports([packaged / "mine/method.py"])
+    assert found == sorted(packaged.rglob("*.py"))

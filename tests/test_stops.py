@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,3 +95,55 @@ def test_a_forked_worker_just_ends() -> None:
             os._exit(1)
         _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGTERM
+
+
+@pytest.fixture
+def deaf() -> Any:
+    """A stream whose reader has gone."""
+    read, write = os.pipe()
+    os.close(read)
+    yield write
+    os.close(write)
+
+
+RUN = """
+import sys
+from pathlib import Path
+from typing import Any
+from tests.fakes import FakeRun, run
+sys.exit(run(Path(sys.argv[1]), FakeRun({fail}), bench=("gqa",), quiet=False))
+"""
+
+
+@pytest.mark.parametrize(("fail", "code"), [("", 0), ("{'fastv': ValueError('no')}", 3)])
+def test_a_reader_that_goes_ends_no_run(fail: str, code: int, deaf: int, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", RUN.format(fail=fail), str(tmp_path / "run")]
+    done = subprocess.run(words, cwd=ROOT, stdout=deaf, stderr=deaf, timeout=120)
+    assert done.returncode == code
+    assert (tmp_path / "run/accuracy.csv").is_file() and (tmp_path / "run/report.html").is_file()
+    assert (tmp_path / "run/cells.csv").read_text().count(",done,") == (3 if code == 0 else 2)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        ("--list methods", 0),
+        ("--list nothing", 2),
+        ("--costs-only --model llava-hf/llava-1.5-7b-hf --methods fastv --out {out}", 0),
+        ("--diff {one} {two}", 0),
+    ],
+)
+def test_a_reader_that_goes_changes_no_exit_code(
+    argv: str, code: int, deaf: int, tmp_path: Path
+) -> None:
+    from tests.fakes import run
+
+    if "--diff" in argv:
+        run(tmp_path / "one", bench=("gqa",))
+        run(tmp_path / "two", bench=("gqa",), limit=9)
+    places = {name: tmp_path / name for name in ("out", "one", "two")}
+    given = argv.format(**places).split()
+    words = [sys.executable, "run_suite.py", *given]
+    done = subprocess.run(words, cwd=ROOT, stdout=deaf, stderr=deaf, timeout=120)
+    assert done.returncode == code
+    assert "--costs-only" not in argv or (tmp_path / "out/cost.csv").is_file()

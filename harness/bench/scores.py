@@ -61,6 +61,12 @@ class Metric:
     scores: dict[str, float] = field(default_factory=dict, repr=False)
     is_mean: bool = True
 
+    def entry(self, headline: bool) -> dict[str, Any]:
+        """The metric as it is stored beside the samples (JSON-able)."""
+        names = ("task", "metric", "value", "higher_is_better", "is_mean")
+        about = {name: getattr(self, name) for name in names}
+        return {**about, "headline": headline, "scores": dict(self.scores)}
+
 
 def extract(
     results: Mapping[str, Any], tasks: Mapping[str, Any], headline: str, name: str

@@ -73,7 +73,7 @@ def _with(method: Method, values: dict[str, object]) -> Method:
 
 
 def best_are_kept(s: Case) -> None:
-    """the kept tokens are those with the highest score of the method's own"""
+    """the kept tokens are those with the highest score of the method's own, all of them finite"""
     seen = 0
     for seed in range(TRIES):
         watched = Watched(s.method)
@@ -102,6 +102,8 @@ def _ranked_well(noted: Noted, text: bool) -> bool:
         for g in group[b][candidates[b] & (group[b] >= 0)].unique():
             mine = candidates[b] & (group[b] == g)
             score = ranked.score[b].float()  # as methods compare them (`top_k_mask`)
+            finite = bool(score[mine].isfinite().all())
+            require(finite, f"{where}, row {b}: scores are not finite: such tokens have no order")
             stay, leave = score[mine & chosen[b]], score[mine & ~chosen[b]]
             if len(stay) and len(leave):
                 some = True

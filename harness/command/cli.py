@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from harness.common.errors import (
     one_line,
 )
 from harness.common.nearest import unknown
-from harness.common.stops import PROGRAM, interrupted, stoppable
+from harness.common.stops import PROGRAM, interrupted, put, silence, stoppable, tell
 from harness.options.flags import OPTIONS, build_parser, refuse_idle
 from harness.options.option import JobKind, checked, flag
 from harness.options.settings import (
@@ -81,15 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with stoppable():
             code = _guarded(argv)
-            sys.stdout.flush()
+            put("", end="")  # what is still waiting
             return code
     except HarnessError as error:
-        print(f"{PROGRAM}: {one_line(error, 1000)}", file=sys.stderr)
+        tell(f"{PROGRAM}: {one_line(error, 1000)}")
         return error.exit_code
     except KeyboardInterrupt:
         return interrupted(argv)
-    except BrokenPipeError:  # `--list methods | head`: the reader has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # of a library's own: the reader has had enough
+        silence(sys.stdout)
         return EXIT_OK
 
 
@@ -181,7 +180,7 @@ def _job(raw: dict[str, Any], settings: Settings) -> JobKind:
 def _list(kind: str) -> int:
     from harness.command.listing import about_method, lines
 
-    print("\n".join(lines(kind) if kind in LIST_KINDS else about_method(kind)))
+    put("\n".join(lines(kind) if kind in LIST_KINDS else about_method(kind)))
     return EXIT_OK
 
 
@@ -200,8 +199,8 @@ def _check(name: str, family: str | None, out: str | None) -> int:
             from harness.check.families import run_matrix
 
             place = None if out is None else Path(out)
-            return EXIT_OK if run_matrix(name, family, place, print) else EXIT_CELLS_FAILED
-        return EXIT_OK if run_check(name) else EXIT_CELLS_FAILED
+            return EXIT_OK if run_matrix(name, family, place, put) else EXIT_CELLS_FAILED
+        return EXIT_OK if run_check(name, put) else EXIT_CELLS_FAILED
     except MethodError as error:
         raise UsageError(f"--check: {one_line(error)}") from None
 
@@ -214,7 +213,7 @@ def _plots(target: str, out: str | None) -> int:
     from reports.errors import ReportError
 
     try:
-        print(build_report(run_dir, Path(out) if out else None))
+        put(build_report(run_dir, Path(out) if out else None))
     except ReportError as error:
         raise UsageError(f"--plots-only: {error}") from None
     return EXIT_OK

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.common.errors import UsageError
+from harness.common.errors import UsageError, one_line
 from harness.common.nearest import unknown
 from harness.options.settings import LIST_KINDS
+from harness.options.specs import refuse_other_file
 
 
 def lines(kind: str) -> list[str]:
@@ -18,13 +19,30 @@ def lines(kind: str) -> list[str]:
 def about_method(name: str) -> list[str]:
     """The lines of `--list METHOD`: its parameters, what it needs, its file's own page.
 
-    Raises UsageError for a name that is no method.
+    The name may be the path of a file that defines a method. Raises UsageError for one that is no
+    method.
     """
+    import methods
+    from methods.files import told
+    from methods.params import MethodError
+
+    if name.endswith(".py"):
+        try:
+            known = methods.register_file(name)
+            with told(name):
+                return _about(known)
+        except MethodError as error:
+            raise UsageError(f"--list: {one_line(error)}") from None
+    if name not in methods.REGISTRY:
+        refuse_other_file(name, "--list")
+        raise UsageError("--list: " + unknown("list", name, [*LIST_KINDS, *methods.names()]))
+    return _about(name)
+
+
+def _about(name: str) -> list[str]:
     import methods
     from methods.describe import acts, needs, page, parameters
 
-    if name not in methods.REGISTRY:
-        raise UsageError("--list: " + unknown("list", name, [*LIST_KINDS, *methods.names()]))
     kind = methods.load(name)
     rows = [(p.name, p.type, p.default, p.meaning) for p in parameters(kind)]
     head = ("parameter", "type", "default", "meaning")

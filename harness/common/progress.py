@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
@@ -17,6 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+from harness.common.console import Console
+from harness.common.stops import tell
 
 OnBatch = Callable[[int, int], None]  # answered, all
 
@@ -40,7 +41,7 @@ class Progressing:
 
     def warn(self, line: str) -> None:
         """One line that also a quiet run prints."""
-        print(line, file=sys.stderr, flush=True)
+        tell(line)
 
     @contextmanager
     def cell(self, title: str) -> Iterator[OnBatch | None]:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -49,9 +49,32 @@ def interrupted(argv: Sequence[str]) -> int:
     """Say how to begin again; returns the exit code."""
     import shlex
 
-    again = f"{COMMAND} {shlex.join(argv)}"
-    print(f"{PROGRAM}: interrupted; resume with: {again}", file=sys.stderr, flush=True)
+    tell(f"{PROGRAM}: interrupted; resume with: {COMMAND} {shlex.join(argv)}")
     return EXIT_INTERRUPTED
+
+
+def tell(line: str) -> None:
+    """One line on standard error, if anybody still reads it."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        silence(sys.stderr)
+
+
+def put(line: object, end: str = "\n") -> None:
+    """One line on standard output, if anybody still reads it."""
+    try:
+        print(line, end=end, flush=True)
+    except BrokenPipeError:
+        silence(sys.stdout)
+
+
+def silence(stream: Any) -> None:
+    """What is still written to a stream whose reader has gone goes nowhere."""
+    with suppress(OSError, ValueError, AttributeError):  # it has no file below
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def catch(handler: Any) -> dict[int, Any]:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.common.errors import CellError, one_line
+from harness.common.errors import CellError, StoreError, one_line
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
+from harness.cost.findings import RefereeError
 from harness.jobs.cellrun import record_failure, run_cell
 from harness.jobs.grid import Cell, Grid, make_grid, too_few
 from harness.jobs.resolve import named_methods, require_same_files, runtime_of, with_dense
@@ -18,10 +19,11 @@ from harness.model.session import Session
 from harness.options.runtime import Runtime
 from harness.options.settings import Settings
 from harness.readouts.derive import Derived
-from harness.readouts.stored import read_out_cell
+from harness.readouts.stored import read_out_cell, require_readable
 from harness.readouts.summary import LEGEND, summary_table
 from harness.store.cells import engine_digest
-from harness.store.rundir import Store
+from harness.store.rundir import Store, read_run_json
+from harness.store.runinfo import CIRCUMSTANCES
 
 
 class Extra(Protocol):
@@ -144,14 +146,13 @@ class Benchmarks(Job):
         With it the counters of FLOPs, and what they say of the model's parts (RefereeError where
         they disagree).
         """
-        done = Store(out).done() if out.is_dir() else {}
-        todo = [cell for cell in self.grid.cells if cell.key.cell_id not in done]
+        todo, self.damaged = self._left(out)
         used = {cell.method: cell.checkpoint for cell in todo}
         for extra in self.extras:
             used |= extra.methods()
         if not used:
             self.session = None
-            return None
+            return self._taken_up(out)
         self.session = self.load(show)
         for method, checkpoint in used.items():
             self.session.check(method, checkpoint)
@@ -159,10 +160,42 @@ class Benchmarks(Job):
         about = describe_run(self.grid, self.session.device_name)
         about |= {"referees": self.referees.described(), "settings": self.recorded}
         about["image_processor"] = self.session.image_processor
-        about["cells"] = [cell.key.cell_id for cell in self.grid.cells]  # --derive goes by it
+        about["cells"] = self._ids()  # --derive goes by it
         for extra in self.extras:
             about |= extra.describe()
         return about
+
+    def _ids(self) -> list[str]:
+        return [cell.key.cell_id for cell in self.grid.cells]
+
+    def _left(self, out: Path) -> tuple[list[Cell], dict[str, StoreError]]:
+        """The cells to answer, and by id what is damaged of those among them that were done."""
+        store = Store(out)
+        done = store.done() if out.is_dir() else {}
+        todo: list[Cell] = []
+        damaged: dict[str, StoreError] = {}
+        for cell in self.grid.cells:
+            try:
+                if cell.key.cell_id in done:
+                    require_readable(store, done[cell.key.cell_id])
+                    continue
+            except StoreError as error:
+                damaged[cell.key.cell_id] = error
+            todo.append(cell)
+        return todo, damaged
+
+    def _taken_up(self, out: Path) -> dict[str, Any] | None:
+        """What run.json says where all is done already; None where it says so.
+
+        Cells of other code may have been the last, when that code is back.
+        """
+        before = {k: v for k, v in read_run_json(out).items() if k not in CIRCUMSTANCES}
+        about = {
+            "cells": self._ids(),
+            "engine_hash": self.grid.cells[0].key.engine_source,
+            "checkpoints": self.grid.checkpoints,
+        }
+        return {**before, **about} if any(before.get(k) != about[k] for k in about) else None
 
     def work(self, store: Store, show: Progressing) -> bool:
         failed = self._cells(store, show)
@@ -174,17 +207,26 @@ class Benchmarks(Job):
 
     def _cells(self, store: Store, show: Progressing) -> bool:
         grid, done = self.grid, store.done()
-        margin = store.margin(self.settings.margin)
-        derived = Derived(store, [c.key.cell_id for c in grid.cells], self.settings.seed, margin)
+        for cell_id in self.damaged:
+            done.pop(cell_id, None)
         todo = [cell for cell in grid.cells if cell.key.cell_id not in done]
-        for cell in grid.cells:  # answers stay whatever became of the code that reads them out
-            if cell.key.cell_id in done:
+        margin = store.margin(self.settings.margin)
+        derived = Derived(store, self._ids(), self.settings.seed, margin)
+        derived.left_out = set(self.damaged)
+        failed = False
+        for cell in (cell for cell in grid.cells if cell.key.cell_id in done):
+            try:  # answers stay whatever became of the code that reads them out
                 read_out_cell(store, done[cell.key.cell_id]["cell_id"], ())
+            except RefereeError as error:
+                failed = True
+                show.warn(f"{PROGRAM}: {cell.name}: {one_line(error)}")
         for line in filter(None, (*grid.notes, too_few(grid, margin))):
             show.say(line)
         before = len(grid.cells) - len(todo)
         show.say(f"{store.path}: {len(grid.cells)} cells, {before} done before")
-        failed = False
+        for cell in (cell for cell in todo if cell.key.cell_id in self.damaged):
+            why = one_line(self.damaged[cell.key.cell_id])
+            show.warn(f"{PROGRAM}: {cell.name} is answered again: {why}")
         for number, cell in enumerate(todo, start=1):
             try:
                 self._cell(cell, f"[{number}/{len(todo)}] {cell.name}", store, show)
@@ -194,6 +236,7 @@ class Benchmarks(Job):
                 show.warn(f"{PROGRAM}: {cell.name} failed: {one_line(error)}")
             if failed:
                 gc.collect()  # an exception's frames hold tensors; free them before the next cell
+            derived.left_out.discard(cell.key.cell_id)
             derived.write()
         if not todo:
             derived.write()

@@ -13,7 +13,7 @@ from harness.common.errors import CellError, HarnessError, StoreError, one_line
 from harness.options.runtime import DENSE
 from harness.readouts.stored import ANSWERS, read_out_cell
 from harness.store.cells import params_json
-from harness.store.pictures import save_image, write_pictures
+from harness.store.pictures import PICTURED, save_image, write_pictures
 from harness.store.records import Basis, write_records
 from harness.store.rundir import DONE, FAILED, Store
 from harness.store.runinfo import now
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from harness.common.progress import OnBatch
     from harness.jobs.grid import Cell
 
-PICTURED = 4  # samples whose full routing is kept for pictures
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -89,8 +88,8 @@ def _commit(cell: Cell, result: Any, store: Store, basis: Basis, referees: Any) 
     key = cell.key.ran_at(result.batch_size)
     shown = {s.doc_id: s for s in result.samples if s.picture}
     pictured = {doc_id: result.records[doc_id] for doc_id in shown}
-    write_pictures(store.routing_dir(key.cell_id), pictured, shown, result.attention, PICTURED)
-    metrics = [metric_entry(m, headline=m is result.headline) for m in result.metrics]
+    write_pictures(store.routing_dir(key.cell_id), pictured, shown, result.attention)
+    metrics = [m.entry(headline=m is result.headline) for m in result.metrics]
     store.write_metrics(key.cell_id, metrics)
     write_records(store.records_gz(key.cell_id), basis, result.records)
     answers = [{name: getattr(sample, name) for name in ANSWERS} for sample in result.samples]
@@ -150,19 +149,6 @@ def identity(cell: Cell) -> dict[str, Any]:
         "dtype": key.dtype,
         "attn": key.attn,
         "positions": cell.method.numbering,
-    }
-
-
-def metric_entry(metric: Any, headline: bool) -> dict[str, Any]:
-    """One metric as it is stored beside the samples (JSON-able)."""
-    return {
-        "task": metric.task,
-        "metric": metric.metric,
-        "value": metric.value,
-        "headline": headline,
-        "higher_is_better": metric.higher_is_better,
-        "is_mean": metric.is_mean,
-        "scores": dict(metric.scores),
     }
 
 

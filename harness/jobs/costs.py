@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from harness.common.console import Console
 from harness.common.errors import UsageError, one_line
 from harness.common.progress import Progressing, print_whole
 from harness.cost.readouts import read_out, routing_table

@@ -16,10 +16,10 @@ from harness.common.errors import (
     one_line,
 )
 from harness.common.progress import Progressing
-from harness.common.stops import PROGRAM
+from harness.common.stops import PROGRAM, put
 from harness.cost.findings import RefereeError
 from harness.options.workload import is_workload
-from harness.readouts.derive import Derived
+from harness.readouts.derive import Derived, read_cell
 from harness.readouts.stored import read_out_cell
 from harness.readouts.summary import LEGEND, summary_table
 from harness.store.csvfile import read_rows
@@ -36,26 +36,52 @@ def run_derive(target: str, quiet: bool = False) -> int:
     """
     path = open_for_reading(target, FLAG)
     about = read_run_json(path)
-    show, failed = Progressing(quiet), 0
+    show = Progressing(quiet)
     require_records(path)
     with Store(path, FLAG) as store:
         done = store.done()
         order = [cell for cell in about["cells"] if cell in done]
+        derived = Derived(store, order, about["seed"], store.margin(None))
+        failed = len(about["cells"]) - len(order)
         for number, requested in enumerate(order, start=1):
             row = done[requested]
             name = f"{row['label']} on {row['bench']}"
             show.say(f"[{number}/{len(order)}] {name}")
             try:
                 read_out_cell(store, row["cell_id"])
-            except RefereeError as error:
+            except (RefereeError, StoreError) as error:  # it keeps the readouts that it has
                 failed += 1
                 show.warn(f"{PROGRAM}: {name}: {one_line(error)}")
-        derived = Derived(store, order, about["seed"], store.margin(None))
+                _leave_out(derived, requested, row)
         derived.write()
     show.table(lambda: summary_table(path))
     show.say(LEGEND)
-    print(_report(path))
+    put(_report(path))
+    if len(order) < len(about["cells"]):
+        show.warn(f"{PROGRAM}: {_missing(store, about['cells'])}")
     return EXIT_CELLS_FAILED if failed else EXIT_OK
+
+
+def _leave_out(derived: Derived, requested: str, row: dict[str, str]) -> None:
+    """Take a cell out of the tables if what it had cannot be read either."""
+    try:
+        read_cell(derived.store, row, derived.seed)
+    except StoreError:
+        derived.left_out.add(requested)
+
+
+def _missing(store: Store, asked: list[str]) -> str:
+    """How many of the cells that were asked for failed, and how many have no answers."""
+    done = store.done()
+    rows = {row.get("requested_id") or row["cell_id"]: row for row in store.cells()}
+    left = [cell for cell in asked if cell not in done]
+    failed = [f"{rows[c]['label']} on {rows[c]['bench']}" for c in left if c in rows]
+    parts = [f"{len(failed)} failed ({', '.join(failed)})"] if failed else []
+    absent = len(left) - len(failed)
+    parts += [f"{absent} not answered"] if absent else []
+    return (
+        f"{FLAG}: of {len(asked)} cells {', '.join(parts)}; the run's own command goes on with them"
+    )
 
 
 def require_records(path: Path) -> None:

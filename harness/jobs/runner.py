@@ -6,7 +6,6 @@ What a kind of run does by itself is a `Job`, one file each in this folder.
 from __future__ import annotations
 
 import shlex
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from harness.common.errors import (
     one_line,
 )
 from harness.common.progress import Progressing
-from harness.common.stops import COMMAND, PROGRAM, stoppable
+from harness.common.stops import COMMAND, PROGRAM, put, stoppable
 from harness.options.settings import Settings
 from harness.store.rundir import Store, check_out, default_out
 from harness.store.runinfo import environment
@@ -103,7 +102,7 @@ def _report(job: Job, out: Path, show: Progressing) -> bool:
         again = f"{COMMAND} --plots-only {shlex.quote(str(out))}"
         show.warn(f"{PROGRAM}: no report: {one_line(error)}; the tables are there, again: {again}")
         return False
-    print(report, file=sys.stdout)
+    put(report)
     return True
 
 

@@ -47,9 +47,10 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _word(
         "list",
-        "what there is, a line each; or one method whole (parameters, defaults, needs)",
+        "what there is, a line each; or one method whole (parameters, defaults, needs); METHOD "
+        "or a FILE.py that defines one",
         non_empty,
-        "|".join([*LIST_KINDS, "METHOD"]),
+        "|".join([*LIST_KINDS, "METHOD", "FILE.py"]),
         jobs=JobKind.LIST,
     ),
     _word(

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from harness.common.errors import StoreError
 from harness.cost.rows import cost_rows
 from harness.readouts.accuracy import (
     SAMPLE_MEAN,
@@ -26,9 +25,10 @@ from harness.readouts.budgets import budget_columns
 from harness.readouts.controls import Contender, Controls, positions_of
 from harness.readouts.evidence import evidence_rows
 from harness.readouts.fronts import Fronts, Subject, prefill_of
+from harness.readouts.stored import read_samples
 from harness.statistics import stats
 from harness.store import columns
-from harness.store.csvfile import read_rows, write_csv
+from harness.store.csvfile import write_csv
 from harness.store.rundir import Store
 from methods import BLIND, REFERENCE
 
@@ -49,6 +49,7 @@ class Derived:
         self._controls = Controls(seed)
         self.order = list(order)  # requested ids, in the order of the settings
         self.seed = seed
+        self.left_out: set[str] = set()  # requested ids of cells whose files are damaged
         self._cells: dict[str, CellData] = {}
         self._accuracy: dict[tuple[str, ...], list[MetricRow]] = {}
 
@@ -84,7 +85,8 @@ class Derived:
 
     def _finished(self) -> list[CellData]:
         done = self.store.done()
-        found = [done[requested] for requested in self.order if requested in done]
+        order = (requested for requested in self.order if requested not in self.left_out)
+        found = [done[requested] for requested in order if requested in done]
         for row in found:
             if row["cell_id"] not in self._cells:
                 self._cells[row["cell_id"]] = read_cell(self.store, row, self.seed)
@@ -105,10 +107,7 @@ class Derived:
 def read_cell(store: Store, row: dict[str, str], seed: int) -> CellData:
     """One finished cell; its samples are reduced to cost rows and image ids at once."""
     cell_id = row["cell_id"]
-    try:
-        samples = read_rows(store.samples_csv(cell_id))
-    except StoreError as error:
-        raise StoreError(f"{error}; without it, its cell is computed again") from None
+    samples = read_samples(store, row)
     about = {name: row.get(name, "") for name in columns.CELL}
     images = {sample["doc_id"]: sample.get("image_id", "") for sample in samples}
     metrics = store.read_metrics(cell_id)

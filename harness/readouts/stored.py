@@ -21,7 +21,7 @@ from harness.readouts.keys import COST, COUNTERS, EVIDENCE, readout_keys
 from harness.store import columns
 from harness.store.csvfile import read_rows, write_json
 from harness.store.record import RoutingRecord
-from harness.store.records import Basis, Records
+from harness.store.records import AGAIN, Basis, Records
 from harness.store.rundir import Store
 
 ANSWERS = ("doc_id", "score", "prediction", "target", "n_out", "image_id")
@@ -80,9 +80,37 @@ def read_out_cell(
     write_json(store.stamp_json(cell_id), readout_keys())
 
 
+def read_samples(store: Store, row: Mapping[str, str]) -> list[dict[str, str]]:
+    """The samples of a finished cell by its row. Raises StoreError, also where some are missing."""
+    path = store.samples_csv(row["cell_id"])
+    try:
+        samples = read_rows(path)
+    except StoreError as error:
+        raise StoreError(f"{error}; {AGAIN}") from None
+    if str(len(samples)) != row["n"]:
+        raise StoreError(f"{path}: {len(samples)} samples, {row['n']} expected; {AGAIN}")
+    return samples
+
+
+def require_readable(store: Store, row: Mapping[str, str]) -> None:
+    """Raise StoreError, one line, for files of a finished cell that a repeated run must read.
+
+    Records are read only where a readout is stale, as `read_out_cell` does.
+    """
+    samples, cell_id = read_samples(store, row), row["cell_id"]
+    store.read_metrics(cell_id)
+    if not stale(store, cell_id):
+        store.read_routing(cell_id)
+        store.read_evidence(cell_id)
+        return
+    found = [doc_id for doc_id, _ in Records(store.records_gz(cell_id))]
+    if found != [sample["doc_id"] for sample in samples]:
+        raise _foreign(store, cell_id)
+
+
 def _foreign(store: Store, cell_id: str) -> StoreError:
     samples, records = store.samples_csv(cell_id), store.records_gz(cell_id)
-    return StoreError(f"{records}: not the records of {samples}")
+    return StoreError(f"{records}: not the records of {samples}; {AGAIN}")
 
 
 class _Cost:

@@ -18,7 +18,13 @@ ID_LENGTH = 16  # hex digits, 64 bits: a collision within a study is out of the 
 
 # Where answers come from: the loop, and the model as it is loaded. What these import, directly or
 # not, is part of every cell's key; readouts (`harness.readouts.keys`) are not among it.
-ANSWERS = ("harness/bench/loop.py", "harness/model/loading.py", "harness/model/session.py")
+# Pictures are written with the answers: words and attention maps are in no record.
+ANSWERS = (
+    "harness/bench/loop.py",
+    "harness/model/loading.py",
+    "harness/model/session.py",
+    "harness/store/pictures.py",
+)
 REGISTRY = ROOT / "methods" / "__init__.py"  # names the methods; each is in its own cells' key
 # Installed packages that turn documents into tokens, tokens into answers, answers into scores.
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow", "lmms-eval")

@@ -19,6 +19,7 @@ import numpy as np
 
 from harness.store.csvfile import TEMPORARY, cannot_write
 
+PICTURED = 4  # samples of a cell that are kept
 LONGEST = 448  # pixels of a stored image's longer side
 QUALITY = 82
 ATTENTION = "attention.npz"
@@ -48,13 +49,12 @@ def write_pictures(
     records: Mapping[str, Any],
     samples: Mapping[str, Any],
     attention: Mapping[str, Any] | None,
-    most: int,
 ) -> None:
     """The folder of one cell, whole or not at all.
 
     Raises StoreError when the disk does not take it.
     """
-    chosen = list(records.items())[:most]
+    chosen = list(records.items())[:PICTURED]
     if not chosen:
         return
     building = folder.with_name(folder.name + TEMPORARY.rstrip("-"))

@@ -26,6 +26,7 @@ from harness.store.record import RoutingRecord
 
 VERSION = 1
 LENGTHS = struct.Struct("<II")
+AGAIN = "the run's own command answers its cell again"
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ class Records:
         except (OSError, EOFError, ValueError, TypeError, KeyError, zlib.error) as error:
             why = one_line(error, 120)
             raise StoreError(
-                f"{self.path}: routing records cannot be read ({why}); without the file, the run's "
-                "own command computes its cell again"
+                f"{self.path}: routing records cannot be read ({why}); {AGAIN}"
             ) from None
 
     def _head(self) -> tuple[Basis, int]:
@@ -88,7 +88,7 @@ class Records:
             for _ in range(self._samples):
                 yield self._guarded(self._next)
             if self._guarded(lambda: self._file.read(1)):
-                raise StoreError(f"{self.path}: more records than it says")
+                raise StoreError(f"{self.path}: more records than it says; {AGAIN}")
 
     def _next(self) -> tuple[str, RoutingRecord]:
         sizes = LENGTHS.unpack(self._take(LENGTHS.size))

@@ -10,6 +10,9 @@ from typing import Any
 from harness.common.roots import ROOT
 from harness.store.cells import package_versions
 
+# What `environment` says.
+CIRCUMSTANCES = ("argv", "created_at", "git_commit", "versions", "platform")
+
 
 def now() -> str:
     """The time in UTC, ISO 8601 to the second."""

@@ -21,7 +21,7 @@ from harness.common.errors import (
     one_line,
 )
 from harness.common.roots import BUILD, DATA
-from harness.common.stops import stoppable
+from harness.common.stops import put, stoppable, tell
 from harness.train import estimate
 from methods.params import MethodError
 
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         _complain(UsageError(one_line(error)))
         return EXIT_USAGE
     except KeyboardInterrupt:
-        print("interrupted; give the same command again to resume", file=sys.stderr)
+        tell("interrupted; give the same command again to resume")
         return EXIT_INTERRUPTED
 
 
@@ -93,7 +93,7 @@ def _dispatch(args: argparse.Namespace) -> int:
     for path in recipes:
         _run(path, args)
     if args.all:
-        print(f"trained {', '.join(TINY)} in {args.work}; `make ship` copies them to assets/")
+        put(f"trained {', '.join(TINY)} in {args.work}; `make ship` copies them to assets/")
     return EXIT_OK
 
 
@@ -101,9 +101,9 @@ def _complain(error: HarnessError) -> None:
     """One line; of several processes the first speaks for all about bad usage."""
     rank = os.environ.get("RANK", "0")
     if rank == "0":
-        print(f"error: {one_line(error, 500)}", file=sys.stderr)
+        tell(f"error: {one_line(error, 500)}")
     elif not isinstance(error, UsageError):
-        print(f"error in process {rank}: {one_line(error, 500)}", file=sys.stderr)
+        tell(f"error in process {rank}: {one_line(error, 500)}")
 
 
 def _run(path: Path, args: argparse.Namespace) -> None:

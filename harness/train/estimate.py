@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 import methods
+from harness.common.console import Console
 from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import parse_json, read_json
 from harness.common.progress import print_whole

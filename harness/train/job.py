@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from transformers import set_seed
 
 import methods
 from harness.common.errors import UsageError
+from harness.common.stops import put, tell
 from harness.engine import model_info, routed
 from harness.fitting.fit import fit
 from harness.fitting.guard import last_complete
@@ -199,7 +199,7 @@ def _first_step(folder: Path) -> int:
 def _tell(args: Any, lines: list[str]) -> None:
     if args.process_index == 0:
         for line in lines:
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
 
 
 def _facts(
@@ -244,6 +244,6 @@ def _base(source: Any) -> str | None:
 def _finish(out: Path, trainer: InstructTrainer, facts: dict[str, Any]) -> None:
     broken = facts["undecodable"]
     if broken:
-        print(f"{len(broken)} rows had an undecodable image, others took their place; "
-              f"first: {broken[0]}", file=sys.stderr)  # fmt: skip
-    print(f"trained {facts['steps']} steps in {facts['seconds']:.0f} s; wrote {out}")
+        found = f"{len(broken)} rows had an undecodable image"
+        tell(f"{found}, others took their place; first: {broken[0]}")
+    put(f"trained {facts['steps']} steps in {facts['seconds']:.0f} s; wrote {out}")
