@@ -19,13 +19,14 @@ import numpy as np
 from harness.common.errors import UsageError
 from harness.common.nearest import unknown
 from harness.cost.ledger import TERA, eager_attention, gamma_rule, prefill_flops, sample_cost
-from harness.families.catalog import config_for, shape_of
+from harness.families.catalog import config_for, info_of, shape_of
 from harness.families.shapes import ModelShape
-from harness.store.record import DROPPED, IMAGE, SKIPPED, RoutingRecord
+from harness.store.record import DROPPED, IMAGE, RoutingRecord
 
 DATA = Path(__file__).with_name("published.yaml")
 VOCABULARY = 32000  # of the papers' checkpoints; the converted ones pad it
 TEXT = 58  # text tokens of the prompt under the one rule
+PREFIX = 35  # of them before the image
 N_OUT = 1  # published figures know the prompt only
 FLOPS_TOLERANCE = 0.7  # %, what rounding to a tenth hides of the smallest cell
 KV_TOLERANCE = 0.1  # points
@@ -59,7 +60,8 @@ class PaperRow:
             return f"{self.method}, {self.paper_text} text tokens"
         if self.image_tokens is not None:
             return f"{self.image_tokens} image tokens, {self.paper_text} text tokens"
-        return f"{self.length} tokens, skip {self.skip:.1%}, layers {self.layers}"
+        how = f"gamma rule=topk at the paper's skip {self.skip:.1%}, layers {self.layers}"
+        return f"{self.length} tokens under its rule, {how if self.skip else 'dense'}"
 
 
 @dataclass(frozen=True)
@@ -104,19 +106,17 @@ class Records:
     def of(self, row: PaperRow, n_text: int) -> RoutingRecord:
         """The row's routing on one image and `n_text` text tokens.
 
-        A method decides for itself; a row without method keeps the first tokens of the dense
-        routing, as many as its token count or its skip share leaves.
+        A method decides for itself. A skip share is γ-MoD run through the engine, which skips that
+        share by the top-k rule of its training; a token count keeps the first tokens of the dense
+        routing.
         """
-        if row.method:
-            return self._predicted(row.model, row.method, n_text)
+        method = method_of(row, n_text)
+        if method:
+            return self._predicted(row.model, method, n_text)
         record = copy.copy(self._predicted(row.model, "dense", n_text))
         record.route = record.route.copy()
-        if row.image_tokens is not None:
-            image = np.flatnonzero(record.kinds == IMAGE)
-            record.route[:, image[row.image_tokens :]] = DROPPED
-            return record
-        record.mod_layers = placement(row, record.layers)
-        record.route[record.mod_layers, _kept(record.n, row.skip or 0.0) :] = SKIPPED
+        image = np.flatnonzero(record.kinds == IMAGE)
+        record.route[:, image[row.image_tokens :]] = DROPPED
         return record
 
     def _predicted(self, model: str, method: str, n_text: int) -> RoutingRecord:
@@ -130,17 +130,30 @@ class Records:
         return self._known[key]
 
 
+def method_of(row: PaperRow, n_text: int) -> str:
+    """The method that a row is run with; empty where it is a number of image tokens.
+
+    A threshold's skip share depends on weights and data: what the paper measured is asked of the
+    top-k rule, whose ratio is a share of the tokens up to the last of the image.
+    """
+    if row.method or row.image_tokens is not None:
+        return row.method or ""
+    if not row.skip:
+        return "dense"
+    n = n_text + info_of(shape_of(row.model)).image_tokens
+    head = n - n_text + min(PREFIX, n_text // 2)
+    # As many as the paper's formula keeps; the tiny shift keeps 13.999999999 tokens from being 13.
+    skipped = n - int(n * (1.0 - row.skip) + 1e-9)
+    # Half a token more, so that rounding down gives this number.
+    return f"gamma:rule=topk:layers={row.layers}:ratio={(skipped + 0.5) / head:.6f}"
+
+
 def placement(row: PaperRow, depth: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """[L] the MoD layers of a row without method; none where nothing is skipped."""
     from methods.placement import parse_layers
 
     routed = np.array(parse_layers("gamma", row.layers, depth))
     return routed & bool(row.skip)
-
-
-def _kept(n: int, skip: float) -> int:
-    # The tiny shift keeps int() from turning 13.999999999 tokens into 13.
-    return int(n * (1.0 - skip) + 1e-9)
 
 
 def paper_shape(model: str) -> ModelShape:

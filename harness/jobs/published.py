@@ -20,6 +20,7 @@ from harness.cost.published import (
     Records,
     lines,
     load_table,
+    method_of,
     paper_shape,
 )
 from harness.cost.readouts import read_out
@@ -73,20 +74,16 @@ class Published(Job):
 def _costed(row: PaperRow, records: Records, referees: Any) -> Costed:
     """The row's routing on the common prompt, read out.
 
-    Where it is no run of the method but the paper's token counts, nothing is known of a router.
+    Where it is no run of a method but a number of tokens, nothing is known of a router.
     """
     import methods
 
-    record = records.of(row, TEXT)
-    if row.method:
-        method = methods.parse(row.method)
+    record, spec = records.of(row, TEXT), method_of(row, TEXT)
+    if spec:
+        method = methods.parse(spec)
         name, params = method.name, method.params()
-    elif row.image_tokens is not None:
-        name, params = "mqt", {"tokens": row.image_tokens}
     else:
-        name, params = ("gamma", {"skip": row.skip, "layers": row.layers})
-        if not row.skip:
-            name, params = "dense", {}
+        name, params = "mqt", {"tokens": row.image_tokens}
     key = json.dumps([row.model, row.row, row.setting])
     about = {
         "cell_id": hashlib.sha256(key.encode()).hexdigest()[:ID_LENGTH],
@@ -97,7 +94,7 @@ def _costed(row: PaperRow, records: Records, referees: Any) -> Costed:
         "bench": WORKLOAD,
     }
     readout = read_out(record, paper_shape(row.model), ITEMSIZE, True, referees)
-    if not row.method and name != "dense":
+    if not spec:
         readout |= {column: None for column in readout if column.startswith(ROUTER)}
     return Costed(about, readout)
 
