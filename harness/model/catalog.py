@@ -15,6 +15,8 @@ from harness.common.nearest import nearest, unknown
 from harness.common.roots import DATA
 from harness.families.catalog import FAMILIES, SIZES_ONLY, read_config
 from harness.families.trust import refuse_foreign
+from harness.model.convert.released import Weights
+from harness.model.convert.use import as_model, is_released
 from harness.model.session import Session
 from harness.model.source import ModelSource, Progress
 from harness.model.weights import check_weights
@@ -61,6 +63,7 @@ def find_model(name: str) -> ModelSource:
             )
     else:
         folder, revision = _locate(name)
+    folder = as_model(folder)
     config = read_config(folder)
     refuse_foreign(folder)
     check_weights(folder)
@@ -93,6 +96,14 @@ def _locate(name: str) -> tuple[Path, str | None]:
     raise UsageError("--model: " + unknown("model", name, MODELS))
 
 
+def _whole(folder: Path) -> None:
+    """Raise UsageError for weights that are not all there, in our layout or a released one."""
+    if is_released(folder):
+        Weights(folder)
+    else:
+        check_weights(folder)
+
+
 def _snapshot(folder: Path) -> str | None:
     """The commit a hub snapshot folder is named after."""
     real = folder.absolute()
@@ -107,7 +118,7 @@ def _hub_folder(repo: str) -> Path:
 
     try:
         folder = Path(snapshot_download(repo, local_files_only=True, allow_patterns=NEEDED))
-        check_weights(folder)
+        _whole(folder)
         return folder
     except (LocalEntryNotFoundError, UsageError):
         pass
