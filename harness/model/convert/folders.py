@@ -57,17 +57,21 @@ def record_of(folder: Path) -> dict[str, Any] | None:
 
 def key_of(source: Source) -> tuple[str, dict[str, str]]:
     """(hash over all that a conversion reads, path -> sha256)."""
-    files = _files(source.folder, source.weights)
+    files = _files(source.folder, source.weights.files)
     tower = tower_folder(source) if "mm_vision_tower" in source.config else source.tower
     if tower is not None:
-        more = _files(tower, Weights(tower))
+        try:
+            weights = Weights(tower).files
+        except UsageError:  # its sizes may be all that is wanted; else the conversion says so
+            weights = []
+        more = _files(tower, weights)
         files |= {f"tower/{name}": value for name, value in more.items()}
     text = json.dumps([VERSION, sorted(files.items())])
     return hashlib.sha256(text.encode()).hexdigest(), files
 
 
-def _files(folder: Path, weights: Weights) -> dict[str, str]:
-    return {path.name: file_hash(path) for path in weights.files} | setting_hashes(folder)
+def _files(folder: Path, weights: list[Path]) -> dict[str, str]:
+    return {path.name: file_hash(path) for path in weights} | setting_hashes(folder)
 
 
 @contextmanager

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import UsageError, one_line
 from harness.model.convert.chats import CHATS
+from harness.model.convert.pieces import from_model
 
 if TYPE_CHECKING:
     from harness.model.convert.layout import Source
     from harness.model.convert.towers import Tower
 
 IMAGE, VIDEO = "<image>", "<video>"
-CLASSES = {"llama": "LlamaTokenizer", "mistral": "LlamaTokenizer", "qwen2": "Qwen2Tokenizer"}
-FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass
@@ -32,7 +31,7 @@ class Words:
     tokenizer: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self.tokenizer = _tokenizer(self.source, self.kind)
+        self.tokenizer = _tokenizer(self.source)
         self._add()
 
     def _add(self) -> None:
@@ -55,17 +54,23 @@ class Words:
         return int(self.tokenizer.convert_tokens_to_ids(word))
 
 
-def _tokenizer(source: Source, kind: str) -> Any:
-    import transformers
+def _tokenizer(source: Source) -> Any:
+    import transformers as t
 
     folder = source.folder
-    if not any((folder / name).is_file() for name in FILES):
-        raise source.refuse(f"no tokenizer: none of {', '.join(FILES)}")
-    # The whole tokenizer stands in the JSON file; without it the decoder's class builds it.
-    whole = (folder / "tokenizer.json").is_file()
-    name = "PreTrainedTokenizerFast" if whole else CLASSES[kind]
+    # The first that is there: the whole tokenizer, SentencePiece's pieces, Qwen's words and merges.
+    kinds = {
+        "tokenizer.json": t.PreTrainedTokenizerFast.from_pretrained,
+        "tokenizer.model": from_model,
+        "vocab.json": t.Qwen2Tokenizer.from_pretrained,
+    }
+    read = next((read for name, read in kinds.items() if (folder / name).is_file()), None)
+    if read is None:
+        raise source.refuse(f"no tokenizer: none of {', '.join(kinds)}")
     try:
-        return getattr(transformers, name).from_pretrained(str(folder), local_files_only=True)
+        return read(folder)
+    except UsageError:
+        raise
     except Exception as error:  # the tokenizer library raises nothing more specific
         raise UsageError(f"{folder}: no usable tokenizer: {one_line(error, 200)}") from None
 
