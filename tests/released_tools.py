@@ -53,7 +53,9 @@ def sentencepiece_model() -> bytes:
     return made.getvalue()
 
 
-def decoder(draw: Draw, layers: int = LAYERS, inner: str = "", routed: Any = ()) -> dict[str, Tensor]:
+def decoder(
+    draw: Draw, layers: int = LAYERS, inner: str = "", routed: Any = ()
+) -> dict[str, Tensor]:
     """A Llama decoder; layers in ``routed`` have their names behind ``inner``."""
     found = {
         "model.embed_tokens.weight": draw(WORDS, WIDTH),
@@ -149,7 +151,8 @@ def write_weights(folder: Path, tensors: dict[str, Tensor], form: str) -> None:
     if form == "one.safetensors":
         save_file(plain, folder / "model.safetensors")
         return
-    names, where = sorted(plain), {}
+    names = sorted(plain)
+    where: dict[str, str] = {}
     stem, end = {"bin": ("pytorch_model", ".bin"), "safetensors": ("model", ".safetensors")}[form]
     for part, some in enumerate((names[::2], names[1::2]), start=1):
         file = f"{stem}-{part:05d}-of-00002{end}"
@@ -166,9 +169,13 @@ def write_weights(folder: Path, tensors: dict[str, Tensor], form: str) -> None:
 def write_tower(folder: Path, kind: str = "clip", blocks: int = BLOCKS, seed: int = 5) -> Path:
     """A tower's own folder as OpenAI's CLIP has it: one .bin of the whole model."""
     folder.mkdir(parents=True, exist_ok=True)
-    vision = {**TOWER, "num_hidden_layers": blocks, "image_size": SIDE}
+    vision: dict[str, Any] = {**TOWER, "num_hidden_layers": blocks, "image_size": SIDE}
     vision["model_type"] = f"{kind}_vision_model"
-    said = {"model_type": kind, "vision_config": vision, "text_config": {"hidden_size": 16}}
+    said: dict[str, Any] = {
+        "model_type": kind,
+        "vision_config": vision,
+        "text_config": {"hidden_size": 16},
+    }
     (folder / "config.json").write_text(json.dumps(said))
     tensors = tower(Draw(seed), "vision_model.", kind, blocks)
     tensors["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
@@ -224,7 +231,9 @@ def reference(
     else:
         model = t.LlavaForConditionalGeneration(t.LlavaConfig(**shared))
     with torch.no_grad():
-        model.model.language_model.embed_tokens.weight[:WORDS] = tensors["model.embed_tokens.weight"]
+        model.model.language_model.embed_tokens.weight[:WORDS] = tensors[
+            "model.embed_tokens.weight"
+        ]
         model.lm_head.weight[:WORDS] = tensors["lm_head.weight"]
     put(model.model.language_model, "norm.weight", tensors["model.norm.weight"])
     for name, value in tensors.items():
@@ -265,3 +274,18 @@ def loaded(folder: Path) -> Any:
     assert not report["missing_keys"] and not report["unexpected_keys"], report
     assert not report["mismatched_keys"]
     return model.eval()
+
+
+def made(source: Path, to: Path, tower: Path | None = None) -> Path:
+    """Convert, and where."""
+    from harness.model.convert.use import convert
+
+    convert(source, to, tower, lambda line: None)
+    return to
+
+
+def plain(seed: int = 0, **more: Any) -> dict[str, Tensor]:
+    """LLaVA-1.5's tensors, without a tower."""
+    draw = Draw(seed)
+    old = {"model.layers.0.self_attn.rotary_emb.inv_freq": draw(2)}
+    return decoder(draw, **more) | projector(draw) | old

@@ -1,8 +1,8 @@
 """Where a conversion is written, and that nobody meets half of one.
 
-A folder is written as `NAME.partial`, held by a lock, with the file `MARKER` in it, and renamed when
-all of it is there. What `--model` and `--checkpoint` are given in a released layout is converted
-once into `build/converted`, under the hash of everything that it is made of.
+A folder is written as `NAME.partial`, held by a lock, with the file `MARKER` in it, and renamed
+when all of it is there. What `--model` and `--checkpoint` are given in a released layout is
+converted once into `build/converted`, under the hash of everything that it is made of.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def record_of(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder / RECORD}: not readable ({one_line(error, 120)})") from None
-    if not isinstance(found, dict) or not isinstance(found.get("key"), str):
+    if not isinstance(found, dict) or not {"key", "method", "model", "notes"} <= found.keys():
         raise UsageError(f"{folder / RECORD}: not the record of a conversion")
     return found
 

@@ -160,9 +160,7 @@ def _plan(
             else:
                 plan.left_out.append(name)
     if strange:
-        raise source.refuse(
-            f"{len(strange)} tensors that its layout has not: {listed(strange)}"
-        )
+        raise source.refuse(f"{len(strange)} tensors that its layout has not: {listed(strange)}")
     _nothing_missing(source, target, plan, shapes, same)
     misshapen = []
     for name, parts in plan.made.items():
@@ -245,7 +243,9 @@ def _write(
                     continue
                 del waiting[name]
                 whole = target.join(name, parts) if target.join else value
-                writer.add(name, _with_rows(whole, shapes[name][0]) if name in target.rows else whole)
+                writer.add(
+                    name, _with_rows(whole, shapes[name][0]) if name in target.rows else whole
+                )
     return method
 
 

@@ -48,7 +48,9 @@ class GammaLayout(MethodLayout):
 
     def wrapped(self, source: Source, target: Target) -> Target:
         layers = routed_layers(source)
-        usual = layers == _numbers("default", int(target.config["text_config"]["num_hidden_layers"]))
+        usual = layers == _numbers(
+            "default", int(target.config["text_config"]["num_hidden_layers"])
+        )
         notes = [
             "the ratio it was trained at is not in its files: gamma's ratio, which matters with "
             "rule=topk and in training only, stays at the default",
@@ -75,7 +77,7 @@ def place(name: str, dense: Placing) -> Place | None:
 
 
 def routed_layers(source: Source) -> list[int]:
-    """`mod.mod_layers_idx`, ascending. Raises UsageError for a config without it, or switched off."""
+    """`mod.mod_layers_idx`, ascending. Raises UsageError where it is missing or switched off."""
     mod = source.config.get("mod")
     layers = mod.get("mod_layers_idx") if isinstance(mod, Mapping) else None
     depth = source.config.get("num_hidden_layers")

@@ -108,7 +108,7 @@ def turned(source: Source, grids: Any) -> list[list[int]]:
 
     The order stays: of two grids that fit equally well the first is taken.
     """
-    good = isinstance(grids, list) and grids
+    good = isinstance(grids, list) and len(grids) > 0
     for grid in grids if good else []:
         pair = isinstance(grid, list) and len(grid) == 2
         good = good and pair and all(type(side) is int and side > 0 for side in grid)

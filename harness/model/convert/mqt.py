@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.model.convert.layout import (
     LEFT_OUT,
@@ -91,9 +91,7 @@ def _method(
     own, _ = places(queries, info.tower_side, info.tower_width)
     said = found["pos_embed"].float()
     if said.shape != own.shape or not torch.allclose(said, own, atol=5e-3):
-        raise source.refuse(
-            f"{SAMPLER}pos_embed is not the 2-D sin-cos table of the released code"
-        )
+        raise source.refuse(f"{SAMPLER}pos_embed is not the 2-D sin-cos table of the released code")
     return method, modules
 
 

@@ -7,7 +7,7 @@ The released code deletes the tower's last block and reads the last state, whate
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from harness.families.configs import shown
 from harness.model.convert import llava_original, processors
@@ -86,8 +86,7 @@ def grid_pinpoints(source: Source, side: int) -> list[list[int]]:
     found = RANGE.fullmatch(said.replace(" ", ""))
     if found is None:
         raise source.refuse(
-            f"image_grid_pinpoints is {shown(said)}, expected a list or a text like "
-            "(1x1),...,(6x6)"
+            f"image_grid_pinpoints is {shown(said)}, expected a list or a text like (1x1),...,(6x6)"
         )
     first, low, last, high = map(int, found.groups())
     pairs = [[w * side, h * side] for w in range(first, last + 1) for h in range(low, high + 1)]

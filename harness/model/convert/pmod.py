@@ -1,4 +1,4 @@
-"""p-MoD as released (`pmod_llava_llama`): LLaVA's names with a level `decoder_layer` in routed layers.
+"""p-MoD as released (`pmod_llava_llama`): LLaVA's names, routed layers' behind `decoder_layer`.
 
 `model.layers.i.router.router.{weight,bias}` is layer i's predictor. The schedule is recomputed from
 the config and must route exactly the layers that have one. The code's curve ends at 31 whatever the
@@ -108,8 +108,10 @@ def _schedule(source: Source) -> dict[str, Any]:
 
 
 def _norm(source: Source) -> dict[str, Any]:
-    """A bare name has scale 1 and bias 1. Softmax there runs over all tokens, here over the image's."""
+    """A bare name has scale 1 and bias 1. Softmax there runs over all tokens, not the image's."""
     said = source.config.get("mod_weight_norm")
+    if said == "tanh_0.2_1":  # the method's own default
+        return {"norm": "tanh"}
     found = NORM.fullmatch(str(said))
     if found is None:
         raise source.refuse(

@@ -26,7 +26,7 @@ def target_of(source: Source) -> tuple[str, Target]:
         kind = shown(source.config.get("model_type"))
         raise UsageError(
             f"{source.folder}: a model of type {kind} in no layout that is read: "
-            + ", ".join(one.name for one in (*DENSE, *METHODS))
+            + ", ".join([*(one.name for one in DENSE), *(one.name for one in METHODS)])
         )
     target = dense.target(inner)
     if method is None:

@@ -67,7 +67,7 @@ class Weights:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of every tensor, without reading their numbers (old .bin files excepted)."""
+        """Name -> shape of every tensor, their numbers unread (old .bin files excepted)."""
         found: dict[str, tuple[int, ...]] = {}
         for path in self.files:
             if path.suffix == ".safetensors":
@@ -118,12 +118,16 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
             "table of tensors, or safetensors"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: damaged, or no file of tensors: {one_line(error, 120)}") from None
+        raise UsageError(
+            f"{path}: damaged, or no file of tensors: {one_line(error, 120)}"
+        ) from None
     plain = isinstance(found, dict) and all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in found.items()
     )
     if not plain:
-        raise UsageError(f"{path}: expected a table of tensors by name, found {type(found).__name__}")
+        raise UsageError(
+            f"{path}: expected a table of tensors by name, found {type(found).__name__}"
+        )
     return dict(found)
 
 

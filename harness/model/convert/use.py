@@ -75,9 +75,10 @@ def as_model(folder: Path) -> Path:
     Raises UsageError for a released layout that cannot be converted, and one without a model.
     """
     folders.refuse_half(folder)
-    if not is_released(folder):
+    record = folders.record_of(folder)
+    if record is None and not is_released(folder):
         return folder
-    made, record = _cached(folder)
+    made, record = _cached(folder) if record is None else (folder, record)
     if not record["model"]:
         name = record["method"]
         raise UsageError(
@@ -96,15 +97,12 @@ def as_checkpoint(folder: Path, method: str) -> Path:
     if (folder / METHOD_FILE).exists():
         return folder
     record = folders.record_of(folder)
-    if record is None:
-        if not is_released(folder):
-            return folder
-        made, record = _cached(folder)
-    else:
-        made = folder
+    if record is None and not is_released(folder):
+        return folder
+    made, record = _cached(folder) if record is None else (folder, record)
     if record["method"] != method:
         has = f"weights of {record['method']}" if record["method"] else "a model for --model"
-        raise UsageError(f"--checkpoint: {folder} has no weights of {method}, it is {has}")
+        raise UsageError(f"--checkpoint: {folder} has no weights of {method}, but {has}")
     return made / method if record["model"] else made
 
 
