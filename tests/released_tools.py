@@ -136,7 +136,7 @@ def write(folder: Path, said: dict[str, Any], tensors: dict[str, Tensor], form: 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(said))
     (folder / "tokenizer.model").write_bytes(sentencepiece_model())
-    words = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    words: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     words |= {"pad_token": "<unk>", "tokenizer_class": "LlamaTokenizer", "model_max_length": 2048}
     (folder / "tokenizer_config.json").write_text(json.dumps(words))
     write_weights(folder, tensors, form)

@@ -227,25 +227,22 @@ def _write(
     waiting: dict[str, dict[str, Tensor]] = {}
     method: dict[str, Tensor] = {}
     for stream in target.streams:
-        for shard in stream.weights.shards():
-            for one, value in shard.items():
-                if one in plan.method and stream is target.streams[0]:
-                    method[plan.method[one]] = value.clone()
-                    continue
-                name = owner.get(one)
-                if name is None:
-                    continue
-                if not value.is_floating_point():
-                    raise source.refuse(f"{one} is of whole numbers ({value.dtype})")
-                parts = waiting.setdefault(name, {})
-                parts[one] = value if len(plan.made[name]) == 1 else value.clone()
-                if len(parts) < len(plan.made[name]):
-                    continue
+        for one, value in stream.weights.tensors():
+            if one in plan.method and stream is target.streams[0]:
+                method[plan.method[one]] = value.clone()
+                continue
+            name = owner.get(one)
+            if name is None:
+                continue
+            if not value.is_floating_point():
+                raise source.refuse(f"{one} is of whole numbers ({value.dtype})")
+            parts = waiting.setdefault(name, {})
+            parts[one] = value
+            if len(parts) == len(plan.made[name]):
                 del waiting[name]
                 whole = target.join(name, parts) if target.join else value
-                writer.add(
-                    name, _with_rows(whole, shapes[name][0]) if name in target.rows else whole
-                )
+                rows = shapes[name][0] if name in target.rows else None
+                writer.add(name, whole if rows is None else _with_rows(whole, rows))
     return method
 
 

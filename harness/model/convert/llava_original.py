@@ -46,7 +46,7 @@ class OriginalLlava(DenseLayout):
     def target(self, source: Source) -> Target:
         for field, whose in OTHERS.items():
             if source.config.get(field):
-                raise source.refuse(f"{field} makes it {whose}, which this layout is not")
+                raise source.refuse(f"{field} makes it {whose}, which is not converted")
         merge = expect(source, "mm_patch_merge_type", ("flat", "spatial_unpad"), "flat")
         _check(source)
         tower = find_tower(source)

@@ -88,18 +88,22 @@ class Weights:
                     f"{path}: {what} {listed(names)}: not what the folder's index says"
                 )
 
-    def shards(self) -> Iterator[dict[str, Tensor]]:
-        """The tensors, a file at a time, on the CPU as they are stored."""
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor as it is stored, on the CPU, one at a time, a file after the other."""
         for path in self.files:
-            yield _safe(path) if path.suffix == ".safetensors" else _unpickled(path)
+            if path.suffix == ".safetensors":
+                yield from _one_by_one(path)
+            else:
+                yield from _unpickled(path).items()
 
 
-def _safe(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _one_by_one(path: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(str(path))
+        with safe_open(str(path), "pt") as file:
+            for name in file.keys():  # noqa: SIM118, it is no mapping
+                yield name, file.get_tensor(name)
     except (SafetensorError, OSError, ValueError, KeyError):
         raise UsageError(f"{path} is damaged or not a safetensors file") from None
 
