@@ -122,7 +122,24 @@ def onevision(tmp_path: Path, blocks: int = 3, **more: Any) -> tuple[Path, dict[
         image_grid_pinpoints="(1x1),...,(2x3)",
         tie_word_embeddings=True,
     )
-    return write(tmp_path / "src", said | more, tensors, "safetensors"), tensors
+    source = write(tmp_path / "src", said | more, tensors, "safetensors")
+    (source / "tokenizer.model").unlink()
+    (source / "tokenizer.json").write_text(qwen_words())
+    names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    (source / "tokenizer_config.json").write_text(json.dumps(names))
+    return source, tensors
+
+
+def qwen_words() -> str:
+    """A tokenizer.json of Qwen's kind: bytes and three words, 259 of the model's 330 rows."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    return str(made.to_str())
 
 
 def test_onevision_has_a_block_less_and_ties_its_head(tmp_path: Path) -> None:
@@ -134,7 +151,10 @@ def test_onevision_has_a_block_less_and_ties_its_head(tmp_path: Path) -> None:
     assert said.vision_config.num_hidden_layers == 3
     grids = [[16, 16], [32, 16], [48, 16], [16, 32], [32, 32], [48, 32]]  # (height, width)
     assert said.image_grid_pinpoints == grids
-    assert (said.image_token_id, said.video_token_id) == (330, 331)
+    assert (said.image_token_id, said.video_token_id) == (259, 260)  # spare rows of the source
+    assert said.text_config.vocab_size == tools.ROWS
+    processor = json.loads((out / "tokenizer_config.json").read_text())
+    assert processor["pad_token"] == "<|endoftext|>"
     tower = model.model.vision_tower
     name = "encoder.layers.2.mlp.fc1.weight"
     assert torch.equal(tower.get_parameter(name), tensors[STORED + name])

@@ -23,6 +23,7 @@ from harness.model.weights import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 NEEDED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
+RELEASED = ["pytorch_model*.bin"]  # beside them, of weights in a research code's layout
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,10 @@ def _hub_folder(repo: str) -> Path:
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("offline mode")
         HfApi().model_info(repo, timeout=10)  # fails at once where a download would keep trying
-        return Path(snapshot_download(repo, allow_patterns=NEEDED))
+        folder = Path(snapshot_download(repo, allow_patterns=NEEDED))
+        if is_released(folder) and not any(folder.glob("*.safetensors")):
+            return Path(snapshot_download(repo, allow_patterns=[*NEEDED, *RELEASED]))
+        return folder
     except (NoSuchRepo, GatedRepoError):
         raise UsageError(
             f"--model: the hub has no open model '{repo}'{hint}; "

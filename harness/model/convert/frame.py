@@ -257,7 +257,7 @@ def _with_rows(value: Tensor, rows: int) -> Tensor:
     short = rows - len(value)
     if not short:
         return value
-    mean = value.float().mean(dim=0, keepdim=True).to(value.dtype)
+    mean = value.mean(dim=0, keepdim=True, dtype=torch.float32).to(value.dtype)
     return torch.cat([value, mean.expand(short, -1)])
 
 
