@@ -18,7 +18,7 @@ from harness.engine import routed
 from harness.jobs.resolve import checkpoint
 from harness.model.checkpoints import load_checkpoint
 from harness.model.convert import folders
-from harness.model.convert.use import as_checkpoint, as_model, convert
+from harness.model.convert.use import as_checkpoint, as_model, config_behind, convert
 from tests import released_tools as tools
 from tests.released_tools import Draw, loaded, prompt, put, reference, write, write_tower
 
@@ -215,6 +215,19 @@ def test_released_weights_of_a_method_are_found_behind_their_folder(
     assert checkpoint(method, str(model), None) == model / "gamma"  # a converted folder as well
     with pytest.raises(UsageError, match="no weights of pmod, but weights of gamma"):
         as_checkpoint(source, "pmod")
+
+
+def test_costs_need_a_released_folders_config_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "CACHE", tmp_path / "cache")
+    said = tools.config(DEPTH, **PMOD)
+    said["mm_vision_tower"] = "openai/clip-vit-large-patch14-336"  # known by its name
+    source = write(tmp_path / "src", said, {"model.norm.weight": torch.ones(1)}, "one.bin")
+    found = config_behind(str(source))
+    assert found["text_config"]["num_hidden_layers"] == DEPTH
+    assert found["vision_config"]["image_size"] == 336
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.slow

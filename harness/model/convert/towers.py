@@ -80,7 +80,8 @@ def find_tower(source: Source, field: str = "mm_vision_tower", stored: str = STO
         lacks = "the sizes of" if inside else "the weights of"
         raise source.refuse(
             f"it does not hold {lacks} its vision tower '{one_line(name, 80)}', which is not here: "
-            "give the tower's own folder with --tower"
+            "give the tower's own folder: python -m modsuite convert SOURCE --to FOLDER "
+            "--tower FOLDER"
         )
     config = dict(KNOWN[short]) if folder is None else _config(folder)
     mean, std = COLOURS[config["model_type"]]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.common.errors import UsageError
 from harness.common.jsonfile import read_json
 from harness.common.place import shown
+from harness.families.catalog import KNOWN, completed, config_for
 from harness.model.convert import folders
 from harness.model.convert.frame import Tell, convert_into, source_of
+from harness.model.convert.registry import target_of
 from harness.model.convert.released import ADAPTERS
 
 METHOD_FILE = "method.json"  # of a checkpoint folder, see `harness.model.checkpoints`
@@ -86,6 +89,18 @@ def as_model(folder: Path) -> Path:
             f"and --checkpoint {name}={folder}"
         )
     return made
+
+
+def config_behind(model: str) -> dict[str, Any]:
+    """The config of a known model or a local folder, as `harness.families.catalog.config_for`.
+
+    Of a folder in a released layout, that of the model it would become: nothing is converted.
+    """
+    folder = Path(model)
+    if model in KNOWN or not folder.is_dir() or not is_released(folder):
+        return config_for(model)
+    _, target = target_of(replace(source_of(folder), sizes_only=True))
+    return completed(target.config, model)
 
 
 def as_checkpoint(folder: Path, method: str) -> Path:
