@@ -203,6 +203,7 @@ def reference(
     layers: int = LAYERS,
     grids: Any = None,
     kind: str = "llama",
+    **more: Any,
 ) -> Any:
     """The dense model in memory with these numbers, `sight` under a tower's plain names.
 
@@ -216,7 +217,7 @@ def reference(
     text = t.AutoConfig.for_model(
         kind, hidden_size=WIDTH, intermediate_size=FFN, num_hidden_layers=layers,
         num_attention_heads=4, num_key_value_heads=2, vocab_size=ROWS, rms_norm_eps=1e-5,
-        max_position_embeddings=512, **({"sliding_window": None} if kind == "mistral" else {}),
+        max_position_embeddings=512, **more,
     )  # fmt: skip
     vision = t.CLIPVisionConfig(**TOWER, num_hidden_layers=BLOCKS, image_size=SIDE)
     shared = {
