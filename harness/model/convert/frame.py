@@ -78,12 +78,12 @@ def convert_into(source: Source, out: Path, tell: Tell) -> Converted:
         config, model, shapes, same = _model(source, target)
         plan = _plan(source, target, shapes, same)
         tell(f"{source.folder}: {layout}, {len(plan.made)} parameters")
-        writer = Writer(out)
-        found = _write(source, target, plan, shapes, writer)
         method, modules, info = None, None, None
         if target.method is not None:
             info = _info(source, target)
-            method, modules = target.method(found, info)
+            method, modules = target.method(_of_method(target, plan), info)
+        writer = Writer(out)
+        _write(source, target, plan, shapes, writer)
         training = {"converted": source.folder.name, "layout": layout}
         if target.only is not None:
             assert method is not None and info is not None
@@ -212,28 +212,25 @@ def _joined_shape(
         ) from None
 
 
+def _of_method(target: Target, plan: Plan) -> dict[str, Tensor]:
+    """The method's tensors, under the names that the layout gave them."""
+    own = target.streams[0].weights.tensors(plan.method)
+    return {plan.method[name]: value.clone() for name, value in own}
+
+
 def _write(
     source: Source,
     target: Target,
     plan: Plan,
     shapes: dict[str, tuple[int, ...]],
     writer: Writer,
-) -> dict[str, Tensor]:
-    """Write the dense parameters; returns the method's tensors under its names.
-
-    Parts of a parameter are held until the last of them is read.
-    """
+) -> None:
+    """Write the dense parameters; parts of one are held until the last of them is read."""
     owner = {one: name for name, parts in plan.made.items() for one in parts}
     waiting: dict[str, dict[str, Tensor]] = {}
-    method: dict[str, Tensor] = {}
     for stream in target.streams:
-        for one, value in stream.weights.tensors():
-            if one in plan.method and stream is target.streams[0]:
-                method[plan.method[one]] = value.clone()
-                continue
-            name = owner.get(one)
-            if name is None:
-                continue
+        for one, value in stream.weights.tensors(owner):
+            name = owner[one]
             if not value.is_floating_point():
                 raise source.refuse(f"{one} is of whole numbers ({value.dtype})")
             parts = waiting.setdefault(name, {})
@@ -243,7 +240,6 @@ def _write(
                 whole = target.join(name, parts) if target.join else value
                 rows = shapes[name][0] if name in target.rows else None
                 writer.add(name, whole if rows is None else _with_rows(whole, rows))
-    return method
 
 
 def _with_rows(value: Tensor, rows: int) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,21 +88,21 @@ class Weights:
                     f"{path}: {what} {listed(names)}: not what the folder's index says"
                 )
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor as it is stored, on the CPU, one at a time, a file after the other."""
+    def tensors(self, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        """Those named, as they are stored, on the CPU, one at a time, a file after the other."""
         for path in self.files:
             if path.suffix == ".safetensors":
-                yield from _one_by_one(path)
+                yield from _one_by_one(path, names)
             else:
-                yield from _unpickled(path).items()
+                yield from ((k, v) for k, v in _unpickled(path).items() if k in names)
 
 
-def _one_by_one(path: Path) -> Iterator[tuple[str, Tensor]]:
+def _one_by_one(path: Path, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), "pt") as file:
-            for name in file.keys():  # noqa: SIM118, it is no mapping
+            for name in (one for one in file.keys() if one in names):  # noqa: SIM118, no mapping
                 yield name, file.get_tensor(name)
     except (SafetensorError, OSError, ValueError, KeyError):
         raise UsageError(f"{path} is damaged or not a safetensors file") from None
