@@ -18,7 +18,7 @@ from harness.common.errors import UsageError
 from harness.cost.executed import executed
 from harness.cost.ledger import sample_cost
 from harness.cost.referees import Referees
-from harness.engine import find_parts, routed
+from harness.engine import routed
 from harness.families import tiny
 from harness.families.catalog import FAMILIES, KNOWN, shape_from_config, shape_of
 from harness.model.features import FeatureCache, shared_features
@@ -41,10 +41,9 @@ ROWS: list[tuple[int, list[Size], int]] = [
 # Worked out by hand. 20 x 30 fills 2 x 2 tiles of 4 x 4 patches but for a row above and below.
 # 44 x 46 fills 12 x 12 patches, 1.5 times the linear size of four tiles: 8 x 8 are left.
 BASE = (4, 4, False)
-GRIDS = {
-    "llava_onevision": [[[BASE, (6, 8, True)]], [], [[BASE], [BASE]], [[BASE, (8, 8, True)]]],
-}
-TOKENS = {"llava_onevision": [70, 0, 34, 88]}
+GRIDS = [[[BASE, (6, 8, True)]], [], [[BASE], [BASE]], [[BASE, (8, 8, True)]]]
+CANVAS = [(6, 8), (0, 0), (4, 4), (12, 12)]  # patches of the joined tiles, before they are shrunk
+TOKENS = [70, 0, 34, 88]
 SPECS = [
     "fastv:k=2:r=0.6",
     "random:keep=0.4",
@@ -53,7 +52,8 @@ SPECS = [
     "llavolta:k=1:stride=5:remainder=average",
     "llavolta",
     "divprune:keep=0.3",
-    "cdpruner:relevance=words:keep=200",
+    "divprune:keep=0.2",
+    "cdpruner:relevance=words:ratio=0.35",
     "pool",
     "blind",
 ]
@@ -66,7 +66,7 @@ def batch(model: Any, seed: int = 0) -> dict[str, Tensor]:
     """The rows, left-padded, as a processor would hand them over."""
     draw = torch.Generator().manual_seed(seed)
     lines, pixels, extents = [], [], []
-    for (before, images, after), n in zip(ROWS, TOKENS["llava_onevision"], strict=True):
+    for (before, images, after), n in zip(ROWS, TOKENS, strict=True):
         words = torch.randint(3, 50, (before + after,), generator=draw).tolist()
         lines.append([tiny.BOS, *words[:before], *[tiny.IMAGE] * n, *words[before:]])
         for size in images:
@@ -110,14 +110,58 @@ def reference(
 ) -> tuple[Tensor, naive.Naive]:  # fmt: skip
     """Logits and the naive pass of row ``i``."""
     ids, features = single["input_ids"][0].tolist(), features_of(model, single)
-    grids = GRIDS["llava_onevision"][i]
+    grids = GRIDS[i]
     sample = naive.Sample(ids, answer.tolist(), features, tiny.IMAGE, grids, name)
     method = methods.parse(spec)
-    if method.name in naive_choosers.CHOOSERS:
+    if method.name == "divprune":
         made = naive.Naive(model, sample)
         return naive_choosers.run(made, method), made
+    if method.name == "cdpruner":
+        return by_determinants(naive.Naive(model, sample), i, method.ratio)
     made = naive.run(model, sample, method.name, naive_params(method, depth_of(model)), modules)
     return made.logits(), made
+
+
+def by_determinants(pass_: naive.Naive, i: int, ratio: float) -> tuple[Tensor, naive.Naive]:
+    """CDPruner of row ``i``, crop by crop, newlines left out; relevant to the words behind."""
+    sample, kept = pass_.sample, []
+    with torch.no_grad():
+        words = pass_.x[sample.image[-1] + 1 : sample.prompt] if sample.image else pass_.x
+        mean = (words / words.norm(dim=1, keepdim=True)).mean(0)
+        for (start, n), grids in zip(sample.spans, sample.grids, strict=True):
+            crops, every = crops_of(grids, CANVAS[i]), []
+            for columns in crops:
+                x = pass_.x[[start + c for c in columns]]
+                every.append((x, (x / x.norm(dim=1, keepdim=True)) @ mean))
+            low = min(float(alike.min()) for _, alike in every)
+            high = max(float(alike.max()) for _, alike in every)
+            total, sizes = round(ratio * n), [len(columns) for columns in crops]
+            shares = [total * size / sum(sizes) for size in sizes]
+            order = sorted(range(len(sizes)), key=lambda c: (int(shares[c]) - shares[c], c))
+            more = order[: total - sum(map(int, shares))]
+            for c, (columns, (x, alike)) in enumerate(zip(crops, every, strict=True)):
+                relevance = ((alike - low + 1e-6) / (high - low)).numpy()
+                count = int(shares[c]) + (c in more)
+                picks = naive_choosers.determinants(x.numpy(), relevance, count)
+                kept += [start + columns[pick] for pick in picks]
+        naive._leave(pass_, kept, "compact")
+        naive.dense(pass_)
+        return pass_.logits(), pass_
+
+
+def crops_of(grids: list[tuple[int, int, bool]], canvas: tuple[int, int]) -> list[list[int]]:
+    """The columns of an image, newlines left out, by the 4 x 4 square that each is nearest to.
+
+    ``canvas``: of the tiles, rows and columns of patches that carry some of the image.
+    """
+    found: dict[tuple[int, ...], list[int]] = {(0,): list(range(16))}
+    for rows, cols, _ in grids[1:]:
+        for r in range(rows):
+            for c in range(cols):
+                y = (r + 0.5) * canvas[0] / rows + (-canvas[0] % 4) / 2
+                x = (c + 0.5) * canvas[1] / cols + (-canvas[1] % 4) / 2
+                found.setdefault((1, int(y // 4), int(x // 4)), []).append(16 + r * (cols + 1) + c)
+    return [found[key] for key in sorted(found)]
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
@@ -132,8 +176,8 @@ def test_dense_is_bit_equal_alone_and_in_a_ragged_batch(attn: str) -> None:
             mine = model.generate(**inputs, **options)
             records = run.records()
         assert all(torch.equal(a, b) for a, b in zip(plain.logits, mine.logits, strict=True))
-    assert [record.n_image for record in records] == TOKENS["llava_onevision"]
-    for record, expected in zip(records, GRIDS["llava_onevision"], strict=True):
+    assert [record.n_image for record in records] == TOKENS
+    for record, expected in zip(records, GRIDS, strict=True):
         found = [(g["rows"], g["cols"], g["newline"]) for g in record.grid]
         assert found == [grid for image in expected for grid in image]
 
@@ -171,7 +215,7 @@ def test_blind_runs_without_the_tower() -> None:
         model(**inputs)
         records = run.records()
     hook.remove()
-    assert [record.n_image for record in records] == TOKENS["llava_onevision"]
+    assert [record.n_image for record in records] == TOKENS
     assert not any(record.keep[:, record.kinds == IMAGE].any() for record in records)
 
 
@@ -198,7 +242,7 @@ def test_shared_features_are_kept_image_by_image() -> None:
 @pytest.mark.parametrize("name", methods.names())
 def test_every_method_runs_or_says_in_a_line_why_not(name: str, family: str) -> None:
     model, method = tiny.build(family), methods.parse(name)
-    modules = method.build_modules(find_parts(model).info)
+    modules = random_modules(method, model)
     inputs = tiny.inputs_of(model, tiny.FRAMES if name == "freevideollm" else tiny.ROWS)
     options = {"clip": tiny.Clip(model)}
     if method.needs_class_token and family == "llava_onevision":
@@ -224,7 +268,7 @@ def test_a_video_is_refused_in_a_line(family: str) -> None:
     with torch.no_grad():
         frames = model.model.get_video_features(clip, return_dict=True).pooler_output
         n = sum(len(one.flatten(0, -2)) for one in frames)
-        ids = torch.tensor([[1, 5, *[61] * (n + (family == "llava_onevision")), 7, 9]])
+        ids = torch.tensor([[1, 5, *[61] * n, 7, 9]])
         model(input_ids=ids, pixel_values_videos=clip)  # the library takes it
         with routed(model, methods.parse("dense")), pytest.raises(UsageError) as error:
             model(input_ids=ids, pixel_values_videos=clip)
