@@ -58,7 +58,9 @@ SPECS = [
     "blind",
 ]
 STEPS = 3
-NEW = [name for kind in ("llava_onevision", "llava_next_video") for name in FAMILIES[kind].published]
+NEW = [
+    name for kind in ("llava_onevision", "llava_next_video") for name in FAMILIES[kind].published
+]
 WIDE = [name for kind in ("llava", "llava_next") for name in FAMILIES[kind].published]
 
 
@@ -99,7 +101,9 @@ def alone(inputs: dict[str, Tensor], i: int) -> dict[str, Tensor]:
 def features_of(model: Any, single: dict[str, Tensor]) -> list[Tensor]:
     if "pixel_values" not in single:
         return []
-    pictures = {name: single[name] for name in single if name not in ("input_ids", "attention_mask")}
+    pictures = {
+        name: single[name] for name in single if name not in ("input_ids", "attention_mask")
+    }
     with torch.no_grad():
         return list(model.model.get_image_features(**pictures, return_dict=True).pooler_output)
 

@@ -10,8 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+import methods
+from harness.bench.prompter import Prompter
+from harness.bench.request import GenerationKwargs, Request
 from harness.command.cli import main
 from harness.common.errors import UsageError
+from harness.engine import routed
 from harness.families.catalog import FAMILIES, KNOWN, completed, read_config, shape_of
 from harness.families.shapes import ImageSize
 from harness.model.catalog import find_model, load_model
@@ -133,10 +137,11 @@ def test_tokens_map_back_to_their_pixels(size: tuple[int, int], most: int) -> No
         assert [grid["fit"] for grid in grids] == ["stretch", "tiles"]
         assert ("whole" in grids[1]) == (ratio > 1.1)
         agree(grids[0], shown(whole), size, image)
-        if ratio <= 1.1 or ratio < 1.6:
-            agree(grids[1], seen, size, image)
+        # Each tile has its own unseen edge, so that tokens stand off by up to a quarter here.
         middle = centre_of(grids[1], seen)
-        assert np.abs(middle - np.array(centre) * size).max() < 0.6 * token_of(grids[1])
+        off = np.abs(middle - [int(at * length) for at, length in zip(centre, size, strict=True)])
+        print("OFF", size, most, off / token_of(grids[1]))
+        assert (off < 0.3 * token_of(grids[1])).all()
 
 
 def centre_of(grid: dict[str, Any], seen: Any) -> Any:
@@ -148,9 +153,10 @@ def centre_of(grid: dict[str, Any], seen: Any) -> Any:
     return np.array([(weight.sum(1) * ys).sum(), (weight.sum(0) * xs).sum()])
 
 
-def token_of(grid: dict[str, Any]) -> float:
+def token_of(grid: dict[str, Any]) -> Any:
+    """Height and width of a token in pixels of the image."""
     left, top, right, bottom = grid["box"]
-    return float(max((right - left) / grid["cols"], (bottom - top) / grid["rows"]))
+    return np.array([(bottom - top) / grid["rows"], (right - left) / grid["cols"]])
 
 
 @pytest.mark.parametrize("size", [(300, 301), (200, 500), (333, 170), (421, 130)])
@@ -208,17 +214,46 @@ def test_a_repository_is_evaluated(kind: str, folder: Path, tmp_path: Path) -> N
 
 def test_images_of_a_batch_stay_with_their_prompts(folder: Path) -> None:
     """Prompts of one image, none and two together answer as each alone."""
-    from harness.bench.prompter import Prompter
-    from harness.bench.request import Request
-
-    session = load_model(find_model(str(folder)), "cpu", "float32", "auto", None, 0)
-    draw = np.random.default_rng(0)
-    sizes: list[list[tuple[int, int]]] = [[(40, 70)], [], [(33, 20), (61, 90)], [(200, 190)]]
+    session = loaded(folder)
+    prompter, draw = Prompter(session), np.random.default_rng(0)
+    sizes: list[list[tuple[int, int]]] = [[(40, 70)], [], [(33, 20), (61, 90)], [(85, 88)]]
+    asked = [request(f"what color is {i}", *row) for i, row in enumerate(sizes)]
     pictures = [
-        [Image.fromarray(draw.integers(0, 255, (*s, 3), dtype=np.uint8)) for s in row]
+        [Image.fromarray(draw.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in row]
         for row in sizes
     ]
-    assert Prompter and Request and session and pictures
+    options: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "output_logits": True}
+    options["return_dict_in_generate"] = True
+    for spec in ("dense", "fastv", "divprune"):
+        with torch.no_grad(), routed(session.model, methods.parse(spec)) as run:
+            inputs = prompter.inputs(asked, pictures)
+            assert inputs["batch_num_images"].tolist() == [1, 2, 1]
+            together = session.model.generate(**inputs, **options).logits
+            records = run.records([4] * 4)
+            for i, (one, row) in enumerate(zip(asked, pictures, strict=True)):
+                alone = session.model.generate(**prompter.inputs([one], [row]), **options).logits
+                (record,) = run.records([4])
+                np.testing.assert_array_equal(record.keep, records[i].keep)
+                for a, b in zip(together, alone, strict=True):
+                    torch.testing.assert_close(a[i], b[0], rtol=0, atol=2e-4)
+    assert [len(record.grid) for record in records] == [2, 0, 2, 2]
+    assert "whole" in records[3].grid[1]  # 3 x 3 tiles, shrunk to what four hold
+    for record, row in zip(records, sizes, strict=True):
+        if row:
+            grids = [dict(grid) for grid in record.grid]
+            FAMILY.place(grids, row, session.processor.image_processor)
+            assert all("box" in grid for grid in grids)
+
+
+def loaded(folder: Path) -> Any:
+    return load_model(find_model(str(folder)), "cpu", "float32", "auto", None, 0)
+
+
+def request(text: str, *sizes: tuple[int, int]) -> Request:
+    def load() -> list[Image.Image]:
+        return [bright(size, (0.5, 0.5)) for size in sizes]
+
+    return Request(0, "t", "0", text, GenerationKwargs(4), load)
 
 
 assert max(max(grid) for grid in GRIDS) == 3 * SIDE
