@@ -1,4 +1,4 @@
-"""LLaVA-OneVision and LLaVA-NeXT-Video from files: tokens counted, pixels found, the command line."""
+"""LLaVA-OneVision and LLaVA-NeXT-Video from files: tokens, pixels, prompts, the command line."""
 
 from __future__ import annotations
 
