@@ -19,9 +19,10 @@ true numbers, evens out the rest. ``tokens`` of images in several crops goes wit
 only: the tower knows one crop.
 Different here: a class token (CLIP has one) gives attention and never merges; each crop merges
 alone; newline tokens stay in the tower's half and are ranked in the other, as pooled per sample;
-where un-padding cuts off a merged patch's slot, it is lost; padded batches; rows and sums are
-float32 (the code merges in half precision); ties go to the lowest index; one token at least is
-left.
+where un-padding cuts off a merged patch's slot, it is lost; tile tokens of a picture that
+LLaVA-OneVision shrinks are no patches and all stay in the tower's half; padded batches; rows and
+sums are float32 (the code merges in half precision); ties go to the lowest index; one token at
+least is left.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from methods.base import Tokens
@@ -79,26 +80,32 @@ def _fill(
     by_crop: bool,
     newlines: bool,
 ) -> None:
-    """Put a grid's tokens into ``groups``, by the crop of ``crop`` patches that each lies in."""
+    """Put a grid's tokens into ``groups``, by the crop of ``crop`` patches that each lies in.
+
+    Tokens of a picture that was shrunk count as the patch nearest to their middle.
+    """
     rows, cols, (high, across) = grid["rows"], grid["cols"], grid["tiles"]
     tile = grid["kind"] == "tile"
-    top, left = (high * crop[0] - rows) // 2, (across * crop[1] - cols) // 2  # un-padding
+    down, wide = grid.get("whole", (rows, cols))
+    top, left = (high * crop[0] - down) // 2, (across * crop[1] - wide) // 2  # un-padding
     picture.patches += rows * cols
-    for r in range(rows):
+    ys = [top + (2 * r + 1) * down // (2 * rows) for r in range(rows)]
+    xs = [left + (2 * c + 1) * wide // (2 * cols) for c in range(cols)]
+    # The columns of a row that lie in one crop.
+    parts = [(n, list(part)) for n, part in groupby(range(cols), lambda c: xs[c] // crop[1])]
+    for r, y in enumerate(ys):
         start = grid["start"] + r * (cols + grid["newline"])
-        down, y = divmod(r + top, crop[0])
-        for right in range(across):  # the columns of this row that lie in one crop
-            begin, end = right * crop[1] - left, (right + 1) * crop[1] - left
-            begin, end, x = max(0, begin), min(cols, end), max(0, -begin)
-            if begin >= end:
-                continue
-            number = first + down * across + right
+        for right, part in parts:
+            number = first + y // crop[0] * across + right
             group = groups.setdefault(number if by_crop else 0, Group(picture.row, tile))
-            group.columns += range(start + begin, start + end)
-            origin = (number * crop[0] + y) * crop[1] + x
-            group.origins += range(origin, origin + end - begin)
-        if grid["newline"] and newlines:
+            group.columns += range(start + part[0], start + part[-1] + 1)
+            origin = (number * crop[0] + y % crop[0]) * crop[1]
+            group.origins += [origin + xs[c] % crop[1] for c in part]
+        last = r == rows - 1 and grid.get("padded")  # one of several images ends in a newline
+        if not grid["newline"] and not last:
+            continue
+        if newlines:
             group.columns.append(start + cols)
             group.origins.append(-1)
-        elif grid["newline"]:
+        else:
             picture.newlines.append(start + cols)

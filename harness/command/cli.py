@@ -31,6 +31,7 @@ from harness.options.settings import (
 if TYPE_CHECKING:
     from harness.jobs.runner import Job
 
+CONVERT = "convert"  # a first word that is no flag: another command
 LIGHT = (
     JobKind.LIST | JobKind.CHECK | JobKind.PLOTS_ONLY | JobKind.DIFF | JobKind.DERIVE
 )  # jobs that have no settings
@@ -102,6 +103,10 @@ def _guarded(argv: list[str]) -> int:
 
     settings = None
     try:
+        if argv[:1] == [CONVERT]:
+            from harness.model.convert.command import run as convert
+
+            return convert(argv[1:])
         raw, settings = parse(argv)
         return _dispatch(raw, settings, argv)
     except (HarnessError, KeyboardInterrupt, BrokenPipeError):

@@ -137,7 +137,9 @@ def _tiles(grid: dict[str, Any], size: Size, processor: Any, side: int) -> tuple
     from transformers.image_processing_utils import select_best_resolution
 
     canvas = select_best_resolution(size, processor.image_grid_pinpoints)
-    tile = side_of(processor.crop_size, "height") or side_of(processor.size, "shortest_edge")
+    sizes = ((processor.crop_size, "height"), (processor.size, "shortest_edge"))
+    found = (side_of(*one) for one in (*sizes, (processor.size, "height")))
+    tile = next((one for one in found if one), 0)
     if not tile or canvas[0] % tile or canvas[1] % tile:
         return None
     token = tile / side

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]  # (height, width) in pixels
 
+MISTRAL_7B = {"model_type": "mistral", "sliding_window": None}
+YI_34B = {
+    "hidden_size": 7168, "intermediate_size": 20480, "num_hidden_layers": 60,
+    "num_attention_heads": 56, "num_key_value_heads": 8,
+}  # fmt: skip
+
 
 class LlavaNext(Llava):
     """`model_type` llava_next."""
@@ -32,10 +38,18 @@ class LlavaNext(Llava):
         "llava-hf/llava-v1.6-vicuna-13b-hf": config_of(
             "llava_next", VICUNA_13B, image_grid_pinpoints=GRIDS
         ),
+        "llava-hf/llava-v1.6-mistral-7b-hf": config_of(
+            "llava_next", MISTRAL_7B, image_grid_pinpoints=GRIDS
+        ),
+        "llava-hf/llava-v1.6-34b-hf": config_of(
+            "llava_next", YI_34B, 64064, image_grid_pinpoints=GRIDS, image_token_index=64000
+        ),
     }
     summaries: ClassVar[dict[str, str]] = {
         "llava-hf/llava-v1.6-vicuna-7b-hf": "LLaVA-NeXT, Vicuna 7B, any resolution",
         "llava-hf/llava-v1.6-vicuna-13b-hf": "LLaVA-NeXT, Vicuna 13B, any resolution",
+        "llava-hf/llava-v1.6-mistral-7b-hf": "LLaVA-NeXT, Mistral 7B, any resolution",
+        "llava-hf/llava-v1.6-34b-hf": "LLaVA-NeXT, Yi 34B, any resolution",
     }
     library = ("LlavaNextConfig", "LlavaNextForConditionalGeneration")
     images: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")

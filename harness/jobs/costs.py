@@ -21,10 +21,11 @@ from harness.common.errors import UsageError, one_line
 from harness.common.progress import Progressing, print_whole
 from harness.cost.readouts import read_out, routing_table
 from harness.cost.rows import cost_rows
-from harness.families.catalog import config_for, shape_from_config
+from harness.families.catalog import shape_from_config
 from harness.families.shapes import ModelShape
 from harness.jobs.resolve import check_methods, named_methods, with_dense
 from harness.jobs.runner import Job
+from harness.model.convert.use import config_behind
 from harness.options.settings import Settings
 from harness.store import columns
 from harness.store.cells import ID_LENGTH, params_json
@@ -50,7 +51,7 @@ class Costs(Job):
     def resolve(self, out: Path) -> dict[str, Any]:
         settings = self.settings
         self.batch = fixed_batch(settings)
-        self.config = config_for(settings.model)
+        self.config = config_behind(settings.model)
         self.shape = shape_from_config(self.config, settings.model)
         self.methods = with_dense(named_methods(settings.methods))
         check_methods(self.methods, self.shape)

@@ -118,8 +118,10 @@ def checkpoint(method: Any, wish: str | None, source: Any) -> Path | None:
     """Folder of a trained method's weights: the one asked for, else the shipped one."""
     if wish is None:
         return shipped_checkpoint(method.name, source.model_id)
+    from harness.model.convert.use import as_checkpoint
+
     path = Path(wish).expanduser()
-    return path if path.is_dir() else _from_hub(wish)
+    return as_checkpoint(path if path.is_dir() else _from_hub(wish), method.name)
 
 
 def shipped_checkpoint(method_name: str, model_name: str) -> Path | None:

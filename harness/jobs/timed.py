@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.bench.benches import resolve_bench
 from harness.common.errors import UsageError
-from harness.families.catalog import config_for, shape_from_config
+from harness.families.catalog import shape_from_config
 from harness.jobs.resolve import (
     check_methods,
     checkpoint_hashes,
@@ -18,6 +18,7 @@ from harness.jobs.resolve import (
     with_trained_parameters,
 )
 from harness.model.catalog import find_model
+from harness.model.convert.use import config_behind
 from harness.options.settings import Settings
 from harness.options.workload import Workload, parse_workload
 from harness.timing.grid import TimingGrid, device_name
@@ -78,7 +79,7 @@ def _workloads(settings: Settings) -> list[Workload]:
 def _random(settings: Settings, methods: list[Any]) -> TimingGrid:
     runtime = runtime_of(settings, mini=False)
     name = random_name(settings.model, settings.layers, settings.width)
-    config = random_config(config_for(settings.model), name, settings.layers, settings.width)
+    config = random_config(config_behind(settings.model), name, settings.layers, settings.width)
     changed = [method.for_random_weights() for method in methods]
     return TimingGrid(
         settings=settings,

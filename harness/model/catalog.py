@@ -15,12 +15,15 @@ from harness.common.nearest import nearest, unknown
 from harness.common.roots import DATA
 from harness.families.catalog import FAMILIES, KNOWN, SIZES_ONLY, read_config
 from harness.families.trust import refuse_foreign
+from harness.model.convert.released import Weights
+from harness.model.convert.use import as_model, is_released
 from harness.model.session import Session
 from harness.model.source import ModelSource, Progress
 from harness.model.weights import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 NEEDED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
+RELEASED = ["pytorch_model*.bin"]  # beside them, of weights in a research code's layout
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def find_model(name: str) -> ModelSource:
             )
     else:
         folder, revision = _locate(name)
+    folder = as_model(folder)
     config = read_config(folder)
     refuse_foreign(folder)
     check_weights(folder)
@@ -101,6 +105,14 @@ def _locate(name: str) -> tuple[Path, str | None]:
     raise UsageError("--model: " + unknown("model", name, MODELS))
 
 
+def _whole(folder: Path) -> None:
+    """Raise UsageError for weights that are not all there, in our layout or a released one."""
+    if is_released(folder):
+        Weights(folder)
+    else:
+        check_weights(folder)
+
+
 def _snapshot(folder: Path) -> str | None:
     """The commit a hub snapshot folder is named after."""
     real = folder.absolute()
@@ -115,7 +127,7 @@ def _hub_folder(repo: str) -> Path:
 
     try:
         folder = Path(snapshot_download(repo, local_files_only=True, allow_patterns=NEEDED))
-        check_weights(folder)
+        _whole(folder)
         return folder
     except (LocalEntryNotFoundError, UsageError):
         pass
@@ -125,7 +137,10 @@ def _hub_folder(repo: str) -> Path:
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("offline mode")
         HfApi().model_info(repo, timeout=10)  # fails at once where a download would keep trying
-        return Path(snapshot_download(repo, allow_patterns=NEEDED))
+        folder = Path(snapshot_download(repo, allow_patterns=NEEDED))
+        if is_released(folder) and not any(folder.glob("*.safetensors")):
+            return Path(snapshot_download(repo, allow_patterns=[*NEEDED, *RELEASED]))
+        return folder
     except (NoSuchRepo, GatedRepoError):
         raise UsageError(
             f"--model: the hub has no open model '{repo}'{hint}; "

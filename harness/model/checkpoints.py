@@ -198,6 +198,20 @@ def save_checkpoint(
     for name, (a, b) in (deltas or {}).items():
         tensors |= {f"delta.{name}.A": a, f"delta.{name}.B": b}
     tensors |= dict(full or {})
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(folder, tensors)
+    describe(folder, method, info, base, training)
+
+
+def describe(
+    folder: Path,
+    method: Method,
+    info: ModelInfo,
+    base: str | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``method.json``, which makes a folder of weights a checkpoint of ``method``."""
     meta = {
         "method": method.name,
         "params": method.params(),
@@ -205,9 +219,6 @@ def save_checkpoint(
         "base": base,
         "training": dict(training or {}),
     }
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_weights(folder, tensors)
     write_whole(folder / META, (json.dumps(meta, indent=2, sort_keys=True) + "\n").encode())
 
 

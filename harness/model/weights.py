@@ -36,7 +36,7 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():  # what the library takes where there are both
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        names = sorted(set(_index(folder / INDEX).values()))
+        names = sorted(set(read_index(folder / INDEX).values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise UsageError(
@@ -50,7 +50,7 @@ def weight_files(folder: Path) -> list[Path]:
     raise UsageError(f"{folder}: no weights ({SINGLE} or {INDEX})")
 
 
-def _index(path: Path) -> dict[str, str]:
+def read_index(path: Path) -> dict[str, str]:
     """Tensor name -> file, as the index says it; every file lies in the index's own folder.
 
     Judged by name: a snapshot of the model hub is made of links to blobs elsewhere.

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from harness.common.errors import UsageError, one_line
 from harness.families.trust import refuse_foreign, refuse_keys
+from harness.model.convert.chats import VICUNA_CHAT
 from harness.model.weights import check_weights, file_hash, setting_hashes
 from harness.train.recipe import InstructRecipe
 from harness.train.rows import IMAGE
-from harness.train.templates import VICUNA_CHAT
 
 PAD_TO = 64  # rows of the embeddings
 # LLaVA-NeXT's grids, (height, width) in crops.

@@ -7,27 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.common.errors import UsageError
+from harness.model.convert.chats import VICUNA as VICUNA
 from harness.train.rows import IMAGE, Conversation
 
 IGNORE = -100
-VICUNA = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-# `vicuna_v1` as a chat template, for the processor of a model put together here.
-VICUNA_CHAT = (
-    "{{ '" + VICUNA.replace("'", "\\'") + " ' }}"
-    "{% for message in messages %}"
-    "{{ message['role'].upper() + ': ' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\\n' }}{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
-    "{% endif %}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ ' ' }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-)
-
 Piece = tuple[str, bool]  # text, and whether the loss is on it
 
 
