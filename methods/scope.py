@@ -10,7 +10,8 @@ each), alpha 1, one term times the other. It reads its settings from the environ
 for any-resolution images runs another method; here both kinds of model run the rule above.
 Different here: float32; un-padding stays, patches of the padding neither count as covered nor are
 chosen; newline tokens leave; a budget as in ``methods/budget.py``. The loop has one step a token
-kept, for all crops at once and without a question to the device.
+kept, for all crops at once and without a question to the device. Where a token joins patches
+(InternVL, two by two), its attention is the mean of theirs, and their states stand side by side.
 """
 
 from __future__ import annotations

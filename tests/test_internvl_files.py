@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from harness.command.cli import main
 from harness.common.errors import UsageError
 from harness.families.catalog import REGISTRY, completed, shape_from_config
 from harness.model.catalog import find_model, load_model
+from harness.options.workload import Workload, pictures
 from harness.store.csvfile import read_rows
+from harness.timing.prompts import alone, images_by_row, synthetic
+from harness.timing.subject import Bench
 from reports.geometry import overlapping
 from tests.fixtures.internvl_models import IMAGE, MOST, SIDE, TOKENS, write_internvl
 from tests.test_geometry import CENTRES, agree, bright, light
@@ -158,6 +162,22 @@ def test_the_original_layout_is_named(config: dict[str, Any]) -> None:
         completed({**old, "llm_config": {}}, "x")
 
 
+# --- images of noise
+def test_several_images_of_a_timed_prompt_have_words_between_them(folder: Path) -> None:
+    model = load_model(find_model(str(folder)), "cpu", "float32", "auto", None, 0).model
+    shape = shape_from_config(model.config.to_dict(), "tiny")
+    bench = Bench(model, shape)
+    work = Workload(n_text=9, n_image=2 * TOKENS, n_out=2, batch=2)
+    prompt = synthetic(bench, work, pictures(shape, work.n_image), seed=0)
+    assert prompt.inputs["input_ids"].shape == (2, 9 + 2 * TOKENS)
+    assert images_by_row(bench, prompt) == [[0, 1], [2, 3]]
+    row = alone(prompt, 1, [2, 3], model)
+    assert row.inputs["pixel_values"].equal(prompt.inputs["pixel_values"][2:])
+    many = replace(work, n_image=17 * TOKENS)
+    with pytest.raises(UsageError, match="n_text=32 is enough"):
+        synthetic(bench, many, pictures(shape, many.n_image), seed=0)
+
+
 # --- from the command line
 def test_a_repository_is_evaluated(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -168,6 +188,8 @@ def test_a_repository_is_evaluated(folder: Path, tmp_path: Path) -> None:
     assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(
         ("dense", "fastv", "divprune"), "done"
     )
+    drawn = read_rows(out / "figures" / "overlay_gqa.csv")
+    assert {row["tokens"] for row in drawn} == {str(4 * TOKENS)}  # all tiles of a square image
 
 
 def test_costs_of_an_image_of_the_most_tiles(folder: Path, tmp_path: Path) -> None:

@@ -48,7 +48,17 @@ class Prompter:
         return [image.convert("RGB") for image in found]
 
     def inputs(self, batch: Sequence[Request], images: list[list[Any]]) -> dict[str, Any]:
-        """Tensors on the model's device: left-padded ids [B, n], mask, pixels in prompt order."""
+        """Tensors on the model's device: left-padded ids [B, n], mask, pixels in prompt order.
+
+        Raises CellError for images that the processor cannot cut up.
+        """
+        try:
+            return self._inputs(batch, images)
+        except ValueError as error:
+            names = ", ".join(request.name for request in batch)
+            raise CellError(f"sample {names}: {one_line(error, 200)}") from error
+
+    def _inputs(self, batch: Sequence[Request], images: list[list[Any]]) -> dict[str, Any]:
         pairs = zip(batch, images, strict=True)
         prompts = [self.prompt(request.text, len(row)) for request, row in pairs]
         flat = [image for row in images for image in row]

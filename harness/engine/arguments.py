@@ -26,6 +26,13 @@ def check_decoder(given: Mapping[str, Any]) -> None:
     _refuse_others(given, (*_DECODER, *_MORE), "decoder")
 
 
+def check_media(given: Mapping[str, Any]) -> None:
+    """Raise EngineError for videos: their tokens would be taken for text."""
+    encoded = given.get("mm_encoder_outputs") or {}
+    if given.get("pixel_values_videos") is not None or encoded.get("video") is not None:
+        raise EngineError("videos are not routed: give their frames as images")
+
+
 def check_tower(given: Mapping[str, Any]) -> None:
     """The same for a tower that does not run, but whose output must have the right shape."""
     _refuse_others(given, _TOWER, "vision tower")

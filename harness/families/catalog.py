@@ -7,6 +7,7 @@ defaults stand in `decoders` and `towers`, type by type; whatever else is refuse
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,19 @@ def family_of(config: Any, name: str, sizes_only: bool = False) -> Family:
     found = (REGISTRY if sizes_only else FAMILIES).get(str(said))
     if found is None:
         raise UsageError(
-            f"{name}: a model of type '{said}'; the types that work are " + ", ".join(FAMILIES)
+            f"{name}: a model of type '{said}'{_nearest(str(said))}; the types that work are "
+            + ", ".join(FAMILIES)
         )
     return found
+
+
+def _nearest(said: str) -> str:
+    """The family that a type which does not work is like, and what stands between."""
+    for name, family in FAMILIES.items():
+        if said in family.relatives:
+            return f", which is like {name}, but {family.relatives[said]}"
+    near = difflib.get_close_matches(said, FAMILIES, 1, 0.75)
+    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.common.errors import UsageError
 from harness.families import framing
 from harness.families.configs import check_features, decoder_part, part
+from harness.families.convnext import second_parameters
 from harness.families.decoders import DECODERS, Sizes
 from harness.families.shapes import ImageSize, ModelShape, Part, VisionShape
 from harness.families.sight import Grids, crop_count, projector_part, tower_parts
@@ -56,6 +57,8 @@ class Family:
     # Names of its parameters in memory, by part, and what older files call them.
     tensors: ClassVar[dict[str, tuple[str, ...]]] = {}
     renamed: ClassVar[tuple[tuple[str, str], ...]] = ()
+    # Types of models like its own that do not work here -> why.
+    relatives: ClassVar[dict[str, str]] = {}
 
     # --- sizes: torch-free ------------------------------------------------------------------------
     def completed(self, config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -201,7 +204,8 @@ class Family:
         """Parameters of all that sees pixels (norms and biases left out), as they lie in memory."""
         d = shape.vision.hidden
         layers = shape.vision.layers * (4 * d * d + 2 * d * shape.vision.ffn)
-        return layers + shape.projector_weights
+        second = second_parameters(shape.vision, shape.slow) if shape.slow is not None else 0
+        return layers + second + shape.projector_weights
 
     # --- loading ----------------------------------------------------------------------------------
     def config_class(self) -> Any:
@@ -215,6 +219,16 @@ class Family:
         import transformers
 
         return getattr(transformers, self.library[1])
+
+    def check_processor(self, processor: Any, config: Mapping[str, Any], name: str) -> None:
+        """Raise UsageError for a processor that does not belong to a model of a complete config."""
+        token, wanted = getattr(processor, "image_token", None), self.image_token(config)
+        found = processor.tokenizer.convert_tokens_to_ids(token) if token else None
+        if found != wanted:
+            raise UsageError(
+                f"{name}: {type(processor).__name__} writes {token!r} for an image, number {found} "
+                f"of the tokenizer; the model's config says {wanted}: a processor of another model?"
+            )
 
     # --- parts of a loaded model ------------------------------------------------------------------
     def inner(self, model: Any) -> Any:

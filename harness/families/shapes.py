@@ -59,6 +59,15 @@ class ImageSize(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """Decoder layers that have ``experts`` MLPs and a gate; a token meets ``chosen`` of them."""
+
+    layers: tuple[int, ...]
+    experts: int
+    chosen: int
+
+
+@dataclass(frozen=True)
 class SlowShape:
     """A ConvNeXt beside the CLIP-type tower, on ``pixels`` x ``pixels``.
 
@@ -71,15 +80,6 @@ class SlowShape:
     pixels: int
     adapters: int = 0
     grid: int = 0
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Decoder layers that have ``experts`` MLPs and a gate; a token meets ``chosen`` of them."""
-
-    layers: tuple[int, ...]
-    experts: int
-    chosen: int
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,9 @@ def load_processor(source: ModelSource) -> Any:
         )  # fmt: skip
         tokenizer = processor.tokenizer
     except Exception as error:  # the tokenizer library raises nothing more specific
+        wanted = ("preprocessor_config.json", "processor_config.json")
+        if not any((source.folder / one).is_file() for one in wanted):
+            raise UsageError(f"{source.folder}: no {' and no '.join(wanted)}") from None
         raise UsageError(f"{source.folder}: no usable processor: {one_line(error, 200)}") from None
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
@@ -171,6 +174,7 @@ def load_processor(source: ModelSource) -> Any:
             if known is None:
                 raise UsageError(f"{source.folder}: neither processor nor config has {name}")
             setattr(processor, name, known)
+    source.family.check_processor(processor, source.config, str(source.folder))
     return processor
 
 
