@@ -119,8 +119,7 @@ def second_parameters(vision: VisionShape, slow: SlowShape) -> int:
 def module_of(vision: VisionShape, slow: SlowShape, name: str, tokens: int) -> tuple[Any, Any]:
     """(module, inputs) of a part at its true size; the modules are the model's own.
 
-    Linear layers on ``meta``. Convolutions, which torch 2.13 cannot trace there, on the CPU: the
-    largest takes a second.
+    On ``meta``, but for convolutions that overlap, which torch 2.13 cannot trace there.
     """
     import torch
 
@@ -128,8 +127,8 @@ def module_of(vision: VisionShape, slow: SlowShape, name: str, tokens: int) -> t
 
     made = modules.convolution(vision, slow, name)
     if made is not None:
-        module, width, step = made
-        side = round(tokens**0.5) * step
+        module, width = made
+        side = round(tokens**0.5)
         return module, (torch.zeros(1, width, side, side),)
     with torch.device("meta"):
         return modules.linear(vision, slow, name, tokens)

@@ -23,40 +23,42 @@ class Mined(nn.Module):
         return mined(query, key, value)
 
 
-def convolution(vision: VisionShape, slow: SlowShape, name: str) -> tuple[Any, int, int] | None:
-    """(module, channels it reads, its stride) of a part that convolves; None for another part."""
+def convolution(vision: VisionShape, slow: SlowShape, name: str) -> tuple[Any, int] | None:
+    """(module, channels it reads) of a part whose convolutions overlap; None for another part."""
     kind, _, last = name.rpartition(" ")
-    if name == "stem":
-        return nn.Conv2d(3, slow.widths[0], STEM, stride=STEM), 3, STEM
-    if kind == "halving":
-        before, width = slow.widths[int(last) - 1], slow.widths[int(last)]
-        return nn.Conv2d(before, width, 2, stride=2), before, 2
     if kind == "depthwise":
         width = slow.widths[int(last)]
-        return _layer(width).dwconv, width, 1
-    if kind == "adapter" and last != "gate":
+        return _layer(width).dwconv, width
+    if name == "adapter fast":
         adapter = Adapter(vision.hidden, slow.widths[-1])
-        if last == "slow":
-            two = nn.Sequential(adapter.slow_conv, nn.GELU(), adapter.slow_proj)
-            return two, slow.widths[-1], 1
-        return nn.Sequential(adapter.fast_conv, nn.GELU(), adapter.fast_proj), vision.hidden, 1
+        return nn.Sequential(adapter.fast_conv, nn.GELU(), adapter.fast_proj), vision.hidden
     return None
 
 
 def linear(vision: VisionShape, slow: SlowShape, name: str, tokens: int) -> tuple[Any, Any]:
-    """(module, inputs) of a part without convolutions, on the current default device."""
+    """(module, inputs) of any other part, on the current default device.
+
+    A convolution that does not overlap is written as the linear layer that it is.
+    """
     kind, _, last = name.rpartition(" ")
-    d = vision.hidden
+    d, s = vision.hidden, slow.widths[-1]
+    if name == "stem":
+        return nn.Linear(3 * STEM**2, slow.widths[0]), _states(tokens, 3 * STEM**2)
+    if kind == "halving":
+        before, width = slow.widths[int(last) - 1], slow.widths[int(last)]
+        return nn.Linear(4 * before, width), _states(tokens, 4 * before)
+    if name == "adapter slow":
+        return nn.Sequential(nn.Linear(s, s), nn.GELU(), nn.Linear(s, d)), _states(tokens, s)
     if kind == "pointwise":
         width = slow.widths[int(last)]
         layer = _layer(width)
         return nn.Sequential(layer.pwconv1, layer.act, layer.pwconv2), _states(tokens, width)
     if kind == "adapter":
-        return Adapter(d, slow.widths[-1]).gate, _states(tokens, 2 * d)
+        return Adapter(d, s).gate, _states(tokens, 2 * d)
     if kind == "fusion":
-        fusion = Fusion(d, slow.widths[-1])
+        fusion = Fusion(d, s)
         module = fusion.fast_proj if last == "fast" else fusion.slow_proj
-        return module, _states(tokens, d if last == "fast" else slow.widths[-1])
+        return module, _states(tokens, d if last == "fast" else s)
     mining = Mining(d, sum(slow.widths))
     if last == "scores":
         inside = (slow.pixels // STEM // slow.grid) ** 2 // tokens
