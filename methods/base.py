@@ -119,6 +119,12 @@ class Method:
         return self.reads_clip
 
     @property
+    def reads_joined(self) -> bool:
+        """Whether a token that joins several patches will do: the method reads of the tower its
+        class token's attention and what the projector reads, and nothing else."""
+        return False
+
+    @property
     def reads_clip(self) -> bool:
         """Whether the method reads ``Tokens.clip``: it then runs with a CLIP checkpoint only."""
         return False
@@ -131,7 +137,8 @@ class Method:
     # --- behaviour --------------------------------------------------------------------------
     def fits(self, info: ModelInfo) -> None:
         """Raise :class:`MethodError` if the method cannot run on this model; see ``check``."""
-        self.require(not (self.reads_tower and info.unread), info.unread)
+        readable = not info.unread or (self.reads_joined and info.joins > 1)
+        self.require(readable or not self.reads_tower, info.unread)
         self.require(
             info.class_tokens > 0 or not self.needs_class_token,
             "reads the class token of the vision tower, and this model's tower has none"

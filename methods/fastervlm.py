@@ -10,7 +10,8 @@ and ``kv`` take the place of ``keep`` (``methods/budget.py``), split over an ima
 ``methods/picking.py`` says.
 Different here: the attention row is formed beside the tower's own kernel in float32; LLaVA-NeXT
 keeps its own grid rule and its un-padding (the code chooses the grid by filled area and does not
-un-pad), so patches of the padding are no candidates; ties go to the lowest index.
+un-pad), so patches of the padding are no candidates; ties go to the lowest index. Where a token
+joins patches (InternVL, two by two), its attention is the mean of theirs.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ class FasterVLM(Tower, Keeping):
 
     keep: int = param(144, "patches kept of 576, of every crop")
     positions: Positions = param("compact", NUMBERING)
+
+    @property
+    def reads_joined(self) -> bool:
+        return True
 
     def own(self, picture: Picture) -> list[int]:
         return picture.each(self.keep)

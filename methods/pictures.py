@@ -57,9 +57,9 @@ def pictures(seq: Tokens, by_crop: bool, newlines: bool) -> list[Picture]:
     first = 0  # crops before this grid
     for b, grids in enumerate(seq.grids):
         for grid in grids:
-            if grid["kind"] == "base":
+            start, length = grid["image_start"], grid["image_length"]
+            if not found or (found[-1].row, found[-1].start) != (b, start):  # its first grid
                 down, across = grid["rows"], grid["cols"]
-                start, length = grid["image_start"], grid["image_length"]
                 found.append(Picture(b, start, length, down * across))
                 groups: dict[int, Group] = {}
                 found[-1].crops = range(first, first)

@@ -11,11 +11,15 @@ the shorter sequence, as if the image had fewer tokens; ``original`` leaves the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.base import NUMBERING, Merge, ModelInfo, Positions, Role, Tokens, on_device, param
 from methods.budget import Budgeted
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -85,23 +89,36 @@ class Pool(Budgeted):
     def before(self, seq: Tokens) -> Merge | None:
         if not any(self._removed(grid) for grids in seq.grids for grid in grids):
             return None
-        import torch.nn.functional as F
-
         length = seq.kinds.shape[1]
         assign = [list(range(length)) for _ in seq.counts]
-        counts, states = list(seq.counts), seq.hidden.clone()
+        counts = list(seq.counts)
+        slots: list[tuple[int, dict[str, Any], Tensor]] = []  # row, grid, where its windows stand
         for b, grids in enumerate(seq.grids):
             for grid in grids:
-                slots = self._assign(grid, assign[b])
+                where = on_device(self._assign(grid, assign[b]), seq.hidden.device)
+                slots.append((b, grid, where))
                 counts[b] -= self._removed(grid)
-                rows, cols, step = grid["rows"], grid["cols"], grid["cols"] + grid["newline"]
-                cells = seq.hidden[b, grid["start"] : grid["start"] + rows * step]
-                cells = cells.view(rows, step, -1)[:, :cols].permute(2, 0, 1)
-                pooled = F.adaptive_avg_pool2d(cells, self._shape(grid))
-                where = on_device(slots, states.device)
-                states[b] = states[b].index_copy(0, where, pooled.flatten(1).transpose(0, 1))
-        table = on_device(assign, states.device)
-        return Merge(table, counts, states=states, positions=self.positions)
+
+        def pooled(table: Tensor) -> Tensor:
+            return self._pooled(table, slots)
+
+        chosen = on_device(assign, seq.hidden.device)
+        return Merge(
+            chosen, counts, states=pooled(seq.hidden), same=pooled, positions=self.positions
+        )
+
+    def _pooled(self, table: Tensor, slots: Sequence[tuple[int, dict[str, Any], Tensor]]) -> Tensor:
+        """[B, m, d] with the mean of its window at every slot."""
+        import torch.nn.functional as F
+
+        found = table.clone()
+        for b, grid, where in slots:
+            rows, cols, step = grid["rows"], grid["cols"], grid["cols"] + grid["newline"]
+            cells = table[b, grid["start"] : grid["start"] + rows * step]
+            cells = cells.view(rows, step, -1)[:, :cols].permute(2, 0, 1)
+            means = F.adaptive_avg_pool2d(cells, self._shape(grid)).flatten(1).transpose(0, 1)
+            found[b] = found[b].index_copy(0, where, means)
+        return found
 
     def _assign(self, grid: dict[str, Any], assign: list[int]) -> list[int]:
         """Write where each token of a grid goes (the nearest slot); returns the slots in order."""

@@ -10,7 +10,8 @@ each), alpha 1, one term times the other. It reads its settings from the environ
 for any-resolution images runs another method; here both kinds of model run the rule above.
 Different here: float32; un-padding stays, patches of the padding neither count as covered nor are
 chosen; newline tokens leave; a budget as in ``methods/budget.py``. The loop has one step a token
-kept, for all crops at once and without a question to the device.
+kept, for all crops at once and without a question to the device. Where a token joins patches
+(InternVL, two by two), its attention is the mean of theirs, and their states stand side by side.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ class Scope(Tower, Keeping):
         super().__post_init__()
         self.require(self.alpha >= 0, f"alpha={self.alpha} is below 0")
 
+    @property
+    def reads_joined(self) -> bool:
+        return True
+
     def own(self, picture: Picture) -> list[int]:
         return picture.each(self.keep)
 
@@ -51,7 +56,7 @@ class Scope(Tower, Keeping):
             return None
         weight = (patches.attention(self.tower) * seq.crops[0].heads) ** self.alpha
         features = unit(patches.features())  # zero in the padding, which need not be covered
-        patches.note("tower", lambda g, n: g * n * n)
+        patches.note("tower", lambda g, n: g * n * n * seq.info.joins)
         alike = features @ features.transpose(1, 2)
         order, _ = cover(alike, patches.there, patches.steps, weight)
         return patches.drop(order, self.positions)

@@ -46,7 +46,8 @@ class Patches(Board):
 
     def class_rows(self, layer: int, heads: int | None = None) -> list[Tensor]:
         """[heads, P] of every crop: the class token's row in a tower layer."""
-        self.seq.note("product", self.crops(self.pictures[0].crop + 1), "tower")
+        read = self.pictures[0].crop * self.seq.info.joins + 1
+        self.seq.note("product", self.crops(read), "tower")
         return [replace(crop, heads=heads or crop.heads).cls_row(layer) for crop in self.seq.crops]
 
     def keys(self, layer: int) -> Tensor:

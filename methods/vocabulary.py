@@ -14,7 +14,7 @@ This module imports no torch at run time.
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,6 +51,7 @@ class ModelInfo:
     image_tokens: int = 0  # of an image, where every image has as many; else 0
     class_tokens: int = 1  # that the tower has in front of a crop's patches: CLIP 1, SigLIP 0
     unread: str = ""  # why no method can read the tower's states, where that is so
+    joins: int = 1  # patches that a token joins, for methods with ``reads_joined``
 
 
 @dataclass
@@ -121,6 +122,8 @@ class Merge:
     states     [B, m, d]: new states, read at the slots. None: the slot becomes the weighted sum
                of its members, or their mean where ``weight`` is None too.
     weight     [B, m] weights of that sum.
+    same       how ``states`` came of other [B, m, d] states, where not as that mean or sum: what a
+               model adds to tokens in later layers (deepstack) is mixed alike.
     place      [B, m] long, read at the slots: the running index of the token whose position the
                slot takes, for ``original`` positions (None: its own).
     positions, order, ranked: as in :class:`Drop`.
@@ -134,6 +137,7 @@ class Merge:
     positions: Positions = "original"
     order: Tensor | None = None
     ranked: Ranking | None = None
+    same: Callable[[Tensor], Tensor] | None = None
 
 
 Decision = Route | Drop | Merge | None
@@ -145,20 +149,25 @@ class Crop:
 
     states  [c + P, w] what the projector reads (the class token, which LLaVA leaves out, too).
     taps    tower layer -> (queries, keys), [c + P, w] each, of the layers in ``taps``.
+    joined  [T, n] long: the patches that each of the crop's tokens joins; None: one each, T = P.
     """
 
     states: Tensor
     taps: dict[int, tuple[Tensor, Tensor]]
     heads: int
     class_tokens: int = 1
+    joined: Tensor | None = None
 
     @property
     def patches(self) -> Tensor:
-        """[P, w] what the projector reads."""
-        return self.states[self.class_tokens :]
+        """[P, w] what the projector reads; [T, n w], side by side, where it reads joined ones."""
+        patches = self.states[self.class_tokens :]
+        return patches if self.joined is None else patches[self.joined].flatten(1)
 
     def cls_row(self, layer: int) -> Tensor:
         """[heads, P] float32 or better: the class token's softmax row over 1 + P, patches only.
+
+        Of tokens that join patches, the mean of theirs [heads, T].
 
         For methods with ``needs_class_token``, which no tower without one gets.
         """
@@ -170,7 +179,7 @@ class Crop:
         k = key.view(-1, self.heads, size).permute(1, 2, 0)
         scores = (torch.matmul(q, k) * size**-0.5)[:, 0]
         row = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
-        return row[:, 1:]
+        return row[:, 1:] if self.joined is None else row[:, 1:][:, self.joined].mean(dim=-1)
 
 
 @dataclass(frozen=True)

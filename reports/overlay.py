@@ -35,17 +35,17 @@ def draw(
         if first.bench in seen or len(seen) == BENCHES:
             continue
         picture = _open(images.get(str((first.about.get("images") or [""])[0])))
-        grid = _grid(first)
-        if picture is not None and grid is not None:
+        grids = _finest(first)
+        if picture is not None and grids:
             seen.add(first.bench)
-            drawn.append(_draw(summary, folder, group, picture, grid))
+            drawn.append(_draw(summary, folder, group, picture, grids))
     return drawn
 
 
-def _grid(sample: Shown) -> dict[str, Any] | None:
-    """The finest grid of the first image that knows its place."""
+def _finest(sample: Shown) -> list[dict[str, Any]]:
+    """The finest grids of the first image that know their place: its tiles, or the whole."""
     placed = [g for g in sample.record.grid if g.get("box") and g.get("number", 0) == 0]
-    return placed[-1] if placed else None
+    return [g for g in placed if g["kind"] == "tile"] or placed[-1:]
 
 
 def _open(path: Path | None) -> NDArray[np.float64] | None:
@@ -62,7 +62,7 @@ def _draw(
     folder: Path,
     group: Sequence[Shown],
     picture: NDArray[np.float64],
-    grid: dict[str, Any],
+    grids: Sequence[dict[str, Any]],
 ) -> Drawn:
     first = group[0]
     depth = first.record.layers
@@ -79,8 +79,8 @@ def _draw(
     axes = sheet.panel(title, False)
     table: list[list[object]] = [["label", "bench", "doc_id", "layer", "tokens", "processed",
                                   "skipped", "dropped", "merged"]]  # fmt: skip
-    where = _label_map(grid, picture.shape[:2])
-    tokens = geometry.tokens(grid).ravel()
+    where = _label_map(grids, picture.shape[:2])
+    tokens = np.concatenate([geometry.tokens(grid).ravel() for grid in grids])
     for row, sample in enumerate(group):
         for column, layer in enumerate(layers):
             states = token_states(sample.record)[layer, tokens]
@@ -90,7 +90,7 @@ def _draw(
             counts = np.bincount(states, minlength=4).tolist()
             table.append([sample.series.label, first.bench, first.doc_id, layer, tokens.size,
                           *counts])  # fmt: skip
-        _boxes(axes, sample, (row * (high + 8), high, wide), grid, len(layers))
+        _boxes(axes, sample, (row * (high + 8), high, wide), grids[0], len(layers))
     axes.set(xlim=(-2, across), ylim=(down, -2), aspect="auto")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -98,7 +98,7 @@ def _draw(
                     [f"layer {layer}" for layer in layers])  # fmt: skip
     axes.set_yticks([r * (high + 8) + high / 2 for r in range(len(group))],
                     [s.series.short for s in group], color=INK)  # fmt: skip
-    part = ", its tile grid" if grid["kind"] == "tile" else ""
+    part = ", its tile grid" if grids[0]["kind"] == "tile" else ""
     caption = (
         f"What {len(layers)} of {depth} decoder layers process of the image{part}. Patches fade to "
         "pale where skipped, to dark where dropped, half where merged into another token; dashed "
@@ -128,8 +128,18 @@ def question(sample: Shown) -> str:
     return " ".join(joined.partition("\n")[0].split())
 
 
-def _label_map(grid: dict[str, Any], shape: tuple[int, int]) -> NDArray[np.int64]:
-    """[h, w] which patch of the grid each pixel of the picture belongs to, -1 for none."""
+def _label_map(grids: Sequence[dict[str, Any]], shape: tuple[int, int]) -> NDArray[np.int64]:
+    """[h, w] which patch of the grids each pixel of the picture belongs to, -1 for none."""
+    labels, first = np.full(shape, -1), 0
+    for grid in grids:
+        own = _labels(grid, shape)
+        labels = np.where(own >= 0, own + first, labels)
+        first += int(grid["rows"]) * int(grid["cols"])
+    return labels
+
+
+def _labels(grid: dict[str, Any], shape: tuple[int, int]) -> NDArray[np.int64]:
+    """The same of one grid."""
     rows, cols = int(grid["rows"]), int(grid["cols"])
     left, top, right, bottom = map(float, grid["box"])
     high, wide = grid["image"]

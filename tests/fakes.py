@@ -81,6 +81,7 @@ class FakeSession:
     info: ModelShape = SHAPE
     device_name: str = "cpu"
     config: dict[str, Any] = field(default_factory=lambda: CONFIG)
+    image_processor: dict[str, Any] = field(default_factory=dict)
 
     def check(self, method: Any, checkpoint: Path | None) -> None:
         pass

@@ -26,6 +26,7 @@ class Sample:
     image_token: int
     grids: list[list[tuple[int, int, bool]]] = field(default_factory=list)  # rows, cols, newline
     name: str = ""
+    deep: list[Tensor] = field(default_factory=list)  # [tokens, d] that layer 0, 1, ... adds
 
     def __post_init__(self) -> None:
         self.image = [i for i, t in enumerate(self.ids) if t == self.image_token]
@@ -66,11 +67,12 @@ class Naive:
         return module(x)  # the library's own: its rounding rule is not what is tested here
 
     def turned(self, x: Tensor, position: Tensor) -> Tensor:
-        """RoPE on [n, heads, size]."""
+        """RoPE on [n, heads, size], or on the first numbers of it that there are angles for."""
         angle = position.float()[:, None] * self.text.rotary_emb.inv_freq.float()[None]
         cos, sin = angle.cos().double()[:, None], angle.sin().double()[:, None]
-        a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+        pairs = angle.shape[-1]
+        a, b, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
+        return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
 
     def probabilities(self, layer: int, active: Tensor, position: Tensor) -> Tensor:
         """[heads, n, n] attention of a layer, rows of inactive tokens meaningless."""
@@ -78,6 +80,8 @@ class Naive:
         h = self.norm(self.text.layers[layer].input_layernorm, self.x)
         q = attention.q_proj(h).view(len(h), self.heads, self.size)
         k = attention.k_proj(h).view(len(h), -1, self.size)
+        if hasattr(attention, "q_norm"):
+            q, k = self.norm(attention.q_norm, q), self.norm(attention.k_norm, k)
         q, k = self.turned(q, position), self.turned(k, position)
         causal = torch.ones(len(h), len(h), dtype=torch.bool).tril()
         rows = []
@@ -120,9 +124,30 @@ class Naive:
         rest = self.x if skip is None else skip[:, None] * self.x
         self.x = torch.where(active[:, None], y, torch.where(self.alive[:, None], rest, self.x))
 
+    @staticmethod
+    def merged(x: Tensor, groups: dict[int, list[int]]) -> Tensor:
+        out = x.clone()
+        for slot, members in groups.items():
+            out[slot] = x[members].mean(0)
+        return out
+
+    def merge(self, groups: dict[int, list[int]]) -> None:
+        """Each slot becomes the mean of its members."""
+        self.x = self.merged(self.x, groups)
+
+    @staticmethod
+    def means(x: Tensor, groups: list[list[int]]) -> Tensor:
+        return torch.stack([x[members].mean(0) for members in groups])
+
+    def rebuild(self, groups: list[list[int]], position: Tensor) -> None:
+        """Another sequence, whose tokens are the means of groups of the old ones."""
+        self.x, self.position = self.means(self.x, groups), position
+        self.alive = torch.ones(len(groups), dtype=torch.bool)
+
     def logits(self) -> Tensor:
         """[answer + 1, vocabulary]: at the last prompt token and at every answer token."""
-        return self.model.lm_head(self.norm(self.text.norm, self.x))[self.sample.prompt - 1 :]
+        behind = self.x[len(self.x) - len(self.sample.answer) - 1 :]
+        return self.model.lm_head(self.norm(self.text.norm, behind))
 
     def ranks(self, active: Tensor) -> Tensor:
         """Number of active tokens before each token."""
@@ -133,12 +158,19 @@ class Naive:
         return order[:k]
 
 
-def run(model: Any, sample: Sample, name: str, params: dict[str, Any], modules: Any) -> Naive:
+def run(
+    model: Any,
+    sample: Sample,
+    name: str,
+    params: dict[str, Any],
+    modules: Any,
+    kind: type[Naive] = Naive,
+) -> Naive:
     """The finished pass of method ``name``; ``params`` are all its parameters."""
     from tests.naive_routers import ROUTERS
 
     with torch.no_grad():
-        naive = Naive(model, sample, modules)
+        naive = kind(model, sample, modules)
         (METHODS.get(name) or ROUTERS[name])(naive, **params)
     return naive
 
@@ -200,7 +232,7 @@ def fastv(naive: Naive, k: int, r: float, score: str, rounding: str, positions: 
 def llavolta(naive: Naive, k: int, stride: int, remainder: str) -> None:
     for layer in range(naive.depth):
         if layer == max(k, 0):
-            x = naive.x.clone()
+            groups = {}
             for start, n in naive.sample.spans:
                 for first in range(start, start + n, stride):
                     window = list(range(first, min(first + stride, start + n)))
@@ -208,14 +240,14 @@ def llavolta(naive: Naive, k: int, stride: int, remainder: str) -> None:
                     if len(window) < stride and remainder == "drop":
                         continue
                     naive.alive[first] = True
-                    naive.position[first] += (len(window) - 1) // 2
-                    x[first] = naive.x[window].mean(0)
-            naive.x = x
+                    naive.position[first] = naive.position[first + (len(window) - 1) // 2]
+                    groups[first] = window
+            naive.merge(groups)
         naive.run_layer(layer)
 
 
 def pool(naive: Naive, keep: float, side: int | None, positions: str) -> None:
-    x = naive.x.clone()
+    groups = {}
     for (start, _), grids in zip(naive.sample.spans, naive.sample.grids, strict=True):
         offset = start
         for rows, cols, newline in grids:
@@ -234,11 +266,11 @@ def pool(naive: Naive, keep: float, side: int | None, positions: str) -> None:
                         for b in range(left, right)
                     ]
                     slot = offset + middle * step + (left + right - 1) // 2
-                    x[slot], naive.alive[slot] = naive.x[cells].mean(0), True
+                    groups[slot], naive.alive[slot] = cells, True
                 if newline:
                     naive.alive[offset + middle * step + cols] = True
             offset += rows * step
-    naive.x = x
+    naive.merge(groups)
     if positions == "compact":
         naive.position = naive.ranks(naive.alive)
     dense(naive)

@@ -148,7 +148,7 @@ def test_the_cache_is_that_of_the_batch_asked_for(
 ) -> None:
     """Against a real cache: eight prompts through a model of that shape."""
     model = tiny.build(dtype=torch.float32)
-    inputs = tiny.inputs_of(model, [(3, [16], 5)] * 8)
+    inputs = tiny.inputs_of(model, [(3, 1, 5)] * 8)
     with torch.no_grad():
         out = model.generate(**inputs, do_sample=False, max_new_tokens=4, suppress_tokens=[60],
                              return_dict_in_generate=True)  # fmt: skip

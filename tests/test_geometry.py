@@ -16,8 +16,10 @@ from transformers import (  # noqa: E402
     CLIPImageProcessor,
     LlavaImageProcessor,
     LlavaNextImageProcessor,
+    Qwen2VLImageProcessor,
 )
 
+from harness.families.catalog import FAMILIES  # noqa: E402
 from harness.families.framing import place  # noqa: E402
 from reports.geometry import overlapping, rects, tokens  # noqa: E402
 
@@ -132,6 +134,26 @@ def test_tiles_map_back(size: tuple[int, int]) -> None:
         agree(grids[0], whole, size, image)
         agree(grids[1], cut, size, image)
     assert [grid["fit"] for grid in grids] == ["stretch", "tiles"]
+
+
+@pytest.mark.parametrize("size", [*SIZES, (97, 801), (641, 131)])
+@pytest.mark.parametrize("patch", [14, 16])
+def test_packed_patches_map_back(size: tuple[int, int], patch: int) -> None:
+    """A token is two by two patches, which stand together in the rows of the processor."""
+    family = FAMILIES["qwen2_5_vl" if patch == 14 else "qwen3_vl"]
+    pixels = {"shortest_edge": 16 * patch**2, "longest_edge": 1200 * patch**2}
+    processor = Qwen2VLImageProcessor(
+        patch_size=patch, size=pixels, image_mean=[0.0] * 3, image_std=[1.0] * 3
+    )
+    for centre in CENTRES:
+        image = bright(size, centre)
+        made = processor(image, return_tensors="np")
+        ((_, high, wide),) = made["image_grid_thw"]
+        seen = made["pixel_values"].reshape(high // 2, wide // 2, -1).mean(-1)
+        (grid,) = family.grids(None, 7, seen.size, made["image_grid_thw"][0])
+        family.place([grid], [size], processor)
+        assert grid["start"] == 7 and tokens(grid).shape == seen.shape
+        agree(grid, seen, size, image)
 
 
 def base(side: int) -> dict[str, Any]:

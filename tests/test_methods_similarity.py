@@ -13,6 +13,7 @@ from harness.families.tiny import Clip
 from harness.families.tiny import any_resolution_inputs as any_resolution
 from methods import MethodError, cdpruner, divprune, mmtok, parse
 from methods.picking import split, unit
+from tests.naive_choosers import determinants, spread
 from tests.routing_tools import ROWS
 from tests.similarity_tools import PICKERS, SPECS, X, everywhere, kept, run, sizes, states
 from tests.test_engine_questions import questions
@@ -30,24 +31,13 @@ def test_divprune_never_repeats_equal_tokens() -> None:
     assert divprune.pick(x, everywhere(x), 4)[0].tolist() == [0, 1, 2, 3]
 
 
-def naive_divprune(x: np.ndarray, k: int) -> list[int]:
-    x = x / np.linalg.norm(x, axis=1, keepdims=True)
-    d = 1 - x @ x.T
-    n = len(x)
-    picks = [int(np.argmax([np.sort(np.delete(d[i], i))[0] for i in range(n)]))]
-    while len(picks) < k:
-        worth = [-9.0 if j in picks else min(d[i, j] for i in picks) for j in range(n)]
-        picks.append(int(np.argmax(worth)))
-    return picks
-
-
 def test_divprune_against_a_plain_reference_in_a_ragged_batch() -> None:
     draw = np.random.default_rng(0)
     x = draw.normal(size=(3, 20, 6))
     there = torch.arange(20) < torch.tensor([[20], [13], [17]])
     picks = divprune.pick(torch.tensor(x) * there.unsqueeze(-1), there, 9)
     for i, n in enumerate((20, 13, 17)):
-        assert picks[i].tolist() == naive_divprune(x[i, :n], 9)
+        assert picks[i].tolist() == spread(x[i, :n], 9)
 
 
 # --- CDPruner
@@ -89,18 +79,6 @@ def test_cdpruner_scales_over_all_crops_of_an_image_and_over_no_other() -> None:
     torch.testing.assert_close(scaled, expected, atol=2e-6, rtol=0)
 
 
-def naive_dpp(x: np.ndarray, r: np.ndarray, k: int) -> list[int]:
-    """Greedy by determinants, straight from the definition."""
-    x = x / np.linalg.norm(x, axis=1, keepdims=True)
-    kernel = r[:, None] * (x @ x.T) * r[None]
-    picks: list[int] = []
-    while len(picks) < k:
-        rest = [i for i in range(len(x)) if i not in picks]
-        value = {i: np.linalg.det(kernel[np.ix_([*picks, i], [*picks, i])]) for i in rest}
-        picks.append(max(rest, key=lambda i: value[i]))
-    return picks
-
-
 def test_cdpruner_against_determinants_in_a_ragged_batch() -> None:
     draw = np.random.default_rng(2)
     x, r = draw.normal(size=(3, 14, 16)), draw.random(size=(3, 14))
@@ -108,7 +86,7 @@ def test_cdpruner_against_determinants_in_a_ragged_batch() -> None:
     weight = torch.tensor(r) * there
     picks = cdpruner.pick(torch.tensor(x) * there.unsqueeze(-1), weight, there, 7)
     for i, n in enumerate((14, 9, 11)):
-        assert picks[i].tolist() == naive_dpp(x[i, :n], r[i, :n], 7)
+        assert picks[i].tolist() == determinants(x[i, :n], r[i, :n], 7)
 
 
 def test_cdpruner_refuses_to_guess_without_clip() -> None:

@@ -52,9 +52,9 @@ def _broken_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
 
-@damage("type 'qwen2_vl'")
+@damage("type 'paligemma'")
 def _other_family(folder: Path) -> None:
-    edit(folder / "config.json", model_type="qwen2_vl")
+    edit(folder / "config.json", model_type="paligemma")
 
 
 @damage("original LLaVA layout")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +20,8 @@ from harness.cost.published import (
     table_names,
 )
 from harness.families.catalog import REGISTRY, shape_of
-from harness.families.convnext import CONVNEXT_L, CONVNEXT_XXL, convnext_flops, llava_hr_flops
+from harness.families.convnext import CONVNEXT_L, CONVNEXT_XXL, convnext_parts
+from harness.families.shapes import SlowShape
 from harness.families.sight import summed, tower_parts
 from harness.options.suites import suite_names
 
@@ -104,20 +104,29 @@ def test_paper_fastv_rule(k: int, pruned: float, seven: float, thirteen: float) 
         assert one_layer / 2e9 == pytest.approx(billions, abs=0.006)
 
 
-def test_vision_lines_of_models_without_weights() -> None:
-    """LLaVA-HR: 718 and 3167 GMAC slow towers, 0.72 TFLOP CLIP, about 2.2 in all; HD: not known."""
-    assert round(convnext_flops(1024, *CONVNEXT_L) / 2e9) == 718
-    assert round(convnext_flops(1024, *CONVNEXT_XXL) / 2e9) == 3167
-    rest = llava_hr_flops(1024, *CONVNEXT_L) - convnext_flops(1024, *CONVNEXT_L)
-    assert rest / 1e12 == pytest.approx(3 * 0.010 + 0.005, abs=0.002)
+def test_vision_lines_of_models_with_two_towers() -> None:
+    """LLaVA-HR: 718 and 3167 GMAC slow towers, 0.72 TFLOP CLIP, about 2.2 in all. Mini-Gemini-HD:
+    3.23 ConvNeXt, 2.18 mining, 5 x 0.38 CLIP, 7.44 with the projector."""
+    for sizes, gigamacs in ((CONVNEXT_L, 718), (CONVNEXT_XXL, 3167)):
+        found = summed(convnext_parts(SlowShape(*sizes, 1024), 1), "vision")
+        assert found is not None and round(found / 2e9) == gigamacs
     for name in ("llava-hr-7b", "llava-hr-13b"):
         shape = shape_of(name)
         assert round((summed(tower_parts(shape.vision, 1), "vision") or 0) / 1e12, 2) == 0.72
-        line = summed(REGISTRY[shape.family].example(shape), "vision")
-        assert line is not None
-        assert line / 1e12 == pytest.approx(2.2, abs=0.02)
+        parts = REGISTRY[shape.family].example(shape)
+        mixing = summed([part for part in parts if "adapter" in part.name], "vision")
+        assert mixing is not None and mixing / 3e12 == pytest.approx(0.010, abs=0.0005)
+        line = summed(parts, "vision")
+        assert line is not None and line / 1e12 == pytest.approx(2.2, abs=0.02)
     hd = shape_of("mini-gemini-hd-7b")
-    assert summed(REGISTRY[hd.family].sight(hd, [], 2880), "vision") is None
+    parts = REGISTRY[hd.family].sight(hd, [], 2880)
+    mining = summed([part for part in parts if "mining" in part.name], "vision")
+    assert mining is not None and mining / 1e12 == pytest.approx(2.18, abs=0.005)
+    assert hd.slow is not None
+    fine = summed(convnext_parts(hd.slow, 1), "vision")
+    assert fine is not None and fine / 1e12 == pytest.approx(3.23, abs=0.005)
+    total = [summed(parts, scope) or 0 for scope in ("vision", "projector")]
+    assert sum(total) / 1e12 == pytest.approx(7.44, abs=0.005)
 
 
 def test_every_table_is_a_suite() -> None:
@@ -142,8 +151,7 @@ def test_a_run_beside_a_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert flops.paper_rule["LLaVA-HR-13B"] == pytest.approx(37.131, abs=5e-4)
     cost = pd.read_csv(out / "cost.csv").set_index(["label", "counter", "convention", "scope"])
     hd = cost.loc["Mini-Gemini-HD-7B"].tflops_mean
-    assert math.isnan(hd["closed_form", "causal", "vision"])  # not counted is empty, not 0
-    assert math.isnan(hd["closed_form", "causal", "total"])
+    assert hd["closed_form", "causal", "vision"] == pytest.approx(7.322, abs=5e-4)
     for counter in ("fvcore", "torch"):
         prefill = hd[counter, "full", "llm_prefill"]
         assert prefill == pytest.approx(hd["closed_form", "full", "llm_prefill"], rel=1e-9)

@@ -12,6 +12,7 @@ import pytest
 import methods
 from harness.common.errors import UsageError
 from harness.common.roots import ROOT
+from harness.families.catalog import info_of
 from harness.model.catalog import find_model
 from harness.train import estimate, sizes
 from harness.train.recipe import InstructRecipe
@@ -84,7 +85,7 @@ def test_settings_are_the_papers(name: str) -> None:
 def test_methods_are_the_papers(name: str) -> None:
     recipe, expected = load(name), dict(METHODS[name])
     method = methods.parse(recipe.method)
-    method.check(sizes.model_info(sizes.recipe_shape(recipe)))
+    method.check(info_of(sizes.recipe_shape(recipe)))
     assert method.name == expected.pop("name")
     assert {key: getattr(method, key) for key in expected} == expected
     stages = [methods.parse(spec) for spec in recipe.stages]

@@ -72,7 +72,7 @@ class Generator:
         inputs = self.prompter.inputs(batch, images)
         sizes = inputs["attention_mask"].sum(dim=1).tolist()
         self._check_length(batch, sizes, [1] * len(batch))
-        self.sharing.expect([key for row in keys for key in row])
+        self.sharing.expect([key for row in keys for key in row], inputs)
         questions = [request.text for request in batch]
         self.run.set_samples([request.name for request in batch], questions)
         how, start = batch[0].how, int(inputs["input_ids"].shape[1])

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Where a processor has no chat template: the form LLaVA-1.5 was trained with.
 PLAIN_TEMPLATE = "USER: {images}{text} ASSISTANT:"
+# How tasks write where an image goes; LLaVA's own token.
+MARK = "<image>"
 
 
 class Prompter:
@@ -46,7 +48,17 @@ class Prompter:
         return [image.convert("RGB") for image in found]
 
     def inputs(self, batch: Sequence[Request], images: list[list[Any]]) -> dict[str, Any]:
-        """Tensors on the model's device: left-padded ids [B, n], mask, pixels in prompt order."""
+        """Tensors on the model's device: left-padded ids [B, n], mask, pixels in prompt order.
+
+        Raises CellError for images that the processor cannot cut up.
+        """
+        try:
+            return self._inputs(batch, images)
+        except ValueError as error:
+            names = ", ".join(request.name for request in batch)
+            raise CellError(f"sample {names}: {one_line(error, 200)}") from error
+
+    def _inputs(self, batch: Sequence[Request], images: list[list[Any]]) -> dict[str, Any]:
         pairs = zip(batch, images, strict=True)
         prompts = [self.prompt(request.text, len(row)) for request, row in pairs]
         flat = [image for row in images for image in row]
@@ -54,13 +66,16 @@ class Prompter:
         begins = tokenizer.bos_token and prompts[0].startswith(tokenizer.bos_token)
         inputs = self.processor(
             text=prompts,
-            images=flat or None,
+            images=(images if self.family.nested else flat) if flat else None,
             padding=True,
             return_tensors="pt",
             add_special_tokens=not begins,
         )
         names = ("input_ids", "attention_mask", *self.family.per_token, *self.family.images)
-        tensors = {name: inputs[name].to(self.model.device) for name in names if name in inputs}
+        # Without its per-token entries a model may count positions another way, and not say so.
+        token = self.family.image_token(self.model.config.to_dict())
+        made = {**self.family.token_inputs(inputs["input_ids"], token), **inputs}
+        tensors = {name: made[name].to(self.model.device) for name in names if name in made}
         if "pixel_values" in tensors:
             tensors["pixel_values"] = tensors["pixel_values"].to(self.model.dtype)
         return tensors
@@ -77,16 +92,31 @@ class Prompter:
         A text that already says where its images go, once each, keeps them there.
         """
         token = self.processor.image_token
-        placed = text.count(token)
-        if placed != n_images:
+        text = text.replace(MARK, token)
+        placed = text.count(token) == n_images
+        if not placed:
             text = text.replace(token, "").strip()
-        ahead = n_images if placed != n_images else 0
+        ahead = 0 if placed else n_images
         images = f"{token}\n" * ahead
-        content: Any = [{"type": "image"}] * ahead + [{"type": "text", "text": text}]
         if not self.has_template:
             return PLAIN_TEMPLATE.format(images=images, text=text)
+        content: Any = [{"type": "image"}] * ahead + self._parts(text, token)
         renderer = self.processor
         if not getattr(self.processor, "chat_template", None):
             renderer, content = self.processor.tokenizer, images + text
         turns = [{"role": "user", "content": content}]
         return str(renderer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+
+    @staticmethod
+    def _parts(text: str, token: str) -> list[dict[str, str]]:
+        """What a template gets of a text: images at their places, where it writes them there.
+
+        Templates of models whose token is LLaVA's put all images first: those stay in the text.
+        """
+        if token == MARK:
+            return [{"type": "text", "text": text}]
+        parts: list[dict[str, str]] = []
+        for number, piece in enumerate(text.split(token)):
+            parts += [{"type": "image"}] if number else []
+            parts += [{"type": "text", "text": piece}] if piece else []
+        return parts

@@ -50,17 +50,26 @@ class Case:
             modules = self.method.build_modules(model_info(self.model))
         return None if modules is None else tiny.randomise(modules).to(self.model.dtype)
 
+    @cached_property
+    def image_tokens(self) -> int:
+        """Tokens of an image of the test batch, the first of the family's."""
+        size, crops = FAMILIES[self.family].tiny_images[0]
+        image = tiny.noise(self.model, size, crops, torch.Generator().manual_seed(0))
+        return tiny.tokens_of(self.model, image)
+
     @property
-    def rows(self) -> list[tuple[int, list[int], int]]:
+    def rows(self) -> tiny.Rows:
         """The prompts of the test batch: frames for a method that needs several images."""
         return tiny.ROWS if self.method.least_images == 1 else tiny.FRAMES
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        images = FAMILIES[self.family].tiny_images
-        if len(images) > 1:  # of different sizes
-            return tiny.any_resolution_inputs(self.model, [size for size, _ in images])
         return tiny.inputs_of(self.model, self.rows)
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of its family's images, in pixels."""
+        return [size for size, _ in FAMILIES[self.family].tiny_images]
 
     def other(self, method: Method) -> Case:
         """The same model under another method, or under one that stands before the real one."""
@@ -78,9 +87,11 @@ class Case:
         family = FAMILIES[self.family]
         names = ("input_ids", "attention_mask", *family.per_token)
         single = {k: self.inputs[k][i][real][None] for k in names}
-        first, count = sum(len(images) for _, images, _ in self.rows[:i]), len(self.rows[i][1])
+        first, count = sum(images for _, images, _ in self.rows[:i]), self.rows[i][1]
         if count:
-            single |= family.some_images(self.inputs, range(first, first + count))
+            single |= family.some_images(
+                family.counted(self.inputs, tiny.IMAGE), range(first, first + count)
+            )
         return single
 
     @contextmanager

@@ -93,7 +93,7 @@ def _ways(s: Case) -> list[Callable[[Method], list[Any]]]:
 
     def tiles(method: Method) -> list[Any]:
         twin = crops.other(method)
-        out, records = twin.generate(crops.inputs)
+        out, records = twin.generate(tiny.any_resolution_inputs(crops.model, crops.sizes))
         return [*out.logits, *(torch.from_numpy(r.route.copy()) for r in records)]
 
     def training(method: Method) -> list[Any]:
@@ -204,7 +204,7 @@ def gradients(s: Case) -> None:
     require(_trained(s.method, s.rows[:1])[1] > 0, "no gradient arrived")
 
 
-def _trained(method: Method, rows: list[Any]) -> tuple[float, float]:
+def _trained(method: Method, rows: tiny.Rows) -> tuple[float, float]:
     """(loss, sum of the absolute gradients of the method's own weights) of one training step."""
     model = tiny.build(dtype=torch.float32).train()
     modules = tiny.randomise(method.build_modules(model_info(model)))  # type: ignore[arg-type]

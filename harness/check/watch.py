@@ -93,7 +93,7 @@ def counted(layers: Any) -> Iterator[dict[str, list[int]]]:
     for i, layer in enumerate(layers):
         for part, module in (
             ("attention", layer.self_attn.o_proj),
-            ("mlp", layer.mlp.down_proj),
+            ("mlp", getattr(layer.mlp, "down_proj", layer.mlp)),  # or all experts of the layer
         ):
 
             def count(_m: Any, args: Any, i: int = i, part: str = part) -> None:

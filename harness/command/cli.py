@@ -131,7 +131,7 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     if job is JobKind.LIST:
         return _list(raw["list"])
     if job is JobKind.CHECK:
-        return _check(raw["check"])
+        return _check(raw["check"], raw.get("family"), settings.out)
     if job is JobKind.PLOTS_ONLY:
         return _plots(raw["plots_only"], settings.out)
     if job is JobKind.DIFF:
@@ -190,15 +190,22 @@ def _list(kind: str) -> int:
     return EXIT_OK
 
 
-def _check(name: str) -> int:
+def _check(name: str, family: str | None, out: str | None) -> int:
     from harness.options.specs import check_known_methods
     from methods.base import MethodError
 
     if name != "all":
         check_known_methods([name], "--check")
+    if out is not None and family is None:
+        raise UsageError("--out has no meaning with --check but for a matrix: add --family NAME")
     from harness.check import run_check
 
     try:
+        if family is not None:
+            from harness.check.families import run_matrix
+
+            place = None if out is None else Path(out)
+            return EXIT_OK if run_matrix(name, family, place, print) else EXIT_CELLS_FAILED
         return EXIT_OK if run_check(name) else EXIT_CELLS_FAILED
     except MethodError as error:
         raise UsageError(f"--check: {one_line(error)}") from None

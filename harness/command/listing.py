@@ -56,7 +56,7 @@ def _models() -> Iterable[tuple[str, ...]]:
     from harness.families.catalog import SIZES_ONLY
 
     for name, summary in SIZES_ONLY.items():
-        yield name, f"{summary}; --costs-only"
+        yield name, f"{summary}; sizes only"
 
 
 def _suites() -> Iterable[tuple[str, ...]]:

@@ -16,6 +16,9 @@ Conventions
                      layer: all of n^2, two FFN matrices where Llama has three, no LM head. FastV
                      prints multiply-accumulates; here, as everywhere, they are doubled.
 
+Where layers have experts, a token counts those it is sent to and their gate; m of the two formulas
+is the width of all that a token meets, in ``paper-gamma`` its mean over the layers.
+
 A model whose tower is not known in full has no vision line: None, which tables show as empty.
 
 All FLOPs and all cache sizes are of one sample; who shows a batch multiplies.
@@ -130,6 +133,11 @@ def skipped(counts: Counts, n: int) -> float:
     return 1.0 - float(counts.sum()) / (counts.size * n) if counts.size and n else 0.0
 
 
+def linear_flops(shape: ModelShape, counts: Counts) -> float:
+    """The decoder's linear layers, for the tokens [L] that each of them processed."""
+    return 2.0 * int(np.dot(np.array(shape.all_weights_met, dtype=np.int64), counts))
+
+
 def attention_flops(shape: ModelShape, counts: Counts, convention: str) -> float:
     """Scores and values of all layers: 4·n²·width for ``full``, half of it for ``causal``."""
     per_pair = {"full": 4, "causal": 2}[convention]
@@ -150,20 +158,20 @@ def prefill_flops(
         return gamma_rule(shape, record.n, skip, dense_layers=shape.layers - acting)
     if convention == "paper-fastv":
         return fastv_rule(shape, counts)
-    linear = 2.0 * shape.layer_weights * int(counts.sum())
+    linear = linear_flops(shape, counts)
     if convention == "paper-pmod":
         return linear + 2.0 * shape.head_weights * tokens_at_head(record)
     return linear + attention_flops(shape, counts, convention) + 2.0 * shape.head_weights
 
 
 def fastv_rule(shape: ModelShape, counts: Counts) -> float:
-    """FastV's published formula, doubled to FLOPs, for the tokens [L] of each layer.
+    """FastV's published formula, doubled to FLOPs, for the tokens of the first layers or of all.
 
     One layer of LLaVA-1.5-7B at n = 612 gives 2 x 99.3e9: the "99.3 B" of its README.
     """
     d, n = shape.hidden, counts.astype(np.int64)
-    weights = 4 * d * d + 2 * d * shape.ffn
-    return 2.0 * weights * int(n.sum()) + 4.0 * d * int((n**2).sum())
+    weights = 4 * d * d + 2 * d * np.array(shape.ffn_met[: n.size], dtype=np.int64)
+    return 2.0 * int(np.dot(weights, n)) + 4.0 * d * int((n**2).sum())
 
 
 def eager_attention(shape: ModelShape, counts: Counts) -> float:
@@ -189,9 +197,11 @@ def gamma_rule(shape: ModelShape, n: int, skip: float, dense_layers: int) -> flo
     TFLOPs column of its tables.
     """
 
+    ffn = sum(shape.ffn_met) / shape.layers
+
     def layer(tokens: int) -> float:
         d = shape.hidden
-        return 8.0 * tokens * d * d + 4.0 * tokens**2 * d + 6.0 * tokens * d * shape.ffn
+        return 8.0 * tokens * d * d + 4.0 * tokens**2 * d + 6.0 * tokens * d * ffn
 
     # The tiny shift keeps int() from turning 13.999999999 tokens into 13.
     kept = int(n * (1.0 - skip) + 1e-9)
@@ -205,6 +215,6 @@ def decode_flops(shape: ModelShape, counts: Counts, decode: NDArray[np.bool_]) -
     """
     steps = decode.astype(np.int64)
     seen = counts[:, None] + np.cumsum(steps, axis=1)  # entries including the token itself
-    linear = 2.0 * shape.layer_weights * int(steps.sum())
+    linear = linear_flops(shape, steps.sum(1))
     attention = 4.0 * shape.attention_width * int((steps * seen).sum())
     return linear + attention + 2.0 * shape.head_weights * steps.shape[1]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from harness.engine.block import attention_rows, query_key
-from harness.families.shapes import ModelShape
+from harness.families.shapes import Mixture, ModelShape
 
 
 class _Past:
@@ -55,6 +55,25 @@ class Rows(nn.Module):
         query = query_key(self.attention, asked, (turn, turn), "q", self.head_dim)
         keys = query_key(self.attention, states, (turns, turns), "k", self.head_dim)
         return attention_rows(self.attention, query, keys, allowed)
+
+
+class Chosen(nn.Module):
+    """An MLP of experts: its gate, and the layer's MLP once for every expert that a token meets.
+
+    Which expert each is does not change the count, and a tracer cannot follow it.
+    """
+
+    def __init__(self, mlp: nn.Module, width: int, mixture: Mixture) -> None:
+        super().__init__()
+        self.mlp, self.chosen = mlp, mixture.chosen
+        self.gate = nn.Linear(width, mixture.experts, bias=False)
+
+    def forward(self, states: Any) -> Any:
+        shares = self.gate(states).softmax(dim=-1)
+        made = shares[..., :1] * self.mlp(states)
+        for i in range(1, self.chosen):
+            made = made + shares[..., i : i + 1] * self.mlp(states)
+        return made
 
 
 class Scores(nn.Module):
@@ -100,8 +119,23 @@ def decoder_like(layer: nn.Module, config: Any) -> Callable[[], nn.Module]:
     return lambda: type(layer)(config, 0)
 
 
+def with_experts(layer: Any, shape: ModelShape) -> nn.Module:
+    """A decoder layer whose MLP is that of the layers with experts."""
+    assert shape.mixture is not None
+    layer.mlp = Chosen(layer.mlp, shape.hidden, shape.mixture)
+    return layer
+
+
+def rotary_width(attention: Any, head_dim: int) -> int:
+    """Numbers of a head that the rotary table of a decoder's layer turns."""
+    return int(getattr(attention, "rotary_ndims", head_dim))
+
+
 def llama_layer(shape: ModelShape) -> nn.Module:
-    """One Llama decoder layer at the sizes of `shape`, on the current default device."""
+    """One Llama decoder layer at the sizes of `shape`, on the current default device.
+
+    Where an MLP has two matrices (Phi's), without Llama's gate.
+    """
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
@@ -113,4 +147,8 @@ def llama_layer(shape: ModelShape) -> nn.Module:
         head_dim=shape.head_dim,
         attn_implementation="sdpa",
     )
-    return LlamaDecoderLayer(config, 0)
+    layer = LlamaDecoderLayer(config, 0)
+    if shape.mlp_matrices == 2:
+        up = nn.Linear(shape.hidden, shape.ffn, bias=False)
+        layer.mlp = nn.Sequential(up, nn.GELU(), nn.Linear(shape.ffn, shape.hidden, bias=False))
+    return layer

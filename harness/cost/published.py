@@ -21,7 +21,7 @@ from harness.common.nearest import unknown
 from harness.cost.ledger import TERA, eager_attention, gamma_rule, prefill_flops, sample_cost
 from harness.families.catalog import config_for, shape_of
 from harness.families.shapes import ModelShape
-from harness.store.record import DROPPED, IMAGE, SKIPPED, RoutingRecord
+from harness.store.record import DROPPED, IMAGE, RoutingRecord
 
 DATA = Path(__file__).with_name("published.yaml")
 VOCABULARY = 32000  # of the papers' checkpoints; the converted ones pad it
@@ -59,7 +59,8 @@ class PaperRow:
             return f"{self.method}, {self.paper_text} text tokens"
         if self.image_tokens is not None:
             return f"{self.image_tokens} image tokens, {self.paper_text} text tokens"
-        return f"{self.length} tokens, skip {self.skip:.1%}, layers {self.layers}"
+        by = ", by γ-MoD's top-k" if self.skip else ""
+        return f"{self.length} tokens, skip {self.skip:.1%}, layers {self.layers}{by}"
 
 
 @dataclass(frozen=True)
@@ -104,19 +105,20 @@ class Records:
     def of(self, row: PaperRow, n_text: int) -> RoutingRecord:
         """The row's routing on one image and `n_text` text tokens.
 
-        A method decides for itself; a row without method keeps the first tokens of the dense
-        routing, as many as its token count or its skip share leaves.
+        A method decides for itself; a skip share is met by γ-MoD's own selection (`gamma_spec`). A
+        row of a token count keeps the first image tokens of the dense routing.
         """
         if row.method:
             return self._predicted(row.model, row.method, n_text)
-        record = copy.copy(self._predicted(row.model, "dense", n_text))
+        dense = self._predicted(row.model, "dense", n_text)
+        if row.skip:
+            return self._predicted(row.model, gamma_spec(row, dense), n_text)
+        if row.image_tokens is None:
+            return dense
+        record = copy.copy(dense)
         record.route = record.route.copy()
-        if row.image_tokens is not None:
-            image = np.flatnonzero(record.kinds == IMAGE)
-            record.route[:, image[row.image_tokens :]] = DROPPED
-            return record
-        record.mod_layers = placement(row, record.layers)
-        record.route[record.mod_layers, _kept(record.n, row.skip or 0.0) :] = SKIPPED
+        image = np.flatnonzero(record.kinds == IMAGE)
+        record.route[:, image[row.image_tokens :]] = DROPPED
         return record
 
     def _predicted(self, model: str, method: str, n_text: int) -> RoutingRecord:
@@ -136,6 +138,18 @@ def placement(row: PaperRow, depth: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
     routed = np.array(parse_layers("gamma", row.layers, depth))
     return routed & bool(row.skip)
+
+
+def gamma_spec(row: PaperRow, dense: RoutingRecord) -> str:
+    """γ-MoD as a spec whose MoD layers skip the row's share of all tokens of a prompt.
+
+    By the top-k of its training, which takes a share of the tokens up to the image's end. Its
+    thresholds need trained weights and the papers' data, of which the share is a measurement.
+    """
+    head = 1 + int(np.flatnonzero(dense.kinds == IMAGE)[-1])
+    skipped = dense.n - _kept(dense.n, row.skip or 0.0)
+    # Half a token more, so that cutting to whole ones gives this number.
+    return f"gamma:rule=topk:layers={row.layers}:ratio={min(1.0, (skipped + 0.5) / head):.9f}"
 
 
 def _kept(n: int, skip: float) -> int:

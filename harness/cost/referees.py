@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from harness.common.torchvision_ops import declare_missing_ops
@@ -31,6 +32,8 @@ from harness.cost.modules import (
     Rows,
     Scores,
     llama_layer,
+    rotary_width,
+    with_experts,
 )
 from harness.cost.ownwork import linear_sizes, router_flops, scoring_flops, width_of
 from harness.families.catalog import REGISTRY
@@ -47,42 +50,59 @@ SHAPES = ((1, 635), (58, 58), (634, 634), (100, 634), (2986, 2986))
 class Referees:
     """Both counters on the parts of one model; nothing is counted twice.
 
-    `decoder` makes one decoder layer (on the current default device); without it, Llama's at the
-    sizes of `shape`.
+    `decoder` makes one decoder layer without experts (on the current default device); without it,
+    Llama's at the sizes of `shape`.
     """
 
     def __init__(self, shape: ModelShape, decoder: Callable[[], nn.Module] | None = None) -> None:
         declare_missing_ops()
         self.shape = shape
         self._decoder = decoder or (lambda: llama_layer(shape))
-        self._layers: dict[tuple[int, int], Finding] = {}
+        self._layers: dict[tuple[int, int, bool], Finding] = {}
         self._sight: dict[tuple[str, int], tuple[float, float] | None] = {}
         self._routers: dict[tuple[Any, ...], Curve] = {}
-        self._prefill = Curve(lambda n: self.layer(n, n), nodes=(58, 634, 2986), proof=1217)
-        self._step = Curve(partial(self.layer, 1), nodes=(1, 635), proof=2986)
+        # Both kinds of decoder layers that the model has: without experts, and with them.
+        self._prefill = {kind: self._prompt_curve(kind) for kind in sorted(set(shape.mixed))}
+        self._step = {kind: self._step_curve(kind) for kind in self._prefill}
+
+    def _prompt_curve(self, mixed: bool) -> Curve:
+        nodes = (58, 634, 2986)
+        return Curve(lambda n: self.layer(n, n, mixed), nodes, proof=1217)
+
+    def _step_curve(self, mixed: bool) -> Curve:
+        return Curve(partial(self.layer, 1, mixed=mixed), nodes=(1, 635), proof=2986)
+
+    def _made(self, mixed: bool) -> nn.Module:
+        with torch.device("meta"):
+            layer = self._decoder()
+            return Behind(with_experts(layer, self.shape) if mixed else layer)
 
     @cached_property
-    def _layer(self) -> nn.Module:
-        with torch.device("meta"):
-            return Behind(self._decoder())
+    def _modules(self) -> dict[bool, nn.Module]:
+        return {mixed: self._made(mixed) for mixed in self._prefill}
 
-    def layer(self, queries: int, keys: int) -> Finding:
-        """One decoder layer on `queries` tokens that see `keys`, themselves included."""
-        if (queries, keys) not in self._layers:
-            self._layers[queries, keys] = self._count_layer(queries, keys)
-        return self._layers[queries, keys]
+    def layer(self, queries: int, keys: int, mixed: bool = False) -> Finding:
+        """One decoder layer on `queries` tokens that see `keys`, themselves included.
 
-    def _count_layer(self, queries: int, keys: int) -> Finding:
-        shape = self.shape
+        `mixed`: one with experts.
+        """
+        what = queries, keys, mixed
+        if what not in self._layers:
+            self._layers[what] = self._count_layer(*what)
+        return self._layers[what]
+
+    def _count_layer(self, queries: int, keys: int, mixed: bool) -> Finding:
+        shape, module = self.shape, self._modules[mixed]
         with torch.device("meta"):
             hidden = torch.empty(1, queries, shape.hidden)
-            angle = torch.empty(1, queries, shape.head_dim)
+            angle = torch.empty(1, queries, self._turned)
             past = torch.empty(1, shape.kv_heads, keys - queries, shape.head_dim)
             # Without a mask the library takes the first `queries` keys for all there are.
             mask = torch.empty(1, 1, queries, keys, dtype=torch.bool)
-        found = count(self._layer, (hidden, angle, angle, past, mask), "llm_layer")
-        closed = 2.0 * queries * shape.layer_weights + 4.0 * queries * keys * shape.attention_width
-        size = f"{queries} queries, {keys} keys"
+        found = count(module, (hidden, angle, angle, past, mask), "llm_layer")
+        attention = 4.0 * queries * keys * shape.attention_width
+        closed = 2.0 * queries * shape.weights_met(mixed) + attention
+        size = f"{queries} queries, {keys} keys" + (", with experts" if mixed else "")
         return Finding("llm_layer", size, closed, *found).checked()
 
     @cached_property
@@ -127,7 +147,7 @@ class Referees:
 
     def examine(self) -> list[Finding]:
         """Every part, the decoder layer at several sizes. Raises RefereeError."""
-        layers = [self.layer(queries, keys) for queries, keys in SHAPES]
+        layers = [self.layer(*size, mixed) for mixed in self._prefill for size in SHAPES]
         parts = REGISTRY[self.shape.family].example(self.shape)
         parts = [part for part in parts if self._part(part) is not None]
         sight = [self.seen(parts, scope) for scope in ("vision", "projector")]
@@ -149,7 +169,7 @@ class Referees:
         parts = sight_of(self.shape, record) if vision_runs else []
         vision, projector = (self.seen(parts, scope) for scope in ("vision", "projector"))
         counts = record.processed_per_layer() if counts is None else counts
-        layers, steps = self._prefill.total(counts), self._step.total(entries_seen(counts, record))
+        layers, steps = self._decoder_work(counts, record)
         router, again = self._own_work(record.scoring)
         result: dict[str, dict[str, float | None]] = {}
         for counter in COUNTERS:
@@ -165,6 +185,20 @@ class Referees:
             seen = None if vision is None else getattr(vision, counter) / TERA
             result[counter]["vision"] = seen
         return result
+
+    def _decoder_work(
+        self, counts: Counts, record: RoutingRecord
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """counter -> FLOPs of all decoder layers on the prompt and on the tokens fed back."""
+        prompt, fed = dict.fromkeys(COUNTERS, 0.0), dict.fromkeys(COUNTERS, 0.0)
+        for mixed in self._prefill:
+            rows = np.array(self.shape.mixed) == mixed
+            seen = entries_seen(counts[rows], record.decode[rows])
+            found = (self._prefill[mixed], counts[rows]), (self._step[mixed], seen)
+            for sums, (curve, sizes) in zip((prompt, fed), found, strict=True):
+                for counter, flops in curve.total(sizes).items():
+                    sums[counter] += flops
+        return prompt, fed
 
     def _own_work(
         self, scoring: list[dict[str, Any]] | None
@@ -220,7 +254,7 @@ class Referees:
                 asked = tokens if kind == "mean_row" else 1
                 module = self._rows
                 states = [torch.empty(1, n, shape.hidden) for n in (asked, tokens)]
-                turns = [torch.empty(1, n, shape.head_dim) for n in (asked, tokens)]
+                turns = [torch.empty(1, n, self._turned) for n in (asked, tokens)]
                 inputs = (*states, *turns, torch.empty(1, 1, asked, tokens, dtype=torch.bool))
         found = count(module, inputs, "router")
         call = {"kind": kind, "tokens": tokens}
@@ -229,11 +263,15 @@ class Referees:
         return Finding("router", f"{kind}, {tokens} tokens", closed, *found).checked()
 
     @cached_property
-    def _rows(self) -> nn.Module:
+    def _rows(self) -> Rows:
         with torch.device("meta"):
             return Rows(self._decoder(), self.shape.head_dim)
 
+    @cached_property
+    def _turned(self) -> int:
+        return rotary_width(self._rows.attention, self.shape.head_dim)
 
-def entries_seen(counts: Counts, record: RoutingRecord) -> Counts:
-    """Cache entries that each processed decode token meets, itself included, over all layers."""
-    return (counts[:, None] + np.cumsum(record.decode, axis=1))[record.decode]
+
+def entries_seen(counts: Counts, decode: NDArray[np.bool_]) -> Counts:
+    """Cache entries that each processed decode token meets, itself included, over these layers."""
+    return (counts[:, None] + np.cumsum(decode, axis=1))[decode]

@@ -51,7 +51,7 @@ def build_replica(config: Mapping[str, Any], seed: int = 0) -> Any:
     tower = {"hidden_size": TOWER, "intermediate_size": TOWER, "num_attention_heads": 2}
     small = family.resized(full, text, tower)
     torch.manual_seed(seed)
-    made = family.config_class()(**small, image_token_id=IMAGE_TOKEN)
+    made = family.config_class()(**{**small, "image_token_id": IMAGE_TOKEN})
     model = family.model_class()._from_config(made, attn_implementation="sdpa").eval()
     model.generation_config.eos_token_id = None
     return model

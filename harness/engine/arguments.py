@@ -14,7 +14,7 @@ from harness.engine.model import EngineError
 
 _MORE = ("output_attentions", "output_hidden_states")
 # Of the output's form, of the loss, of static caches: no Llama-like layer looks at these.
-_DECODER = ("return_dict", "num_items_in_batch", "cache_position")
+_DECODER = ("return_dict", "num_items_in_batch", "cache_position", "logits_to_keep")
 _TOWER = ("return_dict", "interpolate_pos_encoding", *_MORE)
 
 
@@ -24,6 +24,13 @@ def check_decoder(given: Mapping[str, Any]) -> None:
         if given.get(name):
             raise EngineError(f"{name} is not available on a routed model")
     _refuse_others(given, (*_DECODER, *_MORE), "decoder")
+
+
+def check_media(given: Mapping[str, Any]) -> None:
+    """Raise EngineError for videos: their tokens would be taken for text."""
+    encoded = given.get("mm_encoder_outputs") or {}
+    if given.get("pixel_values_videos") is not None or encoded.get("video") is not None:
+        raise EngineError("videos are not routed: give their frames as images")
 
 
 def check_tower(given: Mapping[str, Any]) -> None:

@@ -65,7 +65,10 @@ def _weighted_mlp(
 def query_key(
     attention: nn.Module, states: Tensor, rotary: Rotary, which: str, head_dim: int
 ) -> Tensor:
-    """Queries or keys of normed ``states`` [B, n, d] after RoPE, [B, heads, n, head_dim]."""
+    """Queries or keys of normed ``states`` [B, n, d] after RoPE, [B, heads, n, head_dim].
+
+    A table narrower than a head turns its first numbers alone (partial rotary).
+    """
     projection = attention.q_proj if which == "q" else attention.k_proj
     out = projection(states)
     out = out.view(*out.shape[:-1], -1, head_dim)
@@ -74,9 +77,12 @@ def query_key(
         out = norm(out)
     out = out.transpose(1, 2)
     cos, sin = rotary[0].unsqueeze(1), rotary[1].unsqueeze(1)
-    half = out.shape[-1] // 2
+    width = cos.shape[-1]
+    out, rest = out[..., :width], out[..., width:]
+    half = width // 2
     turned = torch.cat((-out[..., half:], out[..., :half]), dim=-1)
-    return out * cos + turned * sin
+    out = out * cos + turned * sin
+    return torch.cat((out, rest), dim=-1) if rest.shape[-1] else out
 
 
 def attention_rows(attention: nn.Module, queries: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:

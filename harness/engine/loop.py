@@ -90,7 +90,8 @@ def _leave(
         owner = event.assign
         keep = (owner == steps) & seq.valid
         seq.hidden = folded(seq.hidden, event, seq.valid)
-        seq.added = [folded(table, replace(event, states=None), seq.valid) for table in seq.added]
+        along = event.same or (lambda table: folded(table, replace(event, states=None), seq.valid))
+        seq.added = [along(table) for table in seq.added]
         if event.place is not None:
             positions = seq.positions.take(event.place)
     counts = event.counts if event.counts is not None else keep.sum(dim=1).tolist()

@@ -11,7 +11,7 @@ from torch import nn
 from harness.common.errors import UsageError
 from harness.families.catalog import FAMILIES, completed
 from harness.families.family import Family
-from methods.base import Method, ModelInfo
+from methods.base import Method, MethodError, ModelInfo
 
 _LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 
@@ -95,6 +95,11 @@ def backend(config: Any) -> str:
 def check_method(parts: Parts, method: Method) -> None:
     """Raise MethodError or :class:`EngineError` where a method cannot run on this model."""
     method.fits(parts.info)
+    if parts.family.whole_grid and method.merge_layers(parts.info):
+        raise MethodError(
+            f"{method.name}: merges patches inside the vision tower, which joins a second one "
+            f"patch by patch in {parts.family.kind}: choose a method that acts behind it"
+        )
     if method.reads_tower:
         feature_layer(parts)
 

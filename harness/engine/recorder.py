@@ -144,8 +144,9 @@ class Recorder:
     def _grids(self) -> list[list[dict[str, Any]]]:
         result = []
         for row, first in zip(self.samples.grids(), self.samples.first, strict=True):
-            keys = ("kind", "rows", "cols", "start", "newline", "crops")
-            result.append([{k: g[k] for k in keys} | {"start": g["start"] - first} for g in row])
+            keys = ("kind", "rows", "cols", "start", "newline", "crops", "whole", "padded")
+            found = [{k: g[k] for k in keys if k in g} for g in row]
+            result.append([g | {"start": g["start"] - first} for g in found])
         return result
 
     def _check_bytes(

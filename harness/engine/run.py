@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from harness.engine.arguments import check_decoder, image_arguments
+from harness.engine.arguments import check_decoder, check_media, image_arguments
 from harness.engine.cache import RoutedCache, adopt
 from harness.engine.loop import plain_mask, run_prompt, run_step
 from harness.engine.model import EngineError, Parts, backend, check_method, find_parts
@@ -137,7 +137,10 @@ class Run:
         self._labels = kwargs.get("labels")
 
     def _note_inner(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        check_media(kwargs)
         self._ids = kwargs.get("input_ids", args[0] if args else None)
+        if kwargs.get("pixel_values_videos") is not None:
+            raise EngineError("video cannot be routed yet: give its frames as images")
         if kwargs.get(self._extents_field) is not None:
             self._extents = kwargs[self._extents_field]
         given = (kwargs.get("mm_encoder_outputs") or {}).get("image")

@@ -11,6 +11,7 @@ from torch import Tensor
 from harness.common.errors import UsageError
 from harness.engine.masks import allowed_from
 from harness.engine.model import EngineError, Parts
+from harness.families import framing
 from methods.base import ANSWER, IMAGE, QUESTION, SYSTEM, Crop, Method, on_device
 
 
@@ -151,8 +152,9 @@ class Samples:
         return self._origins
 
     def _find_grids(self) -> list[list[dict[str, Any]]]:
-        places = [[i for i, k in enumerate(row) if k == IMAGE] for row in self.kinds.tolist()]
-        lengths, sizes = self._image_lengths(places)
+        images = [[kind == IMAGE for kind in row] for row in self.kinds.tolist()]
+        places = [[i for i, own in enumerate(row) if own] for row in images]
+        lengths, sizes = self._image_lengths(framing.runs(images))
         result: list[list[dict[str, Any]]] = []
         image = 0
         for columns in places:
@@ -174,13 +176,7 @@ class Samples:
         except UsageError as error:
             raise EngineError(str(error)) from None
 
-    def _image_lengths(self, places: list[list[int]]) -> tuple[list[int], list[Any]]:
-        runs: list[int] = []
-        for columns in places:
-            for i, column in enumerate(columns):
-                if i == 0 or column != columns[i - 1] + 1:
-                    runs.append(0)
-                runs[-1] += 1
+    def _image_lengths(self, runs: list[int]) -> tuple[list[int], list[Any]]:
         pooled = getattr(self.features, "pooler_output", None)
         if pooled is not None:
             lengths = self.parts.family.image_lengths(pooled, runs)

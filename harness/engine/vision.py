@@ -14,7 +14,7 @@ from harness.engine.arguments import check_tower
 from harness.engine.model import EngineError, Parts, check_method, feature_layer
 from harness.engine.shadow import shadowed
 from harness.engine.tower import TowerMerge, merging
-from methods.base import Crop, Method
+from methods.base import Crop, Method, on_device
 
 
 @dataclass
@@ -52,8 +52,8 @@ def captured(parts: Parts, method: Method) -> Iterator[Captured]:
 
         modules: dict[Any, Any] = {"states": parts.tower_layers[feature_layer(parts)]}
         for layer in taps:
-            attention = parts.tower_layers[layer].self_attn
-            modules |= {(layer, "q"): attention.q_proj, (layer, "k"): attention.k_proj}
+            query, key = parts.family.taps(parts.tower_layers[layer])
+            modules |= {(layer, "q"): query, (layer, "k"): key}
         hooks = [m.register_forward_hook(functools.partial(keep, k)) for k, m in modules.items()]
         hooks.append(
             parts.tower.register_forward_hook(
@@ -69,12 +69,15 @@ def captured(parts: Parts, method: Method) -> Iterator[Captured]:
 
 def _crops(parts: Parts, taps: tuple[int, ...], seen: dict[Any, Tensor]) -> list[Crop]:
     heads = int(parts.model.config.vision_config.num_attention_heads)
+    table = parts.family.blocks(parts.model.config)
+    joined = None if table is None else on_device(table, seen["states"].device)
     return [
         Crop(
             states,
             {x: (seen[x, "q"][i], seen[x, "k"][i]) for x in taps},
             heads,
             parts.info.class_tokens,
+            joined,
         )
         for i, states in enumerate(seen["states"])
     ]

@@ -7,6 +7,7 @@ defaults stand in `decoders` and `towers`, type by type; whatever else is refuse
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,14 @@ from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import read_json
 from harness.common.roots import DATA
 from harness.families.family import Family
+from harness.families.internvl import InternVL
 from harness.families.llava import Llava
-from harness.families.llava_hr import LlavaHr, MiniGeminiHd
+from harness.families.llava_hr import LlavaHr
 from harness.families.llava_next import LlavaNext
+from harness.families.llava_next_video import LlavaNextVideo
+from harness.families.llava_onevision import LlavaOnevision
+from harness.families.mini_gemini import MiniGeminiHd
+from harness.families.moe_llava import MoeLlava, MoeLlavaPhi
 from harness.families.qwen2_5_vl import Qwen25VL
 from harness.families.qwen2_vl import Qwen2VL
 from harness.families.qwen3_vl import Qwen3VL
@@ -27,12 +33,19 @@ from methods.vocabulary import ModelInfo
 
 REGISTRY: dict[str, Family] = {
     kind.kind: kind()
-    for kind in (Llava, LlavaNext, Qwen2VL, Qwen25VL, Qwen3VL, LlavaHr, MiniGeminiHd)
+    for kind in (
+        *(Llava, LlavaNext, LlavaNextVideo, LlavaOnevision, Qwen2VL, Qwen25VL, Qwen3VL, InternVL),
+        *(LlavaHr, MiniGeminiHd, MoeLlava, MoeLlavaPhi),
+    )
 }
 FAMILIES = {name: family for name, family in REGISTRY.items() if family.loads}
 KNOWN = {name: config for f in REGISTRY.values() for name, config in f.published.items()}
+# Names that no hub has files under: of a family that is not loaded, or of this harness.
 SIZES_ONLY = {
-    name: line for f in REGISTRY.values() if not f.loads for name, line in f.summaries.items()
+    name: line
+    for f in REGISTRY.values()
+    for name, line in f.summaries.items()
+    if not f.loads or "/" not in name
 }
 
 
@@ -45,9 +58,19 @@ def family_of(config: Any, name: str, sizes_only: bool = False) -> Family:
     found = (REGISTRY if sizes_only else FAMILIES).get(str(said))
     if found is None:
         raise UsageError(
-            f"{name}: a model of type '{said}'; the types that work are " + ", ".join(FAMILIES)
+            f"{name}: a model of type '{said}'{_nearest(str(said))}; the types that work are "
+            + ", ".join(FAMILIES)
         )
     return found
+
+
+def _nearest(said: str) -> str:
+    """The family that a type which does not work is like, and what stands between."""
+    for name, family in FAMILIES.items():
+        if said in family.relatives:
+            return f", which is like {name}, but {family.relatives[said]}"
+    near = difflib.get_close_matches(said, FAMILIES, 1, 0.75)
+    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def read_config(folder: Path) -> dict[str, Any]:

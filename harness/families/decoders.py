@@ -49,19 +49,6 @@ DECODERS: dict[str, Sizes] = {
     },
 }
 DECODERS["qwen3"] = {**DECODERS["qwen2"], "head_dim": 128}
-DECODERS["qwen2_5_vl_text"] = {
-    **DECODERS["qwen2"],
-    "hidden_size": 8192,
-    "intermediate_size": 29568,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "vocab_size": 152064,
-    "max_window_layers": 80,
-}
-DECODERS["qwen2_vl_text"] = DECODERS["qwen2_5_vl_text"]
-DECODERS["qwen3_vl_text"] = {**DECODERS["llama"], "intermediate_size": 22016, "head_dim": 128}
-DECODERS["qwen3_vl_text"] |= {"num_key_value_heads": 32, "vocab_size": 151936}
 DECODERS["gemma"] = {
     "hidden_size": 3072,
     "intermediate_size": 24576,

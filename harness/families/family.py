@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.common.errors import UsageError
 from harness.families import framing
 from harness.families.configs import check_features, decoder_part, part
+from harness.families.convnext import second_parameters
 from harness.families.decoders import DECODERS, Sizes
 from harness.families.shapes import ImageSize, ModelShape, Part, VisionShape
 from harness.families.sight import Grids, crop_count, projector_part, tower_parts
@@ -43,15 +44,21 @@ class Family:
     tower_arguments: ClassVar[tuple[str, ...]] = ()  # of the tower, beside pixels
     deepstack: ClassVar[tuple[str, ...]] = ()  # decoder arguments that `added` reads
     unread: ClassVar[str] = ""  # why no method can read its tower's states, where that is so
+    joins: ClassVar[int] = 1  # patches that a token joins, where the tower is read all the same
     # Fields that old processor files leave out and the config knows.
     processor_fields: ClassVar[tuple[str, ...]] = ("patch_size", "vision_feature_select_strategy")
+    nested: ClassVar[bool] = False  # its processor wants to know which images are one prompt's
     apart: ClassVar[bool] = False  # images of a prompt must have text between them
+    processor_arguments: ClassVar[dict[str, Any]] = {}  # of its loading, beside the files' own
     # Images of a tiny model for tests: height and width, crops.
     tiny_images: ClassVar[tuple[tuple[tuple[int, int], int], ...]] = (((16, 16), 1),)
+    whole_grid: ClassVar[bool] = False  # its tower needs every patch: none can be merged there
     boxes_in_frame: ClassVar[bool] = False  # boxes are answered in shares of the frame it sees
     # Names of its parameters in memory, by part, and what older files call them.
     tensors: ClassVar[dict[str, tuple[str, ...]]] = {}
     renamed: ClassVar[tuple[tuple[str, str], ...]] = ()
+    # Types of models like its own that do not work here -> why.
+    relatives: ClassVar[dict[str, str]] = {}
 
     # --- sizes: torch-free ------------------------------------------------------------------------
     def completed(self, config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -108,6 +115,7 @@ class Family:
             vision=tower,
             projector_in=tower.hidden * read,
             family=self.kind,
+            tied=bool(full.get("tie_word_embeddings", False)),
         )
 
     def image_token(self, config: Mapping[str, Any]) -> int:
@@ -162,12 +170,13 @@ class Family:
             heads=shape.heads,
             kv_heads=shape.kv_heads,
             head_dim=shape.head_dim,
-            tower_layers=0 if self.unread else shape.vision.layers,
+            tower_layers=0 if self.unread and self.joins == 1 else shape.vision.layers,
             tower_width=shape.vision.hidden,
             tower_side=shape.vision.side,
             image_tokens=fixed,
             class_tokens=shape.vision.class_tokens,
             unread=self.unread,
+            joins=self.joins,
         )
 
     # --- what its images cost: torch-free but for `module` ----------------------------------------
@@ -181,12 +190,7 @@ class Family:
         crops = crop_count(grid, shape.vision, n_image)
         if not crops:
             return []
-        parts = [*tower_parts(shape.vision, crops, tower), projector_part(shape, crops, tower)]
-        if shape.second_tower != 0:
-            images = -(-n_image // shape.image_tokens)
-            second = Part("vision", "second tower", shape.image_tokens, images, shape.second_tower)
-            parts.append(second)
-        return parts
+        return [*tower_parts(shape.vision, crops, tower), projector_part(shape, crops, tower)]
 
     def example(self, shape: ModelShape) -> list[Part]:
         """The parts of an ordinary image, for the counters to be compared at."""
@@ -194,7 +198,14 @@ class Family:
 
     def module(self, shape: ModelShape, name: str, tokens: int) -> tuple[Any, Any] | None:
         """(module, inputs) of a `Part` at its true size; None where only a closed form is known."""
-        return None if name == "second tower" else module_of(shape, name, tokens)
+        return module_of(shape, name, tokens)
+
+    def sight_weights(self, shape: ModelShape) -> int:
+        """Parameters of all that sees pixels (norms and biases left out), as they lie in memory."""
+        d = shape.vision.hidden
+        layers = shape.vision.layers * (4 * d * d + 2 * d * shape.vision.ffn)
+        second = second_parameters(shape.vision, shape.slow) if shape.slow is not None else 0
+        return layers + second + shape.projector_weights
 
     # --- loading ----------------------------------------------------------------------------------
     def config_class(self) -> Any:
@@ -208,6 +219,16 @@ class Family:
         import transformers
 
         return getattr(transformers, self.library[1])
+
+    def check_processor(self, processor: Any, config: Mapping[str, Any], name: str) -> None:
+        """Raise UsageError for a processor that does not belong to a model of a complete config."""
+        token, wanted = getattr(processor, "image_token", None), self.image_token(config)
+        found = processor.tokenizer.convert_tokens_to_ids(token) if token else None
+        if found != wanted:
+            raise UsageError(
+                f"{name}: {type(processor).__name__} writes {token!r} for an image, number {found} "
+                f"of the tokenizer; the model's config says {wanted}: a processor of another model?"
+            )
 
     # --- parts of a loaded model ------------------------------------------------------------------
     def inner(self, model: Any) -> Any:
@@ -228,6 +249,14 @@ class Family:
         Methods read queries and keys there, and merge patches between attention and MLP.
         """
         return tower_layers(self.tower(model))
+
+    def taps(self, layer: Any) -> tuple[Any, Any]:
+        """The modules of a tower layer that queries and keys come from."""
+        return layer.self_attn.q_proj, layer.self_attn.k_proj
+
+    def blocks(self, config: Any) -> list[list[int]] | None:
+        """The patches of a crop that each of its tokens joins; None: one each."""
+        return None
 
     def projector(self, model: Any) -> Any:
         """What makes decoder states of tower states."""
@@ -257,10 +286,22 @@ class Family:
         return []
 
     # --- images of a batch ------------------------------------------------------------------------
+    def counted(self, given: Mapping[str, Any], image_token: int) -> dict[str, Any]:
+        """A batch's entries, and what its ``input_ids`` alone say of its images.
+
+        `one_image`, `some_images` and `image_count` are asked of these. Raises UsageError where
+        prompts and pixels do not agree.
+        """
+        return dict(given)
+
     def one_image(self, given: Mapping[str, Any], number: int) -> dict[str, Any]:
         """Arguments of ``get_image_features`` for one image of those ``given`` for several."""
         found = {name: given[name] for name in self.images if given.get(name) is not None}
         return {name: value[number : number + 1] for name, value in found.items()}
+
+    def context(self, given: Mapping[str, Any], number: int) -> str:
+        """What of its batch changes an image's features, for sharing them; nothing, as a rule."""
+        return ""
 
     def some_images(self, given: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
         """The entries of a batch for these of its images."""
@@ -280,6 +321,10 @@ class Family:
     def token_inputs(self, ids: torch.Tensor, image_token: int) -> dict[str, torch.Tensor]:
         """The entries ``per_token`` names, for ids [B, n] that no processor made."""
         return {}
+
+    def beside(self, image: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+        """The entries of one image that is one of ``count`` in its prompt."""
+        return dict(image)
 
     def joined(self, images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """The entries of a batch from those of its images."""

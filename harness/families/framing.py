@@ -28,6 +28,20 @@ def raster(length: int) -> tuple[int, int]:
     return (side, side) if side * side == length else (1, length)
 
 
+def runs(rows: Sequence[Sequence[bool]]) -> list[int]:
+    """Lengths of the unbroken runs of true values, over all rows in order."""
+    found: list[int] = []
+    for row in rows:
+        before = False
+        for own in row:
+            if own and not before:
+                found.append(0)
+            if own:
+                found[-1] += 1
+            before = own
+    return found
+
+
 def base_grid(start: int, length: int, rows: int, cols: int) -> dict[str, Any]:
     """The grid of one square that the tower sees, at the start of its image's tokens."""
     return {
@@ -97,7 +111,7 @@ def _whole(size: Size, processor: Any) -> tuple[str, tuple[float, ...] | None]:
     x, y, right, bottom = 0, 0, new_wide, new_high
     crop = getattr(processor, "crop_size", None)
     if getattr(processor, "do_center_crop", None) and crop is not None:
-        crop_high, crop_wide = _side(crop, "height"), _side(crop, "width")
+        crop_high, crop_wide = side_of(crop, "height"), side_of(crop, "width")
         if not crop_high or not crop_wide:
             return fit, None
         x, y = round((new_wide - crop_wide) / 2), round((new_high - crop_high) / 2)
@@ -110,12 +124,12 @@ def _resized(size: Size, processor: Any) -> Size:
     if not getattr(processor, "do_resize", None):
         return size
     wanted = processor.size
-    short = _side(wanted, "shortest_edge")
+    short = side_of(wanted, "shortest_edge")
     if short:
         high, wide = size
         long = int(short * max(size) / min(size))
         return (short, long) if high <= wide else (long, short)
-    return _side(wanted, "height") or size[0], _side(wanted, "width") or size[1]
+    return side_of(wanted, "height") or size[0], side_of(wanted, "width") or size[1]
 
 
 def _tiles(grid: dict[str, Any], size: Size, processor: Any, side: int) -> tuple[float, ...] | None:
@@ -123,17 +137,18 @@ def _tiles(grid: dict[str, Any], size: Size, processor: Any, side: int) -> tuple
     from transformers.image_processing_utils import select_best_resolution
 
     canvas = select_best_resolution(size, processor.image_grid_pinpoints)
-    tile = _side(processor.crop_size, "height") or _side(processor.size, "shortest_edge")
+    tile = side_of(processor.crop_size, "height") or side_of(processor.size, "shortest_edge")
     if not tile or canvas[0] % tile or canvas[1] % tile:
         return None
     token = tile / side
+    rows, cols = grid.get("whole", (grid["rows"], grid["cols"]))
     scale = min(canvas[0] / size[0], canvas[1] / size[1])
     shown = [_ceil(length * scale, limit) for length, limit in zip(size, canvas, strict=True)]
-    cut = [canvas[0] // tile * side - grid["rows"], canvas[1] // tile * side - grid["cols"]]
+    cut = [canvas[0] // tile * side - rows, canvas[1] // tile * side - cols]
     if min(cut) < 0:
         return None
     edges = []  # top and bottom, then left and right
-    for axis, count in enumerate((grid["rows"], grid["cols"])):
+    for axis, count in enumerate((rows, cols)):
         pasted = (canvas[axis] - shown[axis]) // 2
         first = cut[axis] // 2 * token - pasted
         share = size[axis] / shown[axis]
@@ -146,7 +161,7 @@ def _ceil(value: float, limit: int) -> int:
     return min(-int(-value // 1), limit)
 
 
-def _side(size: Any, name: str) -> int:
+def side_of(size: Any, name: str) -> int:
     """An entry of a processor's size, which is a mapping or an object; 0 where it has none."""
     value = size.get(name) if hasattr(size, "get") else getattr(size, name, None)
     return int(value or 0)

@@ -17,7 +17,7 @@ VICUNA_13B = {
 }
 
 
-def config_of(kind: str, text: Mapping[str, int], vocab: int = 32064, **more: Any) -> Sizes:
+def config_of(kind: str, text: Mapping[str, Any], vocab: int = 32064, **more: Any) -> Sizes:
     """A config of the converted checkpoints: CLIP-L/14-336, vocabulary padded to 32,064 rows."""
     return {
         "model_type": kind,
@@ -51,7 +51,7 @@ class Llava(Family):
         "decoder": ("model.language_model.", "lm_head."),
         "tower": ("model.vision_tower.",),
     }
-    renamed = (
+    renamed: ClassVar[tuple[tuple[str, str], ...]] = (
         ("language_model.model.", "model.language_model."),
         ("language_model.lm_head.", "lm_head."),
         ("vision_tower.", "model.vision_tower."),

@@ -38,7 +38,7 @@ class LlavaNext(Llava):
         "llava-hf/llava-v1.6-vicuna-13b-hf": "LLaVA-NeXT, Vicuna 13B, any resolution",
     }
     library = ("LlavaNextConfig", "LlavaNextForConditionalGeneration")
-    images = ("pixel_values", "image_sizes")
+    images: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
     tiny_images = (((20, 30), 5), ((32, 14), 5))
     extents = "image_sizes"
 
@@ -99,7 +99,7 @@ class LlavaNext(Llava):
         side = vision.image_size // vision.patch_size
         if size is None or length == side * side:
             return super().grids(config, start, length, size)
-        rows, cols, tiles = _unpadded(config, size, side)
+        rows, cols, tiles = unpadded(config, size, side)
         if side * side + rows * (cols + 1) != length:
             raise UsageError(f"image of size {size} does not make {length} tokens")
         base = framing.base_grid(start, length, side, side)
@@ -108,7 +108,7 @@ class LlavaNext(Llava):
         return [base, tile | {"image_start": start, "image_length": length}]
 
 
-def _unpadded(config: Any, size: Any, side: int) -> tuple[int, int, tuple[int, int]]:
+def unpadded(config: Any, size: Any, side: int) -> tuple[int, int, tuple[int, int]]:
     """Rows and columns of the joined tiles after the padding was cut off; tile rows, columns."""
     import torch
     from transformers.models.llava_next.modeling_llava_next import (

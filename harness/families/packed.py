@@ -16,6 +16,7 @@ from harness.common.errors import UsageError
 from harness.families.configs import decoder_part, part, shown
 from harness.families.decoders import DECODERS, Sizes
 from harness.families.family import Family
+from harness.families.packed_checks import check_images, check_parts
 from harness.families.packed_sight import PackedVision, packed_module, packed_parts
 from harness.families.shapes import ImageSize, ModelShape, Part
 from harness.families.sight import Grids
@@ -23,8 +24,19 @@ from harness.families.sight import Grids
 if TYPE_CHECKING:
     import torch
 
-# Text fields at the top level of files from before there was a text_config.
-_NOT_TEXT = ("model_type", "vision_config", "architectures", "image_token_id", "video_token_id")
+# Library defaults of their decoders; no other family has these.
+_QWEN2 = {
+    **DECODERS["qwen2"], "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 152064,
+    "max_window_layers": 80,
+}  # fmt: skip
+_QWEN3 = {
+    **DECODERS["llama"], "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128,
+    "vocab_size": 151936,
+}  # fmt: skip
+TEXTS: dict[str, Sizes] = {
+    "qwen2_vl_text": _QWEN2, "qwen2_5_vl_text": _QWEN2, "qwen3_vl_text": _QWEN3,
+}  # fmt: skip
 
 
 class Packed(Family):
@@ -69,7 +81,8 @@ class Packed(Family):
         full = {**self.says, **{k: v for k, v in config.items() if v is not None}}
         text_type = f"{self.kind}_text"
         if "text_config" not in config:
-            known = {*DECODERS[text_type], *_ROTARY, "rms_norm_eps", "max_position_embeddings"}
+            known = {*TEXTS[text_type], *_ROTARY, "rms_norm_eps"}
+            known |= {"max_position_embeddings", "layer_types"}
             text = {key: full.pop(key) for key in known if key in full}
             full["text_config"] = {**text, "model_type": text_type}
         sight = dict(full["vision_config"])
@@ -79,7 +92,7 @@ class Packed(Family):
             if old in sight:
                 sight[new] = sight.pop(old)
         full["vision_config"] = sight
-        full["text_config"] = decoder_part(full, {text_type: DECODERS[text_type]}, name)
+        full["text_config"] = decoder_part(full, {text_type: TEXTS[text_type]}, name)
         full["vision_config"] = part(
             full, "vision_config", {self.vision_type: self.vision_sizes}, name
         )
@@ -87,15 +100,7 @@ class Packed(Family):
         return full
 
     def _check(self, full: Mapping[str, Any], name: str) -> None:
-        text, sight = full["text_config"], full["vision_config"]
-        out = sight["hidden_size" if self.width == "embed_dim" else "out_hidden_size"]
-        if out != text["hidden_size"]:
-            raise UsageError(
-                f"{name}: the tower gives features of width {out}, the decoder's is "
-                f"{text['hidden_size']}"
-            )
-        if sight["spatial_merge_size"] != 2 or sight["temporal_patch_size"] != 2:
-            raise UsageError(f"{name}: vision_config: only patches merged 2 x 2, of 2 frames, work")
+        check_parts(full, "hidden_size" if self.width == "embed_dim" else "out_hidden_size", name)
 
     def vision(self, sight: Mapping[str, Any]) -> PackedVision:
         """The tower's sizes."""
@@ -136,6 +141,7 @@ class Packed(Family):
             vocab=text["vocab_size"],
             vision=vision,
             projector_in=vision.hidden * vision.merge**2,
+            tied=bool(full["tie_word_embeddings"]),
             family=self.kind,
         )
 
@@ -210,6 +216,13 @@ class Packed(Family):
         assert isinstance(shape.vision, PackedVision)
         return packed_parts(shape, shape.vision, grid, n_image)
 
+    def sight_weights(self, shape: ModelShape) -> int:
+        vision = shape.vision
+        assert isinstance(vision, PackedVision)
+        d, wide = vision.hidden, vision.hidden * vision.merge**2
+        layers = vision.layers * (4 * d * d + (3 if vision.gated else 2) * d * vision.ffn)
+        return layers + (1 + vision.deepstack) * (wide * wide + wide * shape.hidden)
+
     def example(self, shape: ModelShape) -> list[Part]:
         """An image of 9 x 13 tokens, so that windows are cut at two sides."""
         return self.sight(shape, [{"rows": 9, "cols": 13}], 117)
@@ -220,6 +233,10 @@ class Packed(Family):
     def merger_arguments(self, config: Any, name: str) -> tuple[Any, ...]:
         """Of the library's merger class, for the part of this name."""
         return config.out_hidden_size, config.hidden_size
+
+    def check_processor(self, processor: Any, config: Mapping[str, Any], name: str) -> None:
+        super().check_processor(processor, config, name)
+        check_images(processor.image_processor, config["vision_config"], name)
 
     # --- parts --------------------------------------------------------------------------------
     def tower(self, model: Any) -> Any:

@@ -95,8 +95,10 @@ def packed_module(family: Packed, shape: ModelShape, name: str, tokens: int) -> 
         return nn.Conv3d(vision.channels, d, side, stride=side, bias=False), (pixels,)
     library, block, merger = family.modules
     found = importlib.import_module(f"transformers.models.{library}.modeling_{library}")
-    sizes = {"depth": 1, "num_heads": 1, family.width: d, "hidden_act": "silu",
+    sizes: dict[str, Any] = {"depth": 1, "num_heads": 1, family.width: d, "hidden_act": "silu",
              "intermediate_size": vision.ffn}  # fmt: skip
+    if family.width == "embed_dim":
+        sizes["mlp_ratio"] = vision.ffn // d
     sizes["hidden_size" if family.width == "embed_dim" else "out_hidden_size"] = shape.hidden
     config = family.config_class()().vision_config.__class__(**sizes)
     with torch.device("meta"):

@@ -43,6 +43,9 @@ class Qwen25VL(Packed):
         name: f"Qwen2.5-VL {name.split('-')[2]}, any size, a token for 28 x 28 pixels"
         for name in published
     }
+    relatives: ClassVar[dict[str, str]] = {
+        "qwen2_5_omni": "it also hears and speaks: its decoder lies under other names",
+    }
     tiny_images = (((40, 72), 1), ((24, 48), 1))  # windows of 4 x 4 tokens cut at both edges
 
     def _check(self, full: Mapping[str, Any], name: str) -> None:

@@ -60,6 +60,11 @@ class Qwen3VL(Packed):
         for name in published
     }
 
+    relatives: ClassVar[dict[str, str]] = {
+        "qwen3_vl_moe": "its MLPs are mixtures of experts, which are not counted here",
+        "qwen3_omni_moe": "it also hears and speaks, and its MLPs are mixtures of experts",
+    }
+
     def _check(self, full: Mapping[str, Any], name: str) -> None:
         super()._check(full, name)
         depth, text = full["vision_config"]["depth"], full["text_config"]

@@ -59,12 +59,35 @@ class ImageSize(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """Decoder layers that have ``experts`` MLPs and a gate; a token meets ``chosen`` of them."""
+
+    layers: tuple[int, ...]
+    experts: int
+    chosen: int
+
+
+@dataclass(frozen=True)
+class SlowShape:
+    """A ConvNeXt beside the CLIP-type tower, on ``pixels`` x ``pixels``.
+
+    Its last map is added to the CLIP tower's tokens by so many ``adapters`` and a fusion; or, where
+    ``grid`` is not 0, all its maps are mined by the tokens of ``grid``² crops and a whole.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    pixels: int
+    adapters: int = 0
+    grid: int = 0
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """Decoder, tower and projector sizes; `projector_in` is the width the projector reads.
 
     `image_tokens` is the fixed number of an image's tokens where neither crops nor `tiles` tell
-    it (0: they do). `second_tower` are the FLOPs an image costs beside the CLIP-type tower and
-    the projector, None where they are not known, so that no vision line can be given.
+    it (0: they do).
     """
 
     name: str
@@ -78,9 +101,13 @@ class ModelShape:
     vision: VisionShape
     projector_in: int
     tiles: tuple[tuple[int, int], ...] = ()  # any-resolution grids (height, width) in pixels
+    tile_limit: int = 0  # pictures of more tiles are shrunk; 0: never
     image_tokens: int = 0
-    second_tower: float | None = 0.0
+    slow: SlowShape | None = None  # a second tower
     family: str = "llava"  # whose closed forms and modules hold
+    tied: bool = False  # the LM head is the embedding table
+    mixture: Mixture | None = None
+    mlp_matrices: int = 3  # of an MLP: gate, up and down, or two without a gate
 
     @property
     def attention_width(self) -> int:
@@ -88,11 +115,48 @@ class ModelShape:
         return self.heads * self.head_dim
 
     @property
-    def layer_weights(self) -> int:
-        """Weights a token meets in one decoder layer: q, k, v, o and three FFN matrices."""
+    def attention_weights(self) -> int:
+        """Weights a token meets in one layer's attention: q, k, v and o."""
         kv_width = self.kv_heads * self.head_dim
-        attention = 2 * self.hidden * self.attention_width + 2 * self.hidden * kv_width
-        return attention + 3 * self.hidden * self.ffn
+        return 2 * self.hidden * self.attention_width + 2 * self.hidden * kv_width
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights of one decoder layer without experts, all of which a token meets."""
+        return self.attention_weights + self.mlp_matrices * self.hidden * self.ffn
+
+    @property
+    def mixed(self) -> tuple[bool, ...]:
+        """Which decoder layers have experts."""
+        chosen = self.mixture.layers if self.mixture else ()
+        return tuple(i in chosen for i in range(self.layers))
+
+    @property
+    def ffn_met(self) -> tuple[int, ...]:
+        """The MLP's width in every layer, of all experts that a token meets."""
+        chosen = self.mixture.chosen if self.mixture else 1
+        return tuple(self.ffn * (chosen if mixed else 1) for mixed in self.mixed)
+
+    def weights_met(self, mixed: bool) -> int:
+        """Weights a token meets in one decoder layer, with experts (their gate included) or not."""
+        if not mixed or self.mixture is None:
+            return self.layer_weights
+        mlps = self.mixture.chosen * self.mlp_matrices * self.hidden * self.ffn
+        return self.attention_weights + mlps + self.hidden * self.mixture.experts
+
+    @property
+    def all_weights_met(self) -> tuple[int, ...]:
+        """`weights_met` of every decoder layer."""
+        return tuple(self.weights_met(mixed) for mixed in self.mixed)
+
+    @property
+    def stored_weights(self) -> int:
+        """Weights of all decoder layers as they lie in memory: every expert."""
+        found = self.layers * self.layer_weights
+        if self.mixture is not None:
+            more = (self.mixture.experts - 1) * self.mlp_matrices * self.hidden * self.ffn
+            found += len(self.mixture.layers) * (more + self.hidden * self.mixture.experts)
+        return found
 
     @property
     def projector_weights(self) -> int:

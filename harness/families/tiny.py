@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,43 +90,54 @@ def questions(ids: Tensor) -> list[str]:
     return [asked.format(int(row.sum())) for row in ids]
 
 
-# Rows of the test batch: (text before, image token counts, text after).
-ROWS: list[tuple[int, list[int], int]] = [
-    (3, [16], 4),
-    (2, [], 5),
-    (2, [16, 16], 2),
-    (5, [16], 7),
-]
+# Rows of the test batch: words before the images, images, words behind them.
+Rows = Sequence[tuple[int, int, int]]
+ROWS: Rows = [(3, 1, 4), (2, 0, 5), (2, 2, 2), (5, 1, 7)]
 # The same for methods that take images as the frames of a video.
-FRAMES: list[tuple[int, list[int], int]] = [
-    (3, [16] * 5, 4),
-    (2, [], 5),
-    (2, [16] * 6, 2),
-    (5, [16] * 5, 7),
-]
+FRAMES: Rows = [(3, 5, 4), (2, 0, 5), (2, 6, 2), (5, 5, 7)]
 
 
-def inputs_of(model: Any, rows: list[tuple[int, list[int], int]], seed: int = 0) -> dict[str, Any]:
-    """A left-padded batch for ``generate``; one pixel tensor an image, in order."""
+def inputs_of(model: Any, rows: Rows, seed: int = 0) -> dict[str, Any]:
+    """A left-padded batch for ``generate``, with the family's tiny images in turn."""
     generator = torch.Generator().manual_seed(seed)
-    family, sequences = family_of(model.config, "tiny"), []
-    for before, images, after in rows:
-        words = torch.randint(WORD, IMAGE, (before - 1 + after,), generator=generator).tolist()
-        pictures = prompted(family, images)
+    texts = [
+        torch.randint(WORD, IMAGE, (before - 1 + after,), generator=generator).tolist()
+        for before, _, after in rows
+    ]
+    family = family_of(model.config, "tiny")
+    sizes = itertools.cycle(family.tiny_images)
+    beside = [n for _, n, _ in rows for _ in range(n)]  # of each image, how many in its prompt
+    images = [
+        family.beside(noise(model, size, crops, generator), n)
+        for n, (size, crops) in zip(beside, sizes, strict=False)
+    ]
+    lengths = iter([tokens_of(model, image) for image in images])
+    sequences = []
+    for (before, n, _), words in zip(rows, texts, strict=True):
+        pictures = prompted(family, [next(lengths) for _ in range(n)])
         sequences.append([BOS, *words[: before - 1], *pictures, *words[before - 1 :]])
     width = max(map(len, sequences))
     inputs: dict[str, Tensor] = {
         "input_ids": torch.tensor([[0] * (width - len(s)) + s for s in sequences]),
         "attention_mask": torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in sequences]),
     }
-    count = sum(len(images) for _, images, _ in rows)
     inputs |= family.token_inputs(inputs["input_ids"], IMAGE)
-    if count:
-        shape = family.shape(model.config.to_dict(), "tiny")
-        size, crops = family.tiny_images[0]
-        made = family.noise(shape, count, crops, size, generator)
-        inputs |= {**made, "pixel_values": made["pixel_values"].to(model.dtype)}
-    return inputs
+    return inputs | (family.joined(images) if images else {})
+
+
+def noise(model: Any, size: tuple[int, int], crops: int, draw: Any) -> dict[str, Tensor]:
+    """What a processor would make of one image of noise."""
+    family = family_of(model.config, "tiny")
+    made = family.noise(family.shape(model.config.to_dict(), "tiny"), 1, crops, size, draw)
+    return {**made, "pixel_values": made["pixel_values"].to(model.dtype)}
+
+
+def tokens_of(model: Any, image: dict[str, Tensor]) -> int:
+    """Tokens that a model makes of one image."""
+    inner = family_of(model.config, "tiny").inner(model)
+    with torch.no_grad():
+        features = inner.get_image_features(**image, return_dict=True).pooler_output
+    return sum(int(one.shape[0]) for one in features)
 
 
 def prompted(family: Family, images: Sequence[int]) -> list[int]:
@@ -136,18 +148,16 @@ def prompted(family: Family, images: Sequence[int]) -> list[int]:
     return ids
 
 
-def any_resolution_inputs(model: Any, sizes: list[tuple[int, int]]) -> dict[str, Any]:
-    """One prompt with images of these (height, width) sizes, in as many crops as any of them."""
+def any_resolution_inputs(model: Any, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """One prompt with images of these (height, width) sizes, in as many crops as the family has."""
     family = family_of(model.config, "tiny")
-    shape = family.shape(model.config.to_dict(), "tiny")
     generator = torch.Generator().manual_seed(0)
-    crops = family.tiny_images[0][1]
-    images = [family.noise(shape, 1, crops, size, generator) for size in sizes]
-    inputs = family.joined(images)
-    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    with torch.no_grad():
-        out = model.model.get_image_features(**inputs, return_dict=True)
-    counts = [int(one.shape[0]) for one in out.pooler_output]
+    known, usual = dict(family.tiny_images), family.tiny_images[0][1]
+    images = [
+        family.beside(noise(model, size, known.get(size, usual), generator), len(sizes))
+        for size in sizes
+    ]
+    counts = [tokens_of(model, image) for image in images]
     ids = torch.tensor([[BOS, 7, *prompted(family, counts), 9, 11, 13]])
     mask = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return {**mask, **family.token_inputs(ids, IMAGE), **inputs}
+    return {**mask, **family.token_inputs(ids, IMAGE), **family.joined(images)}

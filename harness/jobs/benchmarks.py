@@ -158,6 +158,7 @@ class Benchmarks(Job):
         self.referees = self.counters()
         about = describe_run(self.grid, self.session.device_name)
         about |= {"referees": self.referees.described(), "settings": self.recorded}
+        about["image_processor"] = self.session.image_processor
         about["cells"] = [cell.key.cell_id for cell in self.grid.cells]  # --derive goes by it
         for extra in self.extras:
             about |= extra.describe()

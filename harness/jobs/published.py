@@ -73,7 +73,7 @@ class Published(Job):
 def _costed(row: PaperRow, records: Records, referees: Any) -> Costed:
     """The row's routing on the common prompt, read out.
 
-    Where it is no run of the method but the paper's token counts, nothing is known of a router.
+    Where it is no run of a method but the paper's token count, nothing is known of a router.
     """
     import methods
 
@@ -97,7 +97,7 @@ def _costed(row: PaperRow, records: Records, referees: Any) -> Costed:
         "bench": WORKLOAD,
     }
     readout = read_out(record, paper_shape(row.model), ITEMSIZE, True, referees)
-    if not row.method and name != "dense":
+    if row.image_tokens is not None:
         readout |= {column: None for column in readout if column.startswith(ROUTER)}
     return Costed(about, readout)
 

@@ -79,8 +79,9 @@ class Asker:
     def inputs(self, documents: Sequence[Document]) -> dict[str, Any]:
         """Left-padded prompts [B, n] with mask and pixels, on the device."""
         images = [self.images(d.request) for d in documents]
-        self.sharing.expect([image_key(image) for row in images for image in row])
-        return self.prompter.inputs([d.request for d in documents], images)
+        inputs = self.prompter.inputs([d.request for d in documents], images)
+        self.sharing.expect([image_key(image) for row in images for image in row], inputs)
+        return inputs
 
     def answer_ids(self, request: Request, target: str) -> tuple[int, ...]:
         """Ids of the target behind its prompt, and the end token.

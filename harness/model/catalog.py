@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest, unknown
 from harness.common.roots import DATA
-from harness.families.catalog import FAMILIES, SIZES_ONLY, read_config
+from harness.families.catalog import FAMILIES, KNOWN, SIZES_ONLY, read_config
 from harness.families.trust import refuse_foreign
 from harness.model.convert.released import Weights
 from harness.model.convert.use import as_model, is_released
@@ -39,7 +39,12 @@ MODELS: dict[str, Entry] = {
     "tiny-llava": Entry(
         "assets/tiny-llava", "shipped, mini: a small LLaVA for the mini benchmarks", mini=True
     ),
-    **{name: Entry(name, line) for f in FAMILIES.values() for name, line in f.summaries.items()},
+    **{
+        name: Entry(name, line)
+        for f in FAMILIES.values()
+        for name, line in f.summaries.items()
+        if name not in SIZES_ONLY
+    },
 }
 
 
@@ -89,8 +94,11 @@ def _locate(name: str) -> tuple[Path, str | None]:
         folder = _hub_folder(name)
         return folder, _snapshot(folder)
     if name in SIZES_ONLY:
+        more = ""
+        if KNOWN[name]["model_type"] in FAMILIES:
+            more = ", --throughput --random-weights, or from a folder with its converted weights"
         raise UsageError(
-            f"--model: only the sizes of '{name}' are known: it runs with --costs-only"
+            f"--model: only the sizes of '{name}' are known: it runs with --costs-only{more}"
         )
     if "/" in name or name.startswith((".", "~")):
         raise UsageError(f"--model: there is no folder '{name}'")

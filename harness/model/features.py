@@ -11,7 +11,7 @@ import functools
 import hashlib
 import inspect
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,8 +37,8 @@ class FeatureCache:
     """Least-recently-used store of projected image features, bounded in bytes.
 
     Values are tensors [N, d] as the model's ``get_image_features`` gives them for one image: after
-    the projector and, for LLaVA-NeXT, after unpadding and packing with newline embeddings; several
-    where a family gives the decoder more of an image (`Family.stored`).
+    the projector and, for LLaVA-NeXT, after unpadding and packing with newline embeddings; of
+    another form or several where a family says so (`Family.stored`).
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -85,12 +85,22 @@ def _bytes(value: Tensors) -> int:
 class Sharing:
     """The images of the batch that is about to be generated, in prompt order."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Any = None) -> None:
+        self._model = model  # None: nothing is shared
         self.keys: list[str] | None = None
+        self.inputs: dict[str, Any] = {}
 
-    def expect(self, keys: Sequence[str] | None) -> None:
-        """Announce the content keys of the next batch's images; None: nothing is shared."""
-        self.keys = list(keys) if keys is not None else None
+    def expect(self, keys: Sequence[str] | None, inputs: Mapping[str, Any] | None = None) -> None:
+        """Announce the content keys of the next batch's images; None: nothing is shared.
+
+        ``inputs``: the batch, whose prompts tell some families which crops are which image's.
+        """
+        self.keys, self.inputs = list(keys) if keys is not None else None, {}
+        if keys and inputs is not None and self._model is not None:
+            config, name = self._model.config, type(self._model).__name__
+            family = family_of(config, name)
+            token = family.image_token(family.completed(config.to_dict(), name))
+            self.inputs = family.counted(inputs, token)
 
 
 @contextmanager
@@ -101,10 +111,10 @@ def shared_features(model: Any, cache: FeatureCache | None) -> Iterator[Sharing]
     This seam exists in every transformers 5 release; the newer ``mm_encoder_outputs`` argument of
     ``generate`` is fed from the same function, so both ways end here.
     """
-    sharing = Sharing()
     if cache is None:
-        yield sharing
+        yield Sharing()
         return
+    sharing = Sharing(model)
     family = family_of(model.config, type(model).__name__)
     inner = family.inner(model)
     before = inner.__dict__.get("get_image_features")
@@ -118,7 +128,7 @@ def shared_features(model: Any, cache: FeatureCache | None) -> Iterator[Sharing]
         more = any(given.get(name) for name in WANTS_MORE) or given.get("return_dict") is False
         if sharing.keys is None or more:
             return original(**given)
-        return _gather(original, cache, sharing.keys, family, given)
+        return _gather(original, cache, sharing, family, given)
 
     inner.get_image_features = features
     try:
@@ -130,19 +140,21 @@ def shared_features(model: Any, cache: FeatureCache | None) -> Iterator[Sharing]
 
 
 def _gather(
-    compute: Any, cache: FeatureCache, keys: Sequence[str], family: Family, given: dict[str, Any]
+    compute: Any, cache: FeatureCache, sharing: Sharing, family: Family, given: dict[str, Any]
 ) -> Any:
     """An output object with the features of all images, each computed alone."""
-    count = family.image_count(given)
+    keys, images = sharing.keys or [], {**sharing.inputs, **given}
+    count = family.image_count(images)
     if count != len(keys):
         raise RuntimeError(f"{count} images where {len(keys)} were announced")
     others = {name: value for name, value in given.items() if name not in family.images}
     options = tuple(sorted((name, str(value)) for name, value in others.items()))
     found = []
-    for i, key in enumerate(keys):
+    for i, name in enumerate(keys):
+        key = name + family.context(images, i)
         value = cache.get((key, options))
         if value is None:
-            value = family.stored(compute(**family.one_image(given, i), **others))
+            value = family.stored(compute(**family.one_image(images, i), **others))
             cache.put((key, options), value)
         found.append(value)
     return family.restored(found)

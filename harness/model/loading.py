@@ -45,7 +45,7 @@ def load(
         model = _model(source, kind, backend, SPREAD if spread else place)
         processor = load_processor(source)
     model.eval().requires_grad_(False)
-    _greedy_defaults(model)
+    left_out = _greedy_defaults(model)
     return Session(
         model=model,
         processor=processor,
@@ -55,6 +55,7 @@ def load(
         attn=backend,
         info=shape_from_config(model.config.to_dict(), source.model_id),
         features=FeatureCache(feature_cache_mib * 2**20) if feature_cache_mib else None,
+        notes=left_out,
     )
 
 
@@ -153,10 +154,14 @@ def load_processor(source: ModelSource) -> Any:
 
     try:
         processor = AutoProcessor.from_pretrained(
-            source.folder, local_files_only=True, trust_remote_code=False
-        )
+            source.folder, local_files_only=True, trust_remote_code=False,
+            **source.family.processor_arguments,
+        )  # fmt: skip
         tokenizer = processor.tokenizer
     except Exception as error:  # the tokenizer library raises nothing more specific
+        wanted = ("preprocessor_config.json", "processor_config.json")
+        if not any((source.folder / one).is_file() for one in wanted):
+            raise UsageError(f"{source.folder}: no {' and no '.join(wanted)}") from None
         raise UsageError(f"{source.folder}: no usable processor: {one_line(error, 200)}") from None
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
@@ -169,6 +174,7 @@ def load_processor(source: ModelSource) -> Any:
             if known is None:
                 raise UsageError(f"{source.folder}: neither processor nor config has {name}")
             setattr(processor, name, known)
+    source.family.check_processor(processor, source.config, str(source.folder))
     return processor
 
 
@@ -185,12 +191,36 @@ def _fits(source: ModelSource, dtype: torch.dtype, device: torch.device) -> bool
     return count * dtype.itemsize <= WEIGHTS_SHARE * free
 
 
-def _greedy_defaults(model: Any) -> None:
-    """Drop sampling values a checkpoint ships: greedy decoding would warn about each of them."""
+# What would let an answer be another than that of the highest logits, and the value that does not.
+_PLAIN: dict[str, Any] = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0, "bad_words_ids": None, "suppress_tokens": None,
+    "begin_suppress_tokens": None, "forced_bos_token_id": None, "forced_eos_token_id": None,
+    "exponential_decay_length_penalty": None, "sequence_bias": None, "guidance_scale": None,
+    "min_length": 0, "min_new_tokens": None,
+}  # fmt: skip
+
+
+def _greedy_defaults(model: Any) -> list[str]:
+    """Let greedy decoding take the token with the highest logit, whatever a checkpoint ships.
+
+    Sampling values go without a word: greedy decoding does not read them. What would change greedy
+    answers is left out too, and returned as notes for the results.
+    """
     config = model.generation_config
     config.do_sample = False
     config.num_beams = 1
     config.temperature = config.top_p = config.top_k = None
+    changed = []
+    for name, plain in _PLAIN.items():
+        value = getattr(config, name, None)
+        if value in (None, plain):
+            continue
+        changed.append(f"{name}={one_line(str(value), 40)}")
+        setattr(config, name, plain)
+    if not changed:
+        return []
+    return [f"of the checkpoint's generation config not used: {', '.join(changed)}"]
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -70,6 +70,12 @@ class Session:
         return found
 
     @property
+    def image_processor(self) -> dict[str, Any]:
+        """Settings of the image processor: they decide how many tokens an image has."""
+        found: dict[str, Any] = json.loads(self.processor.image_processor.to_json_string())
+        return {name: value for name, value in found.items() if "name_or_path" not in name}
+
+    @property
     def mini(self) -> bool:
         return self.source.mini
 

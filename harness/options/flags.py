@@ -59,6 +59,13 @@ OPTIONS: tuple[Option, ...] = (
         "METHOD|all|FILE.py",
         jobs=JobKind.CHECK,
     ),
+    _word(
+        "family",
+        "with --check: does it run exactly on this model family? --out DIR keeps the matrix",
+        non_empty,
+        "NAME|all",
+        jobs=JobKind.CHECK,
+    ),
 )
 """Every flag, in the order of `--help`."""
 

@@ -48,6 +48,7 @@ ON_BENCHES = JobKind.RUN | JobKind.TIMED_RUN
 MEASURING = JobKind.TIMED_RUN | JobKind.THROUGHPUT
 RUNS = ON_BENCHES | JobKind.THROUGHPUT | JobKind.COSTS_ONLY
 WRITING = RUNS | JobKind.STUDY | JobKind.PUBLISHED | JobKind.PLOTS_ONLY | JobKind.DIFF
+WRITING |= JobKind.CHECK
 
 
 class Record(enum.Enum):

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from harness.common.errors import CellError
-from harness.families.catalog import family_of
 from harness.store.record import RoutingRecord
 from harness.timing.phases import Prompt, generate
 from harness.timing.prompts import alone, images_by_row
@@ -80,9 +79,9 @@ def check_batch(
 
     Raises CellError, one line, for a row that is wrong beyond what rounding explains.
     """
-    rows, family = [], family_of(bench.model.config, type(bench.model).__name__)
+    rows = []
     for row, images in enumerate(images_by_row(bench, prompt)):
-        single = answer(bench, subject, alone(prompt, row, images, family), n_out)
+        single = answer(bench, subject, alone(prompt, row, images, bench.model), n_out)
         rows.append(verdict(together, single, row, bench.model.dtype))
     return agreement(rows, subject.method.label, len(prompt.names))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from harness.common.errors import UsageError
+from harness.families.catalog import REGISTRY
 from harness.families.shapes import ModelShape
 from harness.options.workload import Pictures, Workload
 
@@ -31,12 +32,9 @@ class Need:
 
 
 def weight_count(shape: ModelShape) -> int:
-    """Parameters of decoder, embeddings, head, tower and projector (norms left out)."""
-    tower = shape.vision.layers * (
-        4 * shape.vision.hidden**2 + 2 * shape.vision.hidden * shape.vision.ffn
-    )
-    projector = shape.projector_in * shape.hidden + shape.hidden**2
-    return shape.layers * shape.layer_weights + 2 * shape.head_weights + tower + projector
+    """Parameters of decoder, embeddings, head, tower and projector (norms and biases left out)."""
+    tables = (1 if shape.tied else 2) * shape.head_weights
+    return shape.stored_weights + tables + REGISTRY[shape.family].sight_weights(shape)
 
 
 def need(shape: ModelShape, work: Workload, pictures: Pictures, itemsize: int, attn: str) -> Need:
@@ -44,7 +42,7 @@ def need(shape: ModelShape, work: Workload, pictures: Pictures, itemsize: int, a
     n = work.n_text + pictures.tokens
     entries = work.batch * (n + work.n_out) * shape.layers
     # residual, normed input, q, k, v, attention output; or gate, up and their product
-    width = 3 * shape.hidden + max(3 * shape.hidden, 3 * shape.ffn)
+    width = 3 * shape.hidden + max(3 * shape.hidden, 3 * max(shape.ffn_met))
     activations = work.batch * n * width * itemsize
     if attn == "eager":
         activations += work.batch * shape.heads * n * n * (2 * itemsize + 4)

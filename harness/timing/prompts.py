@@ -47,9 +47,7 @@ def synthetic(bench: Bench, work: Workload, pics: Pictures, seed: int) -> Prompt
     low = min(LOWEST_WORD, bench.shape.vocab // 2)
     words = torch.randint(low, bench.shape.vocab, (work.batch, work.n_text), generator=draw)
     words[words == token] = low if low != token else low + 1
-    before = min(PREFIX, work.n_text // 2)
-    image = torch.full((work.batch, pics.tokens), token)
-    ids = torch.cat([words[:, :before], image, words[:, before:]], dim=1)
+    ids = _around(words, pics, token, _family(model).apart)
     inputs = {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
     family = _family(model)
     inputs |= {name: one.to(device) for name, one in family.token_inputs(ids, token).items()}
@@ -61,13 +59,34 @@ def synthetic(bench: Bench, work: Workload, pics: Pictures, seed: int) -> Prompt
     return Prompt(inputs, tuple(f"noise/{i}" for i in range(work.batch)), tower)
 
 
-def alone(prompt: Prompt, row: int, images: Sequence[int], family: Family) -> Prompt:
+def _around(words: torch.Tensor, pics: Pictures, token: int, apart: bool) -> torch.Tensor:
+    """[batch, n] words with image tokens among them; ``apart``: a word between two images.
+
+    Raises UsageError where there are not enough words for that.
+    """
+    batch, n_text = words.shape
+    before, between = min(PREFIX, n_text // 2), (pics.count - 1) * apart
+    if n_text - before < between:
+        raise UsageError(
+            f"--workload: {pics.count} images of this model need a word between two of them: "
+            f"n_text={2 * between} is enough"
+        )
+    parts = [words[:, :before]]
+    for i in range(pics.count):
+        parts.append(torch.full((batch, pics.tokens // pics.count), token))
+        if apart and i < between:
+            parts.append(words[:, before + i : before + i + 1])
+    return torch.cat([*parts, words[:, before + max(0, between) :]], dim=1)
+
+
+def alone(prompt: Prompt, row: int, images: Sequence[int], model: Any) -> Prompt:
     """One row of a batch, without its padding; ``images`` are its places in the image tensors."""
     mask = prompt.inputs["attention_mask"][row].bool()
+    family, image_token = _family(model), _image_token(model)
     names = ("input_ids", "attention_mask", *family.per_token)
     inputs = {name: prompt.inputs[name][row][mask][None] for name in names}
     if len(images):
-        inputs |= family.some_images(prompt.inputs, images)
+        inputs |= family.some_images(family.counted(prompt.inputs, image_token), images)
     return Prompt(inputs, (prompt.names[row],), prompt.tower)
 
 
@@ -76,8 +95,9 @@ def images_by_row(bench: Bench, prompt: Prompt) -> list[list[int]]:
     rows = len(prompt.names)
     if "pixel_values" not in prompt.inputs:
         return [[] for _ in range(rows)]
-    total = _family(bench.model).image_count(prompt.inputs)
-    has = (prompt.inputs["input_ids"] == _image_token(bench.model)).any(dim=1).tolist()
+    family, token = _family(bench.model), _image_token(bench.model)
+    total = family.image_count(family.counted(prompt.inputs, token))
+    has = (prompt.inputs["input_ids"] == token).any(dim=1).tolist()
     each, rest = divmod(total, sum(has))
     if rest:
         raise CellError("the documents have different numbers of images: time them at batch=1")

@@ -289,7 +289,6 @@ def assumptions(recipe: InstructRecipe, shape: ModelShape, device: Device) -> li
         found.append("any resolution: a square image, the most tokens there are; others have less")
     if recipe.plan:
         found.append("layers planned by ARank: counted with the layers of the method as written")
-    if shape.second_tower:
-        found.append("LLaVA-HR: sizes only, this harness cannot train it; its second tower's "
-                     "activations are not in the memory")  # fmt: skip
+    if shape.slow is not None:
+        found.append("the second tower's activations are not in the memory")
     return found

@@ -8,7 +8,8 @@ from typing import Any
 from harness.common.errors import UsageError
 from harness.common.nearest import unknown
 from harness.families.catalog import KNOWN, config_for, info_of, shape_from_config
-from harness.families.convnext import CONVNEXT_L, llava_hr_parameters
+from harness.families.convnext import second_parameters
+from harness.families.llava import VICUNA_13B, config_of
 from harness.families.shapes import ModelShape, VisionShape
 from harness.families.towers import CLIP_L_336
 from harness.train.recipe import InstructRecipe
@@ -16,8 +17,8 @@ from methods.base import Method
 
 _NEXT = KNOWN["llava-hf/llava-v1.6-vicuna-7b-hf"]["image_grid_pinpoints"]
 DECODERS = {
-    "lmsys/vicuna-7b-v1.5": KNOWN["llava-hr-7b"]["text_config"],  # without rows for <image>
-    "lmsys/vicuna-13b-v1.5": KNOWN["llava-hr-13b"]["text_config"],
+    "lmsys/vicuna-7b-v1.5": config_of("llava", {}, 32000)["text_config"],  # no rows for <image>
+    "lmsys/vicuna-13b-v1.5": config_of("llava", VICUNA_13B, 32000)["text_config"],
 }
 TOWERS = {"openai/clip-vit-large-patch14-336": CLIP_L_336}
 PARTS = ("decoder", "projector", "newline", "tower", "routers")
@@ -79,18 +80,13 @@ def router_parameters(method: Method, shape: ModelShape) -> int:
 
 
 def parameters(shape: ModelShape, method: Method) -> dict[str, int]:
-    """Parameters by part; the newline vector exists for any-resolution models only.
-
-    Raises UsageError where a tower has no parameter count (Mini-Gemini's second one).
-    """
-    if shape.second_tower is None:
-        raise UsageError(f"{shape.name}: the second tower's parameters are not known")
-    vision = shape.vision
-    if shape.second_tower:  # LLaVA-HR resizes the positions of a 336-pixel tower
+    """Parameters by part; the newline vector exists for any-resolution models only."""
+    vision, slow = shape.vision, shape.slow
+    if slow is not None and not slow.grid:  # LLaVA-HR resizes the positions of a 336-pixel tower
         vision = dataclasses.replace(vision, image_size=CLIP_L_336["image_size"])
     tower = tower_parameters(vision)
-    if shape.second_tower:
-        tower += llava_hr_parameters(*CONVNEXT_L)
+    if slow is not None:
+        tower += second_parameters(shape.vision, slow)
     return {
         "decoder": decoder_parameters(shape),
         "projector": projector_parameters(shape),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.common.errors import UsageError
-from harness.cost.ledger import Counts, attention_flops
+from harness.cost.ledger import Counts, attention_flops, linear_flops
 from harness.families.catalog import REGISTRY, info_of
 from harness.families.shapes import ModelShape
 from harness.families.sight import summed
@@ -78,7 +78,7 @@ def sample_work(
     """FLOPs of a sample with `n_text` text tokens and one image, under the recipe's settings."""
     image = image_of(shape)
     counts = training_counts(method, shape, n_text, image.tokens)
-    linear = 2.0 * shape.layer_weights * int(counts.sum())
+    linear = linear_flops(shape, counts)
     attention = attention_flops(shape, counts, "causal")
     head = 2.0 * shape.head_weights * (n_text + image.tokens)
     grid = [{"rows": 1, "cols": 1, "crops": image.crops}]

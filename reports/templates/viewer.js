@@ -34,18 +34,29 @@
     const b = grid.box;
     return [Math.min(0, b[0]), Math.min(0, b[1]), Math.max(grid.image[1], b[2]), Math.max(grid.image[0], b[3])];
   };
-  const draw = function (canvas, grid, picture, states, at, boxes) {
-    const f = frame(grid), k = 2 * Math.min(300 / (f[2] - f[0]), 300 / (f[3] - f[1]));
+  /* Tiles that have a grid each are one picture: a canvas for all of them. */
+  const parted = function (grids) {
+    const parts = [];
+    grids.forEach(function (grid) {
+      const last = parts[parts.length - 1], tile = grid.kind === "tile" && grid.box;
+      if (tile && last && last[0].kind === "tile" && last[0].box) last.push(grid); else parts.push([grid]);
+    });
+    return parts;
+  };
+  const draw = function (canvas, part, picture, states, at, boxes) {
+    const grid = part[0], f = frame(grid), k = 2 * Math.min(300 / (f[2] - f[0]), 300 / (f[3] - f[1]));
     canvas.width = Math.round((f[2] - f[0]) * k); canvas.height = Math.round((f[3] - f[1]) * k);
     const pen = canvas.getContext("2d");
     pen.fillStyle = "#8a929c"; pen.fillRect(0, 0, canvas.width, canvas.height);
     if (picture && grid.image)
       pen.drawImage(picture, -f[0] * k, -f[1] * k, grid.image[1] * k, grid.image[0] * k);
-    const box = grid.box || f, w = (box[2] - box[0]) * k / grid.cols, h = (box[3] - box[1]) * k / grid.rows;
-    for (let r = 0; r < grid.rows; r++) for (let c = 0; c < grid.cols; c++) {
-      const token = grid.start + r * (grid.cols + (grid.newline ? 1 : 0)) + c, state = states[at + token];
-      if (state) cover(pen, state, (box[0] - f[0]) * k + c * w, (box[1] - f[1]) * k + r * h, w + .5, h + .5);
-    }
+    part.forEach(function (one) {
+      const box = one.box || f, w = (box[2] - box[0]) * k / one.cols, h = (box[3] - box[1]) * k / one.rows;
+      for (let r = 0; r < one.rows; r++) for (let c = 0; c < one.cols; c++) {
+        const token = one.start + r * (one.cols + (one.newline ? 1 : 0)) + c, state = states[at + token];
+        if (state) cover(pen, state, (box[0] - f[0]) * k + c * w, (box[1] - f[1]) * k + r * h, w + .5, h + .5);
+      }
+    });
     if (grid.box) boxes.forEach(function (b) {
       const rect = [(b[0] - f[0]) * k, (b[1] - f[1]) * k, (b[2] - b[0]) * k, (b[3] - b[1]) * k];
       pen.setLineDash([]); pen.lineWidth = 5; pen.strokeStyle = "#fff"; pen.strokeRect(...rect);
@@ -54,7 +65,9 @@
     if (grid.box) { /* the part of the image that no token sees */
       pen.setLineDash([]);
       pen.fillStyle = "rgba(32,36,42,.82)";
-      const x0 = (box[0] - f[0]) * k, y0 = (box[1] - f[1]) * k, x1 = (box[2] - f[0]) * k, y1 = (box[3] - f[1]) * k;
+      const end = function (pick, i) { return pick(...part.map(one => one.box[i])); };
+      const x0 = (end(Math.min, 0) - f[0]) * k, y0 = (end(Math.min, 1) - f[1]) * k;
+      const x1 = (end(Math.max, 2) - f[0]) * k, y1 = (end(Math.max, 3) - f[1]) * k;
       pen.fillRect(0, 0, x0, canvas.height); pen.fillRect(x1, 0, canvas.width - x1, canvas.height);
       pen.fillRect(x0, 0, x1 - x0, y0); pen.fillRect(x0, y1, x1 - x0, canvas.height - y1);
     }
@@ -63,7 +76,7 @@
     const kinds = sample.kinds, n = kinds.length, states = unpack(method.states, n * method.layers);
     const box = make("article", parent), head = make("p", box, "", "who");
     make("strong", head, method.name).title = method.label;
-    const canvases = sample.grids.map(function (grid) {
+    const parts = parted(sample.grids), canvases = parts.map(function () {
       const canvas = make("canvas", box);
       canvas.setAttribute("role", "img");
       return canvas;
@@ -90,8 +103,8 @@
       const said = found[0] + " of " + images + " image tokens" + rest + "; " + kept + " of " + texts + " text";
       count.textContent = said;
       spans.forEach(function (one) { one[1].className = states[at + one[0]] ? "off" : ""; });
-      sample.grids.forEach(function (grid, i) {
-        draw(canvases[i], grid, picture, states, at, sample.evidence);
+      parts.forEach(function (part, i) {
+        draw(canvases[i], part, picture, states, at, sample.evidence);
         canvases[i].setAttribute("aria-label", method.label + ", layer " + layer + ": " + said);
       });
     };

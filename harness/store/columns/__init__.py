@@ -13,12 +13,13 @@ from harness.store.columns.costs import (
     ROUTING,
     SAMPLES,
 )
+from harness.store.columns.families import FAMILIES
 from harness.store.columns.table import CELL
 from harness.store.columns.times import ROUNDS, THROUGHPUT
 
 SCHEMA_VERSION = 1
 
 __all__ = [
-    "ACCURACY", "CELL", "CELLS", "CONTROLS", "COST", "COUNTED", "COUNTERS", "EVIDENCE", "FRONTS",
-    "PUBLISHED", "ROUNDS", "ROUTING", "SAMPLES", "SCHEMA_VERSION", "THROUGHPUT",
+    "ACCURACY", "CELL", "CELLS", "CONTROLS", "COST", "COUNTED", "COUNTERS", "EVIDENCE", "FAMILIES",
+    "FRONTS", "PUBLISHED", "ROUNDS", "ROUTING", "SAMPLES", "SCHEMA_VERSION", "THROUGHPUT",
 ]  # fmt: skip
