@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, form: str, what: str, word: 
         ({"mm_vision_select_feature": "cls_patch"}, "cls_patch"),
         ({"mm_patch_merge_type": "spatial"}, "mm_patch_merge_type is 'spatial'"),
         ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio is 'anyres'"),
-        ({"vision_tower_slow": "convnext"}, "LLaVA-HR"),
+        ({"vision_tower_slow": "convnext"}, "expected clip-vit-large-patch14-336"),
         ({"vocab_size": None}, "vocab_size is missing"),
         ({"vocab_size": 200}, "tokenizer has a word of id 33"),
         ({"model_type": "llava_mpt"}, "type 'llava_mpt' in no layout.*original LLaVA"),

@@ -71,17 +71,25 @@ def mini_gemini_place(name: str) -> str | None:
     return _decoder(name)
 
 
-def llava_hr_fields(config: Mapping[str, Any], names: Collection[str], where: str) -> Sizes:
+def llava_hr_fields(
+    config: Mapping[str, Any],
+    names: Collection[str],
+    where: str,
+    clip: Sizes = CLIP_L_336,
+    slow: Sizes | None = None,
+) -> Sizes:
     """A family config's fields beside the decoder's, from a released LLaVA-HR config.
 
     ``names``: of the released tensors; adapters exist where they are stored, whatever
-    ``freeze_vision`` says. ``where`` begins a message. Raises UsageError for fields that make it
-    something else.
+    ``freeze_vision`` says. ``where`` begins a message. ``clip`` and ``slow``: the towers' configs,
+    where the stored tensors say other sizes than the names. Raises UsageError for fields that make
+    it something else.
     """
     _expect(config, where, "mm_projector_type", ("mlp2x_gelu",))
     _clip_name(config, where, "mm_vision_tower")
-    size, slow = config.get("input_image_size"), _slow(config, where, "vision_tower_slow")
-    stride, patch = stride_of(slow["depths"]), CLIP_L_336["patch_size"]
+    size, named = config.get("input_image_size"), _slow(config, where, "vision_tower_slow")
+    slow = slow or named
+    stride, patch = stride_of(slow["depths"]), clip["patch_size"]
     if type(size) is not int or size < stride or size % stride:
         raise UsageError(
             f"{where}: input_image_size is {shown(size)}, expected a multiple of {stride}"
@@ -89,10 +97,10 @@ def llava_hr_fields(config: Mapping[str, Any], names: Collection[str], where: st
     adapters = any("align_stages_latent." in name for name in names)
     if not adapters and config.get("freeze_vision") is False:
         raise UsageError(f"{where}: freeze_vision is false, but no adapters (align_stages_latent)")
-    positions = CLIP_L_336["image_size"]
+    positions = clip["image_size"]
     return {
         "model_type": "llava_hr",
-        "vision_config": {**CLIP_L_336, "image_size": max(size // stride * patch, positions)},
+        "vision_config": {**clip, "image_size": max(size // stride * patch, positions)},
         "slow_config": slow,
         "image_size": size,
         "position_size": positions,
@@ -102,25 +110,42 @@ def llava_hr_fields(config: Mapping[str, Any], names: Collection[str], where: st
     }
 
 
-def mini_gemini_fields(config: Mapping[str, Any], where: str) -> Sizes:
+def mini_gemini_fields(
+    config: Mapping[str, Any], where: str, clip: Sizes = CLIP_L_336, slow: Sizes | None = None
+) -> Sizes:
     """The same from a released Mini-Gemini-HD config (`model_type` mgm)."""
     _expect(config, where, "mm_projector_type", ("mlp2x_gelu",))
     _expect(config, where, "image_global", (True,))
     _clip_name(config, where, "mm_vision_tower")
-    slow = _slow(config, where, "mm_vision_tower_aux")
+    named = _slow(config, where, "mm_vision_tower_aux")
+    slow = slow or named
     _expect(config, where, "mm_hidden_size_aux", (sum(slow["hidden_sizes"]),))
     for field in ("image_grid", "image_size_aux", "mm_vision_select_layer"):
         if type(config.get(field)) is not int:
             raise UsageError(f"{where}: {field} is {shown(config.get(field))}, no whole number")
     return {
         "model_type": "mini_gemini_hd",
-        "vision_config": CLIP_L_336,
+        "vision_config": clip,
         "slow_config": slow,
         "image_size": config["image_size_aux"],
         "image_grid": config["image_grid"],
         "vision_feature_layer": config["mm_vision_select_layer"],
         "vision_feature_select_strategy": "default",
     }
+
+
+def slow_sizes(shapes: Mapping[str, Collection[int]], before: str) -> Sizes | None:
+    """A ConvNeXt's config from stored shapes; None where none is stored under ``before``."""
+    found: dict[int, tuple[int, int]] = {}
+    for name, shape in shapes.items():
+        block = BLOCK.fullmatch(name.removeprefix(before)) if name.startswith(before) else None
+        if block is not None and block[3] == "norm.weight":
+            stage, depth = int(block[1]), int(block[2]) + 1
+            found[stage] = (next(iter(shape)), max(depth, found.get(stage, (0, 0))[1]))
+    if not found:
+        return None
+    widths, depths = zip(*(found[stage] for stage in sorted(found)), strict=True)
+    return {"model_type": "convnext", "hidden_sizes": list(widths), "depths": list(depths)}
 
 
 def _decoder(name: str) -> str | None:

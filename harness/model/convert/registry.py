@@ -11,9 +11,10 @@ from harness.model.convert.llavolta import LLaVoltaLayout
 from harness.model.convert.mqt import MqtLayout
 from harness.model.convert.onevision import OneVision
 from harness.model.convert.pmod import PModLayout
+from harness.model.convert.two_towers import ReleasedLlavaHr, ReleasedMgm
 
 # A layout that only a field more tells from another stands before it.
-DENSE: tuple[DenseLayout, ...] = (OneVision(), OriginalLlava())
+DENSE: tuple[DenseLayout, ...] = (OneVision(), ReleasedLlavaHr(), ReleasedMgm(), OriginalLlava())
 METHODS: tuple[MethodLayout, ...] = (PModLayout(), GammaLayout(), MqtLayout(), LLaVoltaLayout())
 
 
