@@ -69,7 +69,7 @@ def test_what_depends_on_its_batch_fails(
     ("argv", "said"),
     [
         (["--check", "fastv", "--family", "qwen25_vl"], "did you mean 'qwen2_5_vl'?"),
-        (["--family", "llava", "--methods", "fastv"], "--family"),
+        (["--family", "llava", "--methods", "fastv", "--bench", "gqa"], "--family"),
         (["--check", "fastv", "--out", "somewhere"], "add --family"),
         (["--check", "fastvv", "--family", "all"], "did you mean 'fastv'?"),
     ],
