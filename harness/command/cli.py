@@ -71,7 +71,8 @@ def parse(argv: Sequence[str]) -> tuple[dict[str, Any], Settings]:
         values[name] = value if one.check is None else one.convert(value)
     settings = make_settings(values | {"checkpoint": checkpoint})
     job = _job(raw, settings)
-    refuse_idle(job, raw if job in LIGHT else settings.changed())
+    words = {name for name in raw if name not in SETTING}  # that are no settings
+    refuse_idle(job, raw if job in LIGHT else {*settings.changed(), *words})
     return raw, settings
 
 
