@@ -67,7 +67,23 @@ def pictures(seq: Tokens, by_crop: bool, newlines: bool) -> list[Picture]:
             _fill(found[-1], groups, grid, (down, across), first, by_crop, newlines)
             found[-1].groups = list(groups.values())
             first += grid["crops"]
+    for picture in found:
+        _end(picture, newlines)
     return found
+
+
+def _end(picture: Picture, newlines: bool) -> None:
+    """Count in what is in no grid: the one newline that ends a square beside other images."""
+    if sum(picture.sizes) + len(picture.newlines) == picture.tokens:
+        return
+    known = {column for group in picture.groups for column in group.columns}
+    known.update(picture.newlines)
+    rest = [c for c in range(picture.start, picture.start + picture.tokens) if c not in known]
+    if newlines:
+        picture.groups[-1].columns += rest
+        picture.groups[-1].origins += [-1] * len(rest)
+    else:
+        picture.newlines += rest
 
 
 def _fill(

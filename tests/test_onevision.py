@@ -167,20 +167,43 @@ def test_equals_the_reference_alone_and_in_a_ragged_batch(spec: str) -> None:
             np.testing.assert_array_equal(record.decode, active[:, record.n :])
 
 
+def test_the_newline_of_an_image_beside_others_is_a_newline() -> None:
+    """It is ranked, or stays, as each row's newline of an image alone."""
+    model = tiny.build("llava_onevision")
+    inputs = alone(batch(model, ROWS), 2)
+    columns = np.nonzero((inputs["input_ids"][0] == tiny.IMAGE).numpy())[0]
+    ends = columns[16::17]
+    for newlines, kept in (("candidate", 17), ("keep", 15)):
+        spec = f"divprune:keep={kept / 17}:newlines={newlines}"
+        with torch.no_grad(), routed(model, methods.parse(spec)) as run:
+            model(**inputs)
+            (record,) = run.records()
+        assert record.keep[0, ends].all() and record.keep[0, columns].sum() == 3 * kept
+
+
+@pytest.mark.parametrize("spec", ["illava", "mmtok", "mmtok:tokens=5", "divprune:space=crop"])
+def test_a_batch_is_routed_as_its_rows_alone(spec: str) -> None:
+    model, method = tiny.build("llava_onevision"), methods.parse(spec)
+    inputs = batch(model, ROWS)
+    with torch.no_grad(), routed(model, method) as run:
+        together = model(**inputs).logits[:, -1]
+        records = run.records()
+        for i, record in enumerate(records):
+            logits = model(**alone(inputs, i)).logits[0, -1]
+            (own,) = run.records()
+            assert (own.route == record.route).all() and own.tower == record.tower
+            torch.testing.assert_close(together[i], logits, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("i", [0, 2, 3])
 def test_blind_runs_without_the_tower(i: int) -> None:
     model = tiny.build("llava_onevision")
     inputs = alone(batch(model, ROWS), i)
-    hook = model.model.vision_tower.register_forward_pre_hook(
-        lambda module, _: [part.register_forward_hook(ran) for part in module.children()] and None
-    )
-    embeddings = next(m for n, m in model.model.vision_tower.named_modules() if "embed" in n)
-    other = embeddings.register_forward_hook(ran)
+    hook = model.model.vision_tower.embeddings.register_forward_hook(ran)
     with torch.no_grad(), routed(model, methods.parse("blind")) as run:
         model(**inputs)
         (record,) = run.records()
     hook.remove()
-    other.remove()
     assert record.n_image == sum(tokens(ROWS[i][1]))
     assert not record.keep[:, record.kinds == IMAGE].any()
 
