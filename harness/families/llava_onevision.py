@@ -22,6 +22,7 @@ from harness.families.configs import shown
 from harness.families.decoders import Sizes
 from harness.families.llava_next import LlavaNext, unpadded
 from harness.families.shapes import ImageSize, ModelShape
+from harness.families.towers import SIGLIP_SO400M
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
 SIDE = 384
 GRIDS = [[high * SIDE, wide * SIDE] for high in range(1, 7) for wide in range(1, 7)]
 SHRINK = 1.1  # a picture is left alone up to this much above its most tiles
-SIGLIP_SO400M = {
-    "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
-    "num_hidden_layers": 26, "num_attention_heads": 16, "image_size": SIDE, "patch_size": 14,
-    "vision_use_head": False,
-}  # fmt: skip
 
 
 def released(width: int, ffn: int, layers: int, heads: int, kv: int, vocab: int) -> Sizes:
@@ -53,6 +49,7 @@ class LlavaOnevision(LlavaNext):
     """`model_type` llava_onevision."""
 
     kind = "llava_onevision"
+    text_ties = True
     library = ("LlavaOnevisionConfig", "LlavaOnevisionForConditionalGeneration")
     images = ("pixel_values", "image_sizes", "batch_num_images")
     nested = True
