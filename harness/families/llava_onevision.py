@@ -72,7 +72,7 @@ class LlavaOnevision(LlavaNext):
         name: f"LLaVA-OneVision, Qwen2 {name.split('-')[4]}, any resolution, SigLIP"
         for name in published
     }
-    # The last is shrunk: 3 x 3 tiles where one is allowed.
+    # The last is shrunk: 3 x 3 tiles where four are allowed.
     tiny_images = (((20, 30), 10), ((44, 46), 10))
 
     def completed(self, config: Mapping[str, Any], name: str) -> dict[str, Any]:
