@@ -16,10 +16,12 @@ from harness.bench.generation import Generator
 from harness.bench.prompter import Prompter
 from harness.bench.request import GenerationKwargs, Request
 from harness.command.cli import main
+from harness.common.errors import UsageError
 from harness.families.catalog import REGISTRY, completed, shape_from_config, shape_of
 from harness.model.catalog import find_model, load_model
 from harness.store.csvfile import read_rows
 from reports.geometry import overlapping, rects
+from tests.fixtures.bad_input import edit
 from tests.fixtures.onevision_models import (
     SIDE,
     TOKENS,
@@ -177,6 +179,25 @@ def test_sizes_are_the_library_s(folders: dict[str, Path]) -> None:
             assert full[key] == getattr(default, key), key
         model = load_model(find_model(str(folder)), "cpu", "float32", "auto", None, 0).model
         assert shape_from_config(model.config.to_dict(), "x") == shape_from_config(config, "x")
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        ("processor_config.json", "vision_aspect_ratio", "anyres_max_4"),
+        ("processor_config.json", "num_image_tokens", 35),
+        ("processor_config.json", "vision_feature_select_strategy", "default"),
+        ("preprocessor_config.json", "image_grid_pinpoints", [[SIDE, SIDE]]),
+    ],
+)
+def test_a_processor_that_counts_other_tokens_is_refused(
+    tmp_path: Path, file: str, field: str, value: Any
+) -> None:
+    folder = write_onevision(tmp_path / "model")
+    edit(folder / file, **{field: value})
+    with pytest.raises(UsageError, match=field) as error:
+        load_model(str(folder), "cpu", "float32", "sdpa")
+    assert "\n" not in str(error.value)
 
 
 def test_the_released_grids_are_the_processor_s(tiler: Any) -> None:

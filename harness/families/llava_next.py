@@ -68,6 +68,18 @@ class LlavaNext(Llava):
                     f"least {size} pixels"
                 )
 
+    def check_processor(self, processor: Any, config: Mapping[str, Any], name: str) -> None:
+        """Also that it cuts images as the model joins them."""
+        super().check_processor(processor, config, name)
+        theirs = getattr(processor.image_processor, "image_grid_pinpoints", None)
+        mine = {tuple(pair) for pair in config["image_grid_pinpoints"]}
+        odd = mine ^ {tuple(pair) for pair in theirs or ()}
+        if theirs is not None and odd:
+            raise UsageError(
+                f"{name}: image_grid_pinpoints of the image processor and of the model's config "
+                f"differ, by {list(min(odd))} for one: images would be cut other than joined"
+            )
+
     def shape(self, config: Mapping[str, Any], name: str) -> ModelShape:
         from dataclasses import replace
 

@@ -80,6 +80,23 @@ class LlavaOnevision(LlavaNext):
         most_tiles(full["vision_aspect_ratio"], name)
         return full
 
+    def check_processor(self, processor: Any, config: Mapping[str, Any], name: str) -> None:
+        """Also that it counts the tokens that the model makes."""
+        super().check_processor(processor, config, name)
+        sight = config["vision_config"]
+        wanted = {
+            "num_image_tokens": (sight["image_size"] // sight["patch_size"]) ** 2,
+            "vision_aspect_ratio": config["vision_aspect_ratio"],
+            "vision_feature_select_strategy": config["vision_feature_select_strategy"],
+        }
+        for field, value in wanted.items():
+            said = getattr(processor, field, None)
+            if said != value:
+                raise UsageError(
+                    f"{name}: processor_config.json: {field} is {shown(said)}, by the model's "
+                    f"config {shown(value)}: it would write another number of image tokens"
+                )
+
     def shape(self, config: Mapping[str, Any], name: str) -> ModelShape:
         limit = most_tiles(self.completed(config, name)["vision_aspect_ratio"], name)
         return replace(super().shape(config, name), tile_limit=limit)
