@@ -270,7 +270,11 @@ def loaded(folder: Path) -> Any:
     from transformers import AutoModelForImageTextToText
 
     model, report = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
+        folder,
+        dtype=torch.float32,
+        output_loading_info=True,
+        local_files_only=True,
+        trust_remote_code=False,
     )
     assert not report["missing_keys"] and not report["unexpected_keys"], report
     assert not report["mismatched_keys"]

@@ -61,7 +61,7 @@ def test_llava_1_5_pads_to_a_square_and_asks_as_vicuna(tmp_path: Path) -> None:
 
     source = write(tmp_path / "src", tools.config(), plain(), "bin")
     out = made(source, tmp_path / "out", write_tower(tmp_path / "clip"))
-    processor = AutoProcessor.from_pretrained(out)
+    processor = AutoProcessor.from_pretrained(out, trust_remote_code=False)
     turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "the cat"}]}]
     text = processor.apply_chat_template(turn, add_generation_prompt=True)
     assert text.startswith("A chat between") and text.endswith("USER: <image>\nthe cat ASSISTANT:")

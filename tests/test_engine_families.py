@@ -12,11 +12,12 @@ import torch
 import methods
 from harness.command.cli import main
 from harness.engine import EngineError, encode_images, find_parts, routed
+from harness.families.catalog import REGISTRY, shape_from_config
 from harness.store.csvfile import read_rows
 from methods.base import Method, MethodError
 from tests.fixtures.hub_models import write_llava
 from tests.routing_tools import IMAGES, ROWS, generate
-from tests.tiny import IMAGE, batch, row, tiny_llava, tiny_llava_next
+from tests.tiny import IMAGE, batch, next_tokens, row, tiny_llava, tiny_llava_next
 
 
 def siglip(**options: Any) -> Any:
@@ -97,6 +98,49 @@ def test_dense_is_bit_equal_on_siglip_and_qwen2(attn: str) -> None:
     with routed(model, methods.parse("dense")):
         mine = generate(model, inputs, **options)
     assert all(torch.equal(a, b) for a, b in zip(plain.logits, mine.logits, strict=True))
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize("text", ["llama", "mistral", "qwen2"])
+def test_dense_is_bit_equal_on_every_decoder_of_llava_next(
+    text: str, heads: int, attn: str
+) -> None:
+    """Alone and in a ragged batch, with key-value heads shared (Mistral, Llama 3, Yi) and not."""
+    model = tiny_llava_next(text, attn=attn)
+    if heads == 4:
+        config = model.config
+        config.text_config.num_key_value_heads = 4
+        torch.manual_seed(0)
+        model = type(model)._from_config(config, attn_implementation=attn).eval()
+        model.generation_config.pad_token_id = 0
+    sizes = [(20, 30), (14, 32), (30, 9), (16, 16)]
+    counts = [next_tokens(model, size) for size in sizes]
+    rows = [(3, counts[:1], 4), (2, [], 5), (2, counts[1:3], 2), (5, counts[3:], 7)]
+    options = {"return_dict_in_generate": True, "output_logits": True}
+    single = batch(model, rows[:1], sizes=sizes[:1])
+    for inputs in (batch(model, rows, sizes=sizes), single):
+        plain = generate(model, inputs, **options)
+        with routed(model, methods.parse("dense")):
+            mine = generate(model, inputs, **options)
+        assert all(torch.equal(a, b) for a, b in zip(plain.logits, mine.logits, strict=True))
+
+
+@pytest.mark.parametrize("top", [None, False, True])
+@pytest.mark.parametrize("text", [None, False, True])
+@pytest.mark.parametrize("name", ["llava", "llava_next", "llava_next_video", "llava_onevision"])
+def test_shared_tables_are_known_where_the_library_shares_them(
+    name: str, text: bool | None, top: bool | None
+) -> None:
+    """The config may say so in two places, of which not every class reads both."""
+    family = REGISTRY[name]
+    config = family.tiny()
+    config["text_config"] |= {} if text is None else {"tie_word_embeddings": text}
+    config |= {} if top is None else {"tie_word_embeddings": top}
+    with torch.device("meta"):
+        model = family.model_class()(family.config_class()(**config))
+    shared = model.lm_head.weight is model.get_input_embeddings().weight
+    assert shape_from_config(config, name).tied == shared
 
 
 def test_blind_answers_as_to_the_text_alone() -> None:

@@ -1,259 +1,307 @@
-"""LLaVA-OneVision and LLaVA-NeXT-Video from files: tokens, pixels, prompts, the command line."""
+"""LLaVA-OneVision and LLaVA-NeXT-Video repositories: tokens, their pixels, a run of each."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import methods
+from harness.bench.generation import Generator
 from harness.bench.prompter import Prompter
 from harness.bench.request import GenerationKwargs, Request
 from harness.command.cli import main
 from harness.common.errors import UsageError
-from harness.engine import routed
-from harness.families.catalog import FAMILIES, KNOWN, completed, read_config, shape_of
-from harness.families.shapes import ImageSize
+from harness.families.catalog import REGISTRY, completed, shape_from_config, shape_of
 from harness.model.catalog import find_model, load_model
 from harness.store.csvfile import read_rows
-from tests.fixtures.onevision_models import GRIDS, ROWS, SIDE, write_next_video, write_onevision
+from reports.geometry import overlapping, rects
+from tests.fixtures.bad_input import edit
+from tests.fixtures.onevision_models import (
+    SIDE,
+    TOKENS,
+    preprocessor,
+    write_next_video,
+    write_onevision,
+)
 from tests.test_geometry import CENTRES, agree, bright, light
 
-from transformers import AutoProcessor, LlavaOnevisionConfig  # isort: skip  after the fixtures
-from transformers import LlavaOnevisionImageProcessor  # isort: skip
+from transformers import (  # isort: skip  after the fixtures
+    CONFIG_MAPPING, AutoProcessor, LlavaOnevisionImageProcessor, LlavaOnevisionModel,
+)  # fmt: skip
+from transformers.image_processing_utils import select_best_resolution  # isort: skip
 
-FAMILY = FAMILIES["llava_onevision"]
-SEVEN = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
-# Height and width of images, and their tokens at the published sizes.
-FACTS = {
-    (336, 336): 1485, (480, 640): 2929, (899, 1024): 6551, (1080, 1920): 7269, (2000, 3000): 7329,
-}  # fmt: skip
-SIZES = [(30, 30), (33, 70), (71, 45), (300, 301), (97, 31), (1, 200)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_onevision(tmp_path_factory.mktemp("onevision"), layers=5)
+FAMILY = REGISTRY["llava_onevision"]
+PUBLISHED = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
+# Height, width -> tokens of the released models, as their processor counts them.
+COUNTED = {(336, 336): 1485, (480, 640): 2929, (899, 1024): 6551, (1080, 1920): 7269,
+           (2000, 3000): 7329}  # fmt: skip
+ODD = [(97, 801), (641, 131), (1, 200), (33, 70), (385, 384)]
+WRITERS = {"llava_onevision": write_onevision, "llava_next_video": write_next_video}
 
 
 @pytest.fixture(scope="module")
-def processor(folder: Path) -> Any:
-    return AutoProcessor.from_pretrained(folder, local_files_only=True)
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {name: write(root / name, layers=5) for name, write in WRITERS.items()}
 
 
-def of_length(grids: list[dict[str, Any]]) -> int:
-    return sum(g["rows"] * (g["cols"] + g["newline"]) for g in grids)
+@pytest.fixture(scope="module")
+def folder(folders: dict[str, Path]) -> Path:
+    return folders["llava_onevision"]
 
 
-# --- tokens
-def test_token_counts_of_the_published_geometry(processor: Any) -> None:
-    """Equal to the facts, to the library's processor and to the closed form of `image_sizes`."""
-    config = LlavaOnevisionConfig(**KNOWN[SEVEN])
-    kind = type(processor)
-    pictures = LlavaOnevisionImageProcessor()
-    large = kind(
-        pictures, processor.tokenizer, processor.video_processor, num_image_tokens=729,
-        vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_9",
-    )  # fmt: skip
-    for size, tokens in FACTS.items():
-        told = large._get_num_multimodal_tokens(image_sizes=[size])["num_image_tokens"]
-        assert told == [tokens]
-        grids = FAMILY.grids(config, 3, tokens, size)
-        assert of_length(grids) == tokens
-        with pytest.raises(UsageError, match="does not make"):
-            FAMILY.grids(config, 3, tokens + 1, size)
-    for one in FAMILY.image_sizes(shape_of(SEVEN)):
-        told = large._get_num_multimodal_tokens(image_sizes=[one.size])["num_image_tokens"]
-        tiles = one.size[0] * one.size[1] // 384**2
-        assert one == ImageSize(one.size, 1 + tiles, told[0])
+@pytest.fixture(scope="module")
+def tiler() -> Any:
+    """The releases' image processor; padding as dark as the ground."""
+    settings = {**preprocessor(384), "image_mean": [0.0] * 3}
+    return LlavaOnevisionImageProcessor(**settings)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_tokens_of_odd_sizes_alone_and_beside_others(processor: Any, size: tuple[int, int]) -> None:
-    model_config = LlavaOnevisionConfig(**read_config_of(processor))
-    image = bright(size, (0.5, 0.5))
-    made = processor(
-        text=["what<image>color", "what<image>\n<image>", "what"],
-        images=[[image], [image, image], []], padding=True, return_tensors="pt",
-    )  # fmt: skip
-    counts = (made["input_ids"] == processor.image_token_id).sum(1).tolist()
-    assert counts[1:] == [2 * (ROWS**2 + 1), 0]
-    assert of_length(FAMILY.grids(model_config, 0, counts[0], size)) == counts[0]
-    (grid,) = FAMILY.grids(model_config, 0, ROWS**2 + 1, size)
-    assert (grid["rows"], grid["cols"], grid["image_length"]) == (ROWS, ROWS, ROWS**2 + 1)
+@pytest.fixture(scope="module")
+def real() -> Any:
+    """The released config."""
+    return CONFIG_MAPPING["llava_onevision"](**FAMILY.published[PUBLISHED])
 
 
-def read_config_of(processor: Any) -> dict[str, Any]:
-    return read_config(Path(processor.tokenizer.name_or_path))
-
-
-# --- pixels: 98 pixels a square, 12 patches of 8, two pixels that no patch sees
-def large_geometry(most: int) -> tuple[Any, Any]:
-    grids = [[98 * high, 98 * wide] for high in (1, 2, 3) for wide in (1, 2, 3)]
-    processor = LlavaOnevisionImageProcessor(
-        size={"height": 98, "width": 98}, image_grid_pinpoints=grids, image_mean=[0.0] * 3,
-        image_std=[1.0] * 3,
-    )  # fmt: skip
-    vision = {"model_type": "siglip_vision_model", "image_size": 98, "patch_size": 8}
-    config = LlavaOnevisionConfig(
-        vision_config=vision, image_grid_pinpoints=grids, vision_aspect_ratio=f"anyres_max_{most}"
+# --- tokens and pixels
+@pytest.mark.parametrize("size", [*COUNTED, *ODD])
+def test_tokens_are_as_many_as_the_processor_writes(
+    folder: Path, tiler: Any, real: Any, size: tuple[int, int]
+) -> None:
+    processor = AutoProcessor.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
     )
-    return processor, config
+    processor.image_processor, processor.num_image_tokens = tiler, 729
+    (told,) = processor._get_num_multimodal_tokens(image_sizes=[size])["num_image_tokens"]
+    assert told == COUNTED.get(size, told)
+    grids = FAMILY.grids(real, 3, told, torch.tensor(size))
+    assert sum(g["rows"] * (g["cols"] + g["newline"]) for g in grids) == told
+    assert grids[0]["image_length"] == grids[1]["image_length"] == told
 
 
-def shown(pixels: Any) -> Any:
-    """[12, 12] brightness of what the patches of a square see."""
-    return light(np.asarray(pixels)[:, :96, :96], 12, 12)
-
-
-@pytest.mark.parametrize("most", [9, 2])
-@pytest.mark.parametrize("size", [(300, 301), (200, 500), (333, 170), (421, 130), (90, 64)])
-def test_tokens_map_back_to_their_pixels(size: tuple[int, int], most: int) -> None:
-    """The base, and the tiles as the model joins, cuts and (of more than ``most``) shrinks them."""
-    from transformers.models.llava_onevision.modeling_llava_onevision import (
-        get_anyres_image_grid_shape,
-        unpad_image,
+def packed(real: Any, pixels: Any, size: tuple[int, int]) -> Any:
+    """The light of every token but newlines, joined, cut and shrunk by the model's own code."""
+    seen = [torch.tensor(light(one[:, :378, :378], 27, 27)).flatten()[:, None] for one in pixels]
+    (found,), _ = LlavaOnevisionModel.pack_image_features(
+        SimpleNamespace(config=real), [torch.stack(seen)], torch.tensor([size])
     )
+    return found[:, 0].numpy()
 
-    processor, config = large_geometry(most)
-    high, wide = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, 98)
-    for centre in CENTRES:
+
+@pytest.mark.parametrize("size", [*COUNTED, (97, 801), (641, 131), (33, 70)])
+def test_a_bright_square_is_where_its_tokens_are(
+    tiler: Any, real: Any, size: tuple[int, int]
+) -> None:
+    for centre in CENTRES[: 3 if max(size) < 1000 else 1]:
         image = bright(size, centre)
-        whole, *tiles = processor(image, return_tensors="np")["pixel_values"][0]
-        parts = [shown(one) for one in tiles]
-        joined = np.block([[parts[r * wide + c] for c in range(wide)] for r in range(high)])
-        cut = unpad_image(torch.tensor(joined)[None], size)
-        ratio = (cut.shape[1] * cut.shape[2] / (most * 144)) ** 0.5
-        if ratio > 1.1:
-            few = [int(cut.shape[1] // ratio), int(cut.shape[2] // ratio)]
-            cut = torch.nn.functional.interpolate(cut[None], few, mode="bilinear")[0]
-        seen = cut[0].numpy()
-        grids = FAMILY.grids(config, 5, 144 + seen.shape[0] * (seen.shape[1] + 1), size)
-        FAMILY.place(grids, [size], processor)
-        assert [grid["fit"] for grid in grids] == ["stretch", "tiles"]
-        assert ("whole" in grids[1]) == (ratio > 1.1)
-        agree(grids[0], shown(whole), size, image)
-        # Each tile has its own unseen edge, so that tokens stand off by up to a quarter here.
-        middle = centre_of(grids[1], seen)
-        off = np.abs(middle - [int(at * length) for at, length in zip(centre, size, strict=True)])
-        print("OFF", size, most, off / token_of(grids[1]))
-        assert (off < 0.3 * token_of(grids[1])).all()
+        pixels = tiler(image, return_tensors="np")["pixel_values"][0]
+        tokens = packed(real, pixels, size)
+        rows = FAMILY.grids(real, 0, COUNTED.get(size) or length(real, size), torch.tensor(size))
+        FAMILY.place(rows, [size], tiler)
+        base, tile = rows
+        agree(base, tokens[:729].reshape(27, 27), size, image)
+        agree(tile, tokens[729:].reshape(tile["rows"], tile["cols"]), size, image)
+        assert (base["fit"], tile["fit"]) == ("stretch", "tiles")
+        assert ("whole" in tile) == (size in ((1080, 1920), (2000, 3000)))
 
 
-def centre_of(grid: dict[str, Any], seen: Any) -> Any:
-    """Where in the image the light is: y, x in pixels."""
-    left, top, right, bottom = grid["box"]
-    ys = top + (np.arange(len(seen)) + 0.5) * (bottom - top) / len(seen)
-    xs = left + (np.arange(seen.shape[1]) + 0.5) * (right - left) / seen.shape[1]
-    weight = seen / seen.sum()
-    return np.array([(weight.sum(1) * ys).sum(), (weight.sum(0) * xs).sum()])
+def length(real: Any, size: tuple[int, int]) -> int:
+    """Tokens of an image, from the model's own code."""
+    high, wide = select_best_resolution(size, real.image_grid_pinpoints)
+    crops = torch.zeros(1 + high * wide // 384**2, 729, 1)
+    (found,), _ = LlavaOnevisionModel.pack_image_features(
+        SimpleNamespace(config=real), [crops], torch.tensor([size]), torch.zeros(1)
+    )
+    return len(found)
 
 
-def token_of(grid: dict[str, Any]) -> Any:
-    """Height and width of a token in pixels of the image."""
-    left, top, right, bottom = grid["box"]
-    return np.array([(bottom - top) / grid["rows"], (right - left) / grid["cols"]])
-
-
-@pytest.mark.parametrize("size", [(300, 301), (200, 500), (333, 170), (421, 130)])
-def test_images_beside_others_are_padded_squares(size: tuple[int, int]) -> None:
-    processor, config = large_geometry(9)
+def test_images_beside_others_are_padded(tiler: Any, real: Any) -> None:
+    sizes = [(300, 301), (97, 801), (641, 131)]
     for centre in CENTRES:
-        image = bright(size, centre)
-        made = processor([[image, image]], return_tensors="np")["pixel_values"]
-        (one,) = FAMILY.grids(config, 0, 145, size)
-        (two,) = FAMILY.grids(config, 145, 145, size)
-        FAMILY.place([one, two], [size, size], processor)
-        assert (one["fit"], two["number"]) == ("pad", 1)
-        for grid, pixels in ((one, made[0][0]), (two, made[1][0])):
-            agree(grid, shown(pixels), size, image)
+        images = [bright(size, centre) for size in sizes]
+        made = tiler([images], return_tensors="np")
+        assert made["pixel_values"].shape[1] == 1 and list(made["batch_num_images"]) == [3]
+        grids = [
+            grid
+            for i, size in enumerate(sizes)
+            for grid in FAMILY.grids(real, i * 730, 730, torch.tensor(size))
+        ]
+        FAMILY.place(grids, sizes, tiler)
+        for grid, image, size, pixels in zip(
+            grids, images, sizes, made["pixel_values"], strict=True
+        ):
+            assert grid["fit"] == "pad" and not grid["newline"]
+            agree(grid, light(pixels[0][:, :378, :378], 27, 27), size, image)
+
+
+@pytest.mark.parametrize("size", [(480, 640), (1500, 400), (384, 384), (384, 1152)])
+def test_no_token_is_half_of_itself_off(real: Any, tiler: Any, size: tuple[int, int]) -> None:
+    """Six of 384 pixels are seen by no patch; what a box says is held against each patch's own."""
+    grids = FAMILY.grids(real, 0, length(real, size), torch.tensor(size))
+    FAMILY.place(grids, [size], tiler)
+    base, tile = grids
+    left, top, right, bottom = base["box"]
+    assert (left, top) == (0, 0)
+    assert (right, bottom) == pytest.approx((size[1] * 378 / 384, size[0] * 378 / 384), abs=1e-2)
+    high, wide = (n * 384 for n in tile["tiles"])
+    scale = min(high / size[0], wide / size[1])
+    shown = [min(-int(-n * scale // 1), limit) for n, limit in zip(size, (high, wide), strict=True)]
+    boxes = rects(tile).reshape(tile["rows"], tile["cols"], 4)
+    for axis, count in ((0, tile["rows"]), (1, tile["cols"])):
+        cut = (tile["tiles"][axis] * 27 - count) // 2
+        pasted = ((high, wide)[axis] - shown[axis]) // 2
+        line = boxes[:, 0, 1::2] if axis == 0 else boxes[0, :, 0::2]
+        for i, (begin, end) in enumerate(line):
+            number, patch = divmod(i + cut, 27)
+            first = number * 384 + patch * 14 - pasted
+            share = size[axis] / shown[axis]
+            assert abs(begin / share - first) < 3.5 and abs(end / share - first - 14) < 3.5
 
 
 # --- configs
+def test_sizes_are_the_library_s(folders: dict[str, Path]) -> None:
+    for name, folder in folders.items():
+        config = dict(json.loads((folder / "config.json").read_text()))
+        mine, theirs = completed(config, "x"), CONFIG_MAPPING[name](**config)
+        for key in REGISTRY[name].says:
+            other = {"image_token_index": "image_token_id", "video_token_index": "video_token_id"}
+            known = getattr(theirs, key, None)
+            known = getattr(theirs, other.get(key, key)) if known is None else known
+            assert mine[key] == known, key
+        bare = {k: v for k, v in config.items() if k in ("model_type", "text_config")}
+        bare["vision_config"] = config["vision_config"]
+        full, default = completed(bare, "x"), CONFIG_MAPPING[name](**bare)
+        for key in ("vision_feature_layer", "vision_feature_select_strategy"):
+            assert full[key] == getattr(default, key), key
+        model = load_model(find_model(str(folder)), "cpu", "float32", "auto", None, 0).model
+        assert shape_from_config(model.config.to_dict(), "x") == shape_from_config(config, "x")
+
+
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("file", "field", "value"),
     [
-        ({"vision_aspect_ratio": "anyres"}, "vision_aspect_ratio is 'anyres', not anyres_max_N"),
-        ({"vision_feature_select_strategy": "default"}, "only 'full' works"),
-        ({"image_grid_pinpoints": [[SIDE]]}, "is no (height, width)"),
-        ({"text_config": {"model_type": "gpt_oss"}}, "text_config.model_type is 'gpt_oss'"),
+        ("processor_config.json", "vision_aspect_ratio", "anyres_max_4"),
+        ("processor_config.json", "num_image_tokens", 35),
+        ("processor_config.json", "vision_feature_select_strategy", "default"),
+        ("preprocessor_config.json", "image_grid_pinpoints", [[SIDE, SIDE]]),
     ],
 )
-def test_what_cannot_be_right_is_refused(folder: Path, change: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError) as error:
-        completed({**read_config(folder), **change}, "x")
-    assert said in str(error.value) and "\n" not in str(error.value)
+def test_a_processor_that_counts_other_tokens_is_refused(
+    tmp_path: Path, file: str, field: str, value: Any
+) -> None:
+    folder = write_onevision(tmp_path / "model")
+    edit(folder / file, **{field: value})
+    with pytest.raises(UsageError, match=field) as error:
+        load_model(str(folder), "cpu", "float32", "sdpa")
+    assert "\n" not in str(error.value)
 
 
-def test_sizes_are_the_library_s(folder: Path) -> None:
-    mine, theirs = completed({"text_config": {"model_type": "qwen2"}, "vision_config": {
-        "model_type": "siglip_vision_model"}, "model_type": "llava_onevision"}, "x"), (
-        LlavaOnevisionConfig())  # fmt: skip
-    for key in FAMILY.says:
-        if key != "tie_word_embeddings":
-            assert mine[key] == getattr(theirs, key, getattr(theirs, "image_token_id", None)), key
+def test_the_released_grids_are_the_processor_s(tiler: Any) -> None:
+    default = LlavaOnevisionImageProcessor()
+    assert [list(pair) for pair in shape_of(PUBLISHED).tiles] == default.image_grid_pinpoints
+    assert tiler.image_grid_pinpoints == default.image_grid_pinpoints
+
+
+# --- prompts
+def request(name: str, text: str, *sizes: tuple[int, int]) -> Request:
+    """A question on images of these (height, width), one bright square in each."""
+    images = [bright(size, (0.5, 0.5)) for size in sizes]
+    return Request(0, "task", name, text, GenerationKwargs(3), lambda: images, list)
+
+
+BATCHES = [
+    [request("0", "what is red"), request("1", "what is left", (40, 70))],
+    [request("2", "is the dog red", (40, 70), (99, 31)), request("3", "what is left", (150, 90))],
+    [request("4", "what"), request("5", "is the table red", (200, 190))],
+    [request("6", "what"), request("7", "is the dog left of the table")],
+]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("spec", ["dense", "fastv", "divprune", "blind"])
+def test_a_batch_of_questions_is_answered_as_each_alone(
+    folders: dict[str, Path], name: str, spec: str
+) -> None:
+    """Prompts without an image, with one and with several, side by side."""
+    session = load_model(str(folders[name]), "cpu", "float32", "sdpa", feature_cache_mib=16)
+    with torch.no_grad(), session.under(methods.parse(spec)) as (run, sharing):
+        generator = Generator(session, run, sharing, spec)
+        for batch in BATCHES:
+            together = generator.answer(batch)
+            for one, out in zip(batch, together, strict=True):
+                (alone,) = generator.answer([one])
+                assert (alone.text, alone.n_out) == (out.text, out.n_out)
+                np.testing.assert_array_equal(alone.record.keep, out.record.keep)
+                assert alone.record.grid == out.record.grid
+                assert len({g["number"] for g in out.record.grid}) == len(one.load_images())
+
+
+def test_records_say_where_in_their_images_tokens_lie(folder: Path) -> None:
+    session = load_model(str(folder), "cpu", "float32", "sdpa")
+    with torch.no_grad(), session.under(methods.parse("fastv")) as (run, sharing):
+        generator = Generator(session, run, sharing, "fastv")
+        several, shrunk = generator.answer(BATCHES[1])
+        (whole,) = generator.answer([request("8", "what", (150, 190))])
+    assert several.record.n_image == 2 * (TOKENS + 1)
+    assert [g["fit"] for g in several.record.grid] == ["pad", "pad"]
+    # 40 x 70 pixels stand in the middle of 70 x 70; 30 of 32 are seen.
+    assert several.record.grid[0]["box"] == pytest.approx([0, -15, 65.625, 50.625])
+    assert [g["number"] for g in several.record.grid] == [0, 1]
+    assert shrunk.record.grid[1]["whole"] == [30, 18]
+    base, tile = whole.record.grid
+    assert (base["fit"], tile["fit"]) == ("stretch", "tiles") and tile["whole"] == [28, 36]
+    assert tile["rows"] * (tile["cols"] + 1) + TOKENS == whole.record.n_image
+    off = np.abs(np.array(tile["box"]) - [0, 0, 190, 150])
+    assert off.max() < 3  # of 5 a token
+    middle = overlapping([tile], [[94, 74, 96, 76]]) - tile["start"]
+    rows, cols = np.divmod(middle, tile["cols"] + 1)
+    assert set(rows) <= {tile["rows"] // 2 + i for i in (-1, 0, 1)}
+    assert set(cols) <= {tile["cols"] // 2 + i for i in (-1, 0, 1)}
+
+
+def test_a_prompt_keeps_its_images_with_it(folder: Path) -> None:
+    """The processor is told which images are one prompt's: those are not cut into tiles."""
+    session = load_model(str(folder), "cpu", "float32", "sdpa")
+    prompter = Prompter(session)
+    batch = [BATCHES[0][0], BATCHES[1][0], BATCHES[0][1]]
+    inputs = prompter.inputs(batch, [prompter.images(one) for one in batch])
+    assert inputs["batch_num_images"].tolist() == [2, 1]
+    image = inputs["input_ids"] == session.model.config.image_token_id
+    assert image.sum(1)[:2].tolist() == [0, 2 * (TOKENS + 1)] and int(image.sum(1)[2]) > 2 * TOKENS
+    text = "<|im_start|>user <image>\nwhat<|im_end|><|im_start|>assistant\n"
+    assert prompter.prompt("what", 1) == text
 
 
 # --- from the command line
-@pytest.mark.parametrize("kind", ["llava_onevision", "llava_next_video"])
-def test_a_repository_is_evaluated(kind: str, folder: Path, tmp_path: Path) -> None:
-    model = folder if kind == "llava_onevision" else write_next_video(tmp_path / "model")
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_repository_is_evaluated(folders: dict[str, Path], name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    argv = ["--model", str(model), "--bench", "gqa", "--data", "mini", "--limit", "4", "--quiet"]
-    argv += ["--device", "cpu", "--dtype", "float32", "--out", str(out)]
-    assert main([*argv, "--methods", "fastv,pool"]) == 0
+    argv = ["--model", str(folders[name]), "--bench", "gqa", "--data", "mini", "--limit", "4"]
+    argv += ["--device", "cpu", "--dtype", "float32", "--batch-size", "2", "--quiet"]
+    assert main([*argv, "--methods", "fastv,pool", "--out", str(out)]) == 0
     rows = {row["method"]: row for row in read_rows(out / "cells.csv")}
     assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(
         ("dense", "fastv", "pool"), "done"
     )
+    evidence = read_rows(out / "evidence.csv")
+    assert {row["cell_id"] for row in evidence} == {row["cell_id"] for row in rows.values()}
+    assert (out / "figures" / "overlay_gqa.png").is_file()
 
 
-def test_images_of_a_batch_stay_with_their_prompts(folder: Path) -> None:
-    """Prompts of one image, none and two together answer as each alone."""
-    session = loaded(folder)
-    prompter, draw = Prompter(session), np.random.default_rng(0)
-    sizes: list[list[tuple[int, int]]] = [[(40, 70)], [], [(33, 20), (61, 90)], [(85, 88)]]
-    asked = [request(f"what color is {i}", *row) for i, row in enumerate(sizes)]
-    pictures = [
-        [Image.fromarray(draw.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in row]
-        for row in sizes
-    ]
-    options: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "output_logits": True}
-    options["return_dict_in_generate"] = True
-    for spec in ("dense", "fastv", "divprune"):
-        with torch.no_grad(), routed(session.model, methods.parse(spec)) as run:
-            inputs = prompter.inputs(asked, pictures)
-            assert inputs["batch_num_images"].tolist() == [1, 2, 1]
-            together = session.model.generate(**inputs, **options).logits
-            records = run.records([4] * 4)
-            for i, (one, row) in enumerate(zip(asked, pictures, strict=True)):
-                alone = session.model.generate(**prompter.inputs([one], [row]), **options).logits
-                (record,) = run.records([4])
-                np.testing.assert_array_equal(record.keep, records[i].keep)
-                for a, b in zip(together, alone, strict=True):
-                    torch.testing.assert_close(a[i], b[0], rtol=0, atol=2e-4)
-    assert [len(record.grid) for record in records] == [2, 0, 2, 2]
-    assert "whole" in records[3].grid[1]  # 3 x 3 tiles, shrunk to what four hold
-    for record, row in zip(records, sizes, strict=True):
-        if row:
-            grids = [dict(grid) for grid in record.grid]
-            FAMILY.place(grids, row, session.processor.image_processor)
-            assert all("box" in grid for grid in grids)
+def test_methods_of_a_class_token_are_refused_before_loading(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", str(folder), "--bench", "gqa", "--data", "mini", "--limit", "1"]
+    argv += ["--methods", "fastervlm", "--device", "cpu", "--quiet"]
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "fastervlm: reads the class token" in line and not (tmp_path / "out").exists()
 
 
-def loaded(folder: Path) -> Any:
-    return load_model(find_model(str(folder)), "cpu", "float32", "auto", None, 0)
-
-
-def request(text: str, *sizes: tuple[int, int]) -> Request:
-    def load() -> list[Image.Image]:
-        return [bright(size, (0.5, 0.5)) for size in sizes]
-
-    return Request(0, "t", "0", text, GenerationKwargs(4), load)
-
-
-assert max(max(grid) for grid in GRIDS) == 3 * SIDE
+assert SIDE % 5  # pixels that no patch sees

@@ -133,16 +133,18 @@ def _resized(size: Size, processor: Any) -> Size:
 
 
 def _tiles(grid: dict[str, Any], size: Size, processor: Any, side: int) -> tuple[float, ...] | None:
-    """The joined tile grid after the rows or columns that carry padding alone were cut off."""
+    """The joined tile grid after the rows or columns that carry padding alone were cut off.
+
+    Where patches do not fill a tile, each ends in pixels that none of them sees (6 of 384). One box
+    cannot leave them out between tiles: it lies where no token is more than half of that off.
+    """
     from transformers.image_processing_utils import select_best_resolution
 
     canvas = select_best_resolution(size, processor.image_grid_pinpoints)
-    sizes = ((processor.crop_size, "height"), (processor.size, "shortest_edge"))
-    found = (side_of(*one) for one in (*sizes, (processor.size, "height")))
-    tile = next((one for one in found if one), 0)
+    tile = next((found for found in _sides(processor) if found), 0)
     if not tile or canvas[0] % tile or canvas[1] % tile:
         return None
-    token = tile / side
+    token, unseen = tile / side, tile % side
     rows, cols = grid.get("whole", (grid["rows"], grid["cols"]))
     scale = min(canvas[0] / size[0], canvas[1] / size[1])
     shown = [_ceil(length * scale, limit) for length, limit in zip(size, canvas, strict=True)]
@@ -152,11 +154,19 @@ def _tiles(grid: dict[str, Any], size: Size, processor: Any, side: int) -> tuple
     edges = []  # top and bottom, then left and right
     for axis, count in enumerate((rows, cols)):
         pasted = (canvas[axis] - shown[axis]) // 2
-        first = cut[axis] // 2 * token - pasted
-        share = size[axis] / shown[axis]
-        edges.append((first * share, (first + count * token) * share))
+        begin, share = cut[axis] // 2, size[axis] / shown[axis]
+        alone = canvas[axis] == tile
+        step, off = (tile // side, 0.0) if alone else (token, unseen / 2)
+        first = begin * step - off - pasted
+        edges.append((first * share, (first + count * step) * share))
     (top, bottom), (left, right) = edges
     return left, top, right, bottom
+
+
+def _sides(processor: Any) -> list[int]:
+    """What the processor says of a tile's side in pixels, 0 where it does not say it so."""
+    crop = side_of(getattr(processor, "crop_size", None), "height")
+    return [crop, *(side_of(processor.size, name) for name in ("shortest_edge", "height"))]
 
 
 def _ceil(value: float, limit: int) -> int:

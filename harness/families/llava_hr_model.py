@@ -104,7 +104,7 @@ class Tower(nn.Module):
         super().__init__()
         sight: Any = copy.deepcopy(config.vision_config)
         self.seen, sight.image_size = sight.image_size, config.position_size
-        self.fast = AutoModel.from_config(sight)
+        self.fast = AutoModel.from_config(sight, trust_remote_code=False)
         self.slow = convnext(config.slow_config)
         slow: Any = config.slow_config
         widths = sight.hidden_size, slow.hidden_sizes[-1]

@@ -13,7 +13,7 @@ from harness.common.errors import UsageError
 from harness.families import framing
 from harness.families.configs import shown
 from harness.families.decoders import Sizes
-from harness.families.llava import VICUNA_13B, Llava, config_of
+from harness.families.llava import VICUNA_13B, Llava, config_of, decoder
 from harness.families.shapes import ImageSize, ModelShape
 
 if TYPE_CHECKING:
@@ -21,35 +21,37 @@ if TYPE_CHECKING:
 
 GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]  # (height, width) in pixels
 
-MISTRAL_7B = {"model_type": "mistral", "sliding_window": None}
-YI_34B = {
-    "hidden_size": 7168, "intermediate_size": 20480, "num_hidden_layers": 60,
-    "num_attention_heads": 56, "num_key_value_heads": 8,
-}  # fmt: skip
+
+def released(text: Mapping[str, Any], vocab: int = 32064, image: int = 32000) -> Sizes:
+    """A config of the converted checkpoints; the words of images and padding are new ones."""
+    return config_of("llava_next", text, vocab, image_grid_pinpoints=GRIDS, image_token_index=image)
+
+
+RELEASES = (
+    ("llava-hf/llava-v1.6-vicuna-7b-hf", "Vicuna 7B", released({})),
+    ("llava-hf/llava-v1.6-vicuna-13b-hf", "Vicuna 13B", released(VICUNA_13B)),
+    ("llava-hf/llava-v1.6-mistral-7b-hf", "Mistral 7B",
+     released(decoder(4096, 14336, 32, 32, 8, "mistral"))),
+    ("llava-hf/llama3-llava-next-8b-hf", "Llama 3 8B",
+     released(decoder(4096, 14336, 32, 32, 8), 128320, 128256)),
+    ("llava-hf/llava-v1.6-34b-hf", "Yi 34B",
+     released(decoder(7168, 20480, 60, 56, 8), 64064, 64000)),
+    ("llava-hf/llava-next-72b-hf", "Qwen1.5 72B",
+     released(decoder(8192, 24576, 80, 64, 64, "qwen2"), 152128, 151646)),
+    ("llava-hf/llava-next-110b-hf", "Qwen1.5 110B",
+     released(decoder(8192, 49152, 80, 64, 8, "qwen2"), 152128, 151646)),
+)  # fmt: skip
 
 
 class LlavaNext(Llava):
     """`model_type` llava_next."""
 
     kind = "llava_next"
+    text_ties = False
     says: ClassVar[Sizes] = {**Llava.says, "image_grid_pinpoints": GRIDS}
-    published: ClassVar[dict[str, Sizes]] = {
-        "llava-hf/llava-v1.6-vicuna-7b-hf": config_of("llava_next", {}, image_grid_pinpoints=GRIDS),
-        "llava-hf/llava-v1.6-vicuna-13b-hf": config_of(
-            "llava_next", VICUNA_13B, image_grid_pinpoints=GRIDS
-        ),
-        "llava-hf/llava-v1.6-mistral-7b-hf": config_of(
-            "llava_next", MISTRAL_7B, image_grid_pinpoints=GRIDS
-        ),
-        "llava-hf/llava-v1.6-34b-hf": config_of(
-            "llava_next", YI_34B, 64064, image_grid_pinpoints=GRIDS, image_token_index=64000
-        ),
-    }
+    published: ClassVar[dict[str, Sizes]] = {name: sizes for name, _, sizes in RELEASES}
     summaries: ClassVar[dict[str, str]] = {
-        "llava-hf/llava-v1.6-vicuna-7b-hf": "LLaVA-NeXT, Vicuna 7B, any resolution",
-        "llava-hf/llava-v1.6-vicuna-13b-hf": "LLaVA-NeXT, Vicuna 13B, any resolution",
-        "llava-hf/llava-v1.6-mistral-7b-hf": "LLaVA-NeXT, Mistral 7B, any resolution",
-        "llava-hf/llava-v1.6-34b-hf": "LLaVA-NeXT, Yi 34B, any resolution",
+        name: f"LLaVA-NeXT, {said}, any resolution" for name, said, _ in RELEASES
     }
     library = ("LlavaNextConfig", "LlavaNextForConditionalGeneration")
     images: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
@@ -65,6 +67,18 @@ class LlavaNext(Llava):
                     f"{name}: image_grid_pinpoints: {shown(grid)} is no (height, width) of at "
                     f"least {size} pixels"
                 )
+
+    def check_processor(self, processor: Any, config: Mapping[str, Any], name: str) -> None:
+        """Also that it cuts images as the model joins them."""
+        super().check_processor(processor, config, name)
+        theirs = getattr(processor.image_processor, "image_grid_pinpoints", None)
+        mine = {tuple(pair) for pair in config["image_grid_pinpoints"]}
+        odd = mine ^ {tuple(pair) for pair in theirs or ()}
+        if theirs is not None and odd:
+            raise UsageError(
+                f"{name}: image_grid_pinpoints of the image processor and of the model's config "
+                f"differ, by {list(min(odd))} for one: images would be cut other than joined"
+            )
 
     def shape(self, config: Mapping[str, Any], name: str) -> ModelShape:
         from dataclasses import replace

@@ -22,6 +22,7 @@ from harness.families.configs import shown
 from harness.families.decoders import Sizes
 from harness.families.llava_next import LlavaNext, unpadded
 from harness.families.shapes import ImageSize, ModelShape
+from harness.families.towers import SIGLIP_SO400M
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
 SIDE = 384
 GRIDS = [[high * SIDE, wide * SIDE] for high in range(1, 7) for wide in range(1, 7)]
 SHRINK = 1.1  # a picture is left alone up to this much above its most tiles
-SIGLIP_SO400M = {
-    "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
-    "num_hidden_layers": 26, "num_attention_heads": 16, "image_size": SIDE, "patch_size": 14,
-    "vision_use_head": False,
-}  # fmt: skip
 
 
 def released(width: int, ffn: int, layers: int, heads: int, kv: int, vocab: int) -> Sizes:
@@ -53,6 +49,7 @@ class LlavaOnevision(LlavaNext):
     """`model_type` llava_onevision."""
 
     kind = "llava_onevision"
+    text_ties = True
     library = ("LlavaOnevisionConfig", "LlavaOnevisionForConditionalGeneration")
     images = ("pixel_values", "image_sizes", "batch_num_images")
     nested = True
@@ -75,13 +72,30 @@ class LlavaOnevision(LlavaNext):
         name: f"LLaVA-OneVision, Qwen2 {name.split('-')[4]}, any resolution, SigLIP"
         for name in published
     }
-    # The last is shrunk: 3 x 3 tiles where one is allowed.
+    # The last is shrunk: 3 x 3 tiles where four are allowed.
     tiny_images = (((20, 30), 10), ((44, 46), 10))
 
     def completed(self, config: Mapping[str, Any], name: str) -> dict[str, Any]:
         full = super().completed(config, name)
         most_tiles(full["vision_aspect_ratio"], name)
         return full
+
+    def check_processor(self, processor: Any, config: Mapping[str, Any], name: str) -> None:
+        """Also that it counts the tokens that the model makes."""
+        super().check_processor(processor, config, name)
+        sight = config["vision_config"]
+        wanted = {
+            "num_image_tokens": (sight["image_size"] // sight["patch_size"]) ** 2,
+            "vision_aspect_ratio": config["vision_aspect_ratio"],
+            "vision_feature_select_strategy": config["vision_feature_select_strategy"],
+        }
+        for field, value in wanted.items():
+            said = getattr(processor, field, None)
+            if said != value:
+                raise UsageError(
+                    f"{name}: processor_config.json: {field} is {shown(said)}, by the model's "
+                    f"config {shown(value)}: it would write another number of image tokens"
+                )
 
     def shape(self, config: Mapping[str, Any], name: str) -> ModelShape:
         limit = most_tiles(self.completed(config, name)["vision_aspect_ratio"], name)

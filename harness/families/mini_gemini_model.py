@@ -84,7 +84,7 @@ class Tower(nn.Module):
         self.seen, self.grid, self.layer = (
             sight.image_size, config.image_grid, config.vision_feature_layer,
         )  # fmt: skip
-        self.fast = AutoModel.from_config(sight)
+        self.fast = AutoModel.from_config(sight, trust_remote_code=False)
         self.slow = convnext(slow)
         self.mining = Mining(sight.hidden_size, sum(slow.hidden_sizes))
 

@@ -47,6 +47,16 @@ CLIP_L_336: dict[str, Any] = {
     "image_size": 336,
     "patch_size": 14,
 }
+SIGLIP_SO400M: dict[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
 
 
 def tower_layers(tower: Any) -> Any:

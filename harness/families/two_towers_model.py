@@ -29,7 +29,7 @@ def convnext(config: Any) -> Any:
 
     config = copy.deepcopy(config)
     config._attn_implementation = "eager"  # it has no attention, and refuses a kernel for it
-    model = AutoModel.from_config(config)
+    model = AutoModel.from_config(config, trust_remote_code=False)
     model.layernorm = nn.Identity()
     for module in model.modules():
         if isinstance(module, ConvNextLayerNorm):
@@ -65,7 +65,7 @@ class TwoTowerModel(LlavaModel):
         LlavaPreTrainedModel.__init__(self, config)
         self.vision_tower = self.tower_class(config)
         self.multi_modal_projector = LlavaMultiModalProjector(config)
-        self.language_model = AutoModel.from_config(config.text_config)
+        self.language_model = AutoModel.from_config(config.text_config, trust_remote_code=False)
         self.post_init()
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
