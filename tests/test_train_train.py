@@ -22,6 +22,7 @@ from harness.train import job
 from harness.train.job import instruct
 from harness.train.model import InstructModel
 from tests import train_tools as tools
+from tests.fixtures.hub_qwen import write_qwen
 
 STAGES = ["llavolta:k=1:stride=4", "llavolta:k=2:stride=2", "dense"]
 UP = "model.language_model.layers.2.mlp.up_proj.weight"
@@ -276,6 +277,12 @@ def test_bad_input_is_one_line(start, tmp_path, changes, message):
     with pytest.raises(UsageError, match=message) as caught:
         instruct(tools.recipe(**{**start, "max_steps": 1, **changes}), tmp_path / "out")
     assert "\n" not in str(caught.value)
+
+
+def test_a_family_whose_images_the_trainer_does_not_know_is_refused(start, tmp_path):
+    model = str(write_qwen(tmp_path / "qwen", "qwen2_5_vl"))
+    with pytest.raises(UsageError, match="of type qwen2_5_vl, which is not trained here: llava"):
+        instruct(tools.recipe(**{**start, "model": model, "max_steps": 1}), tmp_path / "out")
 
 
 def test_a_folder_of_another_recipe_is_not_continued(start, tmp_path):

@@ -34,6 +34,7 @@ class Family(Images):
     published: ClassVar[dict[str, Sizes]] = {}  # model name -> config, sizes known without a file
     summaries: ClassVar[dict[str, str]] = {}  # the same names -> a line for `--list models`
     loads: ClassVar[bool] = True  # False: only its sizes are known, for the ledger
+    trains: ClassVar[bool] = False  # whether `harness.train` knows its images
     library: ClassVar[tuple[str, str]]  # transformers' config and model class
     axes: ClassVar[int] = 1  # numbers of a token's position
     # What its config decides of `get_image_features`, and nobody else may.

@@ -17,6 +17,7 @@ class LlavaNextVideo(LlavaNext):
     """`model_type` llava_next_video."""
 
     kind = "llava_next_video"
+    trains = False
     text_ties = True
     library = ("LlavaNextVideoConfig", "LlavaNextVideoForConditionalGeneration")
     says: ClassVar[Sizes] = {

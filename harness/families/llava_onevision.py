@@ -49,6 +49,7 @@ class LlavaOnevision(LlavaNext):
     """`model_type` llava_onevision."""
 
     kind = "llava_onevision"
+    trains = False
     text_ties = True
     library = ("LlavaOnevisionConfig", "LlavaOnevisionForConditionalGeneration")
     images = ("pixel_values", "image_sizes", "batch_num_images")

@@ -97,6 +97,7 @@ def load_start(recipe: InstructRecipe) -> tuple[Any, Any, Any]:
     from harness.model.loading import load_processor
     from harness.model.quiet import quiet_library
     from harness.train.assemble import assemble
+    from harness.train.sizes import check_trains
 
     if bool(recipe.model) == bool(recipe.decoder or recipe.vision):
         raise UsageError("give the recipe either a model, or a decoder and a vision tower")
@@ -104,6 +105,7 @@ def load_start(recipe: InstructRecipe) -> tuple[Any, Any, Any]:
         with quiet_library():
             return *assemble(recipe), None
     source = find_model(recipe.model)
+    check_trains(source.family.kind, recipe.model)
     with quiet_library():
         return _load(source, recipe.attn), load_processor(source), source
 

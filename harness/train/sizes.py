@@ -7,7 +7,14 @@ from typing import Any
 
 from harness.common.errors import UsageError
 from harness.common.nearest import unknown
-from harness.families.catalog import KNOWN, config_for, info_of, shape_from_config
+from harness.families.catalog import (
+    FAMILIES,
+    KNOWN,
+    REGISTRY,
+    config_for,
+    info_of,
+    shape_from_config,
+)
 from harness.families.convnext import second_parameters
 from harness.families.llava import VICUNA_13B, config_of
 from harness.families.shapes import ModelShape, VisionShape
@@ -24,13 +31,22 @@ TOWERS = {"openai/clip-vit-large-patch14-336": CLIP_L_336}
 PARTS = ("decoder", "projector", "newline", "tower", "routers")
 
 
+def check_trains(kind: str, model: str) -> None:
+    """Raise UsageError unless images of this family are known to the trainer."""
+    if not REGISTRY[kind].trains:
+        able = ", ".join(name for name, family in FAMILIES.items() if family.trains)
+        raise UsageError(f"model: {model} is of type {kind}, which is not trained here: {able} are")
+
+
 def recipe_shape(recipe: InstructRecipe) -> ModelShape:
     """Sizes of the model that a recipe trains.
 
     Raises UsageError for a decoder or a tower whose sizes are not known here.
     """
     if recipe.model:
-        return shape_from_config(config_for(recipe.model), recipe.model)
+        shape = shape_from_config(config_for(recipe.model), recipe.model)
+        check_trains(shape.family, recipe.model)
+        return shape
     if recipe.decoder not in DECODERS:
         raise UsageError("--decoder: no sizes of " + unknown("decoder", recipe.decoder, DECODERS))
     if recipe.vision not in TOWERS:
