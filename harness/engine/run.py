@@ -150,14 +150,12 @@ class Run:
             self._features = given
 
     def _image_features(self) -> Any:
-        inner = self.parts.inner
-        original = inner.get_image_features
-        plain = type(inner).get_image_features
+        inner, family, config = self.parts.inner, self.parts.family, self.parts.model.config
+        original, plain = inner.get_image_features, type(inner).get_image_features
 
         @functools.wraps(original)  # generate reads the signature
         def features(*args: Any, **kwargs: Any) -> Any:
-            config, fixed = self.parts.model.config, self.parts.family.fixed
-            given = image_arguments(original, args, kwargs, config, fixed)
+            given = image_arguments(original, args, kwargs, config, family.fixed)
             method = self.method  # asked for at every call: staged training changes it
             if not method.needs_images:
                 with no_tower(self.parts):
