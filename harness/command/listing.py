@@ -71,10 +71,11 @@ def _models() -> Iterable[tuple[str, ...]]:
 
     for name, entry in MODELS.items():
         yield name, entry.summary
-    from harness.families.catalog import SIZES_ONLY
+    from harness.families.catalog import FAMILIES, KNOWN, SIZES_ONLY
 
     for name, summary in SIZES_ONLY.items():
-        yield name, f"{summary}; sizes only"
+        runs = KNOWN[name]["model_type"] in FAMILIES
+        yield name, f"{summary}; {'sizes by name, weights by folder' if runs else 'sizes only'}"
 
 
 def _suites() -> Iterable[tuple[str, ...]]:
