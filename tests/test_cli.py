@@ -222,7 +222,7 @@ def test_check_turns_its_verdict_into_an_exit_code(monkeypatch: pytest.MonkeyPat
 
     asked: list[str] = []
 
-    def run_check(name: str) -> bool:
+    def run_check(name: str, say: object) -> bool:
         asked.append(name)
         return name == "all"
 
