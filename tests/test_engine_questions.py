@@ -73,8 +73,9 @@ def questions(spec: str, rows: Any, depth: int) -> tuple[int, int]:
 def test_known_counts_ask_nothing_more_at_any_depth(spec):
     few, many = questions(spec, ROWS, 5), questions(spec, ROWS, 9)
     assert few == many
-    # llavolta asks once where the images stand; random draws on the host, a list a row.
-    own = (TOWER | {"llavolta": 1, "random": len(ROWS)}).get(spec, 0)
+    # llavolta asks once where the images stand; random draws on the host, a list a row; whether
+    # fastv's scores are finite is asked on a CPU alone.
+    own = (TOWER | {"llavolta": 1, "random": len(ROWS), "fastv": 1}).get(spec, 0)
     assert few[0] == questions("dense", ROWS, 5)[0] + own
 
 
