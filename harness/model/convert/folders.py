@@ -23,7 +23,7 @@ from harness.common.place import check_place, shown
 from harness.common.roots import BUILD
 from harness.model.convert.layout import Source
 from harness.model.convert.released import Weights
-from harness.model.convert.towers import tower_folder
+from harness.model.convert.towers import NAMED, tower_folder
 from harness.model.tensorfiles import write_whole
 from harness.model.weights import file_hash, setting_hashes
 
@@ -58,7 +58,8 @@ def record_of(folder: Path) -> dict[str, Any] | None:
 def key_of(source: Source) -> tuple[str, dict[str, str]]:
     """(hash over all that a conversion reads, path -> sha256)."""
     files = _files(source.folder, source.weights.files)
-    tower = tower_folder(source) if "mm_vision_tower" in source.config else source.tower
+    named = [(field, stored) for field, stored in NAMED.items() if source.config.get(field)]
+    tower = tower_folder(source, *named[0]) if named else source.tower
     if tower is not None:
         try:
             weights = Weights(tower).files

@@ -8,13 +8,20 @@ from harness.model.convert.gamma import GammaLayout
 from harness.model.convert.layout import DenseLayout, MethodLayout, Source, Target
 from harness.model.convert.llava_original import OriginalLlava
 from harness.model.convert.llavolta import LLaVoltaLayout
+from harness.model.convert.moe_llava import ReleasedMoeLlava
 from harness.model.convert.mqt import MqtLayout
 from harness.model.convert.onevision import OneVision
 from harness.model.convert.pmod import PModLayout
 from harness.model.convert.two_towers import ReleasedLlavaHr, ReleasedMgm
 
 # A layout that only a field more tells from another stands before it.
-DENSE: tuple[DenseLayout, ...] = (OneVision(), ReleasedLlavaHr(), ReleasedMgm(), OriginalLlava())
+DENSE: tuple[DenseLayout, ...] = (
+    OneVision(),
+    ReleasedLlavaHr(),
+    ReleasedMgm(),
+    ReleasedMoeLlava(),
+    OriginalLlava(),
+)
 METHODS: tuple[MethodLayout, ...] = (PModLayout(), GammaLayout(), MqtLayout(), LLaVoltaLayout())
 
 

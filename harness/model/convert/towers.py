@@ -45,6 +45,8 @@ COLOURS = {
 }
 STORED = "model.vision_tower.vision_tower.vision_model."
 IN_MODEL = "model.vision_tower."
+# Config fields that name a tower, and the names of its tensors where it is stored.
+NAMED = {"mm_vision_tower": STORED, "mm_image_tower": "model.image_tower.image_tower.vision_model."}
 
 
 @dataclass(frozen=True)

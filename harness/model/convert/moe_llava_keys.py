@@ -9,13 +9,17 @@ and are not read.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import UsageError
 from harness.families.configs import shown
 from harness.families.moe_llava import CHOSEN, MoeLlava
-from harness.families.towers import CLIP_L_336
+from harness.model.convert.layout import LEFT_OUT, MODEL, Place
+from harness.model.convert.released import listed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Released `model_type` -> decoder, and its fields under the names that the library has for them.
 _COMMON = (
@@ -48,6 +52,18 @@ FIXED = {
     "mm_vision_select_feature": "patch",
     "mm_video_tower": None,
     "mm_use_im_start_end": False,
+    "mm_use_im_patch_token": False,
+    "rope_scaling": None,
+    "rotary_scaling_factor": 1.0,
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+REQUIRED = ("image_projector_type", "mm_vision_select_layer")
+# Decoders of published models that are not read, and why.
+NOT_READ = {
+    "moe_llava_phi": "Phi-2's attention and MLP stand side by side, which no method of this "
+    "harness has a place in: its sizes alone are known, as moe-llava-2.7b-4e",
+    "moe_llava_qwen": "Qwen-1's own names of tensors and its tokenizer are not read",
 }
 TOWER = "clip-vit-large-patch14-336"
 
@@ -61,7 +77,7 @@ LAYER = re.compile(
     r"(input|post_attention)_layernorm\.(weight|bias))"
 )
 # Buffers that the library makes itself.
-LEFT_OUT = re.compile(r".*\.(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids)")
+BUFFER = re.compile(r".*\.(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids)")
 PREFIXES = (
     ("model.image_tower.image_tower.vision_model.", "model.vision_tower."),
     ("model.mm_projector.image_spatial_proj.0.", "model.multi_modal_projector.linear_1."),
@@ -72,106 +88,94 @@ PREFIXES = (
 )
 
 
-class Place(NamedTuple):
-    """Where a released tensor stands in memory: in all of ``target``, or in one expert of it.
-
-    ``half``: 0 the upper rows (gate), 1 the lower ones (up), None all of an expert's.
-    """
-
-    target: str
-    expert: int | None = None
-    half: int | None = None
-
-
 def place(key: str) -> Place | None:
-    """The place of a released tensor; None for a buffer that is left out.
-
-    Raises UsageError for a name that this layout has not.
-    """
+    """The place of a released tensor; None for a name that this layout has not."""
     expert, gate = EXPERT.fullmatch(key), GATE.fullmatch(key)
     if expert:
-        layer, number, matrix = expert.groups()
-        mlp = f"model.language_model.layers.{layer}.mlp.experts."
-        half = {"gate": 0, "up": 1, "down": None}[matrix]
-        return Place(mlp + ("down_proj" if half is None else "gate_up_proj"), int(number), half)
+        layer, _, matrix = expert.groups()
+        both = "down_proj" if matrix == "down" else "gate_up_proj"
+        return Place(MODEL, f"model.language_model.layers.{layer}.mlp.experts.{both}")
     if gate:
-        return Place(f"model.language_model.layers.{gate[1]}.mlp.gate.weight")
-    if LEFT_OUT.fullmatch(key):
-        return None
+        return Place(MODEL, f"model.language_model.layers.{gate[1]}.mlp.gate.weight")
+    if BUFFER.fullmatch(key):
+        return LEFT_OUT
     if LAYER.fullmatch(key):
-        return Place("model.language_model." + key.removeprefix("model."))
+        return Place(MODEL, "model.language_model." + key.removeprefix("model."))
     for before, after in PREFIXES:
         if key.startswith(before):
-            return Place(after + key.removeprefix(before))
-    raise UsageError(f"'{key}' is no tensor of MoE-LLaVA's layout")
+            return Place(MODEL, after + key.removeprefix(before))
+    return None
 
 
-def sources_of(keys: Iterable[str], experts: int) -> dict[str, list[str]]:
-    """Tensor in memory -> the released ones it is made of, in the order that `joined` takes.
+def joined(parts: Mapping[str, Tensor], experts: int, width: int, inner: int) -> Tensor:
+    """One parameter from its released tensors: a layer's matrices of all experts as [experts, ...].
 
-    Raises UsageError naming what is not known, what stands twice and which expert is missing.
-    """
-    found: dict[str, dict[Place, str]] = {}
-    for key in keys:
-        where = place(key)
-        if where is not None:
-            parts = found.setdefault(where.target, {})
-            if where in parts:
-                raise UsageError(f"'{key}' and '{parts[where]}' are the same tensor")
-            parts[where] = key
-    return {target: _in_order(target, parts, experts) for target, parts in found.items()}
-
-
-def _in_order(target: str, parts: Mapping[Place, str], experts: int) -> list[str]:
-    """The released tensors of one in memory, expert by expert, gate before up."""
-    if Place(target) in parts:
-        return [parts[Place(target)]]
-    halves: tuple[int | None, ...] = (0, 1) if target.endswith("gate_up_proj") else (None,)
-    wanted = [Place(target, expert, half) for expert in range(experts) for half in halves]
-    for where in wanted:
-        if where not in parts:
-            what = {0: "gate_proj", 1: "up_proj", None: "down_proj"}[where.half]
-            raise UsageError(f"{target}: expert {where.expert} of {experts} has no {what}")
-    more = parts.keys() - set(wanted)
-    if more:
-        raise UsageError(f"'{parts[min(more)]}': the config says {experts} experts")
-    return [parts[where] for where in wanted]
-
-
-def joined(target: str, tensors: Sequence[Any], experts: int) -> Any:
-    """One tensor in memory from its sources: experts' matrices [rows, columns] as [experts, ...].
-
-    Raises UsageError where the experts differ in shape.
+    A matrix is [``inner``, ``width``] (gate and up, stacked in this order) or [``width``,
+    ``inner``] (down). Raises UsageError naming what is missing, further or of another shape.
     """
     import torch
 
-    if len(tensors) == 1:
-        return tensors[0]
-    shapes = {tuple(one.shape) for one in tensors}
-    if len(shapes) > 1:
-        raise UsageError(f"{target}: its experts have different shapes, {sorted(shapes)}")
-    rows, columns = tensors[0].shape
-    return torch.cat(list(tensors)).view(experts, len(tensors) // experts * rows, columns)
+    names: dict[tuple[int, str], str] = {}
+    for one in parts:
+        found = EXPERT.fullmatch(one)
+        if found is None:
+            if len(parts) > 1:
+                raise UsageError(f"{listed(list(parts))} are the same parameter twice")
+            return parts[one]
+        names[int(found[2]), found[3]] = one
+    kinds = ("down",) if any(kind == "down" for _, kind in names) else ("gate", "up")
+    wanted = [(expert, kind) for expert in range(experts) for kind in kinds]
+    stem = next(iter(parts)).partition("deepspeed_experts.")[0] + "deepspeed_experts."
+    missing = [f"{stem}{e}.{kind}_proj.weight" for e, kind in wanted if (e, kind) not in names]
+    if missing:
+        raise UsageError(f"{len(missing)} tensors are missing: {listed(missing)}")
+    more = [one for place, one in names.items() if place not in wanted]
+    if more:
+        raise UsageError(f"its config says {experts} experts, and there are {listed(more)}")
+    shape = (width, inner) if kinds == ("down",) else (inner, width)
+    for one, value in parts.items():
+        if tuple(value.shape) != shape:
+            raise UsageError(f"{one} is {list(value.shape)} and should be {list(shape)}")
+    whole = torch.cat([parts[names[place]] for place in wanted])
+    return whole.view(experts, len(kinds) * shape[0], shape[1])
 
 
-def released_config(config: Mapping[str, Any], name: str, vocab: int, token: int) -> dict[str, Any]:
-    """The complete config of a released one; ``vocab`` rows of words, ``token`` the image's.
-
-    A release has no row for `<image>`: who converts appends some and says which. Raises UsageError
-    for another decoder, tower or projector, and for experts that would drop tokens.
-    """
+def check_kind(config: Mapping[str, Any], name: str) -> None:
+    """Raise UsageError unless a release's decoder is one that is read."""
     kind = config.get("model_type")
     if kind not in SOURCES:
+        why = f" ({NOT_READ[kind]})" if isinstance(kind, str) and kind in NOT_READ else ""
         raise UsageError(
-            f"{name}: model_type is {shown(kind)}; of MoE-LLaVA's those that are read are "
+            f"{name}: model_type is {shown(kind)}{why}; of MoE-LLaVA's those that are read are "
             + ", ".join(SOURCES)
         )
+
+
+def released_config(
+    config: Mapping[str, Any], name: str, vocab: int, token: int, vision: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The complete config of a released one; ``vocab`` rows of words, ``token`` the image's.
+
+    A release has no row for `<image>`: who converts appends some and says which. ``vision``: the
+    tower's config. Raises UsageError for another decoder, tower or projector, and for experts that
+    would drop tokens.
+    """
+    check_kind(config, name)
+    kind = config["model_type"]
     decoder, fields = SOURCES[str(kind)]
     text: dict[str, Any] = {"model_type": decoder, "vocab_size": vocab}
     for theirs, ours in fields.items():
         if theirs not in config or (config[theirs] is None and theirs not in MAY_BE_NULL):
             raise UsageError(f"{name}: {theirs} is missing, a {decoder} decoder has one")
         text[ours] = config[theirs]
+    if config.get("head_dim") is not None:
+        text["head_dim"] = config["head_dim"]
+    if text.get("sliding_window") is not None:
+        raise UsageError(
+            f"{name}: sliding-window attention (sliding_window {shown(text['sliding_window'])}) is "
+            "not converted: set sliding_window to null in its config.json, which changes nothing "
+            "in prompts and answers that are shorter than the window"
+        )
     if config.get("tie_word_embeddings"):
         raise UsageError(f"{name}: tie_word_embeddings is true: no MoE-LLaVA was released so")
     tower = str(config.get("mm_image_tower"))
@@ -179,11 +183,14 @@ def released_config(config: Mapping[str, Any], name: str, vocab: int, token: int
         raise UsageError(
             f"{name}: mm_image_tower is {shown(tower)}; the one that is read is {TOWER}"
         )
+    for field in REQUIRED:
+        if config.get(field) is None:
+            raise UsageError(f"{name}: {field} is missing, expected {FIXED[field]!r}")
     for field, wanted in FIXED.items():
-        if config.get(field, wanted) != wanted:
+        if config.get(field) not in (None, wanted):
             raise UsageError(f"{name}: {field} is {shown(config[field])}, not {wanted!r}")
     made = {
-        "model_type": MoeLlava.kind, "text_config": text, "vision_config": dict(CLIP_L_336),
+        "model_type": MoeLlava.kind, "text_config": text, "vision_config": dict(vision),
         "image_token_index": token, **_experts(config.get("moe"), name),
     }  # fmt: skip
     return MoeLlava().completed(made, name)
