@@ -69,8 +69,10 @@ DECODERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 def model_of(kind: str) -> Any:
     """A random model in memory: experts in layers 0 and 2, no parameter at its default."""
+    from harness.common.torchvision_ops import declare_missing_ops
     from harness.families.catalog import FAMILIES
 
+    declare_missing_ops()
     family = FAMILIES["moe_llava"]
     text = {
         "model_type": kind, "hidden_size": tools.WIDTH, "intermediate_size": tools.FFN,
