@@ -39,9 +39,14 @@ class Patches(Board):
     """A board of crops, and the tower's side of it."""
 
     def attention(self, layer: int) -> Tensor:
-        """[G, n] what the class token gives each patch in a tower layer, mean over heads."""
+        """[G, n] what the class token gives each patch in a tower layer, mean over heads.
+
+        Of a tower without one: what each patch receives, mean over heads and queries too.
+        """
         import torch
 
+        if not self.seq.info.class_tokens:
+            return self.received(layer)
         return self.behind(torch.cat([row.mean(dim=0) for row in self.class_rows(layer)]))
 
     def class_rows(self, layer: int, heads: int | None = None) -> list[Tensor]:
@@ -49,6 +54,17 @@ class Patches(Board):
         read = self.pictures[0].crop * self.seq.info.joins + 1
         self.seq.note("product", self.crops(read), "tower")
         return [replace(crop, heads=heads or crop.heads).cls_row(layer) for crop in self.seq.crops]
+
+    def received(self, layer: int) -> Tensor:
+        """[G, n] attention that each patch receives in a tower layer, mean over heads, queries."""
+        import torch
+
+        pairs = [0] * len(self.seq.counts)
+        for picture in self.pictures:
+            read = picture.crop * self.seq.info.joins + self.seq.info.class_tokens
+            pairs[picture.row] += read**2 * len(picture.crops) * (picture.row in self.acting)
+        self.seq.note("product", pairs, "tower")
+        return self.behind(torch.cat([crop.received(layer) for crop in self.seq.crops]))
 
     def keys(self, layer: int) -> Tensor:
         """[G, n, w] keys of a tower layer."""
