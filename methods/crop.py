@@ -38,6 +38,11 @@ class Crop:
         patches = self.states[self.class_tokens :]
         return patches if self.joined is None else patches[self.joined].flatten(1)
 
+    def keys(self, layer: int) -> Tensor:
+        """[P, w] the patches' keys; of tokens that join patches, the mean of theirs [T, w]."""
+        keys = self.taps[layer][1][self.class_tokens :]
+        return keys if self.joined is None else keys[self.joined].mean(dim=1)
+
     def cls_row(self, layer: int) -> Tensor:
         """[heads, P] float32 or better: the class token's softmax row over 1 + P, patches only.
 

@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tower(Picking):
-    """Base of methods that read the attention of tower layer ``tower``."""
-
-    tower: int = param(-2, "tower layer whose attention is read (-2: the last but one)")
+class Attended(Picking):
+    """Base of methods that read the attention of the tower's class token."""
 
     @property
     def reads_tower(self) -> bool:
@@ -30,6 +28,42 @@ class Tower(Picking):
     @property
     def needs_class_token(self) -> bool:
         return True
+
+
+@dataclass(frozen=True)
+class Received(Attended):
+    """... or, of a tower without one, the attention that patches receive; a token may join some."""
+
+    tower: int | None = param(
+        None, "tower layer whose attention is read (none: the last but one, else the last)"
+    )
+
+    @property
+    def reads_received(self) -> bool:
+        return True
+
+    @property
+    def reads_joined(self) -> bool:
+        return True
+
+    def check(self, info: ModelInfo) -> None:
+        # Joined patches behind a class token: no release says what becomes of them.
+        self.require(info.joins == 1 or not info.class_tokens, info.unread)
+        super().check(info)
+
+    def read_at(self, info: ModelInfo) -> int:
+        """The tower layer, the last but one behind a class token, else the last."""
+        return self.tower if self.tower is not None else -2 if info.class_tokens else -1
+
+    def taps(self, info: ModelInfo) -> tuple[int, ...]:
+        return (self.read_at(info),)
+
+
+@dataclass(frozen=True)
+class Tower(Attended):
+    """Base of methods that read the attention of tower layer ``tower``."""
+
+    tower: int = param(-2, "tower layer whose attention is read (-2: the last but one)")
 
     def taps(self, info: ModelInfo) -> tuple[int, ...]:
         return (self.tower,)
@@ -67,10 +101,10 @@ class Patches(Board):
         return self.behind(torch.cat([crop.received(layer) for crop in self.seq.crops]))
 
     def keys(self, layer: int) -> Tensor:
-        """[G, n, w] keys of a tower layer."""
+        """[G, n, w] keys of a tower layer; of tokens that join patches, the mean of theirs."""
         import torch
 
-        return self.behind(torch.cat([crop.taps[layer][1][1:] for crop in self.seq.crops]))
+        return self.behind(torch.cat([crop.keys(layer) for crop in self.seq.crops]))
 
     def features(self) -> Tensor:
         """[G, n, w] what the projector reads."""

@@ -20,8 +20,9 @@ Qwen-VL, as the released Qwen2.5-VL port: a tower without class token, so a toke
 that its four patches *receive*, mean over heads and all queries of the image; layer 7 of 32
 (``local``) and the last; windows of 4 x 4 tokens, smaller at the right and lower edge, however many
 an image has (each gives the best int(T / 2) // windows); T is ``keep`` of 576 tokens, of any image;
-the row of layer ``k`` is formed without rotary embedding. Qwen2-VL and Qwen3-VL, which the port
-does not know, go by the same rule. The port keeps position ids: ``positions=original`` here.
+the row of layer ``k`` is formed without rotary embedding. The port keeps position ids:
+``positions=original`` here. Qwen2-VL, Qwen3-VL and SigLIP towers (whose windows are CLIP's) have no
+release and go by the same rule.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from methods.base import (
 )
 from methods.picking import Keeping, unit
 from methods.pictures import Picture, square
-from methods.tower import Patches
+from methods.tower import Patches, Received
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,7 @@ WIDE = 4  # tokens a side, where a token joins patches
 
 
 @dataclass(frozen=True)
-class VScan(Keeping):
+class VScan(Received, Keeping):
     """See the module docstring."""
 
     name: ClassVar[str] = "vscan"
@@ -65,9 +66,6 @@ class VScan(Keeping):
     local: int | None = param(
         None, "tower layer of the pick by windows (none: 5 of 24, without class token 7 of 32)"
     )
-    tower: int | None = param(
-        None, "tower layer of the other pick (none: the last but one, without class token the last)"
-    )
     positions: Positions = param("compact", NUMBERING)
 
     def __post_init__(self) -> None:
@@ -76,22 +74,6 @@ class VScan(Keeping):
         self.require(self.keep > 0, "keep must be above 0")
         self.require(self.k is None or self.k >= 1, f"k={self.k} is below 1")
 
-    @property
-    def reads_tower(self) -> bool:
-        return True
-
-    @property
-    def needs_class_token(self) -> bool:
-        return True
-
-    @property
-    def reads_received(self) -> bool:
-        return True
-
-    @property
-    def reads_joined(self) -> bool:
-        return True
-
     def at(self, depth: int) -> int:
         """The layer before which tokens leave again."""
         return self.k or max(1, depth // 2)
@@ -99,19 +81,12 @@ class VScan(Keeping):
     def check(self, info: ModelInfo) -> None:
         k = self.at(info.layers)
         self.require(k < info.layers, f"k={k} needs more than {info.layers} layers")
-        # Joined patches behind a class token: no port says what its windows are.
-        self.require(info.joins == 1 or not info.class_tokens, info.unread)
         super().check(info)
 
     def taps(self, info: ModelInfo) -> tuple[int, ...]:
         depth = info.tower_layers
-        local, last = 5 * depth // 24, -2
-        if not info.class_tokens:
-            local, last = max(0, 8 * depth // 32 - 1), -1
-        return (
-            local if self.local is None else self.local,
-            last if self.tower is None else self.tower,
-        )
+        usual = 5 * depth // 24 if info.class_tokens else max(0, 8 * depth // 32 - 1)
+        return (usual if self.local is None else self.local, self.read_at(info))
 
     def own(self, picture: Picture) -> list[int]:
         return picture.each(self.keep)
