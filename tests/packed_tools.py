@@ -11,10 +11,13 @@ from tests.naive import _leave
 from tests.naive_qwen import NaiveQwen
 
 
-def received(model: Any, pixels: Tensor, rows: int, cols: int) -> list[Tensor]:
-    """Per tower layer [T]: attention that an image's tokens of 2 x 2 patches receive.
+Maps = tuple[Tensor, Tensor]
 
-    Mean over heads and over all queries of the image, then over a token's four patches. Only what
+
+def seen(model: Any, pixels: Tensor, rows: int, cols: int) -> list[Maps]:
+    """Per tower layer, of an image's tokens of 2 x 2 patches: attention received [T], keys [T, h].
+
+    Mean over heads (and all queries of the image), then over a token's four patches. Only what
     enters the first layer comes from a pass of the model, over this image alone.
     """
     tower = model.model.visual
@@ -38,20 +41,22 @@ def received(model: Any, pixels: Tensor, rows: int, cols: int) -> list[Tensor]:
     apart = torch.tensor([[one != other for other in window] for one in window])
     found = []
     for layer, block in enumerate(tower.blocks):
-        states, maps, out = block.norm1(x), [], []
+        states, maps, out, keys = block.norm1(x), [], [], []
         heads = block.attn.num_heads
         query, key, value = block.attn.qkv(states).chunk(3, dim=-1)
         size = query.shape[-1] // heads
         for head in range(heads):
             q, k, v = (one[:, head * size : (head + 1) * size] for one in (query, key, value))
-            scores = turned(q, patches) @ turned(k, patches).T / size**0.5
+            keys.append(turned(k, patches))
+            scores = turned(q, patches) @ keys[-1].T / size**0.5
             if layer not in whole:
                 scores = scores.masked_fill(apart, -torch.inf)
             maps.append(scores.softmax(dim=-1))
             out.append(maps[-1] @ v)
         x = x + block.attn.proj(torch.cat(out, dim=-1))
         x = x + block.mlp(block.norm2(x))
-        found.append(torch.stack(maps).mean(dim=(0, 1)).view(-1, 4).mean(dim=1))
+        given = torch.stack(maps).mean(dim=(0, 1)).view(-1, 4).mean(dim=1)
+        found.append((given, torch.stack(keys).mean(dim=0).view(-1, 4, size).mean(dim=1)))
     return found
 
 
@@ -64,16 +69,43 @@ def turned(x: Tensor, patches: list[tuple[int, int]]) -> Tensor:
     return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
 
 
-def vscan(naive: NaiveQwen, method: Any, seen: list[list[Tensor]]) -> None:
-    """VScan's port on the reference. ``seen``: of each image what ``received`` says."""
+def visionzip(naive: NaiveQwen, method: Any, images: list[list[Maps]]) -> None:
+    """VisionZip's ports on the reference. ``images``: of each one what ``seen`` says."""
+    both = method.dominant + method.contextual
+    kept, own = [], naive.x.clone()
+    tables = [table.clone() for table in naive.deep]
+    for (start, n), maps in zip(naive.sample.spans, images, strict=True):
+        given, keys = maps[-1 if method.tower is None else method.tower]
+        count = min(n, round(both * n / 576))
+        merged = round(count * method.contextual / both)
+        dominant = naive.best(given, list(range(n)), count - merged)
+        rest = [t for t in range(n) if t not in dominant]
+        targets = rest[:: max(1, len(rest) // max(merged, 1))][:merged]
+        unit = keys / keys.norm(dim=1, keepdim=True)
+        joined: dict[int, list[int]] = {t: [] for t in targets}
+        for t in rest:
+            if t not in targets and targets:
+                joined[max(targets, key=lambda c: float(unit[c] @ unit[t]))].append(start + t)
+        for t, members in joined.items():
+            for new, old in zip([own, *tables], [naive.x, *naive.deep], strict=True):
+                new[start + t] += old[members].mean(0) if members else 0
+        kept += [start + t for t in dominant + targets]
+    naive.x, naive.deep = own, tables
+    _leave(naive, kept, method.positions)
+    for layer in range(naive.depth):
+        naive.run_layer(layer)
+
+
+def vscan(naive: NaiveQwen, method: Any, images: list[list[Maps]]) -> None:
+    """VScan's port on the reference. ``images``: of each one what ``seen`` says."""
     groups: dict[int, list[int]] = {}
     kept: list[int] = []
     for (start, n), ((rows, cols, _),), maps in zip(
-        naive.sample.spans, naive.sample.grids, seen, strict=True
+        naive.sample.spans, naive.sample.grids, images, strict=True
     ):
         depth = len(maps)
-        local = maps[max(0, 8 * depth // 32 - 1) if method.local is None else method.local]
-        last = maps[-1 if method.tower is None else method.tower]
+        local, _ = maps[max(0, 8 * depth // 32 - 1) if method.local is None else method.local]
+        last, _ = maps[-1 if method.tower is None else method.tower]
         count = min(n, round(method.keep * n / 576))
         cells: dict[tuple[int, int], list[int]] = {}
         for t in range(n):

@@ -11,12 +11,14 @@ import torch
 import methods
 from harness.engine import encode_images, routed
 from methods.base import Method, MethodError, ModelInfo
-from tests.packed_tools import received, vscan
+from tests import test_qwen
 from tests.naive_qwen import NaiveQwen
+from tests.packed_tools import seen, visionzip, vscan
 from tests.qwen_tools import FAMILIES, ROWS, batched, forced, rows_of, sample_of, tiny_qwen
-from tests.test_qwen import exact_softmax  # noqa: F401: a fixture
 
 STEPS = 3
+REFERENCES = {"vscan": vscan, "visionzip": visionzip}
+exact_softmax = test_qwen.exact_softmax  # a fixture for every test
 ALL = [*ROWS, (1, [(4, 4), (1, 1)], 3)]  # an image of one window, one of a single token
 
 
@@ -66,7 +68,7 @@ def test_a_token_has_the_attention_that_its_patches_receive(family: str, attn: s
         assert len(out.crops) == len(images)
         assert torch.equal(torch.cat(out.pooler_output), torch.cat(plain.pooler_output))
         for crop, (pixels, high, wide) in zip(out.crops, images, strict=True):
-            for layer, expected in enumerate(received(model, pixels, high, wide)):
+            for layer, (expected, _) in enumerate(seen(model, pixels, high, wide)):
                 torch.testing.assert_close(crop.received(layer), expected, rtol=0, atol=1e-6)
                 torch.testing.assert_close(crop.received(layer), expected, rtol=1e-5, atol=0)
             alone = model.model.visual(pixels, grid_thw=torch.tensor([[1, 2 * high, 2 * wide]]))
@@ -80,9 +82,12 @@ def test_a_token_has_the_attention_that_its_patches_receive(family: str, attn: s
     [
         "vscan:keep=300:later=100",
         "vscan:keep=400:later=150:local=1:tower=1:k=2:positions=original",
+        "visionzip:dominant=150:contextual=100",
+        "visionzip:dominant=100:contextual=150:tower=1:positions=original",
+        "visionzip:dominant=200:contextual=0",
     ],
 )
-def test_vscan_equals_loops_in_prefill_and_decode(family: str, spec: str) -> None:
+def test_methods_equal_loops_in_prefill_and_decode(family: str, spec: str) -> None:
     """Alone and in a ragged batch, with several images, on both backends."""
     method = methods.parse(spec)
     models = {attn: tiny_qwen(family, attn) for attn in ("sdpa", "eager")}
@@ -93,7 +98,7 @@ def test_vscan_equals_loops_in_prefill_and_decode(family: str, spec: str) -> Non
     with torch.no_grad():
         for one, said in zip(rows, answer, strict=True):
             naive = NaiveQwen(model, sample_of(model, one, said, "doc"))
-            vscan(naive, method, [received(model, *image) for image in images_of([one])])
+            REFERENCES[method.name](naive, method, [seen(model, *i) for i in images_of([one])])
             expected.append(naive.logits())
         for attn, model in models.items():
             with routed(model, method):
@@ -112,5 +117,5 @@ def test_layers_and_counts_of_the_port() -> None:
     assert method.taps(info) == (7, -1) and method.at(28) == 14
     method.fits(info)
     assert method.request(info, 576) == [96] * 14 + [32] * 14
-    with pytest.raises(MethodError, match="^vscan: tower layer 32 does not exist"):
+    with pytest.raises(MethodError, match=r"^vscan: tower layer 32 does not exist"):
         methods.parse("vscan:local=32").fits(info)
