@@ -10,7 +10,6 @@ from torch import Tensor
 from tests.naive import _leave
 from tests.naive_qwen import NaiveQwen
 
-
 Maps = tuple[Tensor, Tensor]
 
 
@@ -100,7 +99,7 @@ def vscan(naive: NaiveQwen, method: Any, images: list[list[Maps]]) -> None:
     """VScan's port on the reference. ``images``: of each one what ``seen`` says."""
     groups: dict[int, list[int]] = {}
     kept: list[int] = []
-    for (start, n), ((rows, cols, _),), maps in zip(
+    for (start, n), ((_, cols, _),), maps in zip(
         naive.sample.spans, naive.sample.grids, images, strict=True
     ):
         depth = len(maps)
