@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from methods.crop import Crop as Crop
 from methods.params import MethodError as MethodError
 from methods.params import param as param
 from methods.params import to_text
@@ -25,7 +26,6 @@ from methods.vocabulary import NUMBERING as NUMBERING
 from methods.vocabulary import QUESTION as QUESTION
 from methods.vocabulary import SYSTEM as SYSTEM
 from methods.vocabulary import Clip as Clip
-from methods.vocabulary import Crop as Crop
 from methods.vocabulary import Decision as Decision
 from methods.vocabulary import Drop as Drop
 from methods.vocabulary import Merge as Merge
@@ -125,6 +125,12 @@ class Method:
         return False
 
     @property
+    def reads_received(self) -> bool:
+        """Whether the attention that patches receive (``Crop.received``) stands in for the class
+        token's where a tower has none."""
+        return False
+
+    @property
     def reads_clip(self) -> bool:
         """Whether the method reads ``Tokens.clip``: it then runs with a CLIP checkpoint only."""
         return False
@@ -140,7 +146,7 @@ class Method:
         readable = not info.unread or (self.reads_joined and info.joins > 1)
         self.require(readable or not self.reads_tower, info.unread)
         self.require(
-            info.class_tokens > 0 or not self.needs_class_token,
+            info.class_tokens > 0 or not self.needs_class_token or self.reads_received,
             "reads the class token of the vision tower, and this model's tower has none"
             + (": relevance=words needs none" if self.reads_clip else ""),
         )

@@ -66,7 +66,7 @@ def needs(kind: type[Method]) -> list[str]:
     plain = kind()
     asked = {
         f"weights of its own: --checkpoint {kind.name}=PATH_OR_ID": kind.trained,
-        "a tower with a class token": plain.needs_class_token,
+        "a tower with a class token": plain.needs_class_token and not plain.reads_received,
         f"at least {kind.least_images} images in a prompt": kind.least_images > 1,
         f"the tower's CLIP model: --checkpoint {kind.name}=PATH_OR_ID": plain.reads_clip,
     }

@@ -13,7 +13,8 @@ PATCHES = 576  # of the crop that published amounts are meant for
 
 @dataclass
 class Group:
-    """Tokens ranked together: their columns, and crop * P + patch of each (-1: a newline)."""
+    """Tokens ranked together: their columns, and for each the number of the patch (or of the token
+    that joins patches) that stands behind it, over all crops in prompt order (-1: a newline)."""
 
     row: int
     tile: bool  # of the part of an any-resolution image, not of the whole
@@ -29,6 +30,7 @@ class Picture:
     start: int
     tokens: int
     crop: int  # patches of a whole crop
+    across: int = 0  # of them, those of a row
     newlines: list[int] = field(default_factory=list)  # those that are in no group
     groups: list[Group] = field(default_factory=list)
     patches: int = 0
@@ -49,38 +51,40 @@ class Picture:
 
 def square(n: int) -> Picture:
     """One crop of ``n`` patches alone, as LLaVA-1.5 has it."""
-    return Picture(0, 0, n, n, [], [Group(0, False, list(range(n)), list(range(n)))], n)
+    return Picture(0, 0, n, n, 0, [], [Group(0, False, list(range(n)), list(range(n)))], n)
 
 
 def pictures(seq: Tokens, by_crop: bool, newlines: bool) -> list[Picture]:
     """The images of a batch. ``newlines``: a newline is in the group that its row ends in."""
     found: list[Picture] = []
-    first = 0  # crops before this grid
+    first = patches = 0  # crops and their patches before this grid
     for b, grids in enumerate(seq.grids):
         for grid in grids:
             start, length = grid["image_start"], grid["image_length"]
             if not found or (found[-1].row, found[-1].start) != (b, start):  # its first grid
                 down, across = grid["rows"], grid["cols"]
-                found.append(Picture(b, start, length, down * across))
-                groups: dict[int, Group] = {}
+                found.append(Picture(b, start, length, down * across, across))
+                groups: dict[tuple[int, int], Group] = {}
                 found[-1].crops = range(first, first)
             found[-1].crops = range(found[-1].crops.start, first + grid["crops"])
-            _fill(found[-1], groups, grid, (down, across), first, by_crop, newlines)
+            _fill(found[-1], groups, grid, (down, across), patches, by_crop, newlines)
             found[-1].groups = list(groups.values())
             first += grid["crops"]
+            patches += grid["crops"] * down * across
     return found
 
 
 def _fill(
     picture: Picture,
-    groups: dict[int, Group],
+    groups: dict[tuple[int, int], Group],
     grid: dict[str, Any],
     crop: tuple[int, int],
-    first: int,
+    before: int,
     by_crop: bool,
     newlines: bool,
 ) -> None:
-    """Put a grid's tokens into ``groups``, by the crop of ``crop`` patches that each lies in.
+    """Put a grid's tokens into ``groups``, by the crop of ``crop`` patches that each lies in,
+    ``before`` patches behind the first.
 
     Tokens of a picture that was shrunk count as the patch nearest to their middle.
     """
@@ -96,10 +100,11 @@ def _fill(
     for r, y in enumerate(ys):
         start = grid["start"] + r * (cols + grid["newline"])
         for right, part in parts:
-            number = first + y // crop[0] * across + right
-            group = groups.setdefault(number if by_crop else 0, Group(picture.row, tile))
+            number = y // crop[0] * across + right
+            key = (before, number) if by_crop else (0, 0)
+            group = groups.setdefault(key, Group(picture.row, tile))
             group.columns += range(start + part[0], start + part[-1] + 1)
-            origin = (number * crop[0] + y % crop[0]) * crop[1]
+            origin = before + (number * crop[0] + y % crop[0]) * crop[1]
             group.origins += [origin + xs[c] % crop[1] for c in part]
         last = r == rows - 1 and grid.get("padded")  # one of several images ends in a newline
         if not grid["newline"] and not last:

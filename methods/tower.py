@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tower(Picking):
-    """Base of methods that read the attention of tower layer ``tower``."""
-
-    tower: int = param(-2, "tower layer whose attention is read (-2: the last but one)")
+class Attended(Picking):
+    """Base of methods that read the attention of the tower's class token."""
 
     @property
     def reads_tower(self) -> bool:
@@ -31,6 +29,42 @@ class Tower(Picking):
     def needs_class_token(self) -> bool:
         return True
 
+
+@dataclass(frozen=True)
+class Received(Attended):
+    """... or, of a tower without one, the attention that patches receive; a token may join some."""
+
+    tower: int | None = param(
+        None, "tower layer whose attention is read (none: the last but one, else the last)"
+    )
+
+    @property
+    def reads_received(self) -> bool:
+        return True
+
+    @property
+    def reads_joined(self) -> bool:
+        return True
+
+    def check(self, info: ModelInfo) -> None:
+        # Joined patches behind a class token: no release says what becomes of them.
+        self.require(info.joins == 1 or not info.class_tokens, info.unread)
+        super().check(info)
+
+    def read_at(self, info: ModelInfo) -> int:
+        """The tower layer, the last but one behind a class token, else the last."""
+        return self.tower if self.tower is not None else -2 if info.class_tokens else -1
+
+    def taps(self, info: ModelInfo) -> tuple[int, ...]:
+        return (self.read_at(info),)
+
+
+@dataclass(frozen=True)
+class Tower(Attended):
+    """Base of methods that read the attention of tower layer ``tower``."""
+
+    tower: int = param(-2, "tower layer whose attention is read (-2: the last but one)")
+
     def taps(self, info: ModelInfo) -> tuple[int, ...]:
         return (self.tower,)
 
@@ -39,9 +73,14 @@ class Patches(Board):
     """A board of crops, and the tower's side of it."""
 
     def attention(self, layer: int) -> Tensor:
-        """[G, n] what the class token gives each patch in a tower layer, mean over heads."""
+        """[G, n] what the class token gives each patch in a tower layer, mean over heads.
+
+        Of a tower without one: what each patch receives, mean over heads and queries too.
+        """
         import torch
 
+        if not self.seq.info.class_tokens:
+            return self.received(layer)
         return self.behind(torch.cat([row.mean(dim=0) for row in self.class_rows(layer)]))
 
     def class_rows(self, layer: int, heads: int | None = None) -> list[Tensor]:
@@ -50,11 +89,22 @@ class Patches(Board):
         self.seq.note("product", self.crops(read), "tower")
         return [replace(crop, heads=heads or crop.heads).cls_row(layer) for crop in self.seq.crops]
 
-    def keys(self, layer: int) -> Tensor:
-        """[G, n, w] keys of a tower layer."""
+    def received(self, layer: int) -> Tensor:
+        """[G, n] attention that each patch receives in a tower layer, mean over heads, queries."""
         import torch
 
-        return self.behind(torch.cat([crop.taps[layer][1][1:] for crop in self.seq.crops]))
+        pairs = [0] * len(self.seq.counts)
+        for picture in self.pictures:
+            read = picture.crop * self.seq.info.joins + self.seq.info.class_tokens
+            pairs[picture.row] += read**2 * len(picture.crops) * (picture.row in self.acting)
+        self.seq.note("product", pairs, "tower")
+        return self.behind(torch.cat([crop.received(layer) for crop in self.seq.crops]))
+
+    def keys(self, layer: int) -> Tensor:
+        """[G, n, w] keys of a tower layer; of tokens that join patches, the mean of theirs."""
+        import torch
+
+        return self.behind(torch.cat([crop.keys(layer) for crop in self.seq.crops]))
 
     def features(self) -> Tensor:
         """[G, n, w] what the projector reads."""

@@ -17,6 +17,12 @@ Different here: un-padding stays, so patches of the padding are no candidates; s
 float32; ties go to the lowest index. The class token and the record: it takes the place of the
 crop's first patch that is neither dominant nor a target, and is recorded there; a crop that keeps
 all its tokens trades one patch for it. Not here: the variant with a tuned projector.
+
+A tower without class token (SigLIP, Qwen-VL): all ``dominant`` tokens are those that *receive* most
+attention in the last layer, mean over heads, queries and, where a token joins patches, its patches
+(keys likewise, as they meet the queries), as the paper says of SigLIP and as ports to Qwen2.5-VL
+do. Tokens merge behind the projector there, since a token need not be one patch: target plus mean
+of what joined it; all stay in raster order. Ports keep position ids: ``positions=original``.
 """
 
 from __future__ import annotations
@@ -24,17 +30,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods.base import NUMBERING, Merge, Positions, Tokens, param, top_k_mask
-from methods.picking import unit
+from methods.base import NUMBERING, Merge, Positions, Ranking, Tokens, param, top_k_mask
+from methods.picking import unit, wide
 from methods.pictures import PATCHES, Picture
-from methods.tower import Patches, Tower, rows
+from methods.tower import Patches, Received, rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class VisionZip(Tower):
+class VisionZip(Received):
     """See the module docstring."""
 
     name: ClassVar[str] = "visionzip"
@@ -69,29 +75,39 @@ class VisionZip(Tower):
     def _merge(self, patches: Patches) -> Merge:
         import torch
 
-        there, device = patches.there, patches.there.device
+        there, device, info = patches.there, patches.there.device, patches.seq.info
+        layer = self.read_at(info)
         split = [self.parts(kept) for kept in patches.sizes]
-        best = [max(0, first - 1) for first, _ in split]
-        attention = patches.attention(self.tower)
+        best = [max(0, first - info.class_tokens) for first, _ in split]
+        attention = patches.attention(layer)
         dominant = top_k_mask(attention, there, best)
         target, number = targets(patches, there & ~dominant, best, [m for _, m in split])
         free = there & ~dominant & ~target
         # A crop that keeps nothing has no class token either.
         with_class = patches.on_device([kept > 0 for kept in patches.sizes])
         host = free & (free.long().cumsum(dim=1) == 1) & with_class
+        if not info.class_tokens:
+            host = torch.zeros_like(free)
         # Targets of each crop side by side; columns behind a crop's own number are empty.
         width = max(1, *(m for _, m in split))
         slots = (~target).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
         numbers = torch.arange(width, device=device)
         merged = patches.on_device([m for _, m in split])
-        keys = patches.keys(self.tower).unflatten(2, (patches.seq.crops[0].heads, -1))
+        keys = patches.keys(layer).unflatten(2, (patches.seq.crops[0].heads, -1))
         keys = unit(keys.mean(dim=2))
         columns = [max(1, m) for _, m in split]  # of the tables, one at least
         patches.note("tower_head", lambda g, n, m: g * n * m, columns)
-        patches.note("tower", lambda g, n, m: g * n * m, columns)  # the means
         near = keys @ rows(keys, slots).transpose(1, 2)
         joined = near.masked_fill((numbers >= merged)[:, None], float("-inf")).argmax(dim=2)
+        slot = torch.arange(there.shape[1], device=device).expand_as(there)
+        slot = torch.where(free & ~host, slots.gather(1, joined), slot)
+        gone = (free & ~host & (merged == 0)) | ~(with_class & there)
+        slot = slot.masked_fill(gone, -1)
+        ranked = patches.ranking(attention, dominant)
+        if not info.class_tokens:
+            return behind_projector(patches, slot, self.positions, ranked)
         states = patches.features()
+        patches.note("tower", lambda g, n, m: g * n * m, columns)  # the means
         joins = ((joined[..., None] == numbers) & free[..., None]).to(states.dtype)
         mean = joins.transpose(1, 2) @ states / joins.sum(dim=1).clamp(min=1)[..., None]
         crop = torch.arange(len(split), device=device)[:, None]
@@ -99,13 +115,9 @@ class VisionZip(Tower):
             (torch.where(host, crop, -1), patches.class_states(), [1] * len(split)),
             (torch.where(target, crop * width + number, -1), rows(states, slots) + mean, columns),
         ]
-        slot = torch.arange(there.shape[1], device=device).expand_as(there)
-        slot = torch.where(free & ~host, slots.gather(1, joined), slot)
-        gone = (free & ~host & (merged == 0)) | ~(with_class & there)
         key = self._key(patches, dominant, target)
         limit = 6 * (there.numel() + patches.seq.kinds.shape[1])
-        ranked = patches.ranking(attention, dominant)
-        return patches.merge(slot.masked_fill(gone, -1), new, key, limit, self.positions, ranked)
+        return patches.merge(slot, new, key, limit, self.positions, ranked)
 
     @staticmethod
     def _key(patches: Patches, dominant: Tensor, target: Tensor) -> Tensor:
@@ -132,3 +144,26 @@ def targets(
     rank = others.long().cumsum(dim=1) - 1
     number = rank // steps
     return others & (rank % steps == 0) & (number < patches.on_device(wanted)), number
+
+
+def behind_projector(
+    patches: Patches, slot: Tensor, positions: Positions, ranked: Ranking
+) -> Merge:
+    """Merge running states: a slot is its own token plus the mean of those that join it."""
+    import torch
+
+    assign = patches.assign(slot)
+    columns = torch.arange(assign.shape[1], device=assign.device)
+    into, joins = assign.clamp(min=0), (assign >= 0) & (assign != columns)
+    count = torch.zeros_like(assign).scatter_add(1, into, joins.long()).clamp(min=1)
+
+    def mixed(states: Tensor) -> Tensor:
+        full = wide(states)
+        where = into[..., None].expand_as(full)
+        total = torch.zeros_like(full).scatter_add(1, where, full * joins[..., None])
+        return (full + total / count[..., None]).to(states.dtype)
+
+    return Merge(
+        assign, patches.counts, mixed(patches.seq.hidden), same=mixed, positions=positions,
+        ranked=ranked,
+    )  # fmt: skip

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from methods.crop import Crop
+
 # Token kinds, shared with the routing record: text before the first image, text after it
 # (the question), image tokens, answer tokens (teacher-forced or generated).
 SYSTEM, QUESTION, IMAGE, ANSWER = 0, 1, 2, 3
@@ -144,45 +146,6 @@ Decision = Route | Drop | Merge | None
 
 
 @dataclass(frozen=True)
-class Crop:
-    """One square of pixels as it went through the tower: c class tokens (0 or 1), then P patches.
-
-    states  [c + P, w] what the projector reads (the class token, which LLaVA leaves out, too).
-    taps    tower layer -> (queries, keys), [c + P, w] each, of the layers in ``taps``.
-    joined  [T, n] long: the patches that each of the crop's tokens joins; None: one each, T = P.
-    """
-
-    states: Tensor
-    taps: dict[int, tuple[Tensor, Tensor]]
-    heads: int
-    class_tokens: int = 1
-    joined: Tensor | None = None
-
-    @property
-    def patches(self) -> Tensor:
-        """[P, w] what the projector reads; [T, n w], side by side, where it reads joined ones."""
-        patches = self.states[self.class_tokens :]
-        return patches if self.joined is None else patches[self.joined].flatten(1)
-
-    def cls_row(self, layer: int) -> Tensor:
-        """[heads, P] float32 or better: the class token's softmax row over 1 + P, patches only.
-
-        Of tokens that join patches, the mean of theirs [heads, T].
-
-        For methods with ``needs_class_token``, which no tower without one gets.
-        """
-        import torch
-
-        query, key = self.taps[layer]
-        size = query.shape[-1] // self.heads
-        q = query[0].view(self.heads, 1, size)
-        k = key.view(-1, self.heads, size).permute(1, 2, 0)
-        scores = (torch.matmul(q, k) * size**-0.5)[:, 0]
-        row = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
-        return row[:, 1:] if self.joined is None else row[:, 1:][:, self.joined].mean(dim=-1)
-
-
-@dataclass(frozen=True)
 class Seen:
     """What a method sees of a tower layer in which patches may merge: C crops, p patches left.
 
@@ -245,7 +208,12 @@ class Tokens(typing.Protocol):
     @property
     def grids(self) -> list[list[dict[str, Any]]]: ...  # per row: image geometry, `start`=column
     def normed(self, layer: int) -> Tensor: ...  # [B, m, d] after that layer's input norm
-    def last_row(self, layer: int) -> Tensor: ...  # [B, m] fp32: attention of the last prompt token
+    def last_row(self, layer: int, turned: bool = True) -> Tensor:
+        """[B, m] float32: attention of the last prompt token, mean over heads.
+
+        ``turned``: by the rotary embedding, as the layer has it; else without positions.
+        """
+
     def mean_row(self, layer: int) -> Tensor: ...  # [B, m] fp32: mean attention of all prompt rows
     def attention(self, layer: int, rows: Tensor, factor: Tensor | None = None) -> Tensor: ...
     def rotary(self) -> tuple[Tensor, Tensor]: ...  # cos and sin of the positions, [B or 1, m, h]

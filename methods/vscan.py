@@ -15,13 +15,20 @@ Different here: exactly T stay, where the code keeps fewer if T / 2 does not div
 global part fills up); a window of which un-padding left too little gives all it has; newline
 tokens leave; tokens join within their crop; the second pruning pools a sample's images, by a row
 in float32 beside the fast kernel; ties go to the lowest index.
+
+Qwen-VL, as the released Qwen2.5-VL port: a tower without class token, so a token has the attention
+that its four patches *receive*, mean over heads and all queries of the image; layer 7 of 32
+(``local``) and the last; windows of 4 x 4 tokens, smaller at the right and lower edge, however many
+an image has (each gives the best int(T / 2) // windows); T is ``keep`` of 576 tokens, of any image;
+the row of layer ``k`` is formed without rotary embedding. The port keeps position ids:
+``positions=original`` here. Qwen2-VL, Qwen3-VL and SigLIP towers (whose windows are CLIP's) have no
+release and go by the same rule.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.base import (
@@ -37,16 +44,17 @@ from methods.base import (
 )
 from methods.picking import Keeping, unit
 from methods.pictures import Picture, square
-from methods.tower import Patches, Tower
+from methods.tower import Patches, Received
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WINDOW = 6  # patches a side
+WIDE = 4  # tokens a side, where a token joins patches
 
 
 @dataclass(frozen=True)
-class VScan(Tower, Keeping):
+class VScan(Received, Keeping):
     """See the module docstring."""
 
     name: ClassVar[str] = "vscan"
@@ -55,7 +63,9 @@ class VScan(Tower, Keeping):
     keep: int = param(96, "patches kept of 576, of every crop, before the language model")
     later: int = param(32, "of these, the number left from layer k on")
     k: int | None = param(None, "layer of the second pruning (none: half the depth)")
-    local: int | None = param(None, "tower layer of the pick by windows (none: 5 of 24)")
+    local: int | None = param(
+        None, "tower layer of the pick by windows (none: 5 of 24, without class token 7 of 32)"
+    )
     positions: Positions = param("compact", NUMBERING)
 
     def __post_init__(self) -> None:
@@ -74,8 +84,9 @@ class VScan(Tower, Keeping):
         super().check(info)
 
     def taps(self, info: ModelInfo) -> tuple[int, ...]:
-        local = 5 * info.tower_layers // 24 if self.local is None else self.local
-        return (local, self.tower)
+        depth = info.tower_layers
+        usual = 5 * depth // 24 if info.class_tokens else max(0, 8 * depth // 32 - 1)
+        return (usual if self.local is None else self.local, self.read_at(info))
 
     def own(self, picture: Picture) -> list[int]:
         return picture.each(self.keep)
@@ -115,12 +126,9 @@ class VScan(Tower, Keeping):
     def chosen(self, patches: Patches) -> Tensor:
         """[G, n] bool: the patches that stay."""
         local, whole = (patches.attention(layer) for layer in self.taps(patches.seq.info))
-        side = isqrt(patches.pictures[0].crop)
-        number = max(1, round(side / WINDOW))  # of windows in a row of a crop, and in a column
-        places = [[origin % side**2 for origin in group.origins] for group in patches.groups]
-        cells = [[p // side * number // side * number + p % side * number // side for p in row]
-                 for row in places]  # fmt: skip
-        windows, quota = patches.table(cells), [size // 2 // number**2 for size in patches.sizes]
+        cells, number = self.windows(patches)
+        quota = [size // 2 // n for size, n in zip(patches.sizes, number, strict=True)]
+        windows = patches.table(cells)
         ranked = local.masked_fill(~patches.there, float("-inf"))
         ranks = ranked.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         better = (windows[:, :, None] == windows[:, None]) & (ranks[:, None] < ranks[:, :, None])
@@ -129,6 +137,27 @@ class VScan(Tower, Keeping):
                  for most, row in zip(quota, cells, strict=True)]  # fmt: skip
         left = [size - n for size, n in zip(patches.sizes, taken, strict=True)]
         return first | top_k_mask(whole, patches.there & ~first, left)
+
+    @staticmethod
+    def windows(patches: Patches) -> tuple[list[list[int]], list[int]]:
+        """The window that each token of every group is in, and how many its crop has."""
+        cells, numbers = [], []
+        for picture in patches.pictures:
+            down, across = picture.crop // picture.across, picture.across
+            joined = patches.seq.info.joins > 1  # a group is then its crop, from its first token on
+            if joined:
+                high, wide = -(-down // WIDE), -(-across // WIDE)
+            else:
+                high = wide = max(1, round(across / WINDOW))
+            for group in picture.groups:
+                places = range(len(group.origins)) if joined else group.origins
+                raster = [divmod(place % picture.crop, across) for place in places]
+                if joined:
+                    cells.append([y // WIDE * wide + x // WIDE for y, x in raster])
+                else:
+                    cells.append([y * high // down * wide + x * wide // across for y, x in raster])
+                numbers.append(high * wide)
+        return cells, numbers
 
     def layer(self, layer: int, seq: Tokens) -> Drop | None:
         if layer != self.at(seq.info.layers) or "vscan" not in seq.memo:
@@ -139,4 +168,5 @@ class VScan(Tower, Keeping):
         counts = [round(now * share) if w is None else w for w, now in wanted]
         if counts == seq.image_counts:
             return None
-        return keep_best(seq, seq.last_row(layer), counts, self.positions)
+        row = seq.last_row(layer, turned=seq.info.class_tokens > 0)
+        return keep_best(seq, row, counts, self.positions)

@@ -210,7 +210,7 @@ def test_what_a_tower_cannot_tell_is_refused_in_a_line(
     assert "several tower layers" in refused(argv, tmp_path / "out", capsys)
 
 
-@pytest.mark.parametrize("name", ["fastervlm", "visionzip", "prumerge", "scope", "vscan"])
+@pytest.mark.parametrize("name", ["fastervlm", "prumerge", "scope"])
 def test_methods_that_need_a_class_token_say_so(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

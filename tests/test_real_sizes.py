@@ -40,11 +40,11 @@ LLAVA = ("llava", "llava_next", "llava_next_video", "llava_onevision")
 
 @pytest.mark.parametrize("name", [name for kind in LLAVA for name in FAMILIES[kind].published])
 def test_every_llava_is_built_at_its_size(name: str) -> None:
-    found = dry_run(name, ["dense", "fastv", "visionzip"])
+    found = dry_run(name, ["dense", "fastv", "fastervlm"])
     assert abs(found.off) < 0.005 and found.difference < 1e-9
     assert {"dense", "fastv"} <= set(found.works)
     # The name says its decoder's billions, whether or not the tower counts.
     said = float(re.search(r"([\d.]+)b", name, re.IGNORECASE)[1])
     assert said * 0.9 < found.parameters / 1e9 < said * 1.08 + 0.6
     sight = shape_of(name).vision
-    assert ("visionzip" in found.works) == (sight.class_tokens == 1)
+    assert ("fastervlm" in found.works) == (sight.class_tokens == 1)

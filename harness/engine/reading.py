@@ -102,11 +102,12 @@ class Reading(ABC):
         """[B, m, d] states after that layer's input norm."""
         return self.parts.layers[layer].input_layernorm(self.hidden)
 
-    def last_row(self, layer: int) -> Tensor:
+    def last_row(self, layer: int, turned: bool = True) -> Tensor:
         """[B, m] float32: head mean of the last prompt token's attention in ``layer``.
 
         Only that row is formed, from the layer's own projections, so the layer itself runs on
-        its fast kernel. Answer tokens behind the prompt take no part.
+        its fast kernel. Answer tokens behind the prompt take no part. ``turned``: by the rotary
+        embedding, as in the layer; else as if all tokens stood at one position.
         """
         if self.scoring is not None:
             self.scoring.rows("last_row")
@@ -114,6 +115,8 @@ class Reading(ABC):
         columns = torch.arange(self.hidden.shape[1], device=self.hidden.device)
         last = (columns * prompt).amax(dim=1, keepdim=True)
         rotary, states = self.rotary(), self.normed(layer)
+        if not turned:
+            rotary = torch.ones_like(rotary[0]), torch.zeros_like(rotary[1])
         picked = take(states, last)
         turn = tuple(take(table, last) for table in rotary)
         query = self._heads(layer, picked, (turn[0], turn[1]), "q")

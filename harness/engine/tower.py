@@ -21,6 +21,7 @@ from harness.engine.model import EngineError, Parts, feature_layer
 from harness.engine.reading import take
 from harness.engine.shadow import shadowed
 from methods.base import Merge, Method, MethodError, Seen
+from methods.crop import received
 
 
 @dataclass
@@ -174,21 +175,6 @@ def _layer(
     if event is not None:
         states = notes.fold(states, event)
     return states + layer.mlp(layer.layer_norm2(states))
-
-
-def received(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
-    """[C, n] attention that each token receives, mean over heads and all queries [C, n, w].
-
-    In float32 or better, one head at a time, which bounds the memory.
-    """
-    kind = torch.promote_types(queries.dtype, torch.float32)
-    size = queries.shape[-1] // heads
-    total = torch.zeros(keys.shape[:2], dtype=kind, device=keys.device)
-    for query, key in zip(
-        queries.to(kind).split(size, -1), keys.to(kind).split(size, -1), strict=True
-    ):
-        total += (query @ key.transpose(1, 2) * size**-0.5).softmax(dim=-1).mean(dim=1)
-    return total / heads
 
 
 def _project(notes: TowerMerge, original: Any, features: Tensor) -> Tensor:

@@ -45,6 +45,11 @@ def captured(parts: Parts, method: Method) -> Iterator[Captured]:
         if parts.tower_layers is None:
             raise EngineError("this vision tower has no CLIP-type layers to read attention from")
         taps = method.taps(parts.info)
+        reading = parts.family.reading(parts.model, taps, found.crops)
+        if reading is not None:
+            with reading:
+                yield found
+            return
         seen: dict[Any, Tensor] = {}
 
         def keep(key: Any, _module: Any, _inputs: Any, output: Any) -> None:

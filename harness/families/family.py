@@ -10,6 +10,7 @@ with Llama's layers and one-axis positions. A family overrides what differs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.common.errors import UsageError
@@ -24,6 +25,8 @@ from methods.vocabulary import ModelInfo
 
 if TYPE_CHECKING:
     import torch
+
+    from methods.crop import Crop
 
 
 class Family(Images):
@@ -247,6 +250,15 @@ class Family(Images):
     def taps(self, layer: Any) -> tuple[Any, Any]:
         """The modules of a tower layer that queries and keys come from."""
         return layer.self_attn.q_proj, layer.self_attn.k_proj
+
+    def reading(
+        self, model: Any, layers: Sequence[int], found: list[Crop]
+    ) -> AbstractContextManager[None] | None:
+        """While open, a pass of the tower adds every crop to ``found``, read in tower ``layers``.
+
+        None: the crops of a pass are equally large, and ``taps`` and ``blocks`` say how to read.
+        """
+        return None
 
     def blocks(self, config: Any) -> list[list[int]] | None:
         """The patches of a crop that each of its tokens joins; None: one each."""

@@ -10,6 +10,7 @@ are refused. Numbering anew (``compact``) counts the tokens that stay, on all th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.common.errors import UsageError
@@ -23,6 +24,8 @@ from harness.families.sight import Grids
 
 if TYPE_CHECKING:
     import torch
+
+    from methods.crop import Crop
 
 
 class Packed(Family):
@@ -40,6 +43,7 @@ class Packed(Family):
         "reads the patches of the vision tower, and this tower's token is two by two patches, "
         "packed without a class token"
     )
+    joins = 4
     tensors: ClassVar[dict[str, tuple[str, ...]]] = {
         "projector": ("model.visual.merger.", "model.visual.deepstack_merger_list."),
         "decoder": ("model.language_model.", "lm_head."),
@@ -229,7 +233,18 @@ class Packed(Family):
         return getattr(self.inner(model), "visual", None)
 
     def tower_layers(self, model: Any) -> Any:
-        return None
+        return getattr(self.tower(model), "blocks", None)
+
+    def feature_layer(self, config: Any, depth: int) -> int:
+        """The merger reads the last one."""
+        return depth - 1
+
+    def reading(
+        self, model: Any, layers: Sequence[int], found: list[Crop]
+    ) -> AbstractContextManager[None]:
+        from harness.families.packed_reading import reading
+
+        return reading(self.tower(model), self.modules[0], layers, found)
 
     def projector(self, model: Any) -> Any:
         return self.tower(model).merger
