@@ -56,8 +56,11 @@ def families() -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("name")
 
 
-def check(spec: str) -> pd.DataFrame:
-    """The conformance suite on one method, `all`, or a file: method, check, ok, detail."""
+def check(spec: str, family: str | None = None) -> pd.DataFrame:
+    """The conformance suite on one method, `all`, or a file: method, check, ok, detail.
+
+    ``family``: a model family or `all`: does it run there? family, method, status, reason, seconds.
+    """
     with spoken():
         import pandas as pd
 
@@ -65,6 +68,11 @@ def check(spec: str) -> pd.DataFrame:
         from harness.check import check as results
 
         specs = registry.names() if spec == "all" else [spec]
+        if family is not None:
+            from harness.check.families import matrix, named_families
+
+            found = matrix(specs, named_families(family))
+            return pd.DataFrame([one.row() for one in found])
         rows: list[dict[str, Any]] = [
             {"method": one.method, "check": one.name, "ok": one.ok, "detail": one.detail}
             for one in results(specs)

@@ -74,3 +74,9 @@ def check_features(config: Mapping[str, Any], name: str) -> None:
             raise UsageError(
                 f"{name}: vision_feature_layer={shown(layer)} is no layer of a tower of {depth}"
             )
+
+
+def are_layers(value: Any, depth: int) -> bool:
+    """Whether a config's list names layers of a tower of this depth, and nothing else."""
+    listed = isinstance(value, (list, tuple))
+    return listed and all(type(i) is int and 0 <= i < depth for i in value)

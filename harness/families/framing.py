@@ -18,6 +18,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from harness.common.errors import UsageError
+
 Size = tuple[int, int]  # height, width
 CROP, PAD, STRETCH, TILES = "crop", "pad", "stretch", "tiles"
 
@@ -171,6 +173,18 @@ def _sides(processor: Any) -> list[int]:
 
 def _ceil(value: float, limit: int) -> int:
     return min(-int(-value // 1), limit)
+
+
+def refuse_other_size(processor: Any, wanted: int, name: str) -> None:
+    """Raise UsageError where an image processor makes images of another size than a model's."""
+    sizes = [getattr(processor, field, None) or {} for field in ("crop_size", "size")]
+    found = [side_of(one, key) for one in sizes for key in ("height", "shortest_edge")]
+    said = next((side for side in found if side), 0)
+    if said != wanted:
+        raise UsageError(
+            f"{name}: the image processor makes images of {said} pixels a side, the model's config "
+            f"says {wanted}: a processor of another model?"
+        )
 
 
 def side_of(size: Any, name: str) -> int:

@@ -3,8 +3,7 @@
 The image is stretched to a raster of up to 12 tiles; where that is more than one tile, the whole
 image as one more tile, the thumbnail, comes behind them. A tile is a square of patches behind a
 class token; two by two patches side by side make a token (pixel shuffle). `pixel_values` is
-[sum of tiles, 3, side, side]. How many tiles belong to an image, the prompt alone says: an image is
-one unbroken run of image tokens, since start and end words stand around it. Stills only.
+[sum of tiles, 3, side, side]. The prompt alone says whose they are: an image's tokens are one run.
 """
 
 from __future__ import annotations
@@ -120,6 +119,11 @@ class InternVL(Family):
 
     def image_token(self, config: Mapping[str, Any]) -> int:
         return int(config["image_token_id"])
+
+    def check_processor(self, processor: Any, config: Mapping[str, Any], name: str) -> None:
+        super().check_processor(processor, config, name)
+        size = side(config["vision_config"]["image_size"])
+        framing.refuse_other_size(processor.image_processor, size, name)
 
     def image_sizes(self, shape: ModelShape) -> list[ImageSize]:
         """Images exactly as large as a raster of tiles; one of a photo's shape, 3 x 4, first."""

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.common.errors import UsageError
-from harness.families.configs import decoder_part, part
+from harness.families.configs import decoder_part, part, shown
 from harness.families.decoders import Sizes
 from harness.families.family import Family
 from harness.families.packed_checks import ROTARY, TEXTS, check_images, check_parts
@@ -69,6 +69,8 @@ class Packed(PackedImages, Family):
             known |= {"max_position_embeddings", "layer_types"}
             text = {key: full.pop(key) for key in known if key in full}
             full["text_config"] = {**text, "model_type": text_type}
+        if not isinstance(full["vision_config"], Mapping):
+            raise UsageError(f"{name}: vision_config is {shown(full['vision_config'])}, no config")
         sight = dict(full["vision_config"])
         if sight.get("model_type", self.kind) == self.kind:
             sight["model_type"] = self.vision_type

@@ -44,8 +44,9 @@ def check_parts(full: Mapping[str, Any], out: str, name: str) -> None:
     if sight["spatial_merge_size"] != 2 or sight["temporal_patch_size"] != 2:
         raise UsageError(f"{name}: vision_config: only patches merged 2 x 2, of 2 frames, work")
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    axes, turns = rope.get("mrope_section"), text["head_dim"] // 2
-    if axes is not None and (len(axes) != 3 or sum(axes) != turns):
+    # The library's own, of either model, share out 64.
+    axes, turns = rope.get("mrope_section", (16, 24, 24)), text["head_dim"] // 2
+    if not isinstance(axes, (list, tuple)) or len(axes) != 3 or sum(axes) != turns:
         raise UsageError(
             f"{name}: text_config: mrope_section {shown(axes)} does not share out the {turns} "
             "turns of a head over time, rows and columns"

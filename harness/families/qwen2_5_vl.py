@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from harness.common.errors import UsageError
+from harness.families.configs import are_layers
 from harness.families.decoders import Sizes
 from harness.families.packed import Packed
 from harness.families.qwen2_vl import text
@@ -52,9 +53,9 @@ class Qwen25VL(Packed):
         super()._check(full, name)
         sight = full["vision_config"]
         whole = sight.get("fullatt_block_indexes", (7, 15, 23, 31))
-        if any(type(i) is not int or not 0 <= i < sight["depth"] for i in whole):
+        if not are_layers(whole, sight["depth"]):
             raise UsageError(
-                f"{name}: vision_config.fullatt_block_indexes names a layer that is not there: "
+                f"{name}: vision_config.fullatt_block_indexes names no list of its layers: "
                 f"the tower has {sight['depth']}"
             )
         if sight["window_size"] % (2 * sight["patch_size"]):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.common.errors import UsageError
-from harness.families.configs import shown
+from harness.families.configs import are_layers, shown
 from harness.families.decoders import Sizes
 from harness.families.packed import Packed
 from harness.families.qwen2_vl import text
@@ -69,7 +69,7 @@ class Qwen3VL(Packed):
         super()._check(full, name)
         depth, text = full["vision_config"]["depth"], full["text_config"]
         deep = self._deep(full["vision_config"])
-        if any(type(i) is not int or not 0 <= i < depth for i in deep):
+        if not are_layers(deep, depth):
             raise UsageError(
                 f"{name}: vision_config.deepstack_visual_indexes is {shown(deep)}: the tower has "
                 f"{depth} layers"
@@ -82,7 +82,8 @@ class Qwen3VL(Packed):
 
     @staticmethod
     def _deep(sight: Mapping[str, Any]) -> Sequence[int]:
-        return tuple(sight.get("deepstack_visual_indexes", (8, 16, 24)))
+        found: Sequence[int] = sight.get("deepstack_visual_indexes", (8, 16, 24))
+        return found
 
     def attends(self, sight: Mapping[str, Any]) -> dict[str, Any]:
         return {"deepstack": len(self._deep(sight))}

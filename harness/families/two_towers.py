@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.common.errors import UsageError
+from harness.families import framing
 from harness.families.configs import shown
 from harness.families.convnext import (
     CONVNEXT_L,
@@ -51,6 +52,11 @@ class TwoTowers(Llava):
     whole_grid = True
     # The published code resizes with PIL; the library's default differs by up to two of 255 levels.
     processor_arguments: ClassVar[dict[str, Any]] = {"backend": "pil"}
+
+    def check_processor(self, processor: Any, config: Mapping[str, Any], name: str) -> None:
+        """Also that it makes images of the size that both towers are fed from."""
+        super().check_processor(processor, config, name)
+        framing.refuse_other_size(processor.image_processor, int(config["image_size"]), name)
 
     def config_class(self) -> Any:
         """The config class, known to the library's Auto classes from then on."""

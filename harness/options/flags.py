@@ -66,6 +66,7 @@ OPTIONS: tuple[Option, ...] = (
         non_empty,
         "NAME|all",
         jobs=JobKind.CHECK,
+        needs="check",
     ),
 )
 """Every flag, in the order of `--help`."""

@@ -51,7 +51,9 @@ def random_config(
         sight["intermediate_size"] = _scaled(shape.vision.ffn, width, shape.hidden)
     if layers is not None:
         text["num_hidden_layers"] = layers
-        text["layer_types"] = None  # one entry a layer, and all the same
+        # One entry a layer, and all the same: the library makes them again.
+        kept = {k: v for k, v in full["text_config"].items() if k != "layer_types"}
+        full = {**full, "text_config": kept}
         sight["num_hidden_layers"] = max(2, round(shape.vision.layers * layers / shape.layers))
     return family.resized(full, text, sight)
 

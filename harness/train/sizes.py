@@ -62,9 +62,9 @@ def recipe_shape(recipe: InstructRecipe) -> ModelShape:
 
 
 def decoder_parameters(shape: ModelShape) -> int:
-    """Llama: layers with two norms each, final norm, embedding and an LM head of its own."""
-    layers = shape.layers * (shape.layer_weights + 2 * shape.hidden)
-    return layers + shape.hidden + 2 * shape.head_weights
+    """Llama: layers with two norms each and all their experts, final norm, embedding and head."""
+    layers = shape.stored_weights + shape.layers * 2 * shape.hidden
+    return layers + shape.hidden + (1 if shape.tied else 2) * shape.head_weights
 
 
 def tower_parameters(vision: VisionShape) -> int:
