@@ -63,7 +63,7 @@ def test_what_runs_is_what_the_ledger_says(spec: str) -> None:
     running.work_is_counted(Case(methods.parse(spec)))
 
 
-@pytest.mark.parametrize("spec", ["dense", "illava", "mmtok", "blind"])
+@pytest.mark.parametrize("spec", ["dense", "illava", "mmtok", "blind", "vscan", "visionzip"])
 def test_towers_without_class_token_agree_too(spec: str) -> None:
     """SigLIP's tower and its pooling head, Qwen2's decoder."""
     method, model = methods.parse(spec), siglip()

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import methods
+from harness.check import running
+from harness.check.case import Case
 from harness.engine import encode_images, routed
 from methods.base import Method, MethodError, ModelInfo
 from tests import test_qwen
@@ -108,6 +110,14 @@ def test_methods_equal_loops_in_prefill_and_decode(family: str, spec: str) -> No
                     if attn == "sdpa":
                         alone = forced(model, single, answer[i : i + 1])[0]
                         torch.testing.assert_close(alone, expected[i], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "spec", ["vscan:keep=300:local=1", "visionzip:dominant=200:contextual=200"]
+)
+def test_what_runs_is_what_the_ledger_says(spec: str, family: str) -> None:
+    running.work_is_counted(Case(methods.parse(spec), family=family))
 
 
 def test_layers_and_counts_of_the_port() -> None:
