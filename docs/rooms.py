@@ -75,7 +75,7 @@ def _picture(rooms: list[str], found: Counter[tuple[str, str]], title: str) -> N
     axes: Any
     figure, axes = plt.subplots(figsize=(8.5, 8))
     names = [room.removeprefix("harness.") for room in rooms]
-    for (a, b), count in found.items():
+    for (a, b), count in sorted(found.items()):
         x, y = rooms.index(b), rooms.index(a)
         axes.scatter(x, y, s=12 + 8 * count, c="tab:blue" if x > y else "tab:red", zorder=2)
     axes.plot([-0.5, len(rooms) - 0.5], [-0.5, len(rooms) - 0.5], c="0.8", lw=1, zorder=1)
