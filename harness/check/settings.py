@@ -84,7 +84,7 @@ def _bases(method: Method, info: ModelInfo) -> Iterator[Method]:
 
 def _ways(s: Case) -> list[Callable[[Method], list[Any]]]:
     """Ways of running a method, the cheap ones first: each gives tensors to compare."""
-    crops = Case(s.method, family="llava_next")
+    crops = Case(s.method, family=tiny.TILED)
 
     def prompt(method: Method) -> list[Any]:
         twin = s.other(method)

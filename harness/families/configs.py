@@ -33,6 +33,19 @@ def decoder_part(config: Mapping[str, Any], known: Mapping[str, Sizes], name: st
     return text
 
 
+def decoder_sizes(text: Mapping[str, Any]) -> dict[str, Any]:
+    """A complete text_config as the fields of `ModelShape`."""
+    return {
+        "layers": text["num_hidden_layers"],
+        "hidden": text["hidden_size"],
+        "ffn": text["intermediate_size"],
+        "heads": text["num_attention_heads"],
+        "kv_heads": text["num_key_value_heads"],
+        "head_dim": text["head_dim"],
+        "vocab": text["vocab_size"],
+    }
+
+
 def part(
     config: Mapping[str, Any], key: str, known: Mapping[str, Sizes], name: str
 ) -> dict[str, Any]:

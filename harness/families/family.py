@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.common.errors import UsageError
-from harness.families.configs import check_features, decoder_part, part
+from harness.families.configs import check_features, decoder_part, decoder_sizes, part
 from harness.families.convnext import second_parameters
 from harness.families.decoders import DECODERS, Sizes
 from harness.families.images import Images
@@ -102,13 +102,7 @@ class Family(Images):
         )
         return ModelShape(
             name=name,
-            layers=text["num_hidden_layers"],
-            hidden=text["hidden_size"],
-            ffn=text["intermediate_size"],
-            heads=text["num_attention_heads"],
-            kv_heads=text["num_key_value_heads"],
-            head_dim=text["head_dim"],
-            vocab=text["vocab_size"],
+            **decoder_sizes(text),
             vision=tower,
             projector_in=tower.hidden * read,
             family=self.kind,

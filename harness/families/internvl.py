@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.common.errors import UsageError
 from harness.families import framing
-from harness.families.configs import decoder_part, part
+from harness.families.configs import decoder_part, decoder_sizes, part
 from harness.families.decoders import DECODERS, Sizes
 from harness.families.family import Family
 from harness.families.internvl_parts import (
@@ -105,13 +105,7 @@ class InternVL(Family):
         )
         return ModelShape(
             name=name,
-            layers=text["num_hidden_layers"],
-            hidden=text["hidden_size"],
-            ffn=text["intermediate_size"],
-            heads=text["num_attention_heads"],
-            kv_heads=text["num_key_value_heads"],
-            head_dim=text["head_dim"],
-            vocab=text["vocab_size"],
+            **decoder_sizes(text),
             vision=vision,
             projector_in=vision.hidden * MERGE**2,
             family=self.kind,

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.common.errors import UsageError
-from harness.families.configs import decoder_part, part, shown
+from harness.families.configs import decoder_part, decoder_sizes, part, shown
 from harness.families.decoders import Sizes
 from harness.families.family import Family
 from harness.families.packed_checks import ROTARY, TEXTS, check_images, check_parts
@@ -118,13 +118,7 @@ class Packed(PackedImages, Family):
         text, vision = full["text_config"], self.vision(full["vision_config"])
         return ModelShape(
             name=name,
-            layers=text["num_hidden_layers"],
-            hidden=text["hidden_size"],
-            ffn=text["intermediate_size"],
-            heads=text["num_attention_heads"],
-            kv_heads=text["num_key_value_heads"],
-            head_dim=text["head_dim"],
-            vocab=text["vocab_size"],
+            **decoder_sizes(text),
             vision=vision,
             projector_in=vision.hidden * vision.merge**2,
             tied=bool(full["tie_word_embeddings"]),

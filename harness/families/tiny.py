@@ -14,6 +14,7 @@ from harness.families.catalog import FAMILIES, family_of
 from harness.families.family import Family
 from methods.vocabulary import ClipSizes
 
+TILED = "llava_next"  # the family of tiles and newlines that every method is tried on
 VOCAB, BOS, WORD, IMAGE = 64, 1, 3, 60
 PATCH, SIDE, WIDTH, LAYERS = 4, 4, 16, 6
 
