@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.common.errors import UsageError
 from harness.families.configs import check_features, decoder_part, decoder_sizes, part
-from harness.families.convnext import second_parameters
 from harness.families.decoders import DECODERS, Sizes
 from harness.families.images import Images
 from harness.families.shapes import ImageSize, ModelShape, Part, VisionShape
@@ -195,8 +194,7 @@ class Family(Images):
         """Parameters of all that sees pixels (norms and biases left out), as they lie in memory."""
         d = shape.vision.hidden
         layers = shape.vision.layers * (4 * d * d + 2 * d * shape.vision.ffn)
-        second = second_parameters(shape.vision, shape.slow) if shape.slow is not None else 0
-        return layers + second + shape.projector_weights
+        return layers + shape.projector_weights
 
     # --- loading ----------------------------------------------------------------------------------
     def config_class(self) -> Any:
