@@ -7,6 +7,7 @@ whichever dense layout the rest is. Torch-free at import.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,36 +101,36 @@ class Target:
     only: tuple[str, ...] | None = None
 
 
-class DenseLayout:
+class DenseLayout(ABC):
     """A published way to write a dense model down. Stateless."""
 
     name: ClassVar[str]  # in messages and in `converted.json`
 
+    @abstractmethod
     def claims(self, source: Source) -> bool:
         """Whether a folder is of this layout, by its config (and the names of its tensors)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def target(self, source: Source) -> Target:
         """What it becomes. Raises UsageError for a config that is not understood."""
-        raise NotImplementedError
 
 
-class MethodLayout:
+class MethodLayout(ABC):
     """What a method's code adds to a dense layout. Stateless."""
 
     name: ClassVar[str]
 
+    @abstractmethod
     def claims(self, source: Source) -> bool:
         """Whether the method's weights are among the others."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dense(self, source: Source) -> Source:
         """The source with the config that a dense model of its kind has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wrapped(self, source: Source, target: Target) -> Target:
         """The dense target with the method taken out of the streams and put beside it."""
-        raise NotImplementedError
 
 
 def rerouted(target: Target, place: Callable[[str, Placing], Place | None]) -> list[Stream]:
