@@ -14,12 +14,14 @@ from harness.store.columns.costs import (
     SAMPLES,
 )
 from harness.store.columns.families import FAMILIES
+from harness.store.columns.pairs import AVERAGES, COMPARISONS
 from harness.store.columns.table import CELL
 from harness.store.columns.times import ROUNDS, THROUGHPUT
 
 SCHEMA_VERSION = 1
 
 __all__ = [
-    "ACCURACY", "CELL", "CELLS", "CONTROLS", "COST", "COUNTED", "COUNTERS", "EVIDENCE", "FAMILIES",
-    "FRONTS", "PUBLISHED", "ROUNDS", "ROUTING", "SAMPLES", "SCHEMA_VERSION", "THROUGHPUT",
+    "ACCURACY", "AVERAGES", "CELL", "CELLS", "COMPARISONS", "CONTROLS", "COST", "COUNTED",
+    "COUNTERS", "EVIDENCE", "FAMILIES", "FRONTS", "PUBLISHED", "ROUNDS", "ROUTING", "SAMPLES",
+    "SCHEMA_VERSION", "THROUGHPUT",
 ]  # fmt: skip
