@@ -29,11 +29,12 @@ def with_column(summary: Summary, table: Table) -> Table:
         return table
     known = {series.label: summary.positions(series) for series in summary.series}
     columns = [table.columns[0], Column(TITLE, numeric=False), *table.columns[1:]]
-    rows = [[row[0], _cell(known.get(row[0].main, "")), *row[1:]] for row in table.rows]
+    rows = [[row[0], cell(known.get(row[0].main, "")), *row[1:]] for row in table.rows]
     return replace(table, columns=columns, rows=rows)
 
 
-def _cell(kind: str) -> Cell:
+def cell(kind: str) -> Cell:
+    """How a row numbers, in a word."""
     shown = WORDS.get(kind, kind) or text.GAP
     return Cell(shown, tone="name" if kind else "gap", sort=shown)
 

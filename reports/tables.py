@@ -39,6 +39,8 @@ class Column:
     mini: bool = False
     prose: bool = False
     """Whether its cells hold sentences, which may run over several lines."""
+    fold: bool = False
+    """Whether the page shows it only on demand."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def overview(summary: Summary, beside: Beside = (), marks: Marks = NO_MARKS) -> 
     ]
     rows = []
     for number, series in enumerate(summary.series):
-        scores = [marks.put(_score_cell(summary, series, b), series, b) for b in summary.benches]
+        scores = [marks.put(score_cell(summary, series, b), series, b) for b in summary.benches]
         row = [name_cell(series), *scores]
         row += _mean_costs(summary, series, scale)
         rows.append(row + [found[number] for _, found in beside])
@@ -248,7 +250,7 @@ def _gap(cell: RunCell) -> Cell:
     return Cell(words.get(cell.status, "no score"), tone=tone)
 
 
-def _score_cell(summary: Summary, series: Series, bench: str) -> Cell:
+def score_cell(summary: Summary, series: Series, bench: str) -> Cell:
     score = summary.score(series, bench)
     if score is None:
         return _gap(summary.cell(series, bench))
