@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 from methods import names
-from reports import text
-from reports.cell import Series
+from reports import fronts, text
+from reports.cell import Score, Series
 from reports.pairs import Pair
 from reports.ranking import NEAR, Ranked, Ranking
 from reports.summary import Summary
@@ -96,6 +96,88 @@ def settled(summary: Summary, ranking: Ranking) -> list[str]:
         n = text.sample_count(summary)
         return [f"No two methods at the same KV cache are separable ({n})."]
     return said
+
+
+def pairs_finding(summary: Summary, ranking: Ranking) -> str:
+    """How many pairs at one budget are settled, and the largest difference among them."""
+    scale = _unit(summary)[1]
+    order = [r.series for r in ranking.rows if r.complete]
+    found = [
+        (a, b, pair)
+        for i, a in enumerate(order)
+        for b in order[i + 1 :]
+        if (pair := ranking.pairs.get(a, b)) is not None and pair.comparable
+    ]
+    told = [one for one in found if one[2].settled]
+    said = f"{len(told)} of {text.plural(len(found), 'pair')} at the same KV cache are settled"
+    if told:
+        a, b, pair = max(told, key=lambda one: abs(one[2].delta))
+        if pair.delta < 0:
+            a, b, pair = b, a, pair.turned
+        ci = text.interval(pair.low * scale, pair.high * scale)
+        by = f"{text.number(pair.delta * scale)} {ci}".rstrip()
+        said += f"; the widest is {_name(a)} over {_name(b)} by {by}"
+    return said + "."
+
+
+def front(summary: Summary, chances: fronts.Fronts) -> str:
+    """Who stands on the front of accuracy and prefill, and how surely."""
+    bench = fronts.AVERAGE if chances.of(fronts.AVERAGE) else "".join(summary.benches[:1])
+    places = [(s, p) for s, p in chances.of(bench).items() if not s.is_reference]
+    on = sorted((one for one in places if one[1].on_front), key=lambda one: -one[1].probability)
+    if not on:
+        return ""
+    named = [f"{_name(s)} ({fronts.percent(p.probability)} of draws)" for s, p in on]
+    where = "average" if bench == fronts.AVERAGE else bench
+    return f"Nothing is as cheap and better on the {where} than {text.listing(named)}."
+
+
+def benches(summary: Summary) -> str:
+    """Where methods lose most: the widest settled loss to dense."""
+    losses = [
+        (score, series, bench)
+        for series in summary.series
+        for bench in summary.benches
+        if not (series.is_reference or series.is_control)
+        and (score := summary.score(series, bench)) is not None
+        and score.significant
+    ]
+    told = sum(1 for s in summary.series for b in summary.benches if _tested(summary, s, b))
+    if not losses:
+        return f"No method differs from dense on a bench beyond chance ({told} tests)."
+    score, series, bench = min(losses, key=lambda one: one[0].delta * text.factor(summary, one[2]))
+    unit = text.factor(summary, bench)
+    change = _points(score.delta, score.delta_low, score.delta_high, unit)
+    said = f"{len(losses)} of {told} differences to dense are settled; "
+    return f"{said}the widest is {_name(series)} on {bench}, {change} points."
+
+
+def changed(summary: Summary) -> str:
+    """Who changes most answers, and who fewest."""
+    shares = {
+        series: sum(s.right_to_wrong + s.wrong_to_right for s in known) / n
+        for series in summary.series
+        if not (series.is_reference or series.is_control)
+        and (known := _counted(summary, series))
+        and (n := sum(s.n_paired for s in known))
+    }
+    if not shares:
+        return ""
+    most, least = (pick(shares, key=lambda s: shares[s]) for pick in (max, min))
+    said = f"{_name(most)} changes whether {text.percent(shares[most], 1)} of the answers are right"
+    if least is most:
+        return said + "."
+    return f"{said}, the most; {_name(least)} {text.percent(shares[least], 1)}, the fewest."
+
+
+def _counted(summary: Summary, series: Series) -> list[Score]:
+    scores = [summary.score(series, bench) for bench in summary.benches]
+    return [s for s in scores if s is not None and s.n_paired > 0]
+
+
+def _tested(summary: Summary, series: Series, bench: str) -> bool:
+    score = summary.score(series, bench)
+    return not (series.is_reference or series.is_control) and bool(score and score.verdict)
 
 
 def chance(ranking: Ranking) -> str:
