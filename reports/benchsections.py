@@ -9,12 +9,12 @@ from reports import (
     changes,
     controls,
     costtables,
+    findings,
     fronts,
     heatmap,
     layerdata,
     matrix,
     numbering,
-    opening,
     pareto,
     rankfigure,
     ranktable,
@@ -45,7 +45,7 @@ def sections(
     chances = fronts.load(summary)
     with style.context():
         first = rankfigure.draw(summary, ranking, folder, palette)
-        against = matrix.section(summary, ranking, folder, opening.pairs_finding(summary, ranking))
+        against = matrix.section(summary, ranking, folder, findings.pairs(summary, ranking))
         front = pareto.draw(summary, folder, palette, chances) if _budgets(ranking) else None
         fast = speedfront.draw(summary, entries, folder, palette) if clock else None
         heat = heatmap.draw(summary, folder)
@@ -56,10 +56,10 @@ def sections(
         against,
         _front(summary, fronts.table(summary, chances), chances, known(front, fast)),
         _benches(summary, heat),
-        controls.section(summary, rivals),
+        _controls(summary, rivals),
         _changes(summary),
         _folded("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary)),
-        *layers,
+        *(_told(summary, section) for section in layers),
         *redundancy_sections(summary, folder),
         _folded("failures", "Failed and missing cells", "", tables.failures(summary), FAILURES),
         None if clock else _speed(summary),
@@ -94,7 +94,7 @@ def _front(
 ) -> Section | None:
     if not drawn:
         return None
-    said = opening.front(summary, chances)
+    said = findings.front(summary, chances)
     found = (table,) if table else ()
     title = "Accuracy against cost"
     return Section("pareto", title, said, drawn, found, folded=True, about=fronts.INTRO)
@@ -103,14 +103,30 @@ def _front(
 def _benches(summary: Summary, heat: Drawn | None) -> Section | None:
     if heat is None:
         return None
-    return Section("accuracy", "Accuracy by bench", opening.benches(summary), (heat,))
+    return Section("accuracy", "Accuracy by bench", findings.benches(summary), (heat,))
+
+
+def _controls(summary: Summary, rivals: Rivals) -> Section | None:
+    found = controls.section(summary, rivals)
+    if found is None:
+        return None
+    said = " ".join(filter(None, (findings.controls(summary, rivals), found.intro)))
+    return replace(found, intro=said, folded=any(len(t.rows) > 12 for t in found.tables))
+
+
+def _told(summary: Summary, section: Section) -> Section:
+    """A section on routing, which opens with what was found; how is told folded."""
+    said = {"routing": findings.kept, "evidence": findings.recall}.get(section.anchor)
+    about = section.about or (section.intro if section.anchor != "pictures" else "")
+    intro = said(summary) if said else "" if about else section.intro
+    return replace(section, intro=intro, about=about)
 
 
 def _changes(summary: Summary) -> Section | None:
     table = changes.table(summary)
     if table is None:
         return None
-    said = opening.changed(summary)
+    said = findings.changed(summary)
     return Section(
         "changes", "Answers that changed", said, tables=(table,), folded=True, about=changes.INTRO
     )

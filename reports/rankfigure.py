@@ -29,7 +29,7 @@ def draw(summary: Summary, ranking: Ranking, folder: Path, palette: Palette) -> 
         return None
     longest = max(len(r.series.short) for r in rows)
     left = min(1.9, 0.3 + 0.068 * longest)
-    sheet = Sheet("ranking", 1, width=4.2, height=0.75 + 0.26 * len(rows), 
+    sheet = Sheet("ranking", 1, width=4.2, height=0.75 + 0.26 * len(rows),
                   bottom=0.45, top=0.3, left=left, columns=1)  # fmt: skip
     mini = summary.is_mini_model or any(summary.is_mini_bench(b) for b in summary.benches)
     axes = sheet.panel("", mini)
