@@ -84,7 +84,6 @@ def test_front_table_and_figure_have_the_probabilities_of_the_file(
         assert float(point["score"]) == pytest.approx(float(row["score"]))
     html = (path / "report.html").read_text(encoding="utf-8")
     assert "2000 bootstrap draws" in html
-    assert "average, mean of 3 benches" in html
 
 
 @pytest.mark.parametrize(
