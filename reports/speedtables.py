@@ -1,0 +1,132 @@
+"""The tables of measured times: speed-ups of the whole call first, then phase by phase."""
+
+from __future__ import annotations
+
+import math
+
+from reports import text
+from reports.cell import Series
+from reports.ranktable import name_cell
+from reports.summary import Summary
+from reports.tables import Cell, Column, Table
+from reports.timing import PHASES, TITLES, Board, Phase, Timed, conditions
+
+ROOMY = 3
+"""Workloads up to which a column has room for milliseconds."""
+TONES = {"faster": "better", "slower": "worse"}
+
+
+def ranked(summary: Summary, board: Board) -> Table | None:
+    """Rows best first, one column a workload; of a single workload its phases."""
+    if not board.works:
+        return None
+    if len(board.works) == 1:
+        only = by_phase(summary, board, board.works[0])
+        return Table("speed", "Speed-up over dense", only.columns, only.rows, only.note)
+    columns = [Column("Method", numeric=False)]
+    for work in board.works:
+        title, _, sizes = board.names[work].partition(", ")
+        columns.append(Column(title, sizes or "end to end"))
+    rows = [
+        [name_cell(row), *(_whole(summary, board, row, work) for work in board.works)]
+        for row in board.rows
+    ]
+    order = "Rows by the geometric mean over the workloads; between two methods nothing is tested."
+    title = "Speed-up over dense, end to end"
+    return Table("speed", title, columns, rows, f"{_said(board)} {order} {NOTE}")
+
+
+def by_phase(summary: Summary, board: Board, work: str) -> Table:
+    """One workload: rows fastest first, phases as columns; columns without a number are absent."""
+    timed = board.of(work)
+    others = [r for r in board.rows if board.get(r, work) is None]
+    columns = [Column("Method", numeric=False)]
+    columns += [Column(TITLES[phase], "speed-up, 95 % CI, ms") for phase in PHASES]
+    columns += [
+        Column("Of FLOPs", "prefill: realisation, 95 % CI, of the ratio"),
+        Column("Selection", "ms"),
+        Column("Rate", "samples/s"),
+        Column("KV cache", "MiB, whole batch"),
+        Column("Peak", "MiB allocated"),
+        Column("Energy", "J a sample above idle"),
+        Column("Same answers", "as alone"),
+        Column("n", "rounds"),
+    ]
+    rows = [_row(entry) for entry in timed]
+    used = [i for i in range(len(columns)) if i == 0 or any(r[i].main != text.GAP for r in rows)]
+    rows += [
+        [name_cell(r), _missing(summary, r, work), *[Cell(text.GAP)] * (len(columns) - 2)]
+        for r in others
+    ]
+    kept = [[row[i] for i in used] for row in rows]
+    number = board.works.index(work) + 1
+    note = f"{conditions(timed)}. {NOTE}"
+    name = f"times-{number}"
+    return Table(name, board.names[work].capitalize(), [columns[i] for i in used], kept, note)
+
+
+def _said(board: Board) -> str:
+    return f"{conditions(list(board.at.values()))}."
+
+
+def _whole(summary: Summary, board: Board, series: Series, work: str) -> Cell:
+    entry = board.get(series, work)
+    if entry is None or entry.whole is None:
+        return _missing(summary, series, work)
+    roomy = len(board.works) <= ROOMY
+    found = _gain(entry, "end_to_end")
+    if roomy:
+        return found
+    return Cell(found.main, sub=found.ci, tone=found.tone, sort=found.sort)
+
+
+def _missing(summary: Summary, series: Series, work: str) -> Cell:
+    """Why there is no time: it failed, or was not reached."""
+    status = summary.cell(series, work).status
+    return Cell("failed", tone="failed") if status == "failed" else Cell("not timed", tone="gap")
+
+
+def _row(entry: Timed) -> list[Cell]:
+    whole = entry.phases.get("end_to_end")
+    chosen = entry.phases.get("selection")
+    row = [name_cell(entry.series), *(_gain(entry, phase) for phase in PHASES)]
+    row.append(_realised(entry.phases.get("prefill")))
+    for value, places in (
+        (chosen.median if chosen else math.nan, 2),
+        (entry.samples_per_s, 2),
+        (whole.kv_mib if whole else math.nan, 1),
+        (whole.peak_mib if whole else math.nan, 0),
+        (entry.joules, 1),
+    ):
+        row.append(Cell(text.number(value, places), sort=value))
+    row.append(Cell(text.percent(entry.agreement), sort=entry.agreement))
+    row.append(Cell(text.number(entry.rounds, 0), sort=entry.rounds))
+    return row
+
+
+def _gain(entry: Timed, phase: str) -> Cell:
+    """Speed-up with its interval, milliseconds below; dense, which is 1, has milliseconds alone."""
+    found = entry.phases.get(phase)
+    if found is None or math.isnan(found.median):
+        return Cell(text.GAP)
+    ms = f"{text.number(found.median, 1)} ms"
+    if math.isnan(found.speedup):
+        return Cell("1×" if entry.series.is_reference else text.GAP, sub=ms, sort=1.0)
+    ci = text.interval(found.speedup_low, found.speedup_high, 2)
+    tone = TONES.get(found.verdict, "")
+    return Cell(f"{text.number(found.speedup, 2)}×", ci, sub=ms, tone=tone, sort=found.speedup)
+
+
+def _realised(phase: Phase | None) -> Cell:
+    if phase is None or math.isnan(phase.realisation):
+        return Cell(text.GAP)
+    ci = text.interval(phase.realisation_low, phase.realisation_high, 2)
+    of = f"of {text.number(phase.flops_ratio, 2)}×"
+    return Cell(text.number(phase.realisation, 2), ci, sub=of, sort=phase.realisation)
+
+
+NOTE = (
+    "Speed-up: dense's median over the method's, 95 % interval over whole rounds, run in turn in "
+    "one process. In colour where the interval leaves out 1; row by row, not corrected for their "
+    "number."
+)

@@ -1,0 +1,225 @@
+"""The sections and sentences of measured times, the first screen first."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from reports import breakeven, speedfigure, speedtables, style, tables, text, timing, waterfall
+from reports.section import Section
+from reports.summary import Summary
+from reports.timing import Board, Timed
+
+MOST_OPEN, MOST_NAMES = 2, 3
+NOTHING = "Nothing has been timed (yet)."
+FAILURES = "These have no numbers anywhere in this report; nothing stands in for them."
+
+
+def sections(summary: Summary, folder: Path) -> list[Section]:
+    """Speed-ups first; then phases, where the time goes, and where it pays."""
+    entries = timing.timed(summary)
+    board = timing.board(summary, entries)
+    if not board.works:
+        found = [Section("speed", "Speed-up over dense", NOTHING)]
+    else:
+        mark = timing.watermark(entries) or summary.is_mini_model
+        with style.context():
+            found = _measured(summary, board, folder, mark)
+    failed = tables.failures(summary)
+    if failed is not None:
+        found.append(Section("failures", "Failed and missing times", FAILURES, (), (failed,)))
+    return found
+
+
+def _measured(summary: Summary, board: Board, folder: Path, mark: bool | str) -> list[Section]:
+    drawn = speedfigure.draw(board, folder, mark)
+    maps = breakeven.draw(summary, board, folder, mark)
+    falls = waterfall.draw(board, folder, mark)
+    ranked, pays = speedtables.ranked(summary, board), breakeven.table(board)
+    found = [Section("speed", "Speed-up over dense", "", (drawn,) if drawn else (),
+                     (ranked,) if ranked else (), first=True)]  # fmt: skip
+    if maps is not None:
+        said = breakeven.finding(board)
+        found.append(Section("breakeven", "Where a method beats dense", said, (maps,),
+                             (pays,) if pays else ()))  # fmt: skip
+    if len(board.works) > 1:
+        found.append(_phases(summary, board))
+    if falls is not None:
+        said = waterfall.finding(board)
+        none = "No method differs from dense beyond the interval: there is nothing to explain."
+        found.append(Section("waterfall", "Where the time goes", said or none, (falls,),
+                             folded=not said))  # fmt: skip
+    return found
+
+
+def _phases(summary: Summary, board: Board) -> Section:
+    """One table a workload, closed where they are many."""
+    found = tuple(speedtables.by_phase(summary, board, work) for work in board.works)
+    said = _phase_finding(board)
+    return Section("phases", "Phase by phase", said, (), found, folded=len(found) > MOST_OPEN)
+
+
+def _phase_finding(board: Board) -> str:
+    """How much of the saving in FLOPs became time in the prompt, at most and at least."""
+    known = [
+        (entry, phase)
+        for entry in board.at.values()
+        if not (entry.series.is_reference or entry.series.is_control)
+        and (phase := entry.phases.get("prefill")) is not None
+        and not math.isnan(phase.realisation)
+    ]
+    if not known:
+        return ""
+    parts = []
+    for pick, word in ((max, "most"), (min, "least")):
+        entry, phase = pick(known, key=lambda one: one[1].realisation)
+        ci = text.interval(phase.realisation_low, phase.realisation_high, 2)
+        share = f"{text.number(phase.realisation, 2)} {ci}".rstrip()
+        of = f"of {text.number(phase.flops_ratio, 2)}×"
+        where = f" on {board.names[entry.workload]}" if len(board.works) > 1 else ""
+        parts.append(f"{word} {name(entry)}{where} ({share} {of})")
+    return f"Of its FLOPs ratio, the prefill realises {'; '.join(dict.fromkeys(parts))}."
+
+
+def name(entry: Timed) -> str:
+    """How sentences call a row."""
+    return entry.series.short or entry.series.label
+
+
+def sentences(board: Board) -> list[str]:
+    """Who is fastest, what is faster than dense and what is not, and what FLOPs had promised."""
+    found = [_leader(board), *_settled(board), _promised(board), _best_backend(board)]
+    return [one for one in found if one]
+
+
+def _methods(board: Board, work: str) -> list[Timed]:
+    """Methods with a speed-up on a workload, fastest first; controls only where nothing else is."""
+    known = [e for e in board.of(work) if not e.series.is_reference and e.speedup == e.speedup]
+    return [e for e in known if not e.series.is_control] or known
+
+
+def _leader(board: Board) -> str:
+    """The fastest method of the slowest workload, and of how many others it is the fastest too."""
+    if not board.works:
+        return ""
+    work = waterfall.longest(board)
+    known = _methods(board, work)
+    if not known:
+        return ""
+    best, low = known[0], known[0].phases["end_to_end"].speedup_low
+    said = f"On {board.names[work]}, {name(best)} is fastest: {best.phases['end_to_end'].gain}"
+    near = [name(e) for e in known[1:] if e.phases["end_to_end"].speedup_high >= low]
+    if near:
+        named = near if len(near) <= MOST_NAMES else [text.plural(len(near), "other method")]
+        said += f"; the interval{'s' * (len(near) > 1)} of {text.listing(named)} "
+        said += f"reach{'es' * (len(near) == 1)} into its own"
+    also = [w for w in board.works if (m := _methods(board, w)) and m[0].series == best.series]
+    if len(board.works) > 1:
+        said += f". It is the fastest on {len(also)} of {len(board.works)} workloads"
+    return said + "."
+
+
+def _settled(board: Board) -> list[str]:
+    """Counts, and by name what is slower and what is open."""
+    told: dict[str, list[Timed]] = {}
+    for work in board.works:
+        for entry in board.of(work):
+            whole = entry.whole
+            plain = entry.series.is_reference or entry.series.is_control
+            if whole is not None and whole.verdict and not plain:
+                told.setdefault(whole.verdict, []).append(entry)
+    count = sum(map(len, told.values()))
+    if not count:
+        return []
+    said = f"Faster than dense beyond the interval: {len(told.get('faster', []))} of {count} times"
+    for word, phrase in (("slower", "slower"), ("open", "neither")):
+        if word in told:
+            said += f"; {phrase}: {_named(board, told[word])}"
+    return [said + "."]
+
+
+def _named(board: Board, entries: list[Timed]) -> str:
+    where = len(board.works) > 1
+    parts = [
+        f"{name(e)}{f' on {board.names[e.workload]}' if where else ''} "
+        f"({e.phases['end_to_end'].gain})"
+        for e in sorted(entries, key=lambda e: e.speedup)
+    ]
+    more = f" and {len(parts) - MOST_NAMES} more" if len(parts) > MOST_NAMES else ""
+    return "; ".join(parts[:MOST_NAMES]) + more
+
+
+def _promised(board: Board) -> str:
+    """What became of the saving in FLOPs, of the fastest method of the slowest workload."""
+    known = _methods(board, waterfall.longest(board)) if board.works else []
+    if not known:
+        return ""
+    whole = known[0].phases["end_to_end"]
+    if math.isnan(whole.flops_ratio):
+        return ""
+    return (
+        f"FLOPs promise {text.number(whole.flops_ratio, 2)}× for {name(known[0])} there; "
+        f"{text.number(whole.speedup, 2)}× became time."
+    )
+
+
+def _best_backend(board: Board) -> str:
+    """Under a backend that is not dense's best, how many methods beat dense at its best."""
+    known = [
+        (e, whole.vs_best)
+        for work in board.works
+        for e in _methods(board, work)
+        if (whole := e.whole) is not None and not math.isnan(whole.vs_best)
+    ]
+    if not known:
+        return ""
+    fast = sum(ratio > 1 for _, ratio in known)
+    best, ratio = max(known, key=lambda one: one[1])
+    return (
+        f"These times are not at dense's best backend: against that, {fast} of {len(known)} are "
+        f"faster, at best {name(best)} with {text.number(ratio, 2)}× (medians)."
+    )
+
+
+def opening(summary: Summary, board: Board) -> str:
+    """One plain sentence of what was timed."""
+    models = text.listing(list(dict.fromkeys(s.model for s in summary.series if s.model)))
+    device = str(summary.run.get("device_name") or "an unnamed device")
+    rows = text.plural(len([s for s in summary.series if not s.is_reference]), "method")
+    works = text.plural(len(board.works), "workload")
+    total = sum(cell.status != "missing" for cell in summary.cells.values())
+    done = f"{summary.count('done')} of {text.plural(total, 'cell')} done"
+    failed = f", {summary.count('failed')} failed" if summary.count("failed") else ""
+    what = f"Measured times of {rows} against dense on {works}"
+    return f"{what}, model {models}, on {device}: {done}{failed}."
+
+
+READING = (
+    ("Time", "is the median over rounds of one call for the whole batch."),
+    (
+        "Speed-up",
+        "is dense's median over the method's. Both ran in the same process on the same weights, in "
+        "turn; the 95 % interval draws whole rounds again. Above 1 the method is faster. Each row "
+        "is read by itself: “faster” and “slower” are not corrected for the number of rows.",
+    ),
+    (
+        "Phases",
+        "vision is tower and projector, prefill from there to the first token, decode all later "
+        "tokens. End to end is the host's clock around the whole call; preparing the prompt is "
+        "not in it.",
+    ),
+    (
+        "FLOPs ratio and realisation",
+        "are dense's FLOPs over the method's in the same phase (convention causal), and speed-up "
+        "over that: 1 when the whole saving became time, and 1 / FLOPs ratio when none of it did. "
+        "Its interval is the speed-up's: FLOPs are counted.",
+    ),
+    ("Break-even", "counts only where the whole interval of the speed-up lies above 1."),
+    (
+        "Answers",
+        "of a batch are compared with the same rows alone; a share below 100 % names rows that "
+        "differ at numeric ties. A batch that answers wrongly is a failed cell.",
+    ),
+    ("A dash", "means not measured, never zero."),
+)
+"""How to read the report of a timing run."""
