@@ -10,6 +10,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
+from matplotlib.patches import Rectangle
 
 from reports import text
 from reports.cell import Series
@@ -27,7 +28,7 @@ COLOURS = LinearSegmentedColormap.from_list("speed", [
     (1, to_rgba(FASTER, STRONGEST)),
 ])  # fmt: skip
 MARKS = {"faster": "▲ ", "slower": "▼ "}
-MOST_ROWS = 40
+MOST_ROWS, MOST_NAMES = 40, 6
 WIDTH, HEIGHT = 0.74, 0.26  # inches of a cell
 HEADER = ("model", "label", "n_image", "batch", "n_out", "n_text", "speedup", "ci_low", "ci_high")
 HEADER += ("status",)
@@ -110,25 +111,36 @@ def _verdict(entry: Timed | None) -> str:
 
 
 def finding(board: Board) -> str:
-    """In how many measured places methods are faster, and which is so everywhere or nowhere."""
-    told: dict[Series, list[Timed]] = {}
+    """Which methods are faster in every place measured, in some, in none; controls left out."""
+    groups: dict[str, list[str]] = {"every": [], "some": [], "none": []}
+    gains: list[Timed] = []
     for series in board.methods:
         known = [e for work in board.works if (e := board.get(series, work)) and _verdict(e)]
-        if known and not series.is_control:
-            told[series] = known
-    places = [e for known in told.values() for e in known]
-    if not places:
-        return ""
-    fast = [e for e in places if _verdict(e) == "faster"]
-    said = f"Methods are faster than dense in {len(fast)} of {len(places)} measured places"
-    missed = [e for e in places if _verdict(e) != "faster"]
-    if fast:
-        best = max(fast, key=lambda e: e.speedup)
-        said += f", most {_at(board, best)}"
-    if missed:
-        worst = min(missed, key=lambda e: e.speedup)
-        said += f"; least {_at(board, worst)}"
-    return said + "."
+        if not known or series.is_control:
+            continue
+        fast = [e for e in known if _verdict(e) == "faster"]
+        name = series.short or series.label
+        if len(fast) == len(known) == len(board.works):
+            gains += fast
+            groups["every"].append(name)
+        elif fast:
+            groups["some"].append(f"{name} ({len(fast)} of {len(known)})")
+        else:
+            groups["none"].append(name)
+    parts = []
+    if groups["every"]:
+        least = _at(board, min(gains, key=lambda e: e.speedup))
+        parts.append(f"everywhere measured {_cut(groups['every'])} (at least {least})")
+    if groups["some"]:
+        parts.append(f"in some places {_cut(groups['some'])}")
+    if groups["none"]:
+        parts.append(f"nowhere {_cut(groups['none'])}")
+    return f"Faster than dense: {'; '.join(parts)}." if parts else ""
+
+
+def _cut(names: list[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return text.listing([*names[:MOST_NAMES], f"{more} more"] if more > 0 else names)
 
 
 def _at(board: Board, entry: Timed) -> str:
@@ -201,8 +213,8 @@ def _panel(
         fmt="", annot_kws={"color": INK}, linewidths=1, linecolor=PAPER, cbar=False,
         xticklabels=False, yticklabels=False,
     )  # fmt: skip
-    axes.patch.set(hatch="////", edgecolor=GRID, linewidth=0)  # below what was not measured
     for y, x in np.argwhere(np.isnan(values)):
+        axes.add_patch(Rectangle((x, y), 1, 1, fill=False, hatch="////", edgecolor=GRID, lw=0))
         axes.text(x + 0.5, y + 0.5, words[y][x], ha="center", va="center", color=MUTED,
                   style="italic")  # fmt: skip
     one = sizes(board)

@@ -13,27 +13,38 @@ from reports.timing import PHASES, TITLES, Board, Phase, Timed, conditions
 
 ROOMY = 3
 """Workloads up to which a column has room for milliseconds."""
+MAIN = ("Method", "End to end", "Prefill", "Decode", "Of FLOPs", "KV cache")
+"""Columns of the first screen of a single workload."""
 TONES = {"faster": "better", "slower": "worse"}
 
 
 def ranked(summary: Summary, board: Board) -> Table | None:
-    """Rows best first, one column a workload; of a single workload its phases."""
+    """Rows best first, one column a workload; of a single workload its main phases."""
     if not board.works:
         return None
     if len(board.works) == 1:
-        only = by_phase(summary, board, board.works[0])
-        return Table("speed", "Speed-up over dense", only.columns, only.rows, only.note)
+        return _single(summary, board, board.works[0])
     columns = [Column("Method", numeric=False)]
     for work in board.works:
         title, _, sizes = board.names[work].partition(", ")
-        columns.append(Column(title, sizes or "end to end"))
+        columns.append(Column(title, sizes))
     rows = [
         [name_cell(row), *(_whole(summary, board, row, work) for work in board.works)]
         for row in board.rows
     ]
     order = "Rows by the geometric mean over the workloads; between two methods nothing is tested."
-    title = "Speed-up over dense, end to end"
-    return Table("speed", title, columns, rows, f"{_said(board)} {order} {NOTE}")
+    note = f"{conditions(list(board.at.values()))}. {order} {NOTE}"
+    return Table("speed", "Speed-up over dense, end to end", columns, rows, note)
+
+
+def _single(summary: Summary, board: Board, work: str) -> Table:
+    """What the whole call gains, and by which phase."""
+    whole = by_phase(summary, board, work)
+    titles = [column.title for column in whole.columns]
+    kept = [titles.index(title) for title in MAIN if title in titles]
+    columns = [whole.columns[i] for i in kept]
+    rows = [[row[i] for i in kept] for row in whole.rows]
+    return Table("speed", f"Speed-up over dense, {board.names[work]}", columns, rows, whole.note)
 
 
 def by_phase(summary: Summary, board: Board, work: str) -> Table:
@@ -41,9 +52,9 @@ def by_phase(summary: Summary, board: Board, work: str) -> Table:
     timed = board.of(work)
     others = [r for r in board.rows if board.get(r, work) is None]
     columns = [Column("Method", numeric=False)]
-    columns += [Column(TITLES[phase], "speed-up, 95 % CI, ms") for phase in PHASES]
+    columns += [Column(TITLES[phase], "speed-up, ms") for phase in PHASES]
     columns += [
-        Column("Of FLOPs", "prefill: realisation, 95 % CI, of the ratio"),
+        Column("Of FLOPs", "prefill, realised"),
         Column("Selection", "ms"),
         Column("Rate", "samples/s"),
         Column("KV cache", "MiB, whole batch"),
@@ -63,10 +74,6 @@ def by_phase(summary: Summary, board: Board, work: str) -> Table:
     note = f"{conditions(timed)}. {NOTE}"
     name = f"times-{number}"
     return Table(name, board.names[work].capitalize(), [columns[i] for i in used], kept, note)
-
-
-def _said(board: Board) -> str:
-    return f"{conditions(list(board.at.values()))}."
 
 
 def _whole(summary: Summary, board: Board, series: Series, work: str) -> Cell:

@@ -10,7 +10,7 @@ from reports.section import Section
 from reports.summary import Summary
 from reports.timing import Board, Timed
 
-MOST_OPEN, MOST_NAMES = 2, 3
+MOST_NAMES = 3
 NOTHING = "Nothing has been timed (yet)."
 FAILURES = "These have no numbers anywhere in this report; nothing stands in for them."
 
@@ -42,8 +42,7 @@ def _measured(summary: Summary, board: Board, folder: Path, mark: bool | str) ->
         said = breakeven.finding(board)
         found.append(Section("breakeven", "Where a method beats dense", said, (maps,),
                              (pays,) if pays else ()))  # fmt: skip
-    if len(board.works) > 1:
-        found.append(_phases(summary, board))
+    found.append(_phases(summary, board))
     if falls is not None:
         said = waterfall.finding(board)
         none = "No method differs from dense beyond the interval: there is nothing to explain."
@@ -53,10 +52,10 @@ def _measured(summary: Summary, board: Board, folder: Path, mark: bool | str) ->
 
 
 def _phases(summary: Summary, board: Board) -> Section:
-    """One table a workload, closed where they are many."""
+    """One table a workload, closed: the first screen has what they come to."""
     found = tuple(speedtables.by_phase(summary, board, work) for work in board.works)
     said = _phase_finding(board)
-    return Section("phases", "Phase by phase", said, (), found, folded=len(found) > MOST_OPEN)
+    return Section("phases", "Phase by phase", said, (), found, folded=True)
 
 
 def _phase_finding(board: Board) -> str:
@@ -88,7 +87,9 @@ def name(entry: Timed) -> str:
 
 def sentences(board: Board) -> list[str]:
     """Who is fastest, what is faster than dense and what is not, and what FLOPs had promised."""
-    found = [_leader(board), *_settled(board), _promised(board), _best_backend(board)]
+    if not board.works:
+        return []
+    found = _leader(board), _settled(board), _best_backend(board)
     return [one for one in found if one]
 
 
@@ -100,26 +101,25 @@ def _methods(board: Board, work: str) -> list[Timed]:
 
 def _leader(board: Board) -> str:
     """The fastest method of the slowest workload, and of how many others it is the fastest too."""
-    if not board.works:
-        return ""
     work = waterfall.longest(board)
     known = _methods(board, work)
     if not known:
         return ""
-    best, low = known[0], known[0].phases["end_to_end"].speedup_low
-    said = f"On {board.names[work]}, {name(best)} is fastest: {best.phases['end_to_end'].gain}"
-    near = [name(e) for e in known[1:] if e.phases["end_to_end"].speedup_high >= low]
+    best, whole = known[0], known[0].phases["end_to_end"]
+    said = f"On {board.names[work]}, {name(best)} is fastest: {whole.gain} dense"
+    if not math.isnan(whole.flops_ratio):
+        said += f", where its FLOPs promise {text.number(whole.flops_ratio, 2)}×"
+    near = [name(e) for e in known[1:] if e.phases["end_to_end"].speedup_high >= whole.speedup_low]
     if near:
         named = near if len(near) <= MOST_NAMES else [text.plural(len(near), "other method")]
-        said += f"; the interval{'s' * (len(near) > 1)} of {text.listing(named)} "
-        said += f"reach{'es' * (len(near) == 1)} into its own"
-    also = [w for w in board.works if (m := _methods(board, w)) and m[0].series == best.series]
+        said += f"; not told apart from {text.listing(named)} (the intervals overlap)"
     if len(board.works) > 1:
+        also = [w for w in board.works if (m := _methods(board, w)) and m[0].series == best.series]
         said += f". It is the fastest on {len(also)} of {len(board.works)} workloads"
     return said + "."
 
 
-def _settled(board: Board) -> list[str]:
+def _settled(board: Board) -> str:
     """Counts, and by name what is slower and what is open."""
     told: dict[str, list[Timed]] = {}
     for work in board.works:
@@ -130,12 +130,12 @@ def _settled(board: Board) -> list[str]:
                 told.setdefault(whole.verdict, []).append(entry)
     count = sum(map(len, told.values()))
     if not count:
-        return []
+        return ""
     said = f"Faster than dense beyond the interval: {len(told.get('faster', []))} of {count} times"
     for word, phrase in (("slower", "slower"), ("open", "neither")):
         if word in told:
             said += f"; {phrase}: {_named(board, told[word])}"
-    return [said + "."]
+    return said + "."
 
 
 def _named(board: Board, entries: list[Timed]) -> str:
@@ -147,20 +147,6 @@ def _named(board: Board, entries: list[Timed]) -> str:
     ]
     more = f" and {len(parts) - MOST_NAMES} more" if len(parts) > MOST_NAMES else ""
     return "; ".join(parts[:MOST_NAMES]) + more
-
-
-def _promised(board: Board) -> str:
-    """What became of the saving in FLOPs, of the fastest method of the slowest workload."""
-    known = _methods(board, waterfall.longest(board)) if board.works else []
-    if not known:
-        return ""
-    whole = known[0].phases["end_to_end"]
-    if math.isnan(whole.flops_ratio):
-        return ""
-    return (
-        f"FLOPs promise {text.number(whole.flops_ratio, 2)}× for {name(known[0])} there; "
-        f"{text.number(whole.speedup, 2)}× became time."
-    )
 
 
 def _best_backend(board: Board) -> str:
