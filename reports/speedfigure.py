@@ -15,7 +15,7 @@ from reports.sheet import Drawn, Sheet
 from reports.style import HUES, INK, MARKERS
 from reports.timing import Board, Timed, conditions
 
-MOST_WORKS, MOST_ROWS = 3, 30
+MOST_ROWS = 30
 HEADER = ("workload", "model", "label", "median_ms", "speedup", "ci_low", "ci_high") + (
     "flops_ratio", "realisation",
 )  # fmt: skip
@@ -26,7 +26,7 @@ def draw(board: Board, folder: Path, mark: bool | str) -> Drawn | None:
     rows = [row for row in board.methods if _known(board, row, board.works)]
     if not rows:
         return None
-    works, shown = _chosen(board), rows[:MOST_ROWS]
+    works, shown = board.telling, rows[:MOST_ROWS]
     name = "speedup"
     longest = max(len(row.short or row.label) for row in shown)
     sheet = Sheet(
@@ -54,15 +54,6 @@ def draw(board: Board, folder: Path, mark: bool | str) -> Drawn | None:
 def _known(board: Board, series: Series, works: list[str]) -> list[Timed]:
     found = (board.get(series, work) for work in works)
     return [e for e in found if e is not None and not math.isnan(e.speedup)]
-
-
-def _chosen(board: Board) -> list[str]:
-    """Of many workloads those that take dense shortest, longest and in between."""
-    if len(board.works) <= MOST_WORKS:
-        return board.works
-    slowest = sorted(board.works, key=lambda w: max(e.ms("end_to_end") for e in board.of(w)))
-    picked = {slowest[0], slowest[len(slowest) // 2], slowest[-1]}
-    return [work for work in board.works if work in picked]
 
 
 def _points(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import geometric_mean
 
 from reports import text
 from reports.cell import Series
@@ -11,30 +12,54 @@ from reports.summary import Summary
 from reports.tables import Cell, Column, Table
 from reports.timing import PHASES, TITLES, Board, Phase, Timed, conditions
 
-ROOMY = 3
-"""Workloads up to which a column has room for milliseconds."""
 MAIN = ("Method", "End to end", "Prefill", "Decode", "Of FLOPs", "KV cache")
 """Columns of the first screen of a single workload."""
 TONES = {"faster": "better", "slower": "worse"}
 
 
 def ranked(summary: Summary, board: Board) -> Table | None:
-    """Rows best first, one column a workload; of a single workload its main phases."""
+    """Rows best first, one column a workload; of a single workload its main phases.
+
+    Of many workloads the page shows the telling ones and the mean, the others on demand.
+    """
     if not board.works:
         return None
     if len(board.works) == 1:
         return _single(summary, board, board.works[0])
     columns = [Column("Method", numeric=False)]
-    for work in board.works:
+    many = len(board.works) > len(board.telling)
+    if many:
+        columns.append(Column("Mean", f"geometric, range over {len(board.works)} workloads"))
+    for work in (works := _ordered(board)):
         title, _, sizes = board.names[work].partition(", ")
-        columns.append(Column(title, sizes))
-    rows = [
-        [name_cell(row), *(_whole(summary, board, row, work) for work in board.works)]
-        for row in board.rows
-    ]
+        columns.append(Column(title, sizes, fold=work not in board.telling))
+    rows = []
+    for row in board.rows:
+        mean = [_mean(board, row)] if many else []
+        cells = [_whole(summary, board, row, work) for work in works]
+        rows.append([name_cell(row), *mean, *cells])
     order = "Rows by the geometric mean over the workloads; between two methods nothing is tested."
     note = f"{conditions(list(board.at.values()))}. {order} {NOTE}"
     return Table("speed", "Speed-up over dense, end to end", columns, rows, note)
+
+
+def _ordered(board: Board) -> list[str]:
+    """The telling workloads first, where they are not all."""
+    return [*board.telling, *(work for work in board.works if work not in board.telling)]
+
+
+def _mean(board: Board, series: Series) -> Cell:
+    """Over the workloads that have a time, with their number where one has none."""
+    gains = [e.speedup for work in board.works if (e := board.get(series, work))]
+    gains = [gain for gain in gains if gain > 0]
+    if not gains:
+        return Cell(text.GAP, tone="gap")
+    if series.is_reference and set(gains) == {1.0}:
+        return Cell("1×", sort=1.0)
+    mean = geometric_mean(gains)
+    spread = f"{text.number(min(gains), 2)} to {text.number(max(gains), 2)}"
+    of = "" if len(gains) == len(board.works) else f"{len(gains)} of {len(board.works)}"
+    return Cell(f"{text.number(mean, 2)}×", sub=spread, note=of, sort=mean)
 
 
 def _single(summary: Summary, board: Board, work: str) -> Table:
@@ -73,18 +98,14 @@ def by_phase(summary: Summary, board: Board, work: str) -> Table:
     number = board.works.index(work) + 1
     note = f"{conditions(timed)}. {NOTE}"
     name = f"times-{number}"
-    return Table(name, board.names[work].capitalize(), [columns[i] for i in used], kept, note)
+    return Table(name, board.names[work], [columns[i] for i in used], kept, note)
 
 
 def _whole(summary: Summary, board: Board, series: Series, work: str) -> Cell:
     entry = board.get(series, work)
     if entry is None or entry.whole is None:
         return _missing(summary, series, work)
-    roomy = len(board.works) <= ROOMY
-    found = _gain(entry, "end_to_end")
-    if roomy:
-        return found
-    return Cell(found.main, sub=found.ci, tone=found.tone, sort=found.sort)
+    return _gain(entry, "end_to_end")
 
 
 def _missing(summary: Summary, series: Series, work: str) -> Cell:

@@ -101,14 +101,14 @@ def _methods(board: Board, work: str) -> list[Timed]:
 
 def _leader(board: Board) -> str:
     """The fastest method of the slowest workload, and of how many others it is the fastest too."""
-    work = waterfall.longest(board)
+    work = board.slowest
     known = _methods(board, work)
     if not known:
         return ""
     best, whole = known[0], known[0].phases["end_to_end"]
-    said = f"On {board.names[work]}, {name(best)} is fastest: {whole.gain} dense"
+    said = f"On {board.names[work]}, {name(best)} is fastest: {whole.gain} over dense end to end"
     if not math.isnan(whole.flops_ratio):
-        said += f", where its FLOPs promise {text.number(whole.flops_ratio, 2)}×"
+        said += f", where FLOPs promise {text.number(whole.flops_ratio, 2)}×"
     near = [name(e) for e in known[1:] if e.phases["end_to_end"].speedup_high >= whole.speedup_low]
     if near:
         named = near if len(near) <= MOST_NAMES else [text.plural(len(near), "other method")]
@@ -139,14 +139,18 @@ def _settled(board: Board) -> str:
 
 
 def _named(board: Board, entries: list[Timed]) -> str:
-    where = len(board.works) > 1
-    parts = [
-        f"{name(e)}{f' on {board.names[e.workload]}' if where else ''} "
-        f"({e.phases['end_to_end'].gain})"
-        for e in sorted(entries, key=lambda e: e.speedup)
-    ]
-    more = f" and {len(parts) - MOST_NAMES} more" if len(parts) > MOST_NAMES else ""
-    return "; ".join(parts[:MOST_NAMES]) + more
+    """Methods with their lowest speed-up, and on how many workloads where it is not the only one."""
+    found: dict[str, list[Timed]] = {}
+    for entry in sorted(entries, key=lambda e: e.speedup):
+        found.setdefault(name(entry), []).append(entry)
+    parts = []
+    for who, known in found.items():
+        gain = known[0].phases["end_to_end"].gain
+        on = f" on {board.names[known[0].workload]}" if len(board.works) > 1 else ""
+        many = f" on {len(known)} workloads, lowest {gain}{on}" if len(known) > 1 else ""
+        parts.append(f"{who}{many or f'{on} ({gain})'}")
+    more = f" and {text.plural(len(parts) - MOST_NAMES, 'more method')}"
+    return "; ".join(parts[:MOST_NAMES]) + (more if len(parts) > MOST_NAMES else "")
 
 
 def _best_backend(board: Board) -> str:

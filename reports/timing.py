@@ -15,6 +15,8 @@ NAN = math.nan
 PHASES = ("end_to_end", "prefill", "decode", "vision")
 TITLES = {"end_to_end": "End to end", "prefill": "Prefill", "decode": "Decode", "vision": "Vision"}
 WATERMARKS = ("busy", "throttled")
+MOST_WORKS = 3
+"""Workloads for which a first look has room."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,26 @@ class Board:
         """The rows that were timed on a workload, fastest first."""
         found = [e for row in self.rows if (e := self.get(row, work)) is not None]
         return sorted(found, key=lambda e: -e.speedup if e.speedup == e.speedup else math.inf)
+
+    @property
+    def slowest(self) -> str:
+        """The workload that takes dense longest: where a saving shows most."""
+        return max(self.works, key=self._longest)
+
+    @property
+    def telling(self) -> list[str]:
+        """All workloads; of many those that take dense shortest, longest and in between."""
+        if len(self.works) <= MOST_WORKS:
+            return self.works
+        ordered = sorted(self.works, key=self._longest)
+        picked = {ordered[0], ordered[len(ordered) // 2], ordered[-1]}
+        return [work for work in self.works if work in picked]
+
+    def _longest(self, work: str) -> float:
+        """Milliseconds of dense; of the slowest row where dense has none."""
+        found = self.of(work)
+        dense = [e.ms("end_to_end") for e in found if e.series.is_reference]
+        return max(dense or [e.ms("end_to_end") for e in found], default=0.0)
 
     @property
     def methods(self) -> list[Series]:

@@ -67,14 +67,9 @@ def _is_dense_of(dense: Timed, entry: Timed) -> bool:
     return dense.series.is_reference and found == place
 
 
-def longest(board: Board) -> str:
-    """The workload that takes dense longest: where a saving shows most."""
-    return max(board.works, key=lambda w: max((e.ms("end_to_end") for e in board.of(w)), default=0))
-
-
 def explained(board: Board) -> list[tuple[Timed, dict[str, float]]]:
     """The steps of the methods that differ from dense there, fastest first."""
-    work = longest(board)
+    work = board.slowest
     known = all_steps(board.of(work))
     return [(e, found) for e, found in known if e.phases["end_to_end"].verdict in DIFFER]
 
@@ -106,7 +101,7 @@ def draw(board: Board, folder: Path, mark: bool | str) -> Drawn | None:
     known = [one for work in board.works for one in all_steps(board.of(work))]
     if not known:
         return None
-    work = longest(board)
+    work = board.slowest
     shown = (explained(board) or [one for one in known if one[0].workload == work])[:MOST]
     if not shown:
         return None
