@@ -98,7 +98,10 @@ def _front(
     said = findings.front(summary, chances)
     found = (table,) if table else ()
     about = f"{fronts.INTRO} {chances.resamples:.0f} bootstrap draws." if table else ""
-    return Section("pareto", "Accuracy against cost", said, drawn, found, folded=True, about=about)
+    closed = bool(found)  # the table, not the figure
+    return Section(
+        "pareto", "Accuracy against cost", said, drawn, found, folded=closed, about=about
+    )
 
 
 def _benches(summary: Summary, heat: Drawn | None) -> Section | None:

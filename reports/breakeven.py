@@ -30,8 +30,10 @@ COLOURS = LinearSegmentedColormap.from_list("speed", [
 MARKS = {"faster": "▲ ", "slower": "▼ "}
 MOST_ROWS, MOST_NAMES = 40, 6
 WIDTH, HEIGHT = 0.74, 0.26  # inches of a cell
-HEADER = ("model", "label", "n_image", "batch", "n_out", "n_text", "speedup", "ci_low", "ci_high")
-HEADER += ("status",)
+SIDE_BY_SIDE = 6  # columns of panels that a page has room for beside each other
+HEADER = ("model", "label", "n_image", "batch", "n_out", "n_text", "speedup", "ci_low") + (
+    "ci_high", "status",
+)  # fmt: skip
 
 Setting = tuple[float, float, float]
 """Batch, new tokens, text tokens: what stays while image tokens grow."""
@@ -163,7 +165,7 @@ def draw(summary: Summary, board: Board, folder: Path, mark: bool | str) -> Draw
     sheet = Sheet(
         "breakeven", len(panels), width=left + 0.2 + max(2.4, WIDTH * most),
         height=0.85 + HEIGHT * len(shown), left=left, bottom=0.5, top=0.35,
-        columns=1 if most > 4 else min(2, len(panels)),
+        columns=1 if most > SIDE_BY_SIDE else min(3, len(panels)),
     )  # fmt: skip
     limit = _limit(board, shown)
     alts = []

@@ -18,7 +18,7 @@ class Section:
     figures: tuple[Drawn, ...] = ()
     tables: tuple[Table, ...] = ()
     folded: bool = False
-    """Whether the tables start closed: for reference, not for the first reading."""
+    """Whether its tables start closed, or its figures where it has no table: for reference."""
     html: str = ""
     """Stands before the figures; what a reader must know stands in the figures as well."""
     about: str = ""

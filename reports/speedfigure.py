@@ -92,7 +92,7 @@ def _gain(entry: Timed) -> str:
 
 def _line(entry: Timed) -> list[object]:
     whole = entry.phases["end_to_end"]
-    numbers = (whole.median, whole.speedup, whole.speedup_low, whole.speedup_high)
-    numbers += (whole.flops_ratio, whole.realisation)
+    numbers = [whole.median, whole.speedup, whole.speedup_low, whole.speedup_high]
+    numbers += [whole.flops_ratio, whole.realisation]
     shown = ["" if math.isnan(n) else n for n in numbers]
     return [entry.workload, entry.series.model, entry.series.label, *shown]

@@ -137,7 +137,7 @@ def _gain(entry: Timed, phase: str) -> Cell:
     found = entry.phases.get(phase)
     if found is None or math.isnan(found.median):
         return Cell(text.GAP)
-    ms = f"{text.number(found.median, 1)} ms"
+    ms = f"{text.number(found.median, 0 if found.median >= 1000 else 1)} ms"
     if math.isnan(found.speedup):
         return Cell("1×" if entry.series.is_reference else text.GAP, sub=ms, sort=1.0)
     ci = text.interval(found.speedup_low, found.speedup_high, 2)

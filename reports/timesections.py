@@ -107,6 +107,9 @@ def _leader(board: Board) -> str:
         return ""
     best, whole = known[0], known[0].phases["end_to_end"]
     said = f"On {board.names[work]}, {name(best)} is fastest: {whole.gain} over dense end to end"
+    said += {"slower": " (slower than dense)", "open": " (not told apart from dense)"}.get(
+        whole.verdict, ""
+    )
     if not math.isnan(whole.flops_ratio):
         said += f", where FLOPs promise {text.number(whole.flops_ratio, 2)}×"
     near = [name(e) for e in known[1:] if e.phases["end_to_end"].speedup_high >= whole.speedup_low]
@@ -120,7 +123,7 @@ def _leader(board: Board) -> str:
 
 
 def _settled(board: Board) -> str:
-    """Counts, and by name what is slower and what is open."""
+    """Pairs of method and workload counted, and by name what is slower and what is open."""
     told: dict[str, list[Timed]] = {}
     for work in board.works:
         for entry in board.of(work):
@@ -131,7 +134,7 @@ def _settled(board: Board) -> str:
     count = sum(map(len, told.values()))
     if not count:
         return ""
-    said = f"Faster than dense beyond the interval: {len(told.get('faster', []))} of {count} times"
+    said = f"Faster than dense beyond the interval: {len(told.get('faster', []))} of {count} pairs"
     for word, phrase in (("slower", "slower"), ("open", "neither")):
         if word in told:
             said += f"; {phrase}: {_named(board, told[word])}"
@@ -139,7 +142,7 @@ def _settled(board: Board) -> str:
 
 
 def _named(board: Board, entries: list[Timed]) -> str:
-    """Methods with their lowest speed-up, and on how many workloads where it is not the only one."""
+    """Methods with their lowest speed-up, and on how many workloads it is one."""
     found: dict[str, list[Timed]] = {}
     for entry in sorted(entries, key=lambda e: e.speedup):
         found.setdefault(name(entry), []).append(entry)
