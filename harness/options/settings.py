@@ -18,6 +18,7 @@ from harness.common import conditions
 from harness.common.errors import UsageError
 from harness.common.roots import DATA
 from harness.options import option, validators
+from harness.options.gpus import parse_gpu
 from harness.options.option import (
     MEASURING,
     ON_BENCHES,
@@ -149,6 +150,14 @@ class Settings:
         help="new tokens of a cost or time",
         jobs=JobKind.COSTS_ONLY | MEASURING,
         record=Record.USED,
+    )
+    gpu: str | None = setting(
+        None,
+        parse_gpu,
+        "NAME|24GiB",
+        help="with --costs-only: the largest batch that fits this GPU, and bounds of its times",
+        jobs=JobKind.COSTS_ONLY,
+        record=Record.SET,
     )
     costs_only: bool = _do(
         False,
