@@ -46,7 +46,7 @@ _free = partial(setting, jobs=~JobKind(0), record=Record.NEVER)
 @dataclass(frozen=True)
 class Settings:
     """Everything a run depends on; `out`, `quiet` and `verbose` are the only ones that cannot
-    change a number, and `margin` changes verdicts only."""
+    change a number; `margin` changes verdicts only, `against` what is shown first."""
 
     methods: tuple[str, ...] = _do(
         (),
@@ -134,6 +134,14 @@ class Settings:
         "finished run derives its tables again",
         jobs=ON_BENCHES,
         record=Record.NEVER,
+    )
+    against: tuple[str, ...] = setting(
+        (),
+        validators.comma_list,
+        "LIST",
+        help="rows that the first table's differences are to (default dense): names or labels",
+        jobs=ON_BENCHES | JobKind.PLOTS_ONLY | JobKind.DERIVE,
+        record=Record.NEVER,  # beside the settings, for the next drawing
     )
     n_text: int = setting(
         58,
