@@ -23,7 +23,9 @@ NUMBERS = ("score", "ok", "n_image", "n_text", "n_out", "kv_vision", "kv", "pref
 def detail(index: Index, bench: str, doc: str) -> dict[str, Any] | None:
     """The document as JSON, None where there is none of this name (or not yet)."""
     with closing(index.connect()) as base:
-        row = base.execute("SELECT * FROM docs WHERE bench = ? AND doc = ?", (bench, doc)).fetchone()
+        row = base.execute(
+            "SELECT * FROM docs WHERE bench = ? AND doc = ?", (bench, doc)
+        ).fetchone()
         if row is None:
             return None
         answers = base.execute("SELECT * FROM answers WHERE doc = ? ORDER BY series", (row["id"],))

@@ -46,7 +46,7 @@ def answers_of(path: Path, notices: list[str]) -> Iterator[dict[str, Any]]:
                 if len(row) != len(header):
                     wrong += bool(row)
                     continue
-                found: dict[str, Any] = {name: "" for name in TEXTS}
+                found: dict[str, Any] = dict.fromkeys(TEXTS, "")
                 found |= {name: row[at] for name, at in place.items() if name in TEXTS}
                 for name in NUMBERS:
                     found[name] = _number(row[place[name]]) if name in place else None
@@ -54,7 +54,9 @@ def answers_of(path: Path, notices: list[str]) -> Iterator[dict[str, Any]]:
     except DAMAGED as error:
         notices.append(f"{path.name}: cannot be read to its end ({error}).")
     if wrong:
-        notices.append(f"{path.name}: {wrong} row(s) that are no record of {SAMPLES.file}, left out.")
+        notices.append(
+            f"{path.name}: {wrong} row(s) that are no record of {SAMPLES.file}, left out."
+        )
 
 
 def _number(text: str) -> float | None:

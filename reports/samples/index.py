@@ -28,7 +28,7 @@ from reports.summary import Summary, summarise
 SCHEMA = """
 CREATE TABLE docs (id INTEGER PRIMARY KEY, bench TEXT, doc TEXT, question TEXT, target TEXT,
     image TEXT, images INTEGER, hay TEXT DEFAULT '', UNIQUE (bench, doc));
-CREATE TABLE series (id INTEGER PRIMARY KEY, ref INTEGER);
+CREATE TABLE series (id INTEGER PRIMARY KEY, ref INTEGER, control INTEGER);
 CREATE TABLE answers (doc INTEGER, series INTEGER, answer TEXT, score REAL, rank REAL,
     ok INTEGER, n_image REAL, n_text REAL, n_out REAL, kv_vision REAL, kv REAL, prefill REAL,
     decode REAL, evidence REAL, PRIMARY KEY (doc, series)) WITHOUT ROWID;
@@ -76,8 +76,8 @@ class Index:
         with closing(self._open()) as base, base:
             base.execute("PRAGMA journal_mode = WAL")
             base.executescript(SCHEMA)
-            pairs = [(i, self.reference(i)) for i in range(len(self.series))]
-            base.executemany("INSERT INTO series VALUES (?, ?)", pairs)
+            pairs = [(i, self.reference(i), s.is_control) for i, s in enumerate(self.series)]
+            base.executemany("INSERT INTO series VALUES (?, ?, ?)", pairs)
 
     def _samples(self, cell_id: str) -> Path | None:
         return stored(self.run / "samples" / f"{cell_id}.csv") if cell_id.isalnum() else None
@@ -103,6 +103,14 @@ class Index:
     def source(self, bench: str) -> documents.Source:
         """Where questions and images of a bench come from."""
         return self._data[bench]
+
+    def image(self, bench: str, doc: str) -> tuple[bytes, str] | str:
+        """Content and media type of a document's image, or why there is none."""
+        with closing(self._open()) as base:
+            row = base.execute(
+                "SELECT image FROM docs WHERE bench = ? AND doc = ?", (bench, doc)
+            ).fetchone()
+        return "No such document." if row is None else self._data[bench].image(doc, row[0] or "")
 
     def stop(self) -> None:
         """Ask the builder to end at the next piece."""
@@ -211,7 +219,7 @@ def _finish(base: sqlite3.Connection, bench: str, lower: bool) -> None:
     low, high = base.execute(
         f"SELECT min(score), max(score) FROM answers WHERE {own}", (bench,)
     ).fetchone()
-    if low is not None and not lower and 0 <= low and high <= 1:
+    if low is not None and not lower and low >= 0 and high <= 1:
         base.execute(f"UPDATE answers SET ok = score >= {RIGHT} WHERE {own}", (bench,))
     said = "(SELECT group_concat(answer, char(10)) FROM answers WHERE answers.doc = docs.id)"
     base.execute(

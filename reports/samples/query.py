@@ -33,11 +33,15 @@ CHANGES = {
 EVIDENCE = {"": "", "any": "a.evidence < 1", "half": "a.evidence < 0.5", "most": "a.evidence < 0.1",
             "all": "a.evidence = 0"}  # fmt: skip
 """How much of the evidence the layers of method a leave out, mean over layers."""
+ANSWERS = "SELECT 1 FROM answers a JOIN series s ON s.id = a.series"
 
 
 @dataclass(frozen=True)
 class Wish:
-    """One list of documents. ``method`` -1 is any; ``against`` -1 is dense on the same model."""
+    """One list of documents.
+
+    ``method`` -1 is any but the controls, ``against`` -1 is dense on the same model.
+    """
 
     bench: str = ""
     words: str = ""
@@ -70,7 +74,7 @@ class Wish:
             parts.append("instr(d.hay, ?) > 0")
             values.append((phrase or word).casefold())
         if self.change == "failed":
-            own = "SELECT 1 FROM answers a WHERE a.doc = d.id AND"
+            own = f"{ANSWERS} WHERE a.doc = d.id AND NOT s.control AND"
             parts.append(f"EXISTS ({own} a.ok = 0) AND NOT EXISTS ({own} a.ok IS NOT 0)")
         asked = [c for c in (CHANGES[self.change], EVIDENCE[self.evidence]) if c]
         if asked:
@@ -81,15 +85,14 @@ class Wish:
 
     def _answer(self) -> tuple[str, list[Any]]:
         """The answers a of the document that are meant, each with the b it is compared with."""
-        text, values = "SELECT 1 FROM answers a JOIN series s ON s.id = a.series", []
+        text, values = ANSWERS, []
         if " b." in f" {CHANGES[self.change]}":
             chosen = "s.ref" if self.against < 0 else "?"
             text += f" JOIN answers b ON b.doc = a.doc AND b.series = {chosen}"
             values += [] if self.against < 0 else [self.against]
-        text += " WHERE a.doc = d.id"
-        if self.method >= 0:
-            text += " AND a.series = ?"
-            values.append(self.method)
+        chosen = "a.series = ?" if self.method >= 0 else "NOT s.control"
+        text += f" WHERE a.doc = d.id AND {chosen}"
+        values += [self.method] if self.method >= 0 else []
         return text, values
 
 
@@ -101,7 +104,9 @@ class Lists:
         self._kept: OrderedDict[tuple[Wish, int], array[int]] = OrderedDict()
         self._lock = Lock()
 
-    def page(self, wish: Wish, start: int, count: int, at: tuple[str, str] | None) -> dict[str, Any]:
+    def page(
+        self, wish: Wish, start: int, count: int, at: tuple[str, str] | None
+    ) -> dict[str, Any]:
         """``total``, the ``rows`` from ``start`` on, and the place of document ``at`` if it is
         among them.
         """

@@ -29,7 +29,6 @@ FILES = {
     "/samples.css": ("samples.css", "text/css"),
     "/overlay.js": ("overlay.js", "text/javascript"),
     "/samples.js": ("samples.js", "text/javascript"),
-    "/sampleslist.js": ("sampleslist.js", "text/javascript"),
 }
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' "
@@ -51,6 +50,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, index: Index, port: int | None) -> None:
         """Port None: the usual one, or any where that is taken. Raises ReportError, one line."""
         self.index, self.lists = index, Lists(index)
+        why = ""
         for number in (PORT, 0) if port is None else (port,):
             try:
                 super().__init__((HOST, number), Handler)
@@ -79,7 +79,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         status, kind, content = self._reply()
         self.send_response(status)
-        self.send_header("Content-Type", kind if kind.startswith("image") else f"{kind}; charset=utf-8")
+        self.send_header(
+            "Content-Type", kind if kind.startswith("image") else f"{kind}; charset=utf-8"
+        )
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-store")
         for name, value in HEADERS.items():

@@ -74,23 +74,25 @@ const overlay = (function () {
     const kinds = sample.kinds, n = kinds.length, states = unpack(method.states, n * method.layers);
     const box = make("article", parent), head = make("p", box, "", "who");
     make("strong", head, method.name).title = method.label;
-    const parts = parted(sample.grids), canvases = parts.map(function () {
+    const none = new Uint8Array(states.length), parts = parted(sample.grids), canvases = parts.map(function () {
       const canvas = make("canvas", box);
       canvas.setAttribute("role", "img");
       return canvas;
     });
     const count = make("p", box, "", "count"), words = make("p", box, "", "words"), spans = [];
     let next = 0;
-    for (let i = 0; i < n; i++) {
+    if (!sample.words.length) words.remove(); /* not kept of this document */
+    else for (let i = 0; i < n; i++) {
       if (kinds[i] === "2") {
         if (i && kinds[i - 1] === "2") continue;
         make("span", words, " ▦ ", "picture");
       } else spans.push([i, make("span", words, (sample.words[next++] || "").replace(/\n/g, " ⏎ "))]);
     }
-    const right = method.score === null ? "" : method.score >= .5 ? " ✓ right" : " ✗ wrong";
+    const known = "ok" in method ? method.ok : method.score === null ? null : method.score >= .5;
+    const right = known === null ? "" : known ? " ✓ right" : " ✗ wrong";
     const answer = make("p", box, "", "answer");
     answer.append("Answer: "); make("q", answer, method.answer); answer.append(right);
-    return function (layer) {
+    return function (layer, plain) {
       const at = Math.min(layer, method.layers - 1) * n, found = [0, 0, 0, 0];
       let images = 0, texts = 0, kept = 0;
       for (let i = 0; i < n; i++) {
@@ -102,7 +104,7 @@ const overlay = (function () {
       count.textContent = said;
       spans.forEach(function (one) { one[1].className = states[at + one[0]] ? "off" : ""; });
       parts.forEach(function (part, i) {
-        draw(canvases[i], part, picture, states, at, sample.evidence);
+        draw(canvases[i], part, picture, plain ? none : states, at, sample.evidence);
         canvases[i].setAttribute("aria-label", method.label + ", layer " + layer + ": " + said);
       });
     };
