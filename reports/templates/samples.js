@@ -1,7 +1,7 @@
 "use strict";
 /* The page of all samples: a list that holds only the rows in sight, and one document at a time. */
 (function () {
-  const HEIGHT = 58, PIECE = 100, KEPT = 8, MOST = 250000; /* a browser's longest page, in rows */
+  const HEIGHT = 58, PIECE = 100, KEPT = 8, LONG = 14, MOST = 250000; /* a browser's longest page, in rows */
   const FIELDS = ["words", "bench", "change", "method", "against", "evidence"];
   const at = id => document.getElementById(id), make = overlay.make;
   const list = at("list"), sheet = at("sheet"), pane = at("detail"), state = at("state");
@@ -47,7 +47,7 @@
     const low = make("span", item, "", "low"), right = row.marks.filter(one => one[1] === 1).length;
     make("span", low, row.bench + "/" + row.doc + (row.question ? " → " + row.target : ""));
     const marks = make("span", low, "", "marks");
-    if (row.marks.length > 14) marks.textContent = right + " of " + row.marks.length + " right";
+    if (run.series.length > LONG) marks.textContent = right + " of " + row.marks.length + " right";
     else row.marks.forEach(one => mark(marks, one));
     marks.setAttribute("aria-label", right + " of " + row.marks.length + " methods right");
     return item;
@@ -100,7 +100,7 @@
   };
 
   /* --- the document --------------------------------------------------------------------- */
-  const share = value => value === null ? "–" : (100 * value).toFixed(value < .1 ? 1 : 0) + " %";
+  const share = value => value === null ? "–" : (100 * value).toFixed(value > 0 && value < .1 ? 1 : 0) + " %";
   const cell = function (row, text, name) { return make("td", row, text === null ? "–" : String(text), name); };
   const table = function (doc, parent) {
     const scale = Math.max(...doc.methods.map(m => m.prefill || 0)) < .1 ? 1000 : 1, unit = scale > 1 ? "GFLOP" : "TFLOP";
@@ -126,6 +126,8 @@
       cell(row, share(m.kv), "num"); cell(row, flops(m.prefill), "num"); cell(row, flops(m.decode), "num");
       cell(row, share(m.evidence), "num");
     });
+  };
+  const caption = function (doc, parent) {
     make("p", parent, "One document, n = 1" + (run.mini || doc.mini ? " (mini)" : "") + ". – is not counted. Score as the bench's first " +
       "metric has it. FLOPs of the language model, causal attention; decode after the first token. KV after the prompt. Evidence: patches " +
       "under the boxes that bear the answer, processed in their own slot.", "caption");
@@ -178,11 +180,15 @@
     back.type = "button"; back.addEventListener("click", close);
     make("h2", path, doc.bench + " / " + doc.doc);
     if (run.mini || doc.mini) make("span", path, "mini", "badge");
-    if (place >= 0) make("span", path, number(place + 1) + " of " + number(total));
+    [["‹", -1, "Previous"], ["›", 1, "Next"]].forEach(function (one) {
+      const button = make("button", path, one[0]);
+      button.type = "button"; button.title = one[2] + " document"; button.addEventListener("click", () => step(one[1]));
+    });
+    make("span", path, place < 0 ? "not in this list" : number(place + 1) + " of " + number(total));
     make("p", pane, doc.question || "The question is not kept in this run.", doc.question ? "question" : "hint");
     const expected = make("p", pane, "Target ", "expected");
     make("b", expected, doc.target || "(none)");
-    table(doc, pane); pictures(doc, pane);
+    table(doc, pane); pictures(doc, pane); caption(doc, pane);
     document.title = doc.bench + "/" + doc.doc + " · " + run.name; document.body.classList.add("open");
   };
   const close = function () { document.body.classList.remove("open"); history.replaceState(null, "", location.pathname + location.search); current = null; paint(); };
@@ -236,6 +242,9 @@
         run.series.forEach(function (one, i) {
           ["method", "against"].forEach(id => { make("option", at(id), one.name).value = i; });
         });
+        const names = run.series.map(one => one.name).join(", ");
+        if (run.series.length <= LONG) at("order").textContent = "● right ○ wrong: " + names;
+        at("order").title = names;
         FIELDS.forEach(name => { if (here.has(name)) at(name).value = here.get(name); });
       }
       if (run.benches.filter(b => b.documents !== null).length !== ready) { await refresh(); if (!current) await open(); }
