@@ -54,22 +54,30 @@ def measure(run: Path, repeats: int) -> list[list[Any]]:
         page = chromium.new_page(viewport={"width": 1400, "height": 900})
         begun = time.perf_counter()
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
-            assert server.stdout is not None
-            address = server.stdout.readline().split(": ", 1)[1].split()[0]
-            memory = [_resident(server.pid)]
-            page.goto(address)
-            page.wait_for_selector("#list a")
-            found = [_row("first rows, from the command", [time.perf_counter() - begun])]
-            page.wait_for_function(f"!{STATE}.includes('reading')")
-            found.append(_row("all answers read, from the command", [time.perf_counter() - begun]))
-            found += _responses(page, address, repeats)
-            memory.append(_resident(server.pid))
-            server.send_signal(signal.SIGINT)
-        heap = [_heap(page)]
+            try:
+                found, memory = _timed(server, page, begun, repeats)
+            finally:
+                server.send_signal(signal.SIGINT)
+        heap = _heap(page)
         chromium.close()
     found += [["server memory, at the start", "MiB", memory[0], "", 1]]
     found += [["server memory, at the end", "MiB", memory[1], "", 1]]
-    return [*found, ["page memory, at the end", "MiB", heap[0], "", 1]]
+    return [*found, ["page memory, at the end", "MiB", heap, "", 1]]
+
+
+def _timed(
+    server: subprocess.Popen[str], page: Any, begun: float, repeats: int
+) -> tuple[list[list[Any]], list[float]]:
+    assert server.stdout is not None
+    address = server.stdout.readline().split(": ", 1)[1].split()[0]
+    memory = [_resident(server.pid)]
+    page.goto(address)
+    page.wait_for_selector("#list a")
+    found = [_row("first rows, from the command", [time.perf_counter() - begun])]
+    page.wait_for_function(f"() => !{STATE}.includes('reading')")
+    found.append(_row("all answers read, from the command", [time.perf_counter() - begun]))
+    found += _responses(page, address, repeats)
+    return found, [*memory, _resident(server.pid)]
 
 
 def _responses(page: Any, address: str, repeats: int) -> list[list[Any]]:
@@ -77,29 +85,27 @@ def _responses(page: Any, address: str, repeats: int) -> list[list[Any]]:
         page.goto(address)
         page.wait_for_selector("#list a")
 
+    def painted(change: Callable[[], Any]) -> None:
+        page.evaluate("window.before = document.querySelector('#list a')")
+        change()
+        new = "() => (a => a && a !== window.before)(document.querySelector('#list a'))"
+        page.wait_for_function(new, polling=5)
+
     def search(number: int) -> None:
-        before = page.evaluate(STATE)
-        page.fill("#words", f"word {number + 1}")
-        page.wait_for_function(f"b => {STATE} !== b", arg=before, polling=5)
+        painted(lambda: page.fill("#words", f"word {number + 1}"))
 
     def choose(number: int) -> None:
-        before = page.evaluate(STATE)
-        page.select_option("#change", ("lost", "right")[number % 2])
-        page.wait_for_function(f"b => {STATE} !== b", arg=before, polling=5)
+        painted(lambda: page.select_option("#change", ("lost", "right")[number % 2]))
 
     def following(_: int) -> None:
         page.evaluate("window.before = document.querySelector('#detail canvas')")
         page.keyboard.press("j")
-        new = "(c => c && c !== window.before)(document.querySelector('#detail canvas'))"
+        new = "() => (c => c && c !== window.before)(document.querySelector('#detail canvas'))"
         page.wait_for_function(new, polling=5)
 
     def scroll(number: int) -> None:
-        share = (number * 37 % 100) / 100
-        before = page.locator("#list a").first.get_attribute("href")
-        page.evaluate("s => { const l = document.getElementById('list'); "
-                      "l.scrollTop = s * l.scrollHeight; }", share + 0.005)  # fmt: skip
-        first = "document.querySelector('#list a').getAttribute('href')"
-        page.wait_for_function(f"b => {first} !== b", arg=before, polling=5)
+        jump = "s => { const l = document.getElementById('list'); l.scrollTop = s * l.scrollHeight; }"
+        painted(lambda: page.evaluate(jump, (number * 37 % 100) / 100 + 0.005))
 
     steps: list[tuple[str, Callable[[int], None]]] = [
         ("first rows, all read", opened), ("search", search), ("filter", choose),
@@ -107,8 +113,7 @@ def _responses(page: Any, address: str, repeats: int) -> list[list[Any]]:
     ]  # fmt: skip
     found = []
     for name, step in steps:
-        if name != "filter":
-            opened(0)
+        opened(0)
         times = []
         for number in range(repeats):
             begun = time.perf_counter()
