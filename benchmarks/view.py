@@ -6,8 +6,8 @@ Milliseconds of one headless Chromium at 1400 x 900 on this machine's loopback: 
 `--repeats`. First rows: from the command's start (imports and index among it), and of a page opened
 once all is read. Then from a key or a choice to the list that answers it (120 ms of it the wait for
 the next key), and from `j` to the next document with its overlays. Memory: the server's resident
-set when it has opened the run and when all is done, the page's JavaScript heap at the first rows and
-after scrolling from end to end. Prints a CSV; nothing is asserted.
+set when it has opened the run and when all is done, the page's JavaScript heap when all is done.
+Prints a CSV; nothing is asserted.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def _responses(page: Any, address: str, repeats: int) -> list[list[Any]]:
         page.wait_for_function(new, polling=5)
 
     def scroll(number: int) -> None:
-        jump = "s => { const l = document.getElementById('list'); l.scrollTop = s * l.scrollHeight; }"
+        jump = (
+            "s => { const l = document.getElementById('list'); l.scrollTop = s * l.scrollHeight; }"
+        )
         painted(lambda: page.evaluate(jump, (number * 37 % 100) / 100 + 0.005))
 
     steps: list[tuple[str, Callable[[int], None]]] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import signal
 import socket
@@ -203,16 +204,48 @@ def test_a_damaged_run_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
         opened.close()
 
 
+def test_right_and_wrong_are_said_only_where_scores_say_so(tmp_path: Path) -> None:
+    """Grades beyond 1 and errors (the lower the better) are compared; neither is right or wrong."""
+    run = write_samples(tmp_path / "run", SIX[:2], ("gqa", "pope"), 3)
+    for bench, scores in (("gqa", ("3", "3")), ("pope", ("0.2", "0.4"))):
+        for label, score in zip(SIX[:2], scores, strict=True):
+            file = run / "samples" / f"{identity(label, bench)[0]}.csv"
+            lines = [line.split(",", 2) for line in file.read_text().splitlines()[:4]]
+            lines[2][1] = score
+            lines[3][1] = ""
+            file.write_text("".join(",".join(line) + "\n" for line in lines))
+            if bench == "pope":
+                metric = [{"headline": True, "higher_is_better": False}]
+                file.with_suffix(".metrics.json").write_text(json.dumps(metric))
+    opened = Page(run, tmp_path)
+    try:
+        for bench in ("gqa", "pope"):
+            doc = opened.json("/api/doc", bench=bench, doc="1")
+            assert [m["ok"] for m in doc["methods"]] == [None, None]
+            assert opened.docs(bench=bench, change="wrong") == []
+        assert "1" not in opened.docs(bench="gqa", change="changed")
+        assert opened.docs(bench="pope", change="lost", method=1) == ["1"]
+        for change in ("lost", "won", "changed"):  # no score is no change
+            assert "2" not in opened.docs(bench="pope", change=change)
+    finally:
+        opened.close()
+
+
 def test_questions_and_images_come_from_the_very_mini_data_that_was_read(tmp_path: Path) -> None:
     """The run's own words name the shipped file by its hash; another hash is another version."""
     import pandas as pd
+    from PIL import Image
 
+    from harness.model.features import image_key
     from reports.samples.documents import source
 
     run = write_samples(tmp_path / "run", SIX[:2], ("gqa",), 5)
     known = source(run, "gqa", True, {_named("gqa")})
     assert known.question("0") == pd.read_parquet(data_file("gqa"))["question"][0]
     assert known.question("500") is known.question("x") is None
+    with Image.open(io.BytesIO(pd.read_parquet(data_file("gqa"))["image"][0]["bytes"])) as picture:
+        content, kind = known.image("0", image_key(picture.convert("RGB")))
+    assert kind == "image/jpeg" and content.startswith(b"\xff\xd8")
     assert "another version" in str(known.image("0", "0" * 32))  # not the picture of this name
     other = source(run, "gqa", True, {"testdev.parquet@000000000000"})
     assert other.question("0") is None and "another version" in str(other.image("0", "0" * 32))

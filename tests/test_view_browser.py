@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -165,8 +164,9 @@ def test_nothing_sticks_out_and_every_word_can_be_read(page: Any, size: Any, the
     assert page.evaluate("document.documentElement.dataset.theme") == theme
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     wide = page.evaluate(
-        "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, .cards, .skip-link,"
-        " #list, option') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML)"
+        "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, .cards, #list,"
+        " .skip-link, option') && e.getBoundingClientRect().right > innerWidth + 1)"
+        ".map(e => e.outerHTML)"
     )
     assert not wide
     if size is PHONE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
+import platform
 import tempfile
 import webbrowser
 from collections.abc import Sequence
@@ -76,6 +76,6 @@ def _port(text: str) -> int:
 
 def _has_screen() -> bool:
     """Whether a browser would have a window: a browser of the terminal would take this one."""
-    if sys.platform.startswith("linux"):
+    if platform.system() == "Linux":
         return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     return "SSH_CONNECTION" not in os.environ

@@ -44,6 +44,7 @@ class Progress:
 
     benches: list[str] = field(default_factory=list)
     documents: dict[str, int] = field(default_factory=dict)
+    read: int = 0  # answers
     answers: bool = False
     records: bool = False
     notices: list[str] = field(default_factory=list)
@@ -160,6 +161,7 @@ class Index:
                              row["n_image"], row["n_text"], row["n_out"], row["kv_ratio_vision"],
                              row["kv_ratio"], row["tflops_prefill"], row["tflops_decode"],
                              evidence.get(name)))  # fmt: skip
+                self.progress.read += 1
                 if len(rows) == PIECE:
                     _write(base, docs, rows)
                     docs, rows = [], []

@@ -139,6 +139,7 @@ def _run(server: Server, asked: dict[str, str]) -> Reply:
         "series": names,
         "benches": benches,
         "answers": progress.answers,
+        "read": progress.read,
         "records": progress.records,
         "notices": progress.notices,
     })  # fmt: skip

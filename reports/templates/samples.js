@@ -83,7 +83,7 @@
   const counted = function () {
     const all = run.benches.reduce((sum, bench) => sum + (bench.documents || 0), 0);
     const ready = run.benches.filter(bench => bench.documents !== null).length;
-    const more = run.answers ? "" : "; reading, " + ready + " of " + run.benches.length + " benches";
+    const more = run.answers ? "" : "; reading: " + ready + " of " + run.benches.length + " benches, " + number(run.read) + " answers";
     const long = total > MOST ? "; the first " + number(MOST) + " are listed, narrow it" : "";
     say(number(total) + " of " + number(all) + " documents" + more + long + (run.notices.length ? "; " + run.notices.join(" ") : ""));
   };
