@@ -19,7 +19,6 @@ from urllib.parse import urlencode
 import pytest
 
 from harness.command.cli import main
-from harness.store.records import Records
 from minidata.tasks import data_file
 from reports.samples.index import Index
 from reports.samples.server import Server, start
@@ -256,13 +255,6 @@ def _named(bench: str) -> str:
 
     path = data_file(bench)
     return str(Source("parquet", "", (path.name,), path.parent))
-
-
-def test_records_are_read_in_pieces_as_they_were_written(tmp_path: Path) -> None:
-    run = write_samples(tmp_path / "run", SIX[:2], ("gqa",), 5)
-    path = run / "records" / f"{identity('gamma', 'gqa')[0]}.gz"
-    whole, pieces = dict(Records(path)), dict(Records(path).raw())
-    assert [*whole] == [*pieces] == [str(d) for d in range(5)]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -15,7 +15,6 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,21 +84,16 @@ class Records:
         return Basis(**head), samples
 
     def __iter__(self) -> Iterator[tuple[str, RoutingRecord]]:
-        for name, content in self.raw():
-            yield name, self._guarded(partial(from_plain, content))
-
-    def raw(self) -> Iterator[tuple[str, bytes]]:
-        """Name and record as it stands in the file, for whoever reads few of them."""
         with self._file:
             for _ in range(self._samples):
                 yield self._guarded(self._next)
             if self._guarded(lambda: self._file.read(1)):
                 raise StoreError(f"{self.path}: more records than it says; {AGAIN}")
 
-    def _next(self) -> tuple[str, bytes]:
+    def _next(self) -> tuple[str, RoutingRecord]:
         sizes = LENGTHS.unpack(self._take(LENGTHS.size))
         name, content = (self._take(size) for size in sizes)
-        return name.decode(), content
+        return name.decode(), from_plain(content)
 
     def _take(self, size: int) -> bytes:
         data = self._file.read(size)

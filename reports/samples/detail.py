@@ -6,12 +6,12 @@ from contextlib import closing
 from typing import Any
 
 from harness.common.errors import StoreError
-from harness.store.packing import from_plain, unpack
+from harness.store.packing import unpack
 from harness.store.record import DAMAGED, RoutingRecord
-from harness.store.records import Records
 from reports.entries import entry
 from reports.record import drawable, read
 from reports.samples.documents import told
+from reports.samples.files import packed_records
 from reports.samples.index import Index
 from reports.shown import Shown, question
 
@@ -88,7 +88,7 @@ def _streamed(index: Index, cell_id: str, doc: str) -> tuple[RoutingRecord | Non
     path = index.run / "records" / f"{cell_id}.gz"
     if not path.is_file():
         return None, GONE
-    for name, content in Records(path).raw():
+    for name, packed in packed_records(path):
         if name == doc:
-            return drawable(from_plain(content)), ""
+            return drawable(unpack(packed)), ""
     return None, GONE

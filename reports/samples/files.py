@@ -1,4 +1,4 @@
-"""Answers and evidence of one cell, read row by row: a file is never in memory as a whole."""
+"""Answers, evidence and records of a cell, read row by row: no file is in memory as a whole."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from harness.store.columns import SAMPLES
+from harness.store.records import LENGTHS, Records
 
 NUMBERS = ("score", "n_text", "n_image", "n_out", "kv_ratio", "kv_ratio_vision", "tflops_prefill",
            "tflops_decode", "n_images")  # fmt: skip
@@ -81,6 +82,22 @@ def evidence_of(path: Path, notices: list[str]) -> dict[str, float]:
         notices.append(f"{path.name}: cannot be read: the evidence of its documents is not known.")
         return {}
     return found
+
+
+def packed_records(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and record as `harness.store.packing.unpack` takes it.
+
+    Most of a file's records are only put away here; taking each apart is five times the work.
+    Raises StoreError, one line, for a file that is damaged.
+    """
+    return cast(Iterator[tuple[str, bytes]], iter(_Packed(path)))
+
+
+class _Packed(Records):
+    def _next(self) -> tuple[str, Any]:
+        sizes = LENGTHS.unpack(self._take(LENGTHS.size))
+        name, content = (self._take(size) for size in sizes)
+        return name.decode(), zlib.compress(content, 1)
 
 
 def _objects(file: IO[str]) -> Iterator[dict[str, Any]]:

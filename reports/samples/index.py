@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,12 +16,11 @@ from typing import Any
 
 from harness.common.errors import StoreError
 from harness.common.jsonfile import read_json
-from harness.store.records import Records
 from reports.csvio import stored
 from reports.errors import ReportError
 from reports.rundata import load_run
 from reports.samples import documents
-from reports.samples.files import answers_of, evidence_of
+from reports.samples.files import answers_of, evidence_of, packed_records
 from reports.summary import Summary, summarise
 
 SCHEMA = """
@@ -192,8 +190,8 @@ class Index:
             return
         rows: list[tuple[str, str, bytes]] = []
         try:
-            for name, content in Records(path).raw():
-                rows.append((cell_id, name, zlib.compress(content, 1)))
+            for name, packed in packed_records(path):
+                rows.append((cell_id, name, packed))
                 if len(rows) == PIECE // 10:
                     _keep(base, rows)
                     rows = []
