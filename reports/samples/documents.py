@@ -137,7 +137,8 @@ def told(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(folder.glob("*.json")):
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
-            found[str(about["doc_id"])] = about | {"file": path.with_suffix(".npz")}
+            if isinstance(about["words"], list):
+                found[str(about["doc_id"])] = about | {"file": path.with_suffix(".npz")}
         except (OSError, ValueError, KeyError, TypeError):
             continue  # the report has a notice for it
     return found

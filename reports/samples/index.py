@@ -118,6 +118,14 @@ class Index:
     # --- building -----------------------------------------------------------------------------
     def build(self) -> None:
         """Read answers bench by bench, then the records; what cannot be read is a notice."""
+        try:
+            self._build()
+        except (OSError, sqlite3.Error) as error:
+            why = f"The index cannot be written ({error}): what follows is missing."
+            self.progress.notices.insert(0, why)
+        self.progress.answers = True
+
+    def _build(self) -> None:
         with closing(self._open()) as base:
             for bench in self.benches:
                 with base:

@@ -10,12 +10,13 @@
   let pieces = new Map(), wish = 0, timer = 0;
 
   const ask = async function (path, values) {
-    const reply = await fetch(path + "?" + new URLSearchParams(values));
+    const reply = await fetch(path + "?" + new URLSearchParams(values))
+      .catch(() => { throw new Error("The server does not answer: was it ended?"); });
     if (!reply.ok) throw new Error(await reply.text());
     return reply.json();
   };
   const say = function (text, wrong) { state.textContent = text; state.className = wrong ? "no" : ""; };
-  const fail = error => say(error instanceof TypeError ? "The server does not answer: was it ended?" : error.message, true);
+  const fail = error => say(error.message, true);
   const number = value => value.toLocaleString("en");
   const filters = function () {
     const found = {};
@@ -85,7 +86,9 @@
     const ready = run.benches.filter(bench => bench.documents !== null).length;
     const more = run.answers ? "" : "; reading: " + ready + " of " + run.benches.length + " benches, " + number(run.read) + " answers";
     const long = total > MOST ? "; the first " + number(MOST) + " are listed, narrow it" : "";
-    say(number(total) + " of " + number(all) + " documents" + more + long + (run.notices.length ? "; " + run.notices.join(" ") : ""));
+    const left = run.notices.length, notes = left ? "; " + run.notices[0] + (left > 1 ? " (and " + (left - 1) + " more notices)" : "") : "";
+    say(number(total) + " of " + number(all) + " documents" + more + long + notes);
+    state.title = run.notices.join("\n");
   };
   const step = async function (by) {
     const next = place < 0 ? 0 : place + by;
@@ -191,13 +194,18 @@
     table(doc, pane); pictures(doc, pane); caption(doc, pane);
     document.title = doc.bench + "/" + doc.doc + " · " + run.name; document.body.classList.add("open");
   };
-  const close = function () { document.body.classList.remove("open"); history.replaceState(null, "", location.pathname + location.search); current = null; paint(); };
+  const narrow = matchMedia("(max-width: 52rem)");
+  const close = function () { /* where list and document do not stand side by side */
+    document.body.classList.remove("open"); history.replaceState(null, "", location.pathname + location.search);
+    current = null; list.scrollTop = Math.max(0, place * HEIGHT - list.clientHeight / 2); paint();
+  };
   const open = async function () { /* what the address names */
-    const parts = location.hash.slice(1).split("/").map(decodeURIComponent), bench = parts[0], doc = parts.slice(1).join("/");
-    if (!bench || doc === "") return;
+    const asked = location.hash;
     try {
+      const parts = asked.slice(1).split("/").map(decodeURIComponent), bench = parts[0], doc = parts.slice(1).join("/");
+      if (!bench || doc === "") return;
       const found = await ask("/api/doc", { bench: bench, doc: doc });
-      if (location.hash !== link(bench, doc) && decodeURIComponent(location.hash) !== "#" + bench + "/" + doc) return;
+      if (location.hash !== asked) return; /* another one meanwhile */
       const row = [...sheet.children].find(one => one.getAttribute("href") === link(bench, doc));
       if (row) place = Number(row.dataset.index);
       current = found;
@@ -222,7 +230,7 @@
   addEventListener("keydown", function (event) {
     const typing = event.target.matches("input[type=search], select"), sliding = event.target.matches("input[type=range]");
     if (event.ctrlKey || event.metaKey || event.altKey || at("keys").open) return;
-    if (event.key === "Escape") { if (typing) event.target.blur(); else if (current) close(); return; }
+    if (event.key === "Escape") { if (typing) event.target.blur(); else if (current && narrow.matches) close(); return; }
     if (typing) return;
     const keys = {
       j: () => step(1), k: () => step(-1), "/": () => at("words").focus(), "?": () => at("keys").showModal(),
