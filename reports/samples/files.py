@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from harness.common.jsonfile import parse_json
 from harness.store.columns import SAMPLES
 from harness.store.records import LENGTHS, Records
+from reports.csvio import stored
 
 NUMBERS = ("score", "n_text", "n_image", "n_out", "kv_ratio", "kv_ratio_vision", "tflops_prefill",
            "tflops_decode", "n_images")  # fmt: skip
@@ -22,10 +24,23 @@ LONGEST = 1 << 24  # characters of one document's evidence; more is no evidence 
 DAMAGED = (OSError, EOFError, ValueError, zlib.error, csv.Error)
 
 
+def there(path: Path) -> bool:
+    """Whether a run has this file, as it is or packed."""
+    return stored(path) is not None
+
+
 def _text(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", errors="replace", newline="")
+    """What the run has in this file; OSError where it has none."""
+    place = stored(path) or path
+    if place != path:
+        return gzip.open(place, "rt", encoding="utf-8-sig", errors="replace", newline="")
     return path.open(encoding="utf-8-sig", errors="replace", newline="")
+
+
+def json_of(path: Path) -> Any:
+    """A small JSON file. Raises OSError and ValueError."""
+    with _text(path) as file:
+        return parse_json(file.read())
 
 
 def answers_of(path: Path, notices: list[str]) -> Iterator[dict[str, Any]]:

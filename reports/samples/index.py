@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.errors import StoreError
-from harness.common.jsonfile import read_json
-from reports.csvio import stored
 from reports.errors import ReportError
 from reports.rundata import load_run
 from reports.samples import documents
-from reports.samples.files import answers_of, evidence_of, packed_records
+from reports.samples.files import answers_of, evidence_of, json_of, packed_records, there
 from reports.summary import Summary, summarise
 
 SCHEMA = """
@@ -59,7 +57,7 @@ class Index:
         self.cells = {
             key: cell.cell_id
             for key, cell in self.summary.cells.items()
-            if cell.status == "done" and self._samples(cell.cell_id) is not None
+            if cell.status == "done" and there(self._file(cell.cell_id, "csv"))
         }
         if not self.cells:
             raise ReportError(
@@ -78,8 +76,8 @@ class Index:
             pairs = [(i, self.reference(i), s.is_control) for i, s in enumerate(self.series)]
             base.executemany("INSERT INTO series VALUES (?, ?, ?)", pairs)
 
-    def _samples(self, cell_id: str) -> Path | None:
-        return stored(self.run / "samples" / f"{cell_id}.csv") if cell_id.isalnum() else None
+    def _file(self, cell_id: str, kind: str) -> Path:
+        return self.run / "samples" / f"{cell_id if cell_id.isalnum() else 'none'}.{kind}"
 
     def _open(self) -> sqlite3.Connection:
         base = sqlite3.connect(self.file, timeout=30)
@@ -177,17 +175,15 @@ class Index:
         return len(known)
 
     def _answers(self, cell_id: str) -> Iterator[dict[str, Any]]:
-        place = self._samples(cell_id)
-        assert place is not None  # cells without samples are none of ours
-        return answers_of(place, self.progress.notices)
+        return answers_of(self._file(cell_id, "csv"), self.progress.notices)
 
     def _evidence(self, cell_id: str) -> dict[str, float]:
-        place = stored(self.run / "samples" / f"{cell_id}.evidence.json")
-        return {} if place is None else evidence_of(place, self.progress.notices)
+        path = self._file(cell_id, "evidence.json")
+        return evidence_of(path, self.progress.notices) if there(path) else {}
 
     def _lower_is_better(self, cell_id: str) -> bool:
         try:
-            metrics = read_json(self.run / "samples" / f"{cell_id}.metrics.json")
+            metrics = json_of(self._file(cell_id, "metrics.json"))
             return any(m["headline"] and m["higher_is_better"] is False for m in metrics)
         except (OSError, ValueError, KeyError, TypeError):
             return False
