@@ -22,6 +22,7 @@ NUMBERS = ("score", "ok", "n_image", "n_text", "n_out", "kv_vision", "kv", "pref
 
 def detail(index: Index, bench: str, doc: str) -> dict[str, Any] | None:
     """The document as JSON, None where there is none of this name (or not yet)."""
+    whole = bench in index.progress.benches  # else more answers of it will follow
     with closing(index.connect()) as base:
         row = base.execute(
             "SELECT * FROM docs WHERE bench = ? AND doc = ?", (bench, doc)
@@ -36,6 +37,7 @@ def detail(index: Index, bench: str, doc: str) -> dict[str, Any] | None:
         "bench": bench,
         "doc": doc,
         "mini": bench in index.mini,
+        "whole": whole,
         "question": asked,
         "target": row["target"],
         "images": row["images"],

@@ -1,7 +1,7 @@
 """All answers of a run in one SQLite file, built once and read in pieces.
 
 The file lies in a folder of its own that goes with the server: memory stays flat whatever the run's
-size, and the run directory is left as it is. Benches become ready one after the other.
+size, and the run directory is left as it is. Cells are seen one after the other.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ PIECE = 2000  # rows written together
 class Progress:
     """What is there so far; written by the builder alone."""
 
-    benches: list[str] = field(default_factory=list)
+    benches: list[str] = field(default_factory=list)  # that are whole
     documents: dict[str, int] = field(default_factory=dict)
-    read: int = 0  # answers
+    cells: int = 0
     answers: bool = False
     records: bool = False
     notices: list[str] = field(default_factory=list)
@@ -126,12 +126,9 @@ class Index:
     def _build(self) -> None:
         with closing(self._open()) as base:
             for bench in self.benches:
-                with base:
-                    count = self._bench(base, bench)
+                self._bench(base, bench)
                 if self._stop.is_set():
                     return
-                self.progress.documents[bench] = count
-                self.progress.benches = [*self.progress.benches, bench]
             self.progress.answers = True
             for cell_id in dict.fromkeys(self.cells.values()):
                 if self._stop.is_set():
@@ -139,40 +136,59 @@ class Index:
                 self._records(base, cell_id)
             self.progress.records = True
 
-    def _bench(self, base: sqlite3.Connection, bench: str) -> int:
-        source = self.source(bench)
+    def _bench(self, base: sqlite3.Connection, bench: str) -> None:
         first = base.execute("SELECT coalesce(max(id), 0) + 1 FROM docs").fetchone()[0]
         known: dict[str, int] = {}
         lower = False
         for number, series in enumerate(self.series):
             cell_id = self.cells.get((series, bench))
-            if cell_id is None or self._stop.is_set():
+            if cell_id is None:
                 continue
-            evidence = self._evidence(cell_id)
-            sign = -1 if self._lower_is_better(cell_id) else 1
-            lower |= sign < 0
-            docs, rows = [], []
-            for row in self._answers(cell_id):
-                name = row["doc_id"]
-                if name not in known:
-                    known[name] = first + len(known)
-                    asked = source.question(name)
-                    docs.append((known[name], bench, name, asked, row["target"], row["image_id"],
-                                 row["n_images"], ""))  # fmt: skip
-                score = row["score"]
-                rank = None if score is None else sign * score
-                rows.append((known[name], number, row["prediction"], score, rank, None,
-                             row["n_image"], row["n_text"], row["n_out"], row["kv_ratio_vision"],
-                             row["kv_ratio"], row["tflops_prefill"], row["tflops_decode"],
-                             evidence.get(name)))  # fmt: skip
-                self.progress.read += 1
-                if len(rows) == PIECE:
-                    _write(base, docs, rows)
-                    docs, rows = [], []
-            _write(base, docs, rows)
-        source.forget()
-        _finish(base, bench, lower)
-        return len(known)
+            falls = self._lower_is_better(cell_id)
+            lower |= falls
+            with base:  # its answers are seen from here on
+                self._cell(base, (cell_id, bench), number, -1 if falls else 1, known, first)
+            if self._stop.is_set():
+                return
+            self.progress.documents[bench] = len(known)
+            self.progress.cells += 1
+        self.source(bench).forget()
+        with base:
+            _finish(base, bench, lower)
+        self.progress.benches = [*self.progress.benches, bench]
+
+    def _cell(
+        self,
+        base: sqlite3.Connection,
+        cell: tuple[str, str],
+        number: int,
+        sign: int,
+        known: dict[str, int],
+        first: int,
+    ) -> None:
+        """Write the answers of method ``number``; documents are numbered from ``first``."""
+        cell_id, bench = cell
+        evidence, source = self._evidence(cell_id), self.source(bench)
+        docs, rows = [], []
+        for row in self._answers(cell_id):
+            name, score = row["doc_id"], row["score"]
+            if name not in known:
+                known[name] = first + len(known)
+                asked = source.question(name)
+                hay = f"{asked or ''}\n{row['target']}".casefold()  # answers follow at the end
+                docs.append((known[name], bench, name, asked, row["target"], row["image_id"],
+                             row["n_images"], hay))  # fmt: skip
+            rank = None if score is None else sign * score
+            rows.append((known[name], number, row["prediction"], score, rank, None,
+                         row["n_image"], row["n_text"], row["n_out"], row["kv_ratio_vision"],
+                         row["kv_ratio"], row["tflops_prefill"], row["tflops_decode"],
+                         evidence.get(name)))  # fmt: skip
+            if len(rows) == PIECE:
+                _write(base, docs, rows)
+                docs, rows = [], []
+                if self._stop.is_set():
+                    return
+        _write(base, docs, rows)
 
     def _answers(self, cell_id: str) -> Iterator[dict[str, Any]]:
         return answers_of(self._file(cell_id, "csv"), self.progress.notices)

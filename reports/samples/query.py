@@ -120,7 +120,8 @@ class Lists:
         return {"total": len(ids), "start": start, "rows": rows, "at": place}
 
     def _ids(self, wish: Wish) -> array[int]:
-        key = wish, len(self.index.progress.benches)
+        progress = self.index.progress
+        key = wish, progress.cells + len(progress.benches)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)

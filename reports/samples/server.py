@@ -141,7 +141,8 @@ def _run(server: Server, asked: dict[str, str]) -> Reply:
         "series": names,
         "benches": benches,
         "answers": progress.answers,
-        "read": progress.read,
+        "cells": [progress.cells, len(index.cells)],
+        "whole": progress.benches,
         "records": progress.records,
         "notices": progress.notices,
     })  # fmt: skip

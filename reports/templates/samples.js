@@ -65,7 +65,7 @@
     sheet.replaceChildren(); sheet.style.height = Math.min(total, MOST) * HEIGHT + "px";
     rows.forEach(function (one) { if (String(one[1]) === focused) line(...one).focus(); else line(...one); });
   };
-  const refresh = async function () { /* the filters changed, or another bench has been read */
+  const refresh = async function (stay) { /* the filters changed, or another cell has been read */
     const mine = ++wish, values = filters();
     const kept = new URLSearchParams(values).toString();
     history.replaceState(null, "", (kept ? "?" + kept : location.pathname) + location.hash);
@@ -77,14 +77,13 @@
       if (mine !== wish) return;
       pieces = new Map([[0, Promise.resolve(page.rows)]]); total = page.total;
       place = page.at === null ? -1 : page.at;
-      list.scrollTop = place < 0 ? 0 : Math.max(0, place * HEIGHT - list.clientHeight / 2);
+      if (stay !== true) list.scrollTop = place < 0 ? 0 : Math.max(0, place * HEIGHT - list.clientHeight / 2);
       counted(); paint();
     } catch (error) { fail(error); }
   };
   const counted = function () {
     const all = run.benches.reduce((sum, bench) => sum + (bench.documents || 0), 0);
-    const ready = run.benches.filter(bench => bench.documents !== null).length;
-    const more = run.answers ? "" : "; reading: " + ready + " of " + run.benches.length + " benches, " + number(run.read) + " answers";
+    const more = run.answers ? "" : "; reading: " + run.cells[0] + " of " + run.cells[1] + " cells";
     const long = total > MOST ? "; the first " + number(MOST) + " are listed, narrow it" : "";
     const left = run.notices.length, notes = left ? "; " + run.notices[0] + (left > 1 ? " (and " + (left - 1) + " more notices)" : "") : "";
     say(number(total) + " of " + number(all) + " documents" + more + long + notes);
@@ -242,7 +241,7 @@
 
   const follow = async function () { /* the benches come one after the other */
     try {
-      const ready = run ? run.benches.filter(b => b.documents !== null).length : -1, first = run === null;
+      const before = run ? run.cells[0] + run.whole.length : -1, first = run === null;
       run = await ask("/api/run", {});
       if (first) {
         at("name").textContent = run.name; at("mini").hidden = !run.mini; document.title = "Samples · " + run.name;
@@ -255,8 +254,11 @@
         at("order").title = names;
         FIELDS.forEach(name => { if (here.has(name)) at(name).value = here.get(name); });
       }
-      if (run.benches.filter(b => b.documents !== null).length !== ready) { await refresh(); if (!current) await open(); }
-      else counted();
+      if (run.cells[0] + run.whole.length === before) counted();
+      else {
+        await refresh(!first);
+        if (!current || !current.whole && run.whole.includes(current.bench)) await open();
+      }
       if (!run.answers) setTimeout(follow, 300);
     } catch (error) { fail(error); }
   };
