@@ -31,12 +31,13 @@ DOCUMENTS = 200
 class Page:
     """A server of one run, and its answers."""
 
-    def __init__(self, run: Path, folder: Path) -> None:
+    def __init__(self, run: Path, folder: Path, wait: bool = True) -> None:
         self.server = Server(Index(run, folder), 0)
         self.port = self.server.server_port
         builder, _ = start(self.server.index, self.server)
         Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-        builder.join(30)
+        if wait:
+            builder.join(30)
 
     def get(self, path: str, host: str = "127.0.0.1", **asked: Any) -> tuple[int, str, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -199,6 +200,25 @@ def test_a_damaged_run_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
         assert [m["series"] for m in last["methods"]] == [0, 2]
         assert last["methods"][1]["shown"] is None and last["methods"][1]["why"]
         assert last["methods"][1]["evidence"] is None
+    finally:
+        opened.close()
+
+
+def test_documents_are_shown_while_the_rest_is_read(tmp_path: Path) -> None:
+    run = write_samples(tmp_path / "run", SIX[:3], ("gqa",), 1500)
+    opened = Page(run, tmp_path, wait=False)
+    try:
+        until = time.monotonic() + 30
+        while opened.json("/api/rows")["total"] < 1500 and time.monotonic() < until:
+            time.sleep(0.01)
+        early = opened.json("/api/doc", bench="gqa", doc="1499")
+        assert early["methods"] and all(m["shown"] for m in early["methods"])
+        while not opened.json("/api/run")["records"] and time.monotonic() < until:
+            time.sleep(0.01)
+        late = opened.json("/api/doc", bench="gqa", doc="1499")
+        assert late["whole"] and len(late["methods"]) == 3
+        assert late["methods"][0]["shown"] == early["methods"][0]["shown"]
+        assert opened.json("/api/run")["cells"] == [3, 3]
     finally:
         opened.close()
 
