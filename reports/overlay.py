@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.store.record import IMAGE, QUESTION
 from reports import geometry, text
 from reports.record import GONE, LEFT_OUT, MERGED, PROCESSED, token_states
 from reports.sheet import Drawn, Sheet
-from reports.shown import Shown
+from reports.shown import Shown, question
 from reports.style import INK
 from reports.summary import Summary
 
@@ -116,16 +115,6 @@ def _asked(group: Sequence[Shown]) -> str:
     about = group[0].about
     given = ", ".join(f"{s.series.short} “{s.about.get('prediction', '')}”" for s in group)
     return f"{question(group[0])} Target “{about.get('target', '')}”; answers: {given}."
-
-
-def question(sample: Shown) -> str:
-    """The words of the prompt that stand for the question, on one line."""
-    words = [str(w) for w in sample.about.get("words") or []]
-    kinds = sample.record.kinds
-    kinds = kinds[kinds != IMAGE].tolist()
-    own = [w for w, kind in zip(words, kinds, strict=False) if kind == QUESTION]
-    joined = "".join(own).strip()
-    return " ".join(joined.partition("\n")[0].split())
 
 
 def _label_map(grids: Sequence[dict[str, Any]], shape: tuple[int, int]) -> NDArray[np.int64]:
