@@ -24,7 +24,6 @@ from reports import (
     numbering,
     pareto,
     published,
-    radar,
     redundancy,
     redundancytables,
     routing,
@@ -92,12 +91,11 @@ def _sections(summary: Summary, rivals: Rivals, folder: Path) -> list[Section]:
         fast = speedfront.draw(summary, times.timed(clock), folder, palette) if clock else None
         dot = dots.draw(summary, folder, palette)
         heat = heatmap.draw(summary, folder)
-        web = radar.draw(summary, folder, palette)
         layers = routing.sections(summary, folder, palette)
     sections = [
         Section("overview", "Overview", tables=(tables.overview(summary, beside, rivals.marks),)),
         Section("pareto", "Accuracy against cost", _none(front), _known(front, fast)),
-        Section("accuracy", "Accuracy by bench", _none(dot), _known(heat, dot, web)),
+        Section("accuracy", "Accuracy by bench", _none(dot), _known(heat, dot)),
         *([against] if against else []),
         *layers,
     ]

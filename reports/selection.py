@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.colors import to_rgba
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, to_rgba
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -19,8 +22,10 @@ from reports.shown import Shown
 from reports.style import HUES, MAP, MUTED
 from reports.summary import Summary
 
-INKS = (to_rgba(MAP), to_rgba(MUTED, 0.10), to_rgba(MUTED, 0.32), to_rgba(HUES[1]))
+INKS = ListedColormap([to_rgba(MAP), to_rgba(MUTED, 0.10), to_rgba(MUTED, 0.32),
+                       to_rgba(HUES[1])])  # fmt: skip
 """Of processed, skipped, dropped and merged tokens, on a light and on a dark page."""
+INK_MAP = LinearSegmentedColormap.from_list("map", [to_rgba(MAP, 0), to_rgba(MAP)])
 
 
 def draw(summary: Summary, folder: Path, samples: Sequence[Shown]) -> Drawn | None:
@@ -30,19 +35,16 @@ def draw(summary: Summary, folder: Path, samples: Sequence[Shown]) -> Drawn | No
         return None
     first = chosen[0]
     depth = max(s.record.layers for s in chosen)
-    sheet = Sheet("selection", len(chosen), columns=2, width=4.2, left=0.5, right=0.15,
-                  height=0.95 + max(1.0, 0.055 * depth))  # fmt: skip
+    sheet = Sheet("selection", len(chosen), columns=2, width=4.0,
+                  height=1.05 + max(1.0, 0.055 * depth))  # fmt: skip
     mini = summary.is_mini_model or summary.is_mini_bench(first.bench)
     table: list[list[object]] = [["label", "bench", "doc_id", "layer", "tokens", "kept", "mask"]]
     alts = []
     for sample in chosen:
         states = token_states(sample.record)[:, sample.record.kinds == IMAGE]
-        axes = sheet.panel(sample.series.short + (" (mini)" if mini else ""), False)
-        axes.imshow(np.array(INKS)[states], aspect="auto", interpolation="none")
-        axes.grid(visible=False)
-        axes.set_xlabel("image token")
-        axes.set_ylabel("decoder layer")
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes = sheet.panel(sample.series.short, mini, covered=True)
+        _map(axes, states, INKS, (0, len(INKS.colors) - 1))
+        axes.set(xlabel="image token", ylabel="decoder layer")
         kept = states == PROCESSED
         share = text.percent(float(kept.mean()))
         alts.append(f"{sample.series.label}: {share} of the image tokens, mean over layers.")
@@ -75,16 +77,14 @@ def attention(summary: Summary, folder: Path) -> Drawn | None:
     bench, maps = found
     values = maps["maps"]
     tokens, side = maps["tokens"], values.shape[1]
-    sheet = Sheet("attention", len(values), width=3.2, height=3.3, left=0.55, right=0.2, columns=4)
+    sheet = Sheet("attention", len(values), width=3.2, height=3.3, columns=4)
     mini = summary.is_mini_model or summary.is_mini_bench(bench)
     table: list[list[object]] = [["bench", "doc_id", "layer", "query", "key", "attention"]]
     alts = []
     for layer, value in zip(maps["layers"], values, strict=True):
-        axes = sheet.panel(f"Layer {layer}" + (" (mini)" if mini else ""), False)
-        axes.imshow(_ink(value), extent=(0, tokens, tokens, 0), interpolation="none", aspect="auto")
-        axes.grid(visible=False)
-        axes.set_xlabel("attended token")
-        axes.set_ylabel("attending token")
+        axes = sheet.panel(f"Layer {layer}", mini, covered=True)
+        _map(axes, np.log10(np.maximum(value, 1e-4)), INK_MAP, (-4, 0), tokens / side)
+        axes.set(xlabel="attended token", ylabel="attending token")
         first = text.percent(float(value[:, 0].mean()))
         alts.append(f"Layer {layer}: {first} of the attention goes to the first token.")
         rows, cols = np.nonzero(value > 0.05)
@@ -99,8 +99,14 @@ def attention(summary: Summary, folder: Path) -> Drawn | None:
     return sheet.save(folder, "Attention maps", caption, alts, table)
 
 
-def _ink(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    colours = np.zeros((*values.shape, 4))
-    colours[..., :3] = to_rgba(MAP)[:3]
-    colours[..., 3] = np.clip(1 + np.log10(np.maximum(values, 1e-4)) / 4, 0, 1)
-    return np.asarray(np.round(colours, 2), np.float64)
+def _map(
+    axes: Axes, values: NDArray[Any], cmap: Colormap, ends: tuple[float, float], unit: float = 1.0
+) -> None:
+    """A map of many cells, as pixels; the axes count tokens and layers, ``unit`` to a cell."""
+    sns.heatmap(values, ax=axes, cmap=cmap, vmin=ends[0], vmax=ends[1], cbar=False,
+                rasterized=True, xticklabels=False, yticklabels=False)  # fmt: skip
+    for axis, cells in ((axes.xaxis, values.shape[1]), (axes.yaxis, values.shape[0])):
+        ticks = [t for t in MaxNLocator(5, integer=True).tick_values(0, cells * unit - 1) if t >= 0]
+        ticks = [t for t in ticks if t < cells * unit]
+        axis.set_ticks([t / unit + 0.5 for t in ticks], [f"{t:.0f}" for t in ticks])
+    axes.grid(visible=False)

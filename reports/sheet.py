@@ -1,22 +1,26 @@
-"""A sheet of equal panels, saved as SVG and PNG with its CSV slice, and as inline SVG."""
+"""A sheet of equal panels, saved as SVG, PNG and PDF with its CSV slice, and as inline SVG."""
 
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from harness.store.csvfile import csv_text
 from reports import style, svg
 
 POINTS = 72
 PNG_DPI = 110
+BOLD = 0.72
+"""Width of an average bold character in units of the font size."""
 
 
 @dataclass
@@ -38,65 +42,74 @@ class Drawn:
 class Sheet:
     """Panels of ``width`` by ``height`` inches in rows of ``columns``.
 
-    The inches around each panel's axes are fixed (``left``, ``right``, ``bottom``, ``top``), so
-    nothing has to be measured twice: drawing stays fast and every panel aligned.
+    Each panel is a subfigure: matplotlib measures its texts and gives the rest to its axes, so
+    ``left``, ``right``, ``bottom`` and ``top`` are not needed.
     """
 
     name: str
     count: int
     width: float
     height: float
-    left: float = 0.55
-    right: float = 0.15
-    bottom: float = 0.5
-    top: float = 0.38
+    left: InitVar[float] = 0
+    right: InitVar[float] = 0
+    bottom: InitVar[float] = 0
+    top: InitVar[float] = 0
     columns: int = 3
     _figure: Figure = field(init=False)
+    _parts: list[SubFigure] = field(init=False)
     _axes: list[Axes] = field(init=False, default_factory=list)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, left: float, right: float, bottom: float, top: float) -> None:
         across = min(self.columns, self.count)
         down = -(-self.count // across)
         self._figure = Figure((across * self.width, down * self.height), facecolor=style.PAPER)
         FigureCanvasAgg(self._figure)
+        grid = self._figure.subfigures(down, across, squeeze=False, facecolor="none")
+        self._parts = grid.ravel().tolist()
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height of the axes of a panel in points."""
-        return (
-            (self.width - self.left - self.right) * POINTS,
-            (self.height - self.bottom - self.top) * POINTS,
-        )
+        """Width and height in points of the axes of the last panel, as its texts leave them."""
+        self._settle()
+        box = self._axes[-1].get_window_extent()
+        scale = POINTS / self._figure.dpi
+        return box.width * scale, box.height * scale
 
-    def panel(self, title: str, mark: bool | str) -> Axes:
+    def panel(self, title: str, mark: bool | str, covered: bool = False) -> Axes:
         """The axes of the next panel.
 
-        ``mark``: True for numbers of the shipped mini data or model; a text stands as it is.
+        ``mark``: True for numbers of the shipped mini data or model; a text stands as it is. It
+        lies below the drawing, or at the top right of one that leaves no paper free (``covered``).
         """
         index = len(self._axes)
-        x, y, _, height = self._box(index)
-        total_w, total_h = self._figure.get_size_inches() * POINTS
-        bottom = total_h - y - height + self.bottom * POINTS
-        axes = self._figure.add_axes(
-            ((x + self.left * POINTS) / total_w, bottom / total_h)
-            + (self.size[0] / total_w, self.size[1] / total_h)
-        )
-        axes.set_gid(f"panel-{self.name}-{index}")
-        axes.set_title(title)
-        if mark:
-            word = mark if isinstance(mark, str) else "mini"
+        for done in self._parts[:index]:
+            done.set_visible(False)  # seaborn draws the figure to measure ticks: not all of it
+        part = self._parts[index]
+        part.set_gid(f"panel-{self.name}-{index}")
+        axes = part.subplots()
+        word = mark if isinstance(mark, str) else "mini" if mark else ""
+        room = self.width * POINTS - 8
+        if covered and word:
+            part.text(0.985, 1 - 5 / (self.height * POINTS), word, ha="right", va="top",
+                      color=style.MUTED, fontweight="bold", fontsize=style.SIZE)  # fmt: skip
+            room -= (len(word) + 2) * style.SIZE * BOLD
+        elif word:
             axes.text(
-                0.5, 0.5, word, color=style.WATERMARK, fontweight="bold",
+                0.5, 0.5, word, color=style.WATERMARK, fontweight="bold", in_layout=False,
                 fontsize=46 if len(word) <= 4 else 28,
                 ha="center", va="center", transform=axes.transAxes, zorder=0,
             )  # fmt: skip
+        lines = textwrap.wrap(title, int(room / style.TITLE / BOLD)) or [" "]
+        part.suptitle("\n".join(lines), x=4 / (self.width * POINTS), ha="left",
+                      fontsize=style.TITLE, fontweight="bold")  # fmt: skip
         self._axes.append(axes)
         return axes
 
     def save(
         self, folder: Path, title: str, caption: str, alts: list[str], table: Sequence[Any]
     ) -> Drawn:
-        """Write ``NAME.svg``, ``NAME.png`` and ``NAME.csv``; ``table`` is a header and its rows."""
+        """Write ``NAME.svg``, ``.png``, ``.pdf`` and ``.csv``; ``table`` is a header and rows."""
+        self._settle()
         buffer = io.StringIO()
         self._figure.savefig(buffer, format="svg", metadata={"Date": None})
         text = buffer.getvalue()
@@ -104,11 +117,23 @@ class Sheet:
         self._figure.savefig(
             folder / f"{self.name}.png", dpi=PNG_DPI, pil_kwargs={"compress_level": 4}
         )
+        if self.count == 1:  # a paper has its caption; several panels need their names
+            self._parts[0].suptitle("")
+        self._figure.savefig(
+            folder / f"{self.name}.pdf", facecolor="none", bbox_inches="tight", pad_inches=0.02,
+            metadata={"CreationDate": None},
+        )  # fmt: skip
         rows = csv_text(table)
         (folder / f"{self.name}.csv").write_text(rows, encoding="utf-8")
         boxes = {f"panel-{self.name}-{i}": self._box(i) for i in range(self.count)}
         inline = svg.split(text, boxes, alts)
         return Drawn(self.name, title, caption, inline, rows, wide=self.columns == 1)
+
+    def _settle(self) -> None:
+        """Lay everything out once, instead of once for every file that is written."""
+        for part in self._parts:
+            part.set_visible(True)
+        ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05).execute(self._figure)
 
     def _box(self, index: int) -> tuple[float, float, float, float]:
         """x, y, width and height of a whole panel in points, y downwards."""
