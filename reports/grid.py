@@ -35,8 +35,8 @@ def draw(
     sns.heatmap(
         values, ax=axes, cmap=cmap, vmin=ends[0], vmax=ends[1],
         annot=None if words is None else np.array(words, object), fmt="",
-        linewidths=1, linecolor=PAPER, xticklabels=False, yticklabels=False,
-        **{"cbar": False, **options},
+        linecolor=PAPER, xticklabels=False, yticklabels=False,
+        **{"cbar": False, "linewidths": 1, **options},
     )  # fmt: skip
     axes.set_xticks(np.arange(0, len(columns), every) + 0.5, columns[::every])
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)

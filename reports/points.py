@@ -14,6 +14,10 @@ from matplotlib.axes import Axes
 from reports.style import INK, MUTED, PAPER
 
 
+REACH = 0.6
+"""How many times the range of the rows a level may lie beyond them and still be drawn."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of a dot plot; ``value`` NaN: ``word`` stands in its place."""
@@ -72,11 +76,20 @@ def draw(axes: Axes, rows: Sequence[Row], label: str, levels: Sequence[Level] = 
             axes.text(0.02, i, row.word, color=MUTED, style="italic", va="center", bbox=backing,
                       transform=axes.get_yaxis_transform())  # fmt: skip
     for i, level in enumerate(levels):
-        dash = (0, (4, 3)) if level.dashed else "-"
-        axes.axvline(level.value, color=level.colour, linewidth=0.8, linestyle=dash, zorder=1)
-        left, right = axes.get_xlim()
-        side = "left" if level.value < (left + right) / 2 else "right"
-        y = (1.0, "top") if i == 0 else (0.0, "bottom")
-        gap = (right - left) * (0.012 if side == "left" else -0.012)
-        axes.text(level.value + gap, y[0], level.name, color=MUTED, ha=side, va=y[1],
-                  transform=axes.get_xaxis_transform())  # fmt: skip
+        _line(axes, level, *((1.0, "top") if i == 0 else (0.0, "bottom")))
+
+
+def _line(axes: Axes, level: Level, y: float, va: str) -> None:
+    """A named line; one that would take most of the axis for itself is an arrow at the edge."""
+    left, right = axes.get_xlim()
+    span = right - left
+    side = "left" if level.value < (left + right) / 2 else "right"
+    look: dict[str, Any] = {"color": MUTED, "ha": side, "va": va}
+    if not left - REACH * span <= level.value <= right + REACH * span:
+        name = f"← {level.name}" if side == "left" else f"{level.name} →"
+        axes.text(0.01 if side == "left" else 0.99, y, name, transform=axes.transAxes, **look)
+        return
+    dash = (0, (4, 3)) if level.dashed else "-"
+    axes.axvline(level.value, color=level.colour, linewidth=0.8, linestyle=dash, zorder=1)
+    gap = span * (0.012 if side == "left" else -0.012)
+    axes.text(level.value + gap, y, level.name, transform=axes.get_xaxis_transform(), **look)

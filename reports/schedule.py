@@ -29,7 +29,7 @@ def draw(summary: Summary, folder: Path, palette: Palette) -> Drawn | None:
     benches = [str(b) for b in frame["bench"].unique()]
     mini = summary.is_mini_model or any(summary.is_mini_bench(b) for b in benches)
     longest = max(len(s.short) for s in shown)
-    sheet = Sheet("retention_schedule", 1, width=4.6 + 0.075 * longest, columns=1,
+    sheet = Sheet("retention_schedule", 1, width=3.4 + 0.07 * longest, columns=1,
                   height=max(3.0, 0.8 + LINE * len(shown)))  # fmt: skip
     axes = sheet.panel(TITLE, mini)
     _curves(axes, shares.assign(series=shares["series"].map(summary.series.__getitem__)), palette)

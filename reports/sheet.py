@@ -58,6 +58,8 @@ class Sheet:
     _figure: Figure = field(init=False)
     _parts: list[SubFigure] = field(init=False)
     _axes: list[Axes] = field(init=False, default_factory=list)
+    _settled: bool = field(init=False, default=False)
+    _tagged: bool = field(init=False, default=False)
 
     def __post_init__(self, left: float, right: float, bottom: float, top: float) -> None:
         across = min(self.columns, self.count)
@@ -70,9 +72,12 @@ class Sheet:
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in points of the axes of the last panel, as its texts leave them."""
+        return self.size_of(self._axes[-1])
+
+    def size_of(self, axes: Axes) -> tuple[float, float]:
+        """The same of any panel: best asked for when all of them are drawn."""
         self._settle()
-        box = self._axes[-1].get_window_extent()
-        scale = POINTS / self._figure.dpi
+        box, scale = axes.get_window_extent(), POINTS / self._figure.dpi
         return box.width * scale, box.height * scale
 
     def panel(self, title: str, mark: bool | str, covered: bool = False) -> Axes:
@@ -82,6 +87,7 @@ class Sheet:
         lies below the drawing, or at the top right of one that leaves no paper free (``covered``).
         """
         index = len(self._axes)
+        self._settled = False
         for done in self._parts[:index]:
             done.set_visible(False)  # seaborn draws the figure to measure ticks: not all of it
         part = self._parts[index]
@@ -89,13 +95,14 @@ class Sheet:
         axes = part.subplots()
         word = mark if isinstance(mark, str) else "mini" if mark else ""
         room = self.width * POINTS - 8
-        if covered and word:
+        self._tagged = covered and bool(word)
+        if self._tagged:
             part.text(0.985, 1 - 5 / (self.height * POINTS), word, ha="right", va="top",
-                      color=style.MUTED, fontweight="bold", fontsize=style.SIZE)  # fmt: skip
+                      color=style.MUTED, fontsize=style.SIZE)  # fmt: skip
             room -= (len(word) + 2) * style.SIZE * BOLD
         elif word:
             axes.text(
-                0.5, 0.5, word, color=style.WATERMARK, fontweight="bold", in_layout=False,
+                0.5, 0.5, word, color=style.WATERMARK, in_layout=False,
                 fontsize=46 if len(word) <= 4 else 28,
                 ha="center", va="center", transform=axes.transAxes, zorder=0,
             )  # fmt: skip
@@ -109,6 +116,7 @@ class Sheet:
         self, folder: Path, title: str, caption: str, alts: list[str], table: Sequence[Any]
     ) -> Drawn:
         """Write ``NAME.svg``, ``.png``, ``.pdf`` and ``.csv``; ``table`` is a header and rows."""
+        self._settled = False  # what was drawn since it was last asked
         self._settle()
         buffer = io.StringIO()
         self._figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -118,11 +126,12 @@ class Sheet:
             folder / f"{self.name}.png", dpi=PNG_DPI, pil_kwargs={"compress_level": 4}
         )
         if self.count == 1:  # a paper has its caption; several panels need their names
-            self._parts[0].suptitle("")
+            self._parts[0].suptitle(" " if self._tagged else "").set_in_layout(self._tagged)
+            self._settled = False
+            self._settle()
         self._figure.savefig(
-            folder / f"{self.name}.pdf", facecolor="none", bbox_inches="tight", pad_inches=0.02,
-            metadata={"CreationDate": None},
-        )  # fmt: skip
+            folder / f"{self.name}.pdf", facecolor="none", metadata={"CreationDate": None}
+        )
         rows = csv_text(table)
         (folder / f"{self.name}.csv").write_text(rows, encoding="utf-8")
         boxes = {f"panel-{self.name}-{i}": self._box(i) for i in range(self.count)}
@@ -131,6 +140,9 @@ class Sheet:
 
     def _settle(self) -> None:
         """Lay everything out once, instead of once for every file that is written."""
+        if self._settled:
+            return
+        self._settled = True
         for part in self._parts:
             part.set_visible(True)
         ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05).execute(self._figure)
