@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from reports import grid, text
 from reports.cell import Series
 from reports.sheet import Drawn, Sheet
 from reports.shown import Shown
+from reports.style import MAP_SHADES
 from reports.summary import Summary
 
 Floats = NDArray[np.float64]
@@ -72,7 +74,8 @@ def _layers(summary: Summary, folder: Path, chosen: dict[Series, list[Shown]]) -
         mini = _mini(summary, samples)
         axes = sheet.panel(f"{series.short}: {text.number(mean, 2)}", mini, covered=True)
         names = [str(layer) for layer in range(depth)]
-        grid.draw(axes, index, names, names, linewidths=0.4)
+        pixels: dict[str, Any] = {"rasterized": True, "linewidths": 0, "cmap": MAP_SHADES}
+        grid.draw(axes, index, names, names, **(pixels if depth > grid.NUMBERED else {}))
         axes.set_yticks(axes.get_xticks(), names[:: -(-depth // len(axes.get_xticks()))])
         axes.set(xlabel="decoder layer", ylabel="decoder layer")
         alts.append(f"{series.label}: mean agreement of its routed layers {text.number(mean, 2)}.")

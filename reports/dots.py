@@ -55,13 +55,10 @@ def _rows_shown(summary: Summary) -> list[Series]:
 
 
 def _average(summary: Summary, series: Series, benches: list[str]) -> float:
-    """Mean over the benches; below all others for a row that lacks one."""
-    scores = [summary.score(series, bench) for bench in benches]
-    shares = [
-        s.value * text.factor(summary, b) for s, b in zip(scores, benches, strict=True) if s
-    ]
-    whole = len(shares) == len(benches)
-    return sum(shares) / len(shares) if whole else -1e9 + sum(shares)
+    """Mean over the benches, without those on a scale of their own; last where one is lacking."""
+    scaled = [b for b in benches if text.factor(summary, b) == 100] or benches
+    found = [score.value for b in scaled if (score := summary.score(series, b))]
+    return sum(found) / len(found) if len(found) == len(scaled) else -math.inf
 
 
 def _row(summary: Summary, series: Series, bench: str, palette: Palette) -> Row:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from numpy.typing import NDArray
 
-from reports.style import GRID, INK, MUTED, ON_ACCENT, PAPER, SHADES
+from reports.style import GRID, INK, MUTED, PAPER, SHADES
 
 NUMBERED = 16
 """Columns up to which every square has room for its number."""
@@ -31,11 +31,13 @@ def draw(
 
     Every column is named up to `NUMBERED`, every fourth beyond. ``options`` go to seaborn.
     """
+    if options.get("cbar"):  # inside the axes' own box, which is measured
+        options["cbar_ax"] = axes.inset_axes((1.02, 0, 0.02, 1))
     every = 1 if len(columns) <= NUMBERED else 4
     sns.heatmap(
         values, ax=axes, cmap=cmap, vmin=ends[0], vmax=ends[1],
         annot=None if words is None else np.array(words, object), fmt="",
-        linecolor=PAPER, xticklabels=False, yticklabels=False,
+        annot_kws={"color": INK}, linecolor=PAPER, xticklabels=False, yticklabels=False,
         **{"cbar": False, "linewidths": 1, **options},
     )  # fmt: skip
     axes.set_xticks(np.arange(0, len(columns), every) + 0.5, columns[::every])
@@ -46,11 +48,6 @@ def draw(
         axes.patch.set(hatch="////", edgecolor=GRID, linewidth=0)
     if words is None:
         return
-    bright = ends[0] + 0.55 * (ends[1] - ends[0])
-    for text in axes.texts:
-        row, column = (int(float(part)) for part in text.get_position()[::-1])
-        strong = cmap is SHADES and values[row, column] > bright
-        text.set_color(ON_ACCENT if strong else INK)
     for row, column in missing:
         axes.text(column + 0.5, row + 0.5, words[row][column], ha="center", va="center",
                   color=MUTED, style="italic")  # fmt: skip

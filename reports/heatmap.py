@@ -14,14 +14,14 @@ from methods import REFERENCE
 from reports import grid, text
 from reports.cell import Series
 from reports.sheet import Drawn, Sheet
-from reports.style import HUES
+from reports.style import HUES, STRONGEST
 from reports.summary import Summary
 
 LOSES, GAINS = HUES[1], HUES[0]
 """Orange and blue: apart for every common form of colour blindness."""
 COLOURS = LinearSegmentedColormap.from_list("gain", [
-    (0, to_rgba(LOSES, 0.6)), (0.5, to_rgba(LOSES, 0)), (0.5, to_rgba(GAINS, 0)),
-    (1, to_rgba(GAINS, 0.6)),
+    (0, to_rgba(LOSES, STRONGEST)), (0.5, to_rgba(LOSES, 0)), (0.5, to_rgba(GAINS, 0)),
+    (1, to_rgba(GAINS, STRONGEST)),
 ])  # fmt: skip
 HEADER = ("model", "label", "bench", "status", "metric", "n", "delta", "delta_ci_low") + (
     "delta_ci_high", "p_adjusted", "verdict", "significant", "colour_value",

@@ -152,10 +152,12 @@ def _blind(axes: Axes, summary: Summary, bench: str, points: list[Point]) -> Non
     name = f"blind {text.number(level)}"
     if low <= level <= high:
         axes.axhline(level, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        axes.text(0.99, level, name, transform=axes.get_yaxis_transform(), ha="right", va="bottom", color=MUTED)  # fmt: skip
+        axes.text(0.99, level, name, transform=axes.get_yaxis_transform(), ha="right",
+                  va="bottom", color=MUTED)  # fmt: skip
     else:
         arrow, at = ("↓", 0.02) if level < low else ("↑", 0.98)
-        axes.text(0.99, at, f"{arrow} {name}", transform=axes.transAxes, ha="right", va="bottom" if level < low else "top", color=MUTED)  # fmt: skip
+        axes.text(0.99, at, f"{arrow} {name}", transform=axes.transAxes, ha="right",
+                  va="bottom" if level < low else "top", color=MUTED)  # fmt: skip
 
 
 def _blank(value: float) -> object:

@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 
 from reports.style import INK, MUTED, PAPER
 
-
 REACH = 0.6
 """How many times the range of the rows a level may lie beyond them and still be drawn."""
 
@@ -65,7 +64,8 @@ def draw(axes: Axes, rows: Sequence[Row], label: str, levels: Sequence[Level] = 
             markersize=5.5, markeredgewidth=1.4, err_kws={"linewidth": 1.6, "zorder": 2},
             zorder=3, ax=axes, **look,
         )  # fmt: skip
-    axes.set_ylim(len(rows) - 0.4 + 0.6 * (len(levels) > 1), -0.6 - 0.6 * (len(levels) > 0))
+    named = sum(bool(level.name) for level in levels)  # at the top and at the bottom
+    axes.set_ylim(len(rows) - 0.4 + 0.6 * (named > 1), -0.6 - 0.6 * (named > 0))
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.set(xlabel=label, ylabel="")
     axes.spines["left"].set_visible(False)

@@ -11,9 +11,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from reports import grid, text
-from reports.layerdata import ALL, Layers
+from reports.layerdata import ALL, PROBES, SHORT, Layers
 from reports.sheet import Drawn, Sheet
 from reports.style import ACCENT, HUES, INK, MUTED
 from reports.summary import Summary
@@ -21,17 +22,14 @@ from reports.summary import Summary
 TITLE = "Layer redundancy"
 INTRO = (
     "ARank is the rank of a layer's attention maps, mean over heads and samples; γ-MoD keeps the "
-    "four layers of highest ARank dense (outlined, but for ties). Damage is what the dense model loses when one "
-    "layer is skipped, or when half of the image tokens skip it. A rank is not normalised by "
-    "length, so shades are scaled within each row."
+    "four layers of highest ARank dense (outlined, but for ties). Damage is what the dense model "
+    "loses when one layer is skipped, or when half of the image tokens skip it. A rank is not "
+    "normalised by length, so shades are scaled within each row."
 )
-SHORT = {"probs": "softmax maps", "logits": "Eq. 5"}
-"""What the variants of arank.csv are called, here and in the tables."""
 VARIANTS = {
     "probs": f"ARank ({SHORT['probs']}: the released code's)",
     "logits": f"ARank ({SHORT['logits']}: ranks of Q·Kᵀ)",
 }
-PROBES = {"skip-layer": "layer skipped", "half-image": "half of the image tokens skip it"}
 MEASURES = {
     "drop": ("drop", "drop_ci_low", "drop_ci_high", "accuracy lost, points", 100.0),
     "nll": ("nll_increase", "nll_ci_low", "nll_ci_high", "answer's NLL rises by, nats", 1.0),
@@ -107,7 +105,7 @@ def _lines(summary: Summary, layers: Layers, folder: Path, variant: str) -> Draw
                           alpha=0.14, linewidth=0)  # fmt: skip
         axes.set(xlabel="decoder layer", ylabel="mean rank")
         axes.legend(title=None, labelspacing=0.2, handlelength=1.6, borderaxespad=0.1)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         alts.append(f"{bench}: " + _said([(n, named[named["size"] == n]) for n in names]))
     caption = (
         f"{VARIANTS[variant]} of each decoder layer by sample size, mean over heads and samples; "

@@ -21,7 +21,7 @@ KINDS = {
     "answer": "Answer tokens processed by layer",
 }
 
-SCALE = {"format": PercentFormatter(1, 0, " %"), "aspect": 12, "pad": 0.02, "ticks": [0, 0.5, 1]}
+SCALE = {"format": PercentFormatter(1, 0, " %"), "ticks": [0, 0.5, 1]}
 
 FULL = 0.9995
 """A share from here on reads as all tokens."""
@@ -63,7 +63,10 @@ def _draw(
     longest = max(len(s.short) for s in summary.series)
     numbered = len(layers) <= grid.NUMBERED
     sheet = Sheet(
-        f"retention_{kind}", 1, columns=1, height=0.85 + 0.22 * len(summary.series),
+        f"retention_{kind}",
+        1,
+        columns=1,
+        height=0.85 + 0.22 * len(summary.series),
         width=0.4 + 0.075 * longest + max(2.4, (0.36 if numbered else 0.19) * len(layers)),
     )
     benches = [str(b) for b in frame["bench"].unique()]

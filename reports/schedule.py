@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from reports import retention, text
 from reports.cell import Series
@@ -64,7 +65,7 @@ def _curves(axes: Axes, shares: pd.DataFrame, palette: Palette) -> None:
     )  # fmt: skip
     axes.set(ylim=(-4, 104), xlabel="decoder layer", ylabel="image tokens kept (%)")
     axes.margins(x=0.01)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _name_ends(
@@ -72,19 +73,29 @@ def _name_ends(
 ) -> None:
     """Every name beside the end of its line, moved apart where ends are close."""
     gap = 108 * SIZE * 1.25 / (72 * (height - 0.8))  # in units of the y axis
-    places: list[float] = []
     ranked = sorted(ends, key=lambda end: end[1])
-    for _, y in ranked:
-        places.append(max(y, places[-1] + gap) if places else y)
-    over = max(0.0, places[-1] - 103) if places else 0.0
-    for i in reversed(range(len(places))):
-        above = places[i + 1] - gap if i + 1 < len(places) else places[i] - over
-        places[i] = min(places[i], above)
+    places = _apart([y for _, y in ranked], gap)
     for (series, y), place in zip(ranked, places, strict=True):
         colour = palette.colour(series)
         axes.annotate(
             series.short, (1, y), (1.06, place), xycoords=("axes fraction", "data"),
             textcoords=("axes fraction", "data"), color=colour, va="center",
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1,
-                        "shrinkB": 0},
+                        "shrinkB": 0, "relpos": (0, 0.5)},
         )  # fmt: skip
+
+
+def _apart(values: list[float], gap: float) -> list[float]:
+    """Ascending values moved apart to at least ``gap``, each group around its own mean."""
+    groups: list[list[float]] = []
+    for value in values:
+        groups.append([value])
+        while len(groups) > 1 and _span(groups[-2], gap)[1] + gap > _span(groups[-1], gap)[0]:
+            groups[-2:] = [groups[-2] + groups[-1]]
+    return [_span(group, gap)[0] + i * gap for group in groups for i in range(len(group))]
+
+
+def _span(group: list[float], gap: float) -> tuple[float, float]:
+    """Where the first and the last of a group stand."""
+    middle, half = sum(group) / len(group), gap * (len(group) - 1) / 2
+    return middle - half, middle + half

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, to_rgba
+from matplotlib.colors import Colormap, ListedColormap, to_rgba
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -19,13 +18,12 @@ from reports import text
 from reports.record import PROCESSED, token_states
 from reports.sheet import Drawn, Sheet
 from reports.shown import Shown
-from reports.style import HUES, MAP, MUTED
+from reports.style import HUES, MAP, MAP_SHADES, MUTED
 from reports.summary import Summary
 
 INKS = ListedColormap([to_rgba(MAP), to_rgba(MUTED, 0.10), to_rgba(MUTED, 0.32),
                        to_rgba(HUES[1])])  # fmt: skip
 """Of processed, skipped, dropped and merged tokens, on a light and on a dark page."""
-INK_MAP = LinearSegmentedColormap.from_list("map", [to_rgba(MAP, 0), to_rgba(MAP)])
 
 
 def draw(summary: Summary, folder: Path, samples: Sequence[Shown]) -> Drawn | None:
@@ -43,7 +41,7 @@ def draw(summary: Summary, folder: Path, samples: Sequence[Shown]) -> Drawn | No
     for sample in chosen:
         states = token_states(sample.record)[:, sample.record.kinds == IMAGE]
         axes = sheet.panel(sample.series.short, mini, covered=True)
-        _map(axes, states, INKS, (0, len(INKS.colors) - 1))
+        _map(axes, states, INKS, (0, INKS.N - 1))
         axes.set(xlabel="image token", ylabel="decoder layer")
         kept = states == PROCESSED
         share = text.percent(float(kept.mean()))
@@ -83,7 +81,7 @@ def attention(summary: Summary, folder: Path) -> Drawn | None:
     alts = []
     for layer, value in zip(maps["layers"], values, strict=True):
         axes = sheet.panel(f"Layer {layer}", mini, covered=True)
-        _map(axes, np.log10(np.maximum(value, 1e-4)), INK_MAP, (-4, 0), tokens / side)
+        _map(axes, np.log10(np.maximum(value, 1e-4)), MAP_SHADES, (-4, 0), tokens / side)
         axes.set(xlabel="attended token", ylabel="attending token")
         first = text.percent(float(value[:, 0].mean()))
         alts.append(f"Layer {layer}: {first} of the attention goes to the first token.")
@@ -102,11 +100,11 @@ def attention(summary: Summary, folder: Path) -> Drawn | None:
 def _map(
     axes: Axes, values: NDArray[Any], cmap: Colormap, ends: tuple[float, float], unit: float = 1.0
 ) -> None:
-    """A map of many cells, as pixels; the axes count tokens and layers, ``unit`` to a cell."""
-    sns.heatmap(values, ax=axes, cmap=cmap, vmin=ends[0], vmax=ends[1], cbar=False,
-                rasterized=True, xticklabels=False, yticklabels=False)  # fmt: skip
-    for axis, cells in ((axes.xaxis, values.shape[1]), (axes.yaxis, values.shape[0])):
-        ticks = [t for t in MaxNLocator(5, integer=True).tick_values(0, cells * unit - 1) if t >= 0]
-        ticks = [t for t in ticks if t < cells * unit]
-        axis.set_ticks([t / unit + 0.5 for t in ticks], [f"{t:.0f}" for t in ticks])
+    """A map of more cells than a drawing holds: one pixel each, ``unit`` tokens or layers wide."""
+    down, across = (size * unit for size in values.shape)
+    axes.imshow(values, cmap=cmap, vmin=ends[0], vmax=ends[1], extent=(0, across, down, 0),
+                interpolation="none", aspect="auto")  # fmt: skip
     axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, prune="upper"))
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, prune="upper"))

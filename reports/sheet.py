@@ -12,13 +12,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.transforms import Bbox
 
 from harness.store.csvfile import csv_text
 from reports import style, svg
 
 POINTS = 72
 PNG_DPI = 110
+PAD = 0.07  # inches around a panel
 BOLD = 0.72
 """Width of an average bold character in units of the font size."""
 
@@ -42,8 +43,8 @@ class Drawn:
 class Sheet:
     """Panels of ``width`` by ``height`` inches in rows of ``columns``.
 
-    Each panel is a subfigure: matplotlib measures its texts and gives the rest to its axes, so
-    ``left``, ``right``, ``bottom`` and ``top`` are not needed.
+    Each panel is a subfigure: its texts are measured and its axes have the rest, so ``left``,
+    ``right``, ``bottom`` and ``top`` are not needed.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Sheet:
     _figure: Figure = field(init=False)
     _parts: list[SubFigure] = field(init=False)
     _axes: list[Axes] = field(init=False, default_factory=list)
-    _settled: bool = field(init=False, default=False)
+    _lines: list[int] = field(init=False, default_factory=list)
     _tagged: bool = field(init=False, default=False)
 
     def __post_init__(self, left: float, right: float, bottom: float, top: float) -> None:
@@ -75,8 +76,8 @@ class Sheet:
         return self.size_of(self._axes[-1])
 
     def size_of(self, axes: Axes) -> tuple[float, float]:
-        """The same of any panel: best asked for when all of them are drawn."""
-        self._settle()
+        """The same of any panel."""
+        self._settle(self._axes.index(axes))
         box, scale = axes.get_window_extent(), POINTS / self._figure.dpi
         return box.width * scale, box.height * scale
 
@@ -87,7 +88,6 @@ class Sheet:
         lies below the drawing, or at the top right of one that leaves no paper free (``covered``).
         """
         index = len(self._axes)
-        self._settled = False
         for done in self._parts[:index]:
             done.set_visible(False)  # seaborn draws the figure to measure ticks: not all of it
         part = self._parts[index]
@@ -97,7 +97,7 @@ class Sheet:
         room = self.width * POINTS - 8
         self._tagged = covered and bool(word)
         if self._tagged:
-            part.text(0.985, 1 - 5 / (self.height * POINTS), word, ha="right", va="top",
+            part.text(1 - PAD / self.width, 1 - PAD / self.height, word, ha="right", va="top",
                       color=style.MUTED, fontsize=style.SIZE)  # fmt: skip
             room -= (len(word) + 2) * style.SIZE * BOLD
         elif word:
@@ -107,8 +107,9 @@ class Sheet:
                 ha="center", va="center", transform=axes.transAxes, zorder=0,
             )  # fmt: skip
         lines = textwrap.wrap(title, int(room / style.TITLE / BOLD)) or [" "]
-        part.suptitle("\n".join(lines), x=4 / (self.width * POINTS), ha="left",
-                      fontsize=style.TITLE, fontweight="bold")  # fmt: skip
+        part.suptitle("\n".join(lines), x=PAD / self.width, y=1 - PAD / self.height, ha="left",
+                      va="top", fontsize=style.TITLE, fontweight="bold")  # fmt: skip
+        self._lines.append(len(lines))
         self._axes.append(axes)
         return axes
 
@@ -116,8 +117,9 @@ class Sheet:
         self, folder: Path, title: str, caption: str, alts: list[str], table: Sequence[Any]
     ) -> Drawn:
         """Write ``NAME.svg``, ``.png``, ``.pdf`` and ``.csv``; ``table`` is a header and rows."""
-        self._settled = False  # what was drawn since it was last asked
-        self._settle()
+        for index, part in enumerate(self._parts[: len(self._axes)]):
+            part.set_visible(True)
+            self._settle(index)
         buffer = io.StringIO()
         self._figure.savefig(buffer, format="svg", metadata={"Date": None})
         text = buffer.getvalue()
@@ -125,27 +127,48 @@ class Sheet:
         self._figure.savefig(
             folder / f"{self.name}.png", dpi=PNG_DPI, pil_kwargs={"compress_level": 4}
         )
-        if self.count == 1:  # a paper has its caption; several panels need their names
-            self._parts[0].suptitle(" " if self._tagged else "").set_in_layout(self._tagged)
-            self._settled = False
-            self._settle()
         self._figure.savefig(
-            folder / f"{self.name}.pdf", facecolor="none", metadata={"CreationDate": None}
-        )
+            folder / f"{self.name}.pdf", facecolor="none", bbox_inches=self._page(),
+            metadata={"CreationDate": None},
+        )  # fmt: skip
         rows = csv_text(table)
         (folder / f"{self.name}.csv").write_text(rows, encoding="utf-8")
         boxes = {f"panel-{self.name}-{i}": self._box(i) for i in range(self.count)}
         inline = svg.split(text, boxes, alts)
         return Drawn(self.name, title, caption, inline, rows, wide=self.columns == 1)
 
-    def _settle(self) -> None:
-        """Lay everything out once, instead of once for every file that is written."""
-        if self._settled:
-            return
-        self._settled = True
-        for part in self._parts:
-            part.set_visible(True)
-        ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05).execute(self._figure)
+    def _settle(self, index: int) -> None:
+        """Give the axes of a panel what its title and the texts around the axes leave.
+
+        One measurement each: matplotlib's own layout takes several, and drawing waits for it.
+        """
+        axes, part = self._axes[index], self._parts[index]
+        inner = axes.get_window_extent()
+        outer = axes.get_tightbbox(for_layout_only=True) or inner
+        whole, pad = part.bbox, PAD * self._figure.dpi
+        left = pad + inner.x0 - outer.x0
+        bottom = pad + inner.y0 - outer.y0
+        right = whole.width - pad - (outer.x1 - inner.x1)
+        top = whole.height - self._strip(index) * self._figure.dpi - (outer.y1 - inner.y1)
+        width, height = max(right - left, 1), max(top - bottom, 1)
+        axes.set_position((left / whole.width, bottom / whole.height,
+                           width / whole.width, height / whole.height))  # fmt: skip
+
+    def _strip(self, index: int) -> float:
+        """Inches at the top of a panel that its title takes."""
+        return PAD + self._lines[index] * 1.2 * style.TITLE / POINTS + 0.06
+
+    def _page(self) -> Bbox:
+        """All of the figure, but the title of a single panel: a paper has its caption for it."""
+        width, height = self._figure.get_size_inches()
+        for part in self._parts:  # embedding a second face would take longer than the drawing
+            for words in part.texts:
+                words.set_fontweight("normal")
+        if self.count > 1:
+            return Bbox.from_bounds(0, 0, width, height)
+        self._parts[0].suptitle("")
+        room = 0 if self._tagged else self._strip(0) - PAD
+        return Bbox.from_bounds(0, 0, width, height - room)
 
     def _box(self, index: int) -> tuple[float, float, float, float]:
         """x, y, width and height of a whole panel in points, y downwards."""

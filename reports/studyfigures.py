@@ -178,7 +178,7 @@ def _dots(axes: Axes, study: Study, bench: str, label: str) -> None:
     if bench == AVERAGE:
         seeds = [(run.accuracy, row + 0.3) for row, arm in enumerate(study.arms)
                  for run in arm.runs if not math.isnan(run.accuracy)]  # fmt: skip
-        axes.scatter(*zip(*seeds, strict=True) if seeds else ([], []), marker="|", s=22,
+        axes.scatter([value for value, _ in seeds], [row for _, row in seeds], marker="|", s=22,
                      color=MUTED, linewidths=1.0, zorder=2)  # fmt: skip
     reference = study.reference.line(bench) if study.reference else None
     level = [Level("", reference.mean)] if reference and reference.known else []

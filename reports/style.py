@@ -1,8 +1,8 @@
 """The theme of the figures: colours, markers, dashes, one size of text.
 
 The eight hues are those of Okabe and Ito, made for every common form of colour blindness; methods
-also differ by marker or dash, so nothing depends on colour alone. In the HTML page each colour below is
-replaced by a CSS variable, so that the same drawing suits a light and a dark page.
+also differ by marker or dash, so nothing depends on colour alone. In the HTML page each colour
+below is replaced by a CSS variable, so that the same drawing suits a light and a dark page.
 """
 
 from __future__ import annotations
@@ -51,8 +51,14 @@ DASHES: tuple[tuple[float, ...], ...] = (
 SIZE, TITLE = 9.0, 10.0
 """Points of all text, and of titles."""
 
-SHADES = LinearSegmentedColormap.from_list("shades", [to_rgba(ACCENT, 0.04), to_rgba(ACCENT)])
+STRONGEST = 0.55  # opacity on which a number in ink still reads, on a light and on a dark page
+SHADES = LinearSegmentedColormap.from_list(
+    "shades", [to_rgba(ACCENT, 0.03), to_rgba(ACCENT, STRONGEST)]
+)
 """From the paper to the accent by opacity, so that a map of it suits light and dark pages."""
+
+MAP_SHADES = LinearSegmentedColormap.from_list("map", [to_rgba(MAP, 0.02), to_rgba(MAP)])
+"""The same for maps of pixels."""
 
 AXES: dict[str, Any] = {
     "axes.edgecolor": MUTED,
