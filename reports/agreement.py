@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports import grid, text
+from reports import grid, labels, text
 from reports.cell import Series
 from reports.sheet import Drawn, Sheet
 from reports.shown import Shown
@@ -115,14 +115,14 @@ def _methods(summary: Summary, folder: Path, chosen: dict[Series, list[Shown]]) 
         for a, pair in enumerate(zip(values, chances, strict=True))
     ]
     shown = [s.short for s in names]
-    room = 0.4 + 0.075 * max(map(len, shown))
+    room = labels.inches(shown)[0] + 0.1
     sheet = Sheet("agreement_methods", 1, columns=1, width=room + 0.58 * len(names),
                   height=room + 0.3 + 0.42 * len(names))  # fmt: skip
     mini = any(_mini(summary, s) for s in chosen.values())
     axes = sheet.panel("Between methods", mini, covered=True)
     # The first has nothing to its left and the last nothing below it: the matrix is a triangle.
     part = [row[:-1] for row in words[1:]]
-    grid.draw(axes, values[1:, :-1], shown[1:], shown[:-1], part)
+    grid.draw(axes, values[1:, :-1], shown[1:], labels.wrapped(shown[:-1]), part)
     axes.patch.set_visible(False)
     axes.tick_params(axis="x", rotation=90)
     n = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from methods import BLIND, REFERENCE
-from reports import points, text
+from reports import labels, points, text
 from reports.cell import Series
 from reports.points import Level, Row
 from reports.sheet import Drawn, Sheet
@@ -25,7 +25,8 @@ def draw(summary: Summary, folder: Path, palette: Palette) -> Drawn | None:
     if not benches:
         return None
     shown = sorted(_rows_shown(summary), key=lambda s: -_average(summary, s, benches))
-    sheet = Sheet("accuracy", len(benches), width=3.7, height=1.2 + 0.2 * len(shown))
+    _, row = labels.inches([s.short for s in shown])
+    sheet = Sheet("accuracy", len(benches), width=3.7, height=1.2 + row * len(shown))
     table: list[list[object]] = [[*HEADER]]
     alts = []
     for bench in benches:

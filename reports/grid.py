@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from numpy.typing import NDArray
 
+from reports import labels
 from reports.style import GRID, INK, MUTED, PAPER, SHADES
 
 NUMBERED = 16
@@ -41,7 +42,7 @@ def draw(
         **{"cbar": False, "linewidths": 1, **options},
     )  # fmt: skip
     axes.set_xticks(np.arange(0, len(columns), every) + 0.5, columns[::every])
-    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, labels.wrapped(rows))
     axes.grid(visible=False)
     missing = np.argwhere(np.isnan(values))
     if len(missing):

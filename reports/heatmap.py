@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
 from methods import REFERENCE
-from reports import grid, text
+from reports import grid, labels, text
 from reports.cell import Series
 from reports.sheet import Drawn, Sheet
 from reports.style import HUES, STRONGEST
@@ -35,10 +35,10 @@ def draw(summary: Summary, folder: Path) -> Drawn | None:
     benches = [b for b in summary.benches if any(_delta(summary, s, b) is not None for s in series)]
     if len(benches) < 2:
         return None
-    longest = max(len(s.short) for s in series)
+    left, row = labels.inches([s.short for s in series])
     sheet = Sheet(
-        "heatmap", 1, width=0.3 + 0.075 * longest + max(2.4, WIDTH * len(benches)),
-        height=0.85 + HEIGHT * len(series), columns=1,
+        "heatmap", 1, width=left + max(2.4, WIDTH * len(benches)),
+        height=0.85 + max(HEIGHT, row) * len(series), columns=1,
     )  # fmt: skip
     mini = summary.is_mini_model or any(summary.is_mini_bench(b) for b in benches)
     axes = sheet.panel("Difference to dense, points", mini, covered=True)

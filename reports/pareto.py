@@ -17,6 +17,7 @@ from reports.style import ACCENT, MUTED, Palette
 from reports.summary import Summary
 
 Point = tuple[Series, Score, Cost]
+NAMED = 12  # points in a panel that all have their names
 SHOWN = 0.05  # smaller probabilities stand in the table only
 HEADER = ("bench", "model", "label", "n", "score", "ci_low", "ci_high", "prefill_tflops") + (
     "tflops_ci_low", "tflops_ci_high", "counter", "convention", "non_dominated",
@@ -76,7 +77,7 @@ def draw(summary: Summary, folder: Path, palette: Palette, fronts: Fronts) -> Dr
         absent = [s for s in summary.series if summary.score(s, bench) and s not in known]
         left_out += [f"{s.label} on {bench}" for s in absent]
     for axes, marks in drawn:
-        scatter.name(axes, sheet.size_of(axes), marks, front=True)
+        scatter.name(axes, sheet.size_of(axes), marks, front=True, most=NAMED)
     caption = _caption(summary, left_out, fronts)
     return sheet.save(folder, "Accuracy against cost", caption, alts, table)
 
@@ -178,6 +179,11 @@ def _caption(summary: Summary, left_out: list[str], fronts: Fronts) -> str:
             "The percentage beside a name is the probability of standing on that line when the "
             f"documents are drawn again, jointly for all methods ({draws} bootstrap draws; from "
             f"{percent(SHOWN)} on)."
+        )
+    if len(summary.series) > NAMED:
+        parts.append(
+            f"Of more than {NAMED} points only those on the line are named; the others stand in "
+            "the CSV."
         )
     if left_out:
         shown = ", ".join(left_out[:8]) + (" and more" if len(left_out) > 8 else "")

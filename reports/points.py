@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from reports import labels
 from reports.style import INK, MUTED, PAPER
 
 REACH = 0.6
@@ -66,7 +67,7 @@ def draw(axes: Axes, rows: Sequence[Row], label: str, levels: Sequence[Level] = 
         )  # fmt: skip
     named = sum(bool(level.name) for level in levels)  # at the top and at the bottom
     axes.set_ylim(len(rows) - 0.4 + 0.6 * (named > 1), -0.6 - 0.6 * (named > 0))
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_yticks(range(len(rows)), labels.wrapped([row.name for row in rows]))
     axes.set(xlabel=label, ylabel="")
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")

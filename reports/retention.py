@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import PercentFormatter
 
-from reports import grid, text
+from reports import grid, labels, text
 from reports.cell import Series
 from reports.sheet import Drawn, Sheet
 from reports.summary import Summary
@@ -60,14 +60,14 @@ def _draw(
     means = frame.groupby(["series", "layer"])["kept_fraction"].agg(["mean", "min", "max", "size"])
     layers = range(int(frame["layer"].min()), int(frame["layer"].max()) + 1)
     values = means["mean"].unstack("layer").reindex(range(len(summary.series)), columns=layers)
-    longest = max(len(s.short) for s in summary.series)
+    left, row = labels.inches([s.short for s in summary.series])
     numbered = len(layers) <= grid.NUMBERED
     sheet = Sheet(
         f"retention_{kind}",
         1,
         columns=1,
-        height=0.85 + 0.22 * len(summary.series),
-        width=0.4 + 0.075 * longest + max(2.4, (0.36 if numbered else 0.19) * len(layers)),
+        height=0.85 + max(0.22, row) * len(summary.series),
+        width=left + 0.1 + max(2.4, (0.36 if numbered else 0.19) * len(layers)),
     )
     benches = [str(b) for b in frame["bench"].unique()]
     mini = summary.is_mini_model or any(summary.is_mini_bench(b) for b in benches)

@@ -50,11 +50,15 @@ def draw(axes: Axes, marks: Sequence[Mark], also: Sequence[float] = ()) -> None:
         axes.plot(mark.x, mark.y, mark.marker, color=mark.colour, markersize=6, zorder=3)
 
 
-def name(axes: Axes, size: Span, marks: Sequence[Mark], front: bool = False) -> None:
+def name(
+    axes: Axes, size: Span, marks: Sequence[Mark], front: bool = False, most: int | None = None
+) -> None:
     """Write the names where they cover nothing; ``size``: of the axes in points, once laid out.
 
-    ``front``: a line runs to the right from every mark that is ahead, and up to the next.
+    ``front``: a line runs to the right from every mark that is ahead, and up to the next. Of more
+    than ``most`` marks only those ahead are named.
     """
+    every = most is None or len(marks) <= most
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
 
     def place(x: float, y: float) -> Span:
@@ -69,6 +73,9 @@ def name(axes: Axes, size: Span, marks: Sequence[Mark], front: bool = False) -> 
         ahead = sorted(spot for spot, mark in zip(spots, marks, strict=True) if mark.ahead)
         ends = [spot[0] for spot in ahead[1:]] + [size[0]]
         boxes += [(x, y - 1, end, y + 1) for (x, y), end in zip(ahead, ends, strict=True)]
+    shown = [i for i, mark in enumerate(marks) if every or mark.ahead]
+    boxes += [(x - 4, y - 4, x + 4, y + 4) for x, y in spots]
+    marks, spots = [marks[i] for i in shown], [spots[i] for i in shown]
     offsets = labels.place(spots, [mark.name for mark in marks], size, SIZE, boxes)
     leaders = []
     for mark, spot, (dx, dy) in zip(marks, spots, offsets, strict=True):

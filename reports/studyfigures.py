@@ -196,7 +196,7 @@ def _papers(axes: Axes, study: Study) -> None:
 
 
 def _label(said: str) -> str:
-    lines = textwrap.wrap(said, 40)
+    lines = textwrap.wrap(said, 28)
     return "\n".join(lines[:2]) + (" …" if len(lines) > 2 else "")
 
 
