@@ -37,7 +37,7 @@ def inches(names: Sequence[str]) -> tuple[float, float]:
     """Width of the longest line and height of a row of such names, at the figures' one size."""
     lines = [name.split("\n") for name in wrapped(names)]
     widest = max((len(line) for one in lines for line in one), default=0)
-    return 0.3 + 0.075 * widest, 0.16 * max((len(one) for one in lines), default=1) + 0.05
+    return 0.3 + 0.075 * widest, 0.14 * max((len(one) for one in lines), default=1) + 0.06
 
 
 def place(
