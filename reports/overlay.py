@@ -71,11 +71,11 @@ def _draw(
     scale = 1.35 / max(picture.shape[:2])
     left = 0.3 + 0.075 * max(len(s.series.short) for s in group)
     name = "".join(c if c.isalnum() else "_" for c in first.bench)
-    sheet = Sheet(f"overlay_{name}", 1, columns=1, left=left, right=0.1, bottom=0.4, top=0.38,
+    sheet = Sheet(f"overlay_{name}", 1, columns=1,
                   width=left + 0.1 + across * scale, height=0.78 + down * scale)  # fmt: skip
     mini = summary.is_mini_model or summary.is_mini_bench(first.bench)
-    title = f"{first.bench} document {first.doc_id}" + (" (mini)" if mini else "")
-    axes = sheet.panel(title, False)
+    title = f"{first.bench} document {first.doc_id}"
+    axes = sheet.panel(title, mini, covered=True)
     table: list[list[object]] = [["label", "bench", "doc_id", "layer", "tokens", "processed",
                                   "skipped", "dropped", "merged"]]  # fmt: skip
     where = _label_map(grids, picture.shape[:2])
