@@ -7,26 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgba
-from matplotlib.patches import Rectangle
 
-from reports import text
+from reports import grid, labels, text
 from reports.cell import Series
+from reports.heatmap import COLOURS
 from reports.ranktable import name_cell
 from reports.sheet import Drawn, Sheet
-from reports.style import GRID, HUES, INK, MUTED, PAPER
 from reports.summary import Summary
 from reports.tables import Cell, Column, Table
 from reports.timing import Board, Timed, conditions
 
-FASTER, SLOWER, STRONGEST = HUES[0], HUES[1], 0.55
-"""Blue and orange: apart for every common form of colour blindness; numbers in ink read on both."""
-COLOURS = LinearSegmentedColormap.from_list("speed", [
-    (0, to_rgba(SLOWER, STRONGEST)), (0.5, to_rgba(SLOWER, 0)), (0.5, to_rgba(FASTER, 0)),
-    (1, to_rgba(FASTER, STRONGEST)),
-])  # fmt: skip
 MARKS = {"faster": "▲ ", "slower": "▼ "}
 MOST_ROWS, MOST_NAMES = 40, 6
 WIDTH, HEIGHT = 0.74, 0.26  # inches of a cell
@@ -159,18 +150,17 @@ def draw(summary: Summary, board: Board, folder: Path, mark: bool | str) -> Draw
     panels: dict[float, list[str]] = {}
     for (_, n_out, _), places in settings(board).items():
         panels.setdefault(n_out, []).extend(work for _, work in places)
-    longest = max(len(r.short or r.label) for r in shown)
-    left = min(2.4, 0.3 + 0.07 * longest)
+    left, row = labels.inches([r.short or r.label for r in shown])
     most = max(map(len, panels.values()))
     sheet = Sheet(
         "breakeven", len(panels), width=left + 0.2 + max(2.4, WIDTH * most),
-        height=0.85 + HEIGHT * len(shown), left=left, bottom=0.5, top=0.35,
+        height=0.85 + max(HEIGHT, row) * len(shown),
         columns=1 if most > SIDE_BY_SIDE else min(3, len(panels)),
     )  # fmt: skip
     limit = _limit(board, shown)
     alts = []
     for n_out, works in sorted(panels.items()):
-        axes = sheet.panel(f"{text.plural(int(n_out), 'new token')}", mark)
+        axes = sheet.panel(f"{text.plural(int(n_out), 'new token')}", mark, covered=True)
         _panel(axes, summary, board, shown, works, limit)
         faster = [_at(board, e) for r in shown for w in works
                   if (e := board.get(r, w)) and _verdict(e) == "faster"]  # fmt: skip
@@ -210,19 +200,10 @@ def _panel(
             if entry is not None and not math.isnan(entry.speedup):
                 settled = _verdict(entry) in MARKS
                 values[y, x] = math.log2(entry.speedup) if settled else 0.0
-    sns.heatmap(
-        values, ax=axes, cmap=COLOURS, vmin=-limit, vmax=limit, annot=np.array(words, object),
-        fmt="", annot_kws={"color": INK}, linewidths=1, linecolor=PAPER, cbar=False,
-        xticklabels=False, yticklabels=False,
-    )  # fmt: skip
-    for y, x in np.argwhere(np.isnan(values)):
-        axes.add_patch(Rectangle((x, y), 1, 1, fill=False, hatch="////", edgecolor=GRID, lw=0))
-        axes.text(x + 0.5, y + 0.5, words[y][x], ha="center", va="center", color=MUTED,
-                  style="italic")  # fmt: skip
     one = sizes(board)
-    axes.set_xticks(np.arange(len(works)) + 0.5, [_place(one[work]) for work in works])
-    axes.set_yticks(np.arange(len(rows)) + 0.5, [r.short or r.label for r in rows])
-    axes.grid(visible=False)
+    columns = [_place(one[work]) for work in works]
+    names = [r.short or r.label for r in rows]
+    grid.draw(axes, values, names, columns, words, COLOURS, (-limit, limit))
 
 
 def _place(entry: Timed) -> str:

@@ -18,10 +18,12 @@ class Section:
     figures: tuple[Drawn, ...] = ()
     tables: tuple[Table, ...] = ()
     folded: bool = False
-    """Whether its tables start closed, or its figures where it has no table: for reference."""
+    """Whether the tables start closed: for reference, not for the first reading."""
     html: str = ""
     """Stands before the figures; what a reader must know stands in the figures as well."""
     about: str = ""
     """How it was done, folded: ``intro`` is what was found."""
     first: bool = False
     """The first screen: the table with the figure beside it."""
+    open_figures: int = 2
+    """How many of the figures the page shows at once; the others unfold."""

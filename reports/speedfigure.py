@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from reports import text
+from reports import labels, text
 from reports.cell import Series
 from reports.sheet import Drawn, Sheet
 from reports.style import HUES, INK, MARKERS
@@ -27,12 +27,10 @@ def draw(board: Board, folder: Path, mark: bool | str) -> Drawn | None:
     if not rows:
         return None
     works, shown = board.telling, rows[:MOST_ROWS]
-    name = "speedup"
-    longest = max(len(row.short or row.label) for row in shown)
-    sheet = Sheet(
-        name, 1, width=4.4, height=0.8 + 0.19 * len(works) + len(shown) * (0.2 + 0.08 * len(works)),
-        left=min(2.2, 0.3 + 0.068 * longest), top=0.25 + 0.19 * len(works), columns=1,
-    )  # fmt: skip
+    _, row = labels.inches([r.short or r.label for r in shown])
+    height = max(row, 0.12 + 0.12 * len(works))
+    sheet = Sheet("speedup", 1, width=4.4, height=0.8 + 0.19 * len(works) + height * len(shown),
+                  columns=1)  # fmt: skip
     axes = sheet.panel("", mark)
     _points(axes, board, [r.short or r.label for r in shown], shown, works)
     entries = [e for row in shown for e in _known(board, row, works)]

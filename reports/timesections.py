@@ -47,7 +47,7 @@ def _measured(summary: Summary, board: Board, folder: Path, mark: bool | str) ->
         said = waterfall.finding(board)
         none = "No method differs from dense beyond the interval: there is nothing to explain."
         found.append(Section("waterfall", "Where the time goes", said or none, (falls,),
-                             folded=not said))  # fmt: skip
+                             open_figures=1 if said else 0))  # fmt: skip
     return found
 
 

@@ -19,6 +19,7 @@ from reports.build import build_report
 from reports.rundata import load_run
 from reports.summary import summarise
 from reports.timing import Board, Timed, board, timed, watermark
+from tests.fixtures.without import WITHOUT_TORCH
 
 # label -> ms of vision, prefill, decode, and of the selection; the interval is 4 % wide
 METHODS = {"dense": (10.0, 100.0, 40.0, 0.0), "pmod": (10.0, 60.0, 38.0, 4.0)}
@@ -93,9 +94,9 @@ def write(path: Path) -> Path:
 
 def test_it_is_drawn_where_there_is_no_torch(run: Path) -> None:
     code = (
-        "import sys\nfrom reports import build_report\nfrom pathlib import Path\n"
-        f"build_report(Path({str(run)!r}))\n"
-        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+        f"{WITHOUT_TORCH}"
+        "from reports import build_report\nfrom pathlib import Path\n"
+        f"build_report(Path({str(run)!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -108,7 +109,7 @@ def test_it_is_drawn_where_there_is_no_torch(run: Path) -> None:
     assert "accuracy.csv" not in markdown
     assert "busy device: 1 other process on it" in markdown
     for name in ("speedup", "waterfall", "breakeven"):
-        for kind in ("svg", "png", "csv"):
+        for kind in ("svg", "png", "pdf", "csv"):
             assert (run / "figures" / f"{name}.{kind}").stat().st_size > 0
         assert "busy" in (run / "figures" / f"{name}.svg").read_text()  # the watermark
 
