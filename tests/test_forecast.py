@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.common.forecast import Forecast, Part, spoken
+from harness.common.forecast import Forecast, Part, spoken, time_left
 
 METHODS = {"dense": 1.0, "fastv": 0.6, "pmod": 1.5}  # seconds a document on gqa
 BENCHES = {"gqa": 1.0, "pope": 0.5, "chartqa": 3.0}  # times as many on each bench
@@ -60,12 +60,22 @@ def test_a_number_of_documents_that_is_not_known_is_taken_from_the_same_bench() 
     assert Forecast([known, Part("answers", "fastv", "gqa")]).left == pytest.approx(40.0)
 
 
+def test_what_a_part_takes_beside_its_documents_is_added_to_the_ones_to_come() -> None:
+    forecast = product({("dense", "gqa"), ("fastv", "gqa")})
+    plain = forecast.left
+    assert plain is not None
+    forecast.parts[0].overhead, forecast.parts[1].overhead = 4.0, 2.0
+    assert forecast.left == pytest.approx(plain + 7 * 3.0)
+
+
 def test_what_cannot_be_known_is_named_and_not_counted() -> None:
     forecast = product({("dense", "gqa")})
     alone = forecast.left
-    forecast.add([Part("arank", "", "", 1), Part("times", "", "gqa", 30)])
+    forecast.part("arank", units=1)
+    forecast.part("times", "", "gqa", 30)
     assert forecast.left == alone
     assert forecast.unknown == ["arank", "times"]
+    assert time_left(forecast) == f"about {spoken(forecast.left or 0)} left, then arank, times"
     assert Forecast([Part("answers", "dense", "gqa", 40)]).left is None
     assert Forecast([Part("answers", "dense", "gqa", 40)]).share is None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -23,6 +22,8 @@ class Part:
     measured: int = 0
     seconds: float = 0.0
     finished: bool = False
+    overhead: float | None = None
+    """Seconds beside its units, before the first and after the last; None: not begun."""
 
     @property
     def rate(self) -> float | None:
@@ -42,9 +43,14 @@ class Forecast:
 
     parts: list[Part] = field(default_factory=list)
 
-    def add(self, parts: Iterable[Part]) -> None:
-        """More work."""
-        self.parts += parts
+    def part(self, kind: str, row: str = "", column: str = "", units: int | None = None) -> Part:
+        """The part of that name, planned now where it was not."""
+        names = kind, row, column
+        found = next((p for p in self.parts if (p.kind, p.row, p.column) == names), None)
+        if found is None:
+            found = Part(kind, row, column, units)
+            self.parts.append(found)
+        return found
 
     def rate(self, part: Part) -> float | None:
         """Seconds a unit; None where nothing of its kind was measured."""
@@ -80,7 +86,15 @@ class Forecast:
         if part.finished:
             return 0.0
         rate, units = self.rate(part), self.units(part)
-        return None if rate is None or units is None else max(units - part.done, 0) * rate
+        if rate is None or units is None:
+            return None
+        beside = self._overhead(part.kind) if part.overhead is None else 0.0
+        return max(units - part.done, 0) * rate + beside
+
+    def _overhead(self, kind: str) -> float:
+        """The mean of the kind's parts that have begun."""
+        found = [p.overhead for p in self.parts if p.kind == kind and p.overhead is not None]
+        return statistics.fmean(found) if found else 0.0
 
     @property
     def left(self) -> float | None:
@@ -118,3 +132,16 @@ def spoken(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def time_left(forecast: Forecast) -> str:
+    """``about 14 min left, then arank``: what is not known stands as work, not as time.
+
+    Empty before anything was measured.
+    """
+    left = forecast.left
+    if left is None:
+        return ""
+    said = [f"about {spoken(left)} left"] if left else []
+    later = ["then " + ", ".join(forecast.unknown)] if forecast.unknown else []
+    return ", ".join(said + later)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.common.errors import CellError, StoreError, one_line
+from harness.common.forecast import Forecast, Part
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
 from harness.cost.findings import RefereeError
 from harness.jobs.cellrun import record_failure, run_cell
-from harness.jobs.grid import Cell, Grid, make_grid, too_few
+from harness.jobs.grid import Cell, Grid, make_grid, planned_documents, too_few
 from harness.jobs.resolve import named_methods, require_same_files, runtime_of, with_dense
 from harness.jobs.runner import Job
 from harness.model.session import Session
@@ -20,7 +21,8 @@ from harness.options.runtime import Runtime
 from harness.options.settings import Settings
 from harness.readouts.derive import Derived
 from harness.readouts.stored import read_out_cell, require_readable
-from harness.readouts.summary import LEGEND, summary_table
+from harness.readouts.ending import Ending
+from harness.readouts.summary import ending
 from harness.store.cells import engine_digest
 from harness.store.rundir import Store, read_run_json
 from harness.store.runinfo import CIRCUMSTANCES
@@ -41,6 +43,9 @@ class Extra(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """What run.json says of it."""
+
+    def plan(self, forecast: Forecast) -> None:
+        """What is left of it, for the time that the run still takes."""
 
     def run(self, session: Any, store: Store, show: Progressing) -> bool:
         """Do what is missing; True when a part of it failed."""
@@ -153,9 +158,12 @@ class Benchmarks(Job):
         if not used:
             self.session = None
             return self._taken_up(out)
+        show.phase(f"loading {self.grid.source.model_id}", soon=True)
         self.session = self.load(show)
+        show.phase("checking methods", soon=True)
         for method, checkpoint in used.items():
             self.session.check(method, checkpoint)
+        show.phase("checking the counters of FLOPs", soon=True)
         self.referees = self.counters()
         about = describe_run(self.grid, self.session.device_name)
         about |= {"referees": self.referees.described(), "settings": self.recorded}
@@ -198,12 +206,26 @@ class Benchmarks(Job):
         return {**before, **about} if any(before.get(k) != about[k] for k in about) else None
 
     def work(self, store: Store, show: Progressing) -> bool:
+        self._plan(store, show.forecast)
         failed = self._cells(store, show)
-        show.table(lambda: summary_table(store.path))
-        show.say(LEGEND)
         for extra in self.extras if self.session is not None else ():
             failed = extra.run(self.session, store, show) or failed
         return failed
+
+    def ending(self, out: Path) -> Ending:
+        return ending(out)
+
+    def _plan(self, store: Store, forecast: Forecast) -> None:
+        """All that the run will do, and what is done of it, for the time that is left."""
+        done = store.done()
+        for cell in self.grid.cells:
+            part = _part(cell, forecast)
+            row = done.get(cell.key.cell_id)
+            if row is not None and cell.key.cell_id not in self.damaged:
+                part.done = part.measured = int(row["n"] or 0)
+                part.seconds, part.finished = float(row["seconds"] or 0), True
+        for extra in self.extras if self.session is not None else ():
+            extra.plan(forecast)
 
     def _cells(self, store: Store, show: Progressing) -> bool:
         grid, done = self.grid, store.done()
@@ -237,13 +259,15 @@ class Benchmarks(Job):
             if failed:
                 gc.collect()  # an exception's frames hold tensors; free them before the next cell
             derived.left_out.discard(cell.key.cell_id)
+            show.phase("tables", soon=True)
             derived.write()
         if not todo:
+            show.phase("tables", soon=True)
             derived.write()
         return failed
 
     def _cell(self, cell: Cell, title: str, store: Store, show: Progressing) -> None:
-        with show.cell(title) as on_batch:
+        with show.part(title, _part(cell, show.forecast)) as on_batch:
             verbose, session = self.settings.verbose, self.session
             result = run_cell(cell, session, store, self.evaluate, self.referees, on_batch, verbose)
         headline = result.headline
@@ -253,6 +277,11 @@ class Benchmarks(Job):
         )
         for note in result.notes:
             show.say(f"    {note}")
+
+
+def _part(cell: Cell, forecast: Forecast) -> Part:
+    """The cell in the forecast of the run."""
+    return forecast.part("answers", cell.method.spec, cell.bench.name, planned_documents(cell))
 
 
 def describe_run(grid: Grid, device_name: str) -> dict[str, Any]:

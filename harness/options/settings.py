@@ -39,6 +39,7 @@ _do = partial(setting, group=option.DO)
 _analysis = partial(setting, group=option.LAYERS, jobs=ON_BENCHES, record=Record.SET)
 _timing = partial(setting, group=option.TIMES, jobs=MEASURING, record=Record.USED)
 _shape = partial(setting, group=option.TIMES, jobs=JobKind.THROUGHPUT, record=Record.USED)
+COSTS = JobKind.COSTS_ONLY | JobKind.PUBLISHED
 _free = partial(setting, jobs=~JobKind(0), record=Record.NEVER)
 
 
@@ -236,6 +237,13 @@ class Settings:
         "DIR",
         help="run directory, resumed if it exists (default runs/<time>)",
         jobs=WRITING,
+    )
+    table: str | None = _free(
+        None,
+        one_of("form", ("md",)),
+        "md",
+        help="print the final table as Markdown on standard output, and nothing else there",
+        jobs=ON_BENCHES | JobKind.DERIVE | JobKind.PLOTS_ONLY | COSTS,
     )
     quiet: bool = _free(False, help="no progress, errors only")
     verbose: bool = _free(False, help="more detail, library messages")
