@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from reports import (
+    benchsections,
     breakeven,
-    changes,
     conditions,
     controls,
     costtables,
-    dots,
-    fronts,
-    heatmap,
     latex,
-    layerdata,
     markdown,
     numbering,
-    pareto,
+    opening,
     published,
-    radar,
-    redundancy,
-    redundancytables,
     routing,
     sentences,
-    speedfront,
     study,
     studyfigures,
     studytables,
@@ -39,7 +32,9 @@ from reports import (
     text,
     waterfall,
 )
+from reports import ranking as rank
 from reports import timing as times
+from reports.benchsections import FAILURES, SPEED
 from reports.controls import Rivals
 from reports.errors import ReportError
 from reports.files import check_free, write
@@ -52,8 +47,10 @@ from reports.tables import Table
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def build_report(run_dir: Path, out: Path | None = None) -> Path:
+def build_report(run_dir: Path, out: Path | None = None, against: Sequence[str] = ()) -> Path:
     """Draw every table and figure of ``run_dir`` again, into ``out`` or into itself.
+
+    ``against``: the rows that the first table's differences are to; as the run says, else dense.
 
     Raises:
         ReportError: the directory is no run directory, or ``out`` holds anything but a report, or
@@ -68,8 +65,9 @@ def build_report(run_dir: Path, out: Path | None = None) -> Path:
     try:
         folder = out / "figures"
         folder.mkdir(parents=True, exist_ok=True)
-        sections = _study_sections(arms, folder) if arms else _sections(summary, rivals, folder)
-        page = _page(summary, rivals, sections) | (_study_page(arms) if arms else {})
+        ranking = rank.load(summary, against, rivals)
+        sections = _sections(summary, ranking, rivals, arms, folder)
+        page = _page(summary, ranking, rivals, sections) | (_study_page(arms) if arms else {})
         shown = [t for s in sections if not s.folded for t in s.tables if t.name not in LISTS]
         about = f"{text.conditions(summary)}; {text.sample_count(summary)}"
         below = f"{studytext.captioned(arms) if arms else about}. {page['mini_text']}"
@@ -80,66 +78,44 @@ def build_report(run_dir: Path, out: Path | None = None) -> Path:
         raise ReportError(f"cannot write the report into {out}: {error}") from error
 
 
-def _sections(summary: Summary, rivals: Rivals, folder: Path) -> list[Section]:
+def _sections(
+    summary: Summary, ranking: rank.Ranking, rivals: Rivals, arms: study.Study | None, folder: Path
+) -> list[Section]:
+    if arms:
+        return _study_sections(arms, folder)
     if summary.run.is_timing:
         return _time_sections(summary, folder)
     clock = timed_part(summary)
-    beside = times.beside(summary, times.timed(clock)) if clock else []
-    palette = style.Palette(summary.series)
-    chances, against = fronts.load(summary), controls.section(summary, rivals)
-    with style.context():
-        front = pareto.draw(summary, folder, palette, chances)
-        fast = speedfront.draw(summary, times.timed(clock), folder, palette) if clock else None
-        dot = dots.draw(summary, folder, palette)
-        heat = heatmap.draw(summary, folder)
-        web = radar.draw(summary, folder, palette)
-        layers = routing.sections(summary, folder, palette)
-    sections = [
-        Section("overview", "Overview", tables=(tables.overview(summary, beside, rivals.marks),)),
-        Section("pareto", "Accuracy against cost", _none(front), _known(front, fast)),
-        Section("accuracy", "Accuracy by bench", _none(dot), _known(heat, dot, web)),
-        *([against] if against else []),
-        *layers,
-    ]
-    printed = [t for t in (published.comparison(summary.run), published.measured(summary.run)) if t]
-    if printed:  # such a run has no benchmarks: this table is what it is for
-        title, intro = published.title(summary.run), published.intro(summary.run)
-        sections.insert(0, Section("published", title, intro, tables=tuple(printed)))
-        sections = [s for s in sections if s.figures or s.tables]
-    sections += _redundancy(summary, folder)
+    if any(summary.cell(s, b).scores for s in summary.series for b in summary.benches):
+        found = benchsections.sections(summary, ranking, rivals, clock, folder)
+    else:
+        found = _cost_sections(summary, folder)
     if clock:
-        sections += [replace(s, anchor=f"times-{s.anchor}") for s in _time_sections(clock, folder)]
-    plain = None if clock else times.speed_table(times.timed(summary))
-    optional = [
-        ("fronts", "Who stands on the front", fronts.INTRO, fronts.table(summary, chances), False),
-        ("changes", "Answers that changed", changes.INTRO, changes.table(summary), False),
-        ("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary), False),
-        ("failures", "Failed and missing cells", FAILURES, tables.failures(summary), False),
-        ("speed", "Speed", SPEED, plain, False),
-        ("cells", "Every cell", "", tables.cells(summary, rivals.marks), False),
-        ("metrics", "Further metrics", METRICS, tables.other_metrics(summary), True),
-        ("ledger", "Cost by part", LEDGER, costtables.ledger(summary), True),
-    ]
-    for anchor, title, intro, table, folded in optional:
-        if table is not None:
-            sections.append(Section(anchor, title, intro, tables=(table,), folded=folded))
-    return [_numbered(summary, s) if s.anchor in ACCURACIES else s for s in sections]
+        times_ = _time_sections(clock, folder)
+        at = next((i for i, s in enumerate(found) if s.anchor == "controls"), len(found))
+        found[at:at] = [replace(s, anchor=f"times-{s.anchor}") for s in times_]
+    return found
 
 
-def _numbered(summary: Summary, section: Section) -> Section:
-    tables = tuple(numbering.with_column(summary, table) for table in section.tables)
-    return replace(section, tables=tables)
-
-
-def _redundancy(summary: Summary, folder: Path) -> list[Section]:
-    """What --analyse found; nothing without its files."""
-    layers = layerdata.load(summary.run)
-    if layers is None:
-        return []
+def _cost_sections(summary: Summary, folder: Path) -> list[Section]:
+    """A run that counted and answered nothing."""
+    run = summary.run
+    printed = _tables(published.comparison(run), published.measured(run))
     with style.context():
-        drawn = tuple(redundancy.draw_all(summary, layers, folder))
-    found = tuple(redundancytables.tables(layers))
-    return [Section("layers", redundancy.TITLE, redundancy.INTRO, drawn, found)]
+        layers = routing.sections(summary, folder, style.Palette(summary.series))
+    found = [
+        Section("overview", "Overview", tables=(tables.overview(summary),)),
+        *layers,
+        *benchsections.redundancy_sections(summary, folder),
+        Section("failures", "Failed and missing cells", FAILURES,
+                tables=_tables(tables.failures(summary))),
+        Section("ledger", "Cost by part", benchsections.LEDGER,
+                tables=_tables(costtables.ledger(summary)), folded=True),
+    ]  # fmt: skip
+    if printed:  # this table is what such a run is for
+        title, intro = published.title(run), published.intro(run)
+        found.insert(0, Section("published", title, intro, tables=printed))
+    return [s for s in found if s.figures or s.tables or s.html]
 
 
 def _time_sections(summary: Summary, folder: Path) -> list[Section]:
@@ -204,33 +180,16 @@ def _tables(*found: Table | None) -> tuple[Table, ...]:
     return tuple(table for table in found if table is not None)
 
 
-ACCURACIES = ("overview", "controls", "fronts", "changes", "normalised", "cells", "metrics")
-"""Sections with tables of accuracies."""
-
 LISTS = ("cells", "failures", "runs")
 """Tables for looking things up: they are no part of a paper."""
 
 NOTHING = "Nothing has been timed (yet)."
 FAILED_TIMES = "Failed and missing times"
-NORMALISED = (
-    "(method − blind) / (dense − blind): 100 % is all of what the image adds for the dense model, "
-    "0 % is the same model without the image. 95 % intervals from documents drawn jointly for all "
-    "three; none where dense is not clearly above blind, or where the run has not derived one."
-)
-FAILURES = "These cells have no numbers anywhere in this report; nothing stands in for them."
 CLAIMS = (
     "Each claim compares two arms that we trained, the first minus the second. The paper's "
     "difference stands in a column of its own: another model, other data, another scale."
 )
 SHORT = "What is listed as failed or not run has no numbers anywhere in this report."
-SPEED = "Measured times on the named device; a saving in FLOPs is not yet a saving in time."
-METRICS = "Whatever else the benchmarks' own scoring reports, beside each bench's main metric."
-LEDGER = (
-    "FLOPs are means of one sample, whatever the batch; cache sizes too, unless a batch stands "
-    "below them: then they are the whole batch's. Parts are counted one by one, so that nothing "
-    "hides in a total; what is not counted says so, and a dash means that the convention has no "
-    "such part."
-)
 
 
 def _known(*drawn: Drawn | None) -> tuple[Drawn, ...]:
@@ -242,7 +201,9 @@ def _none(*drawn: Drawn | None) -> str:
     return "" if _known(*drawn) else "The run has no numbers for this figure (yet)."
 
 
-def _page(summary: Summary, rivals: Rivals, sections: list[Section]) -> dict[str, Any]:
+def _page(
+    summary: Summary, ranking: rank.Ranking, rivals: Rivals, sections: list[Section]
+) -> dict[str, Any]:
     run = summary.run
     notices = list(dict.fromkeys(run.notices))
     clock = timed_part(summary)
@@ -252,24 +213,27 @@ def _page(summary: Summary, rivals: Rivals, sections: list[Section]) -> dict[str
         total = sum(len(part.series) * len(part.benches) for part in parts)
         notices.insert(0, f"This run is not complete: {done} of {total} cells are done. "
                           "Run the same command again to go on.")  # fmt: skip
-    opening = sentences.opening(summary)
     if numbering.differ(summary):
-        opening += f" {numbering.WARNING}"
-    findings = sentences.findings(summary) + controls.findings(rivals)
+        notices.append(numbering.WARNING)
+    about = sentences.opening(summary)
+    findings = opening.sentences(summary, ranking)
+    findings = findings or sentences.findings(summary) + controls.findings(rivals)
+    findings += sentences.missed(summary)
     reading: tuple[tuple[str, str], ...] = sentences.READING
     if clock is not None:
         entries = times.timed(clock)
         said = times.opening(clock, entries), times.findings(entries), times.READING
         only = run.is_timing
-        opening = said[0] if only else f"{opening} {said[0]}"
-        findings = said[1] if only else [*findings, *said[1]]
+        about = said[0] if only else f"{about} {said[0]}"
+        findings = said[1] if only else [*findings, *said[1][:1]]
         reading = said[2] if only else (*reading, *(r for r in said[2] if r not in reading))
     return {
         "title": run.path.resolve().name,
-        "opening": opening,
+        "opening": about,
         "findings": findings,
         "mini_text": sentences.mini_note(summary),
         "notices": notices,
+        "about": f"{text.conditions(summary)}; {text.sample_count(summary)}",
         "conditions": conditions.entries(summary),
         "everything": conditions.everything(summary),
         "command": conditions.command(summary),

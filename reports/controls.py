@@ -160,8 +160,9 @@ def section(summary: Summary, rivals: Rivals) -> Section | None:
     if not rivals.found:
         return None
     found, missing = table(summary, rivals), missing_sentence(summary, rivals)
-    intro = " ".join(filter(None, (INTRO if found else "", missing)))
-    return Section("controls", TITLE, intro, tables=(found,) if found else ())
+    return Section(
+        "controls", TITLE, missing, tables=(found,) if found else (), about=INTRO if found else ""
+    )
 
 
 def table(summary: Summary, rivals: Rivals) -> Table | None:

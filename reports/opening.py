@@ -41,11 +41,11 @@ def leaders(summary: Summary, ranking: Ranking) -> list[str]:
 
 def _leader(summary: Summary, ranking: Ranking, rows: list[Ranked], where: str) -> str:
     best = max(rows, key=lambda r: r.average)
-    name = f"{where}{_name(best.series)}" if where else _name(best.series)
-    unit, scale = _unit(summary)
+    who = f"{where}{name(best.series)}"
+    unit, scale = unit_of(summary)
     value, low, high = _value(summary, best, scale)
     shown = f"{text.number(value)}{unit} {text.interval(low, high)}".rstrip()
-    said = f"{name} scores highest: {shown} {_on(summary, ranking)}"
+    said = f"{who} scores highest: {shown} {_on(summary, ranking)}"
     ties = [
         r
         for r in rows
@@ -53,19 +53,19 @@ def _leader(summary: Summary, ranking: Ranking, rows: list[Ranked], where: str) 
     ]
     if ties and len(rows) > 1:
         several = f"{len(ties)} others" if len(ties) > MOST_NAMES else ""
-        said += f", not separable from {several or text.listing([_name(r.series) for r in ties])}"
+        said += f", not separable from {several or text.listing([name(r.series) for r in ties])}"
     if best.reference is not None and not math.isnan(best.delta):
         of = f"{text.percent(best.of_dense)} of dense, " if not math.isnan(best.of_dense) else ""
         word = {"better": "better", "worse": "worse", "non-inferior": "not worse"}
         verdict = word.get(best.verdict, "open")
-        said += f"; {of}{_points(best.delta, best.delta_low, best.delta_high, scale)} to "
-        said += f"{_name(best.reference)} ({verdict})"
+        said += f"; {of}{points(best.delta, best.delta_low, best.delta_high, scale)} to "
+        said += f"{name(best.reference)} ({verdict})"
     return said + "."
 
 
 def settled(summary: Summary, ranking: Ranking) -> list[str]:
     """Who beats whom at the same KV cache, a sentence a winner; else that nobody does."""
-    scale = _unit(summary)[1]
+    scale = unit_of(summary)[1]
     rows = [r for r in ranking.rows if r.complete and not r.series.is_blind]
     wins: list[tuple[Ranked, list[tuple[Ranked, Pair]], list[Ranked]]] = []
     compared = 0
@@ -107,7 +107,7 @@ def chance(ranking: Ranking) -> str:
     if not short:
         every = all(r.above_random for r in rows)
         return "Every method beats random tokens at its budget." if every else ""
-    named = [_name(r.series) for r in short]
+    named = [name(r.series) for r in short]
     if len(named) > 2 * MOST_NAMES:
         many = f"{len(named)} of {len(rows)} methods are"
         return f"{many} not shown to beat random tokens at their budget."
@@ -117,15 +117,15 @@ def chance(ranking: Ranking) -> str:
 def _win(row: Ranked, beaten: list[tuple[Ranked, Pair]], open_: list[Ranked], scale: float) -> str:
     ordered = sorted(beaten, key=lambda pair: (pair[0].series.is_control, -pair[1].delta))
     parts = [
-        f"{_name(other.series)} by {text.number(pair.delta * scale)} "
+        f"{name(other.series)} by {text.number(pair.delta * scale)} "
         f"{text.interval(pair.low * scale, pair.high * scale)}".rstrip()
         for other, pair in ordered[:MOST_NAMES]
     ]
     if len(ordered) > MOST_NAMES:
         parts.append(text.plural(len(ordered) - MOST_NAMES, "other row"))
-    said = f"{_name(row.series)} beats {text.listing(parts)} at the same KV cache"
+    said = f"{name(row.series)} beats {text.listing(parts)} at the same KV cache"
     if open_:
-        named = [_name(r.series) for r in open_[:MOST_NAMES]]
+        named = [name(r.series) for r in open_[:MOST_NAMES]]
         more = len(open_) - len(named)
         named += [text.plural(more, "other")] if more > 0 else []
         said += f"; not separable from {text.listing(named)}"
@@ -140,11 +140,12 @@ def _is(pair: Pair | None, word: str) -> bool:
     return pair is not None and pair.comparable and pair.told == word
 
 
-def _name(series: Series) -> str:
+def name(series: Series) -> str:
+    """How sentences call a row."""
     return series.short or series.label
 
 
-def _unit(summary: Summary) -> tuple[str, float]:
+def unit_of(summary: Summary) -> tuple[str, float]:
     """Unit and factor of averages: percent, or the scale of the only bench."""
     if len(summary.benches) == 1:
         scale = text.factor(summary, summary.benches[0])
@@ -166,6 +167,7 @@ def _on(summary: Summary, ranking: Ranking) -> str:
     return f"on the average of {text.plural(ranking.benches, 'bench', 'benches')}"
 
 
-def _points(delta: float, low: float, high: float, scale: float) -> str:
+def points(delta: float, low: float, high: float, scale: float) -> str:
+    """A signed difference with its interval."""
     ci = text.interval(low * scale, high * scale, signed=True)
     return f"{text.number(delta * scale, signed=True)} {ci}".rstrip()

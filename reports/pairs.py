@@ -98,5 +98,5 @@ def load(summary: Summary) -> Pairs:
 
 
 def _still_done(summary: Summary, who: tuple[Series, Series], bench: str) -> bool:
-    benches = summary.benches if bench == AVERAGE else [bench]
+    benches = summary.answered if bench == AVERAGE else [bench]
     return all(summary.cell(one, name).status == "done" for one in who for name in benches)

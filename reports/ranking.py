@@ -93,7 +93,7 @@ def load(summary: Summary, against: Sequence[str] = (), rivals: Rivals | None = 
     references = _references(summary, names)
     rows = []
     for series in summary.series:
-        row = known.get(series, Ranked(series))
+        row = known.get(series) or _from_cells(summary, series)
         rows.append(_compared(row, _reference(row, references, known), found))
     rows = _placed(_adjusted(rows, found), found)
     if rivals is not None:
@@ -139,9 +139,36 @@ def _averages(summary: Summary) -> dict[Series, Ranked]:
     return found
 
 
+def _from_cells(summary: Summary, series: Series) -> Ranked:
+    """A row of a run without averages.csv: means of what its cells have, without intervals."""
+    scores = [summary.score(series, bench) for bench in summary.benches]
+    values = [s.value for s in scores if s is not None]
+    whole = len(values) == len(summary.answered) > 0 and max(values) <= 1
+    kv = [summary.ratio(series, bench, "kv_vision") for bench in summary.benches]
+    shares = []
+    for bench in summary.benches:
+        ours = summary.prefill(series, bench)
+        for other in summary.series:
+            dense = summary.prefill(other, bench)
+            if other.is_reference and other.model == series.model and ours and dense:
+                shares.append(ours.tflops / dense.tflops if dense.tflops else NAN)
+    return Ranked(
+        series,
+        average=_mean(values) if whole else NAN,
+        benches=len(values),
+        n=sum(s.n for s in scores if s is not None),
+        kv=_mean([v for v in kv if not math.isnan(v)]),
+        prefill_of_dense=_mean([v for v in shares if not math.isnan(v)]),
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else NAN
+
+
 def _whole(summary: Summary, series: Series) -> bool:
     """Whether no cell of a row has failed or gone since the averages were taken."""
-    return all(summary.cell(series, b).status not in ("failed", "missing") for b in summary.benches)
+    return all(summary.cell(series, b).status == "done" for b in summary.answered)
 
 
 def _references(summary: Summary, names: Sequence[str]) -> list[Series]:

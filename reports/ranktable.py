@@ -32,15 +32,15 @@ def table(
     """Rows of the run best first; the benches' own columns start folded where there are several."""
     benches = summary.benches
     made = [
-        (Column("Place", "at its budget"), [_place(row) for row in ranking.rows]),
         (Column("Method", numeric=False), [name_cell(row.series) for row in ranking.rows]),
     ]
     if len(benches) > 1:
         unit = f"{_metric(ranking)}, 95 % CI"
         made.append((Column("Average", unit, mini=_mini(summary)), _averages(ranking)))
     made += [
-        (Column("Of dense"), [_share(row.of_dense) for row in ranking.rows]),
         (Column(f"Δ to {_names(ranking)}", "points, 95 % CI"), _differences(summary, ranking)),
+        (Column("Place", "at its KV"), [_place(row) for row in ranking.rows]),
+        (Column("Of dense"), [_share(row.of_dense) for row in ranking.rows]),
         (Column("Prefill", "of dense"), [_share(row.prefill_of_dense) for row in ranking.rows]),
         (Column("KV", "image, kept"), [_share(row.kv) for row in ranking.rows]),
     ]
@@ -61,7 +61,7 @@ def table(
         if len(benches) > 1:
             made.append((column, cells))
         else:
-            made.insert(2, (column, [_plain(cell) for cell in cells]))
+            made.insert(1, (column, [_plain(cell) for cell in cells]))
     rows = [list(row) for row in zip(*(cells for _, cells in made), strict=True)]
     return Table("overview", "Methods, best first", [c for c, _ in made], rows, _note(ranking))
 
@@ -92,7 +92,7 @@ def difference(row: Ranked, unit: float = 100.0) -> Cell:
 
 def _place(row: Ranked) -> Cell:
     if not row.rank_low:
-        return Cell("", sort=math.nan)
+        return Cell(text.GAP, tone="gap")
     shown = str(row.rank_low) if not row.tied else f"{row.rank_low}–{row.rank_high}"
     return Cell(shown, sort=row.rank_low)
 

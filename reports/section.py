@@ -21,3 +21,7 @@ class Section:
     """Whether the tables start closed: for reference, not for the first reading."""
     html: str = ""
     """Stands before the figures; what a reader must know stands in the figures as well."""
+    about: str = ""
+    """How it was done, folded: ``intro`` is what was found."""
+    first: bool = False
+    """The first screen: the table with the figure beside it."""

@@ -95,15 +95,18 @@ def findings(summary: Summary) -> list[str]:
             sentences.append(f"{word}: {shown}.")
         elif name == "better" and found:
             sentences.append("Nothing is significantly better than dense.")
-    missed = {
+    return sentences + missed(summary)
+
+
+def missed(summary: Summary) -> list[str]:
+    """Which rows are not at the budget that was asked for."""
+    places = {
         series.label: benches
         for series in summary.series
         if (benches := [b for b in summary.benches if _missed(summary.score(series, b))])
     }
-    if missed:
-        shown = text.by_method(missed)
-        sentences.append(f"Missed the budget asked for, so no verdict: {shown}.")
-    return sentences
+    shown = text.by_method(places)
+    return [f"Missed the budget asked for, so no verdict: {shown}."] if places else []
 
 
 def _missed(score: Score | None) -> bool:

@@ -80,6 +80,12 @@ class Summary:
         )
 
     @property
+    def answered(self) -> list[str]:
+        """The benches that some row has done: averages are over these."""
+        done = {bench for (_, bench), cell in self.cells.items() if cell.status == "done"}
+        return [bench for bench in self.benches if bench in done]
+
+    @property
     def is_mini_model(self) -> bool:
         """Whether the run says so, or the model carries the shipped one's name."""
         return self.run.get("mini") is True or any(s.model == "tiny-llava" for s in self.series)

@@ -31,6 +31,16 @@ document.querySelectorAll("input[data-filters]").forEach(function (input) {
     });
   });
 });
+/* Columns that start folded: every bench of the first table. */
+document.querySelectorAll("button[data-unfolds]").forEach(function (button) {
+  const table = document.getElementById(button.dataset.unfolds);
+  button.hidden = false;
+  button.addEventListener("click", function () {
+    const open = table.classList.toggle("unfolded");
+    button.setAttribute("aria-expanded", String(open));
+    button.textContent = open ? "Hide benches and parameters" : "Show benches and parameters";
+  });
+});
 /* Light or dark: as the system says, until the reader presses the button. */
 (function () {
   const root = document.documentElement, button = document.getElementById("theme");

@@ -1,0 +1,175 @@
+"""The sections of a run on benchmarks, the first screen first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from reports import (
+    changes,
+    controls,
+    costtables,
+    findings,
+    fronts,
+    heatmap,
+    layerdata,
+    matrix,
+    numbering,
+    pareto,
+    rankfigure,
+    ranktable,
+    redundancy,
+    redundancytables,
+    routing,
+    speedfront,
+    style,
+    tables,
+)
+from reports import timing as times
+from reports.controls import Rivals
+from reports.ranking import Ranking
+from reports.section import Section
+from reports.sheet import Drawn
+from reports.summary import Summary
+from reports.tables import Table
+
+FIRST = "overview"
+
+
+def sections(
+    summary: Summary, ranking: Ranking, rivals: Rivals, clock: Summary | None, folder: Path
+) -> list[Section]:
+    """Everything there is to show; a section without data is absent."""
+    palette = style.Palette(summary.series)
+    entries = times.timed(clock) if clock else []
+    chances = fronts.load(summary)
+    with style.context():
+        first = rankfigure.draw(summary, ranking, folder, palette)
+        against = matrix.section(summary, ranking, folder, findings.pairs(summary, ranking))
+        front = pareto.draw(summary, folder, palette, chances) if _budgets(ranking) else None
+        fast = speedfront.draw(summary, entries, folder, palette) if clock else None
+        heat = heatmap.draw(summary, folder)
+        layers = routing.sections(summary, folder, palette)
+    board = ranktable.table(summary, ranking, entries, rivals.marks)
+    found: list[Section | None] = [
+        Section(FIRST, "Methods, best first", "", known(first), (board,), first=True),
+        against,
+        _front(summary, fronts.table(summary, chances), chances, known(front, fast)),
+        _benches(summary, heat),
+        _controls(summary, rivals),
+        _changes(summary),
+        _folded("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary)),
+        *(_told(summary, section) for section in layers),
+        *redundancy_sections(summary, folder),
+        _folded("failures", "Failed and missing cells", "", tables.failures(summary), FAILURES),
+        None if clock else _speed(summary),
+        _folded("cells", "Every cell", "", tables.cells(summary, rivals.marks)),
+        _folded("metrics", "Further metrics", METRICS, tables.other_metrics(summary)),
+        _folded("ledger", "Cost by part", LEDGER, costtables.ledger(summary)),
+    ]
+    shown = [one for one in found if one is not None]
+    return [_numbered(summary, one) if one.anchor in ACCURACIES else one for one in shown]
+
+
+def redundancy_sections(summary: Summary, folder: Path) -> list[Section]:
+    """What --analyse found; nothing without its files."""
+    layers = layerdata.load(summary.run)
+    if layers is None:
+        return []
+    with style.context():
+        drawn = tuple(redundancy.draw_all(summary, layers, folder))
+    found = tuple(redundancytables.tables(layers))
+    return [Section("layers", redundancy.TITLE, redundancy.INTRO, drawn, found)]
+
+
+def _budgets(ranking: Ranking) -> bool:
+    """Whether methods stand at more than one budget: at one, a front is a stack of points."""
+    rows = [r for r in ranking.rows if not (r.series.is_reference or r.series.is_control)]
+    kept = [r.kv for r in rows if r.kv == r.kv] or [0.0]
+    return len(rows) == 0 or max(kept) - min(kept) > 0.03 or not all(r.kv == r.kv for r in rows)
+
+
+def _front(
+    summary: Summary, table: Table | None, chances: fronts.Fronts, drawn: tuple[Drawn, ...]
+) -> Section | None:
+    if not drawn:
+        return None
+    said = findings.front(summary, chances)
+    found = (table,) if table else ()
+    title = "Accuracy against cost"
+    return Section("pareto", title, said, drawn, found, folded=True, about=fronts.INTRO)
+
+
+def _benches(summary: Summary, heat: Drawn | None) -> Section | None:
+    if heat is None:
+        return None
+    return Section("accuracy", "Accuracy by bench", findings.benches(summary), (heat,))
+
+
+def _controls(summary: Summary, rivals: Rivals) -> Section | None:
+    found = controls.section(summary, rivals)
+    if found is None:
+        return None
+    said = " ".join(filter(None, (findings.controls(summary, rivals), found.intro)))
+    return replace(found, intro=said, folded=any(len(t.rows) > 12 for t in found.tables))
+
+
+def _told(summary: Summary, section: Section) -> Section:
+    """A section on routing, which opens with what was found; how is told folded."""
+    said = {"routing": findings.kept, "evidence": findings.recall}.get(section.anchor)
+    about = section.about or (section.intro if section.anchor != "pictures" else "")
+    intro = said(summary) if said else "" if about else section.intro
+    return replace(section, intro=intro, about=about)
+
+
+def _changes(summary: Summary) -> Section | None:
+    table = changes.table(summary)
+    if table is None:
+        return None
+    said = findings.changed(summary)
+    return Section(
+        "changes", "Answers that changed", said, tables=(table,), folded=True, about=changes.INTRO
+    )
+
+
+def _speed(summary: Summary) -> Section | None:
+    table = times.speed_table(times.timed(summary))
+    return None if table is None else Section("speed", "Speed", SPEED, tables=(table,))
+
+
+def _folded(
+    anchor: str, title: str, about: str, table: Table | None, intro: str = ""
+) -> Section | None:
+    """A table to look things up in; open where the intro says that it must be seen."""
+    if table is None:
+        return None
+    return Section(anchor, title, intro, tables=(table,), folded=not intro, about=about)
+
+
+def _numbered(summary: Summary, section: Section) -> Section:
+    tables = tuple(numbering.with_column(summary, table) for table in section.tables)
+    return replace(section, tables=tables)
+
+
+def known(*drawn: Drawn | None) -> tuple[Drawn, ...]:
+    """The figures that there are."""
+    return tuple(one for one in drawn if one is not None)
+
+
+ACCURACIES = ("controls", "fronts", "changes", "normalised", "cells", "metrics")
+"""Sections with tables of accuracies, whose rows say how they number."""
+
+NORMALISED = (
+    "(method − blind) / (dense − blind): 100 % is all of what the image adds for the dense model, "
+    "0 % is the same model without the image. 95 % intervals from documents drawn jointly for all "
+    "three; none where dense is not clearly above blind, or where the run has not derived one."
+)
+FAILURES = "These cells have no numbers anywhere in this report; nothing stands in for them."
+SPEED = "Measured times on the named device; a saving in FLOPs is not yet a saving in time."
+METRICS = "Whatever else the benchmarks' own scoring reports, beside each bench's main metric."
+LEDGER = (
+    "FLOPs are means of one sample, whatever the batch; cache sizes too, unless a batch stands "
+    "below them: then they are the whole batch's. Parts are counted one by one, so that nothing "
+    "hides in a total; what is not counted says so, and a dash means that the convention has no "
+    "such part."
+)
