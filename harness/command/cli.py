@@ -133,14 +133,14 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     if job is JobKind.CHECK:
         return _check(raw["check"], raw.get("family"), settings.out)
     if job is JobKind.PLOTS_ONLY:
-        return _plots(raw["plots_only"], settings.out)
+        return _plots(raw["plots_only"], settings)
     if job is JobKind.DIFF:
         one, other = raw["diff"]
         return _diff(one, other, settings.out)
     if job is JobKind.DERIVE:
         from harness.jobs.derive import run_derive
 
-        return run_derive(raw["derive"], settings.quiet)
+        return run_derive(raw["derive"], settings.quiet, settings.table)
     from harness.jobs.runner import run
 
     return run(_work(job, settings)(settings, argv))
@@ -211,18 +211,25 @@ def _check(name: str, family: str | None, out: str | None) -> int:
         raise UsageError(f"--check: {one_line(error)}") from None
 
 
-def _plots(target: str, out: str | None) -> int:
+def _plots(target: str, settings: Settings) -> int:
+    from harness.common.progress import Progressing
     from harness.store.rundir import open_for_reading
 
     run_dir: Path = open_for_reading(target)
-    from reports.build import build_report
-    from reports.errors import ReportError
+    with Progressing(settings.quiet) as show:
+        show.phase("drawing the report", soon=True)
+        from harness.readouts.ending import conclude
+        from harness.readouts.summary import ending
+        from reports.build import build_report
+        from reports.errors import ReportError
 
-    try:
-        put(build_report(run_dir, Path(out) if out else None))
-    except ReportError as error:
-        raise UsageError(f"--plots-only: {error}") from None
-    return EXIT_OK
+        try:
+            report = build_report(run_dir, Path(settings.out) if settings.out else None)
+        except ReportError as error:
+            show.close()
+            raise UsageError(f"--plots-only: {error}") from None
+        whole = conclude(report, lambda: ending(run_dir), show, settings.table)
+    return EXIT_OK if whole else EXIT_CELLS_FAILED
 
 
 def _diff(one: str, other: str, out: str | None) -> int:

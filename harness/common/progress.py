@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 from rich.measure import Measurement
 from rich.table import Table
@@ -60,7 +61,10 @@ class Progressing:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -104,6 +108,14 @@ class Progressing:
             self._show()
         elif not soon:
             self.say(text)
+
+    def each(self, doing: str, things: Iterable[Any]) -> Iterator[Any]:
+        """The things one by one, each named while it is in work."""
+        everything = list(things)
+        for number, one in enumerate(everything, start=1):
+            name = getattr(one, "label", None) or getattr(one, "row", "")
+            self.phase(f"[{number}/{len(everything)}] {doing} {name}", soon=True)
+            yield one
 
     @contextmanager
     def part(self, title: str, part: Part, still: bool = False) -> Iterator[OnBatch | None]:

@@ -212,7 +212,7 @@ class Benchmarks(Job):
             failed = extra.run(self.session, store, show) or failed
         return failed
 
-    def ending(self, out: Path) -> Ending:
+    def ending(self, out: Path) -> Ending | None:
         return ending(out)
 
     def _plan(self, store: Store, forecast: Forecast) -> None:

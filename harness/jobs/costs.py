@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from harness.common.console import Console
 from harness.common.errors import UsageError, one_line
-from harness.common.progress import Progressing, print_whole
+from harness.common.progress import Progressing
 from harness.cost.readouts import read_out, routing_table
 from harness.cost.rows import cost_rows
 from harness.families.catalog import shape_from_config
@@ -27,6 +26,7 @@ from harness.jobs.resolve import check_methods, named_methods, with_dense
 from harness.jobs.runner import Job
 from harness.model.convert.use import config_behind
 from harness.options.settings import Settings
+from harness.readouts.ending import Ending
 from harness.store import columns
 from harness.store.cells import ID_LENGTH, params_json
 from harness.store.csvfile import write_csv
@@ -47,6 +47,8 @@ class Costed:
 
 class Costs(Job):
     """Methods in the ledger, from a config."""
+
+    asks_for_table = True
 
     def resolve(self, out: Path) -> dict[str, Any]:
         settings = self.settings
@@ -70,10 +72,11 @@ class Costs(Job):
         """All of it is computed here: where the counters disagree, nothing is written."""
         from harness.cost.referees import Referees
 
+        show.phase("checking the counters of FLOPs", soon=True)
         referees = Referees(self.shape)
         checked = referees.described()
         how = self.config, self.shape, self.settings, referees
-        self.found, self.left_out = predict(self.methods, *how)
+        self.found, self.left_out = predict(show.each("counting", self.methods), *how)
         return {"settings": self.recorded, "referees": checked, "config": self.config}
 
     def work(self, store: Store, show: Progressing) -> bool:
@@ -81,11 +84,11 @@ class Costs(Job):
         rows = [r for one in self.found for r in cost_rows(one.about, [one.readout], seed, batch)]
         write_csv(store.path / "cost.csv", columns.COST, rows)
         write_csv(store.path / "routing.csv", columns.ROUTING, routing_rows(self.found))
-        console = Console()
-        print_whole(console, ledger_table(self.shape, self.found, batch))
-        for line in self.left_out:
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
         return False
+
+    def ending(self, out: Path) -> Ending:
+        table = ledger_table(self.shape, self.found, self.batch)
+        return Ending(lambda width: table, notes=self.left_out)
 
     def report(self, out: Path) -> Path:
         return out / "cost.csv"
@@ -99,7 +102,7 @@ def fixed_batch(settings: Settings) -> int:
 
 
 def predict(
-    methods: Sequence[Any],
+    methods: Iterable[Any],
     config: Mapping[str, Any],
     shape: ModelShape,
     settings: Settings,

@@ -16,29 +16,31 @@ from harness.common.errors import (
     one_line,
 )
 from harness.common.progress import Progressing
-from harness.common.stops import PROGRAM, put
+from harness.common.stops import PROGRAM
 from harness.cost.findings import RefereeError
 from harness.options.workload import is_workload
 from harness.readouts.derive import Derived, read_cell
+from harness.readouts.ending import conclude
 from harness.readouts.stored import read_out_cell
-from harness.readouts.summary import LEGEND, summary_table
+from harness.readouts.summary import ending
 from harness.store.csvfile import read_rows
 from harness.store.rundir import DONE, Store, open_for_reading, read_run_json
 
 FLAG = "--derive"
 
 
-def run_derive(target: str, quiet: bool = False) -> int:
+def run_derive(target: str, quiet: bool = False, form: str | None = None) -> int:
     """Read every finished cell out again; the exit code is that of a run.
+
+    ``form``: of the final table, see `harness.readouts.ending`.
 
     Raises UsageError, before anything is written, for a run in progress and for one whose cells
     have no records.
     """
     path = open_for_reading(target, FLAG)
     about = read_run_json(path)
-    show = Progressing(quiet)
     require_records(path)
-    with Store(path, FLAG) as store:
+    with Progressing(quiet) as show, Store(path, FLAG) as store:
         done = store.done()
         order = [cell for cell in about["cells"] if cell in done]
         derived = Derived(store, order, about["seed"], store.margin(None))
@@ -53,13 +55,13 @@ def run_derive(target: str, quiet: bool = False) -> int:
                 failed += 1
                 show.warn(f"{PROGRAM}: {name}: {one_line(error)}")
                 _leave_out(derived, requested, row)
+        show.phase("tables")
         derived.write()
-    show.table(lambda: summary_table(path))
-    show.say(LEGEND)
-    put(_report(path))
+        show.phase("drawing the report")
+        shown = conclude(_report(path), lambda: ending(path), show, form)
     if len(order) < len(about["cells"]):
         show.warn(f"{PROGRAM}: {_missing(store, about['cells'])}")
-    return EXIT_CELLS_FAILED if failed else EXIT_OK
+    return EXIT_CELLS_FAILED if failed or not shown else EXIT_OK
 
 
 def _leave_out(derived: Derived, requested: str, row: dict[str, str]) -> None:

@@ -29,6 +29,9 @@ from harness.store.runinfo import environment
 class Job(ABC):
     """One kind of run. The steps are called in the order they stand here, each once."""
 
+    asks_for_table = False
+    """Whether the table at its end is what the job is for: it then goes to standard output."""
+
     def __init__(self, settings: Settings, argv: Sequence[str]) -> None:
         self.settings, self.argv = settings, list(argv)
 
@@ -101,8 +104,9 @@ def _work(job: Job, out: Path, show: Progressing) -> int:
             store.write_run_json({**environment(job.argv), **about})
         failed = job.work(store, show)
         report = _report(job, out, show)
-        conclude(report, lambda: job.ending(out), show, job.settings.table)
-    return EXIT_CELLS_FAILED if failed or report is None else EXIT_OK
+        form, asked = job.settings.table, job.asks_for_table
+        shown = conclude(report, lambda: job.ending(out), show, form, asked)
+    return EXIT_CELLS_FAILED if failed or report is None or not shown else EXIT_OK
 
 
 def _report(job: Job, out: Path, show: Progressing) -> Path | None:

@@ -52,6 +52,9 @@ def conclude(
             show.close()
             show.warn(f"{PROGRAM}: no table: {one_line(error)}")
     show.close()
+    if form is not None and whole and ending is None:
+        whole = False
+        show.warn(f"{PROGRAM}: --table: nothing was scored here: there is no final table")
     if form == MARKDOWN and ending is not None:
         put("\n\n".join(filter(None, (markdown(ending.table(None)), ending.caption))))
     elif ending is not None:

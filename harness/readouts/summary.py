@@ -25,10 +25,12 @@ STYLES = {"better": "green", "worse": "red", "not worse": "cyan", "same answers"
 OPEN = "yellow"
 SMALL = "dim"
 WIDEST = 1000
+LONGEST = 24
+"""Columns of the parameters of a row in a terminal, before they go on below."""
 
 
-def ending(run_dir: Path, against: Sequence[str] = ()) -> Ending:
-    """The rows of a run, best first. Raises ReportError for a folder that holds none.
+def ending(run_dir: Path, against: Sequence[str] = ()) -> Ending | None:
+    """The rows of a run, best first; None where nothing was scored. Raises ReportError.
 
     ``against``: rows that the differences are to, in place of those that the run names.
     """
@@ -37,6 +39,8 @@ def ending(run_dir: Path, against: Sequence[str] = ()) -> Ending:
     from reports.summary import summarise
 
     summary = summarise(load_run(run_dir))
+    if not any(cell.scores for cell in summary.cells.values()):
+        return None
     found = ranking.load(summary, against, controls.load(summary))
     closing = Closing(summary, found)
     conditions = f"{text.conditions(summary)}; {text.sample_count(summary)}; 95 % intervals."
@@ -79,48 +83,50 @@ class Closing:
         """Benches as far as they fit the width, all without one or where nothing else compares."""
         benches = [] if self.only and self.averaged else list(self.summary.benches)
         wanted = benches if width is None or not self.compared else []
-        table = self._made(wanted)
+        table = self._made(wanted, width)
         for count in range(1, len(benches) + 1) if not wanted else ():
-            wider = self._made(benches[:count])
+            wider = self._made(benches[:count], width)
             if width is None or _width(wider) > width:
                 break
             table = wider
         return table
 
-    def _made(self, benches: Sequence[str]) -> Table:
+    def _made(self, benches: Sequence[str], width: int | None) -> Table:
         rows = self.ranking.rows
         columns = [
             ("KV\nkept", [_share(row.kv) for row in rows]),
             ("prefill\nof dense", [_share(row.prefill_of_dense) for row in rows]),
         ]
         if self.averaged:
-            title = f"{self._scored(self.only) if self.only else 'average, %'}\n[95 % CI]"
+            title = self._scored(self.only) if self.only else "average, %"
+            bounded = any(not math.isnan(row.low) for row in rows)
+            title += "\n[95 % CI]" if bounded else ""
             columns.append((title, [self._average(row) for row in rows]))
         if self.compared:
             columns.append((f"Δ to {self._references()}\n[95 % CI]", [*map(self._delta, rows)]))
             columns.append(("", [self._word(row) for row in rows]))
         for bench in benches:
-            cells = [self._score(row.series, bench) for row in rows]
-            columns.append((f"{self._scored(bench)}\n(Δ to dense)", cells))
+            scores = [self._score(row.series, bench) for row in rows]
+            columns.append((f"{self._scored(bench)}\n(Δ to dense)", scores))
         table = Table(box=SIMPLE_HEAD)
-        table.add_column("method")
+        table.add_column("method", max_width=LONGEST if width else None)
         for title, _ in columns:
             # A verdict stands left, behind its number.
             table.add_column(Text(title), justify="right" if title else "left", no_wrap=True)
-        shown = [self._name(row.series, benches) for row in rows]
+        shown = [self._name(row.series) for row in rows]
         for cells in zip(shown, *(cells for _, cells in columns), strict=True):
             table.add_row(*cells)
         return table
 
     # --- cells ------------------------------------------------------------------------------------
-    def _name(self, series: Series, benches: Sequence[str]) -> Text:
-        """The method, its parameters below, and its numbering where rows differ in it."""
+    def _name(self, series: Series) -> Text:
+        """The method, its parameters below, and what sets it apart where rows number unlike."""
         from reports import numbering
         from reports.ranktable import short
 
         name, rest = short(series)
         kind = self.summary.positions(series) if numbering.differ(self.summary) else ""
-        small = [rest, f"numbered: {numbering.WORDS.get(kind, kind)}" if kind else ""]
+        small = [rest, f"numbered {numbering.WORDS[kind]}" if kind == "compact" else ""]
         below = ", ".join(filter(None, small))
         return Text(name) + Text(f"\n{below}" if below else "", SMALL)
 
