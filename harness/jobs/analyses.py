@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.errors import CellError, StoreError, one_line
-from harness.common.jsonfile import read_json
 from harness.common.forecast import Forecast
+from harness.common.jsonfile import read_json
 from harness.common.progress import Progressing
 from harness.common.roots import ROOT
 from harness.common.stops import PROGRAM

@@ -20,8 +20,8 @@ from harness.model.session import Session
 from harness.options.runtime import Runtime
 from harness.options.settings import Settings
 from harness.readouts.derive import Derived
-from harness.readouts.stored import read_out_cell, require_readable
 from harness.readouts.ending import Ending
+from harness.readouts.stored import read_out_cell, require_readable
 from harness.readouts.summary import ending
 from harness.store.cells import engine_digest
 from harness.store.rundir import Store, read_run_json

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # they bring pandas along
 STYLES = {"better": "green", "worse": "red", "not worse": "cyan", "same answers": "cyan"}
 OPEN = "yellow"
 SMALL = "dim"
+VERDICT = "verdict"
 WIDEST = 1000
 LONGEST = 24
 """Columns of the parameters of a row in a terminal, before they go on below."""
@@ -62,8 +63,8 @@ class Closing:
 
     @property
     def averaged(self) -> bool:
-        """Whether some row has an average."""
-        return any(row.complete for row in self.ranking.rows)
+        """Whether some row has an average that says more than its only bench would."""
+        return any(row.complete for row in self.ranking.rows) and (self.compared or not self.only)
 
     @property
     def compared(self) -> bool:
@@ -104,15 +105,15 @@ class Closing:
             columns.append((title, [self._average(row) for row in rows]))
         if self.compared:
             columns.append((f"Δ to {self._references()}\n[95 % CI]", [*map(self._delta, rows)]))
-            columns.append(("", [self._word(row) for row in rows]))
+            columns.append((VERDICT, [self._word(row) for row in rows]))
         for bench in benches:
             scores = [self._score(row.series, bench) for row in rows]
             columns.append((f"{self._scored(bench)}\n(Δ to dense)", scores))
-        table = Table(box=SIMPLE_HEAD)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         table.add_column("method", max_width=LONGEST if width else None)
         for title, _ in columns:
-            # A verdict stands left, behind its number.
-            table.add_column(Text(title), justify="right" if title else "left", no_wrap=True)
+            side: JustifyMethod = "left" if title == VERDICT else "right"  # it follows its number
+            table.add_column(Text(title), justify=side, no_wrap=True)
         shown = [self._name(row.series) for row in rows]
         for cells in zip(shown, *(cells for _, cells in columns), strict=True):
             table.add_row(*cells)
