@@ -37,26 +37,29 @@ class Bars:
         """Draw. ``part``: what is being done, where it has units; ``elapsed``: seconds so far."""
         if not self.progress.live.is_started:
             self.progress.start()
-        share, so_far = forecast.share, timedelta(seconds=int(elapsed))
+        share = forecast.share
+        # A bar that is full while work of unknown length goes on would be wrong: it moves.
+        pulse = share is None or (share == 1 and bool(forecast.unknown))
+        so_far = timedelta(seconds=int(elapsed))
         self.progress.update(
             self.run,
             description=f"run, {so_far} so far",
-            # A bar that is full while work of unknown length goes on would be wrong: it moves.
-            total=None if share is None or (share == 1 and forecast.unknown) else 1,
+            total=None if pulse else 1,
             completed=share or 0,
-            count="" if share is None else f"{100 * share:.0f} %",
+            count="" if pulse else f"{100 * (share or 0):.0f} %",
             left=time_left(forecast),
             visible=bool(forecast.parts),
         )
-        units = part.units if part else None
+        units = part.units if part and part.units != 1 else None  # one is nothing to count
         left = forecast.seconds_left(part) if part and part.measured else None
+        ready = bool(part and units and part.done >= units)
         self.progress.update(
             self.now,
             description=doing,
             total=units,
             completed=part.done if part else 0,
             count=f"{part.done}/{units}" if part and units else "",
-            left="" if left is None else f"about {spoken(left)}",
+            left="finishing" if ready else "" if left is None else f"about {spoken(left)}",
             visible=bool(doing),
         )
         self.progress.refresh()

@@ -2,15 +2,15 @@
 
 The bar above is the whole run's, with the time that is left; the one below is that of what is
 being done. Without a terminal the same is said in a plain line now and then. A thread of its own
-wakes once a second, so that also a long step shows that it lives; it sleeps while times are
-measured.
+looks once a second, so that also a long step shows that it lives; while times are measured it
+draws twice a minute.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -25,7 +25,7 @@ from harness.common.stops import tell
 
 OnBatch = Callable[[int, int], None]  # answered, all
 
-TICK, STILL_TICK = 1.0, 60.0  # seconds between two looks at the clock; the second while timing
+TICK = 1.0  # seconds between two looks at the clock
 PATIENCE = 3.0  # seconds after which a step that may be over at once is named in a plain line
 EVERY = 30.0  # seconds between two plain lines
 
@@ -51,7 +51,7 @@ class Progressing:
         self._owed = False  # a plain line on what is being done
         self._begun: float | None = None  # when the part that ran last began
         self._ended = threading.Event()
-        self._pace = TICK
+        self._still = False
         self._ticker: threading.Thread | None = None
 
     def __enter__(self) -> Progressing:
@@ -109,13 +109,21 @@ class Progressing:
         elif not soon:
             self.say(text)
 
-    def each(self, doing: str, things: Iterable[Any]) -> Iterator[Any]:
-        """The things one by one, each named while it is in work."""
+    def each(
+        self, doing: str, things: Iterable[Any], names: Mapping[Any, str] | None = None
+    ) -> Iterator[Any]:
+        """The things one by one, each named while it is in work: by ``names`` or its label."""
         everything = list(things)
-        for number, one in enumerate(everything, start=1):
-            name = getattr(one, "label", None) or getattr(one, "row", "")
-            self.phase(f"[{number}/{len(everything)}] {doing} {name}", soon=True)
-            yield one
+        parts = [self.forecast.part(doing, str(i), units=1) for i, _ in enumerate(everything)]
+        for number, (one, part) in enumerate(zip(everything, parts, strict=True), start=1):
+            name = names[one] if names else getattr(one, "label", "") or one.row
+            with self.part(f"[{number}/{len(everything)}] {doing} {name}", part) as on_batch:
+                self._owed = True
+                if on_batch is not None:
+                    on_batch(0, 1)
+                yield one
+                if on_batch is not None:
+                    on_batch(1, 1)
 
     @contextmanager
     def part(self, title: str, part: Part, still: bool = False) -> Iterator[OnBatch | None]:
@@ -140,12 +148,12 @@ class Progressing:
                 self.say(self.status())
 
         self.doing, self.part_now, self._owed = title, part, False
-        self._pace = STILL_TICK if still else TICK
+        self._still = still
         self._show()
         try:
             yield None if self.quiet else on_batch
         finally:
-            self._pace = TICK
+            self._still = False
             part.finished, self._begun = True, begun
             self.doing = ""
 
@@ -159,7 +167,7 @@ class Progressing:
         """What is being done, how much of it and of the run is done, and what is left."""
         part = self.part_now
         doing = self.doing or "working"
-        if not part.finished and part.units:
+        if not part.finished and (part.units or 0) > 1:
             doing += f": {part.done} of {part.units}"
         return "; ".join(filter(None, (doing, self.whole())))
 
@@ -175,13 +183,16 @@ class Progressing:
             self._bars.show(self.doing, part, self.forecast, self.clock() - self.began)
 
     def _tick(self) -> None:
-        while not self._ended.wait(self._pace):
+        while not self._ended.wait(TICK):
             self.tick()
 
     def tick(self) -> None:
         """A second has passed: what is shown moves on, and a line that is due is said."""
         now = self.clock()
+        if self._still and now - self.said < EVERY:
+            return
         if self._bars is not None:
+            self.said = now
             self._show()
         elif (self._owed and now - self.since >= PATIENCE) or now - self.said >= EVERY:
             self.say(self.status())

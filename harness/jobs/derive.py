@@ -45,10 +45,9 @@ def run_derive(target: str, quiet: bool = False, form: str | None = None) -> int
         order = [cell for cell in about["cells"] if cell in done]
         derived = Derived(store, order, about["seed"], store.margin(None))
         failed = len(about["cells"]) - len(order)
-        for number, requested in enumerate(order, start=1):
-            row = done[requested]
-            name = f"{row['label']} on {row['bench']}"
-            show.say(f"[{number}/{len(order)}] {name}")
+        names = {cell: f"{done[cell]['label']} on {done[cell]['bench']}" for cell in order}
+        for requested in show.each("reading out", order, names):
+            row, name = done[requested], names[requested]
             try:
                 read_out_cell(store, row["cell_id"])
             except (RefereeError, StoreError) as error:  # it keeps the readouts that it has
