@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.common.console import Console
 from harness.common.progress import EVERY, PATIENCE, Progressing
+from tests.fakes import FakeRun, run
 
 
 class Clock:
@@ -128,3 +130,28 @@ def test_a_quiet_run_says_nothing_but_warnings(capsys: pytest.CaptureFixture[str
         show.say("a line")
         show.warn("a warning")
     assert capsys.readouterr() == ("", "a warning\n")
+
+
+def test_cells_of_an_earlier_start_count_as_done_and_say_how_long_the_rest_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dense and random were done in 0.5 s each, by `cells.csv`; fastv failed and is to come."""
+    assert run(tmp_path / "run", FakeRun(fail={"fastv": ValueError("no")}), bench=("gqa",)) == 3
+    seen: list[tuple[float | None, float | None]] = []
+
+    class Watched(FakeRun):
+        def evaluate(self, *args: Any, **options: Any) -> Any:
+            (show,) = shows
+            seen.append((show.forecast.share, show.forecast.left))
+            return super().evaluate(*args, **options)
+
+    shows: list[Progressing] = []
+
+    def watched(quiet: bool) -> Progressing:
+        shows.append(Progressing(quiet))
+        return shows[0]
+
+    monkeypatch.setattr("harness.jobs.runner.Progressing", watched)
+    assert run(tmp_path / "run", Watched(), bench=("gqa",)) == 0
+    ((share, left),) = seen
+    assert (share, left) == (pytest.approx(2 / 3), pytest.approx(0.5))

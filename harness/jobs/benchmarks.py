@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -206,7 +207,6 @@ class Benchmarks(Job):
         return {**before, **about} if any(before.get(k) != about[k] for k in about) else None
 
     def work(self, store: Store, show: Progressing) -> bool:
-        self._plan(store, show.forecast)
         failed = self._cells(store, show)
         for extra in self.extras if self.session is not None else ():
             failed = extra.run(self.session, store, show) or failed
@@ -215,15 +215,15 @@ class Benchmarks(Job):
     def ending(self, out: Path) -> Ending | None:
         return ending(out)
 
-    def _plan(self, store: Store, forecast: Forecast) -> None:
-        """All that the run will do, and what is done of it, for the time that is left."""
-        done = store.done()
+    def _plan(self, done: Mapping[str, Mapping[str, str]], forecast: Forecast) -> None:
+        """All that the run will do, for the time that is left. ``done``: rows of cells by id."""
         for cell in self.grid.cells:
             part = _part(cell, forecast)
-            row = done.get(cell.key.cell_id)
-            if row is not None and cell.key.cell_id not in self.damaged:
-                part.done = part.measured = int(row["n"] or 0)
-                part.seconds, part.finished = float(row["seconds"] or 0), True
+            if row := done.get(cell.key.cell_id):
+                part.finished = True
+                with contextlib.suppress(ValueError):  # not measured: it is done all the same
+                    part.seconds = float(row["seconds"])
+                    part.done = part.measured = int(row["n"])
         for extra in self.extras if self.session is not None else ():
             extra.plan(forecast)
 
@@ -232,6 +232,7 @@ class Benchmarks(Job):
         for cell_id in self.damaged:
             done.pop(cell_id, None)
         todo = [cell for cell in grid.cells if cell.key.cell_id not in done]
+        self._plan(done, show.forecast)
         margin = store.margin(self.settings.margin)
         derived = Derived(store, self._ids(), self.settings.seed, margin)
         derived.left_out = set(self.damaged)
