@@ -140,7 +140,7 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     if job is JobKind.DERIVE:
         from harness.jobs.derive import run_derive
 
-        return run_derive(raw["derive"], settings.quiet, settings.table)
+        return run_derive(raw["derive"], settings.quiet, settings.against, settings.table)
     from harness.jobs.runner import run
 
     return run(_work(job, settings)(settings, argv))
@@ -213,6 +213,7 @@ def _check(name: str, family: str | None, out: str | None) -> int:
 
 def _plots(target: str, settings: Settings) -> int:
     from harness.common.progress import Progressing
+    from harness.store.against import in_run
     from harness.store.rundir import open_for_reading
 
     run_dir: Path = open_for_reading(target)
@@ -223,12 +224,14 @@ def _plots(target: str, settings: Settings) -> int:
         from reports.build import build_report
         from reports.errors import ReportError
 
+        out = Path(settings.out) if settings.out else None
         try:
-            report = build_report(run_dir, Path(settings.out) if settings.out else None)
+            against = in_run(settings.against, run_dir)
+            report = build_report(run_dir, out, against)
         except ReportError as error:
             show.close()
             raise UsageError(f"--plots-only: {error}") from None
-        whole = conclude(report, lambda: ending(run_dir), show, settings.table)
+        whole = conclude(report, lambda: ending(run_dir, against), show, settings.table)
     return EXIT_OK if whole else EXIT_CELLS_FAILED
 
 

@@ -24,7 +24,8 @@ from harness.readouts.derive import Derived
 from harness.readouts.ending import Ending
 from harness.readouts.stored import read_out_cell, require_readable
 from harness.readouts.summary import ending
-from harness.store.cells import engine_digest
+from harness.store.against import keep, meant
+from harness.store.cells import engine_digest, params_json
 from harness.store.rundir import Store, read_run_json
 from harness.store.runinfo import CIRCUMSTANCES
 
@@ -57,6 +58,7 @@ class Benchmarks(Job):
 
     grid: Grid
     extras: list[Extra]
+    against: list[str]  # labels of the rows that the first table compares with
     referees: Any = None
 
     def __init__(
@@ -121,6 +123,11 @@ class Benchmarks(Job):
         benches = [self.bench(name, source) for name in settings.bench]
         runtime = self.runtime(source)
         self.grid = make_grid(settings, methods, source, benches, runtime, self.engine())
+        rows = [(cell.method, cell.key.params) for cell in self.grid.cells]
+        self.against = meant(
+            settings.against,
+            [{"method": m.name, "label": m.label, "params": params_json(p)} for m, p in rows],
+        )
         self.extras = list(self._extras(out))
         self.recorded = dict(self.grid.recorded)
         for extra in self.extras:
@@ -234,6 +241,7 @@ class Benchmarks(Job):
         todo = [cell for cell in grid.cells if cell.key.cell_id not in done]
         self._plan(done, show.forecast)
         margin = store.margin(self.settings.margin)
+        keep(store.path, self.against)
         derived = Derived(store, self._ids(), self.settings.seed, margin)
         derived.left_out = set(self.damaged)
         failed = False

@@ -5,6 +5,7 @@ Torch-free, unless the counters of FLOPs have changed and count again on modules
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.common.errors import (
@@ -23,13 +24,16 @@ from harness.readouts.derive import Derived, read_cell
 from harness.readouts.ending import conclude
 from harness.readouts.stored import read_out_cell
 from harness.readouts.summary import ending
+from harness.store.against import in_run, keep
 from harness.store.csvfile import read_rows
 from harness.store.rundir import DONE, Store, open_for_reading, read_run_json
 
 FLAG = "--derive"
 
 
-def run_derive(target: str, quiet: bool = False, form: str | None = None) -> int:
+def run_derive(
+    target: str, quiet: bool = False, against: Sequence[str] = (), form: str | None = None
+) -> int:
     """Read every finished cell out again; the exit code is that of a run.
 
     ``form``: of the final table, see `harness.readouts.ending`.
@@ -40,7 +44,9 @@ def run_derive(target: str, quiet: bool = False, form: str | None = None) -> int
     path = open_for_reading(target, FLAG)
     about = read_run_json(path)
     require_records(path)
+    references = in_run(against, path)
     with Progressing(quiet) as show, Store(path, FLAG) as store:
+        keep(path, references)
         done = store.done()
         order = [cell for cell in about["cells"] if cell in done]
         derived = Derived(store, order, about["seed"], store.margin(None))
