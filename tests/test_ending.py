@@ -78,6 +78,14 @@ def test_the_conditions_and_the_sentences_of_the_report_follow(path: Path) -> No
     assert "mine beats pyramiddrop by 6.0 [2.0, 10.0]" in said
 
 
+def test_differences_are_to_the_row_that_is_asked_for(path: Path) -> None:
+    found = ending(path, ["pyramiddrop"])
+    assert found is not None
+    columns = {str(c.header): [str(cell) for cell in c.cells] for c in found.table(80).columns}
+    shown = dict(zip(columns["method"], columns["Δ to pyramiddrop\n[95 % CI]"], strict=True))
+    assert shown["mine"] == "+6.0 [+2.0, +10.0]" and shown["pyramiddrop"] == "reference"
+
+
 def test_verdicts_are_coloured_words_and_nothing_is_where_colours_are_unwanted(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

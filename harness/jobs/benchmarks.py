@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness.common.errors import CellError, StoreError, one_line
-from harness.common.forecast import Forecast, Part
+from harness.common.forecast import Forecast
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
 from harness.cost.findings import RefereeError
 from harness.jobs.cellrun import record_failure, run_cell
-from harness.jobs.grid import Cell, Grid, make_grid, planned_documents, too_few
+from harness.jobs.grid import Cell, Grid, make_grid, too_few
+from harness.jobs.planned import part_of, plan_cells
 from harness.jobs.resolve import named_methods, require_same_files, runtime_of, with_dense
 from harness.jobs.runner import Job
 from harness.model.session import Session
@@ -222,24 +222,14 @@ class Benchmarks(Job):
     def ending(self, out: Path) -> Ending | None:
         return ending(out)
 
-    def _plan(self, done: Mapping[str, Mapping[str, str]], forecast: Forecast) -> None:
-        """All that the run will do, for the time that is left. ``done``: rows of cells by id."""
-        for cell in self.grid.cells:
-            part = _part(cell, forecast)
-            if row := done.get(cell.key.cell_id):
-                part.finished = True
-                with contextlib.suppress(ValueError):  # not measured: it is done all the same
-                    part.seconds = float(row["seconds"])
-                    part.done = part.measured = int(row["n"])
-        for extra in self.extras if self.session is not None else ():
-            extra.plan(forecast)
-
     def _cells(self, store: Store, show: Progressing) -> bool:
         grid, done = self.grid, store.done()
         for cell_id in self.damaged:
             done.pop(cell_id, None)
         todo = [cell for cell in grid.cells if cell.key.cell_id not in done]
-        self._plan(done, show.forecast)
+        plan_cells(grid.cells, done, show.forecast)
+        for extra in self.extras if self.session is not None else ():
+            extra.plan(show.forecast)
         margin = store.margin(self.settings.margin)
         keep(store.path, self.against)
         derived = Derived(store, self._ids(), self.settings.seed, margin)
@@ -276,7 +266,7 @@ class Benchmarks(Job):
         return failed
 
     def _cell(self, cell: Cell, title: str, store: Store, show: Progressing) -> None:
-        with show.part(title, _part(cell, show.forecast)) as on_batch:
+        with show.part(title, part_of(cell, show.forecast)) as on_batch:
             verbose, session = self.settings.verbose, self.session
             result = run_cell(cell, session, store, self.evaluate, self.referees, on_batch, verbose)
         headline = result.headline
@@ -286,11 +276,6 @@ class Benchmarks(Job):
         )
         for note in result.notes:
             show.say(f"    {note}")
-
-
-def _part(cell: Cell, forecast: Forecast) -> Part:
-    """The cell in the forecast of the run."""
-    return forecast.part("answers", cell.method.spec, cell.bench.name, planned_documents(cell))
 
 
 def describe_run(grid: Grid, device_name: str) -> dict[str, Any]:

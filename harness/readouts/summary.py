@@ -146,8 +146,9 @@ class Closing:
     def _delta(self, row: Ranked) -> Text:
         from reports import text
 
-        if row.reference is None or math.isnan(row.delta):
-            return Text("reference" if row.series.is_reference else text.GAP, SMALL)
+        if not self._told(row):
+            named = row.series.is_reference or self._named(row.series)
+            return Text("reference" if named else text.GAP, SMALL)
         unit = text.factor(self.summary, self.only) if self.only else 100.0
         ci = text.interval(row.delta_low * unit, row.delta_high * unit, signed=True)
         return Text(f"{text.number(row.delta * unit, signed=True)} {ci}".strip())
@@ -157,7 +158,7 @@ class Closing:
         from reports import text
         from reports.ranktable import WORDS
 
-        if row.reference is None or math.isnan(row.delta):
+        if not self._told(row) or row.reference is None:
             return Text("")
         scores = [score for score in self._scores(row.series) if score is not None]
         if missed := next(filter(None, map(text.missed_budget, scores)), ""):
@@ -165,6 +166,16 @@ class Closing:
         if row.reference.is_reference and scores and all(score.is_same for score in scores):
             return _coloured("same answers")
         return _coloured(WORDS.get(row.verdict, row.verdict))
+
+    def _told(self, row: Ranked) -> bool:
+        """Whether its difference is to a row that the column names: dense stands by for others."""
+        return (
+            row.reference is not None and self._named(row.reference) and not math.isnan(row.delta)
+        )
+
+    def _named(self, series: Series) -> bool:
+        names = {name.replace(":", " ") for name in self.ranking.against}
+        return not names.isdisjoint((series.label, series.short, series.method))
 
     def _score(self, series: Series, bench: str) -> Text:
         """``74.2 (−1.3 worse)``: value, difference to dense and what its test says."""
