@@ -62,6 +62,18 @@ def test_eighty_columns_hold_cost_average_difference_and_verdict_best_first(path
     assert rows["dense"].split()[-1] == "reference"
 
 
+def test_long_parameters_go_on_below_and_widen_no_narrow_terminal(tmp_path: Path) -> None:
+    label = "gamma layers=0+2+4+7+8+9+10+11 mask=QA rule=topk"
+    averages, kept = {"dense": 0.8, label: 0.7}, {"dense": 1.0, label: 0.3}
+    write_run(tmp_path, tuple(averages), failed=(), without_cost=())
+    write_pairs(tmp_path, averages, kept)
+    said = shown(tmp_path, 80).split("Average over")[0]
+    assert max(len(line.rstrip()) for line in said.splitlines()) <= 80
+    below = "".join(line.strip() for line in said.splitlines() if "%" not in line)
+    assert "layers=0+2+4+7+8+9+10+11" in below
+    assert f"\n {label.split()[1]}\n" in re.sub(" +\n", "\n", shown(tmp_path, 160))
+
+
 def test_a_wide_terminal_has_the_benches_as_well(path: Path) -> None:
     narrow, wide = shown(path, 80), shown(path, 160)
     for bench in BENCHES:

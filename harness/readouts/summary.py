@@ -26,8 +26,7 @@ OPEN = "yellow"
 SMALL = "dim"
 VERDICT = "verdict"
 WIDEST = 1000
-LONGEST = 24
-"""Columns of the parameters of a row in a terminal, before they go on below."""
+LONGEST = 24  # columns of a row's parameters, where there is room for them
 
 
 def ending(run_dir: Path, against: Sequence[str] = ()) -> Ending | None:
@@ -84,15 +83,23 @@ class Closing:
         """Benches as far as they fit the width, all without one or where nothing else compares."""
         benches = [] if self.only and self.averaged else list(self.summary.benches)
         wanted = benches if width is None or not self.compared else []
-        table = self._made(wanted, width)
+        longest = None if width is None else self._room(width, wanted)
+        table = self._made(wanted, longest)
         for count in range(1, len(benches) + 1) if not wanted else ():
-            wider = self._made(benches[:count], width)
+            wider = self._made(benches[:count], longest)
             if width is None or _width(wider) > width:
                 break
             table = wider
         return table
 
-    def _made(self, benches: Sequence[str], width: int | None) -> Table:
+    def _room(self, width: int, benches: Sequence[str]) -> int:
+        """Columns for the parameters of a row: what the names and numbers leave of the width."""
+        names = max(len(row.series.method) for row in self.ranking.rows)
+        spare = width - _width(self._made(benches, names))
+        return max(names, min(names + spare, LONGEST))
+
+    def _made(self, benches: Sequence[str], longest: int | None) -> Table:
+        """``longest``: columns of the parameters, before they go on below."""
         rows = self.ranking.rows
         columns = [
             ("KV\nkept", [_share(row.kv) for row in rows]),
@@ -110,7 +117,7 @@ class Closing:
             scores = [self._score(row.series, bench) for row in rows]
             columns.append((f"{self._scored(bench)}\n(Δ to dense)", scores))
         table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        table.add_column("method", max_width=LONGEST if width else None)
+        table.add_column("method", max_width=longest, overflow="fold")
         for title, _ in columns:
             side: JustifyMethod = "left" if title == VERDICT else "right"  # it follows its number
             table.add_column(Text(title), justify=side, no_wrap=True)
