@@ -78,6 +78,7 @@ def test_a_wide_terminal_has_the_benches_as_well(path: Path) -> None:
     narrow, wide = shown(path, 80), shown(path, 160)
     for bench in BENCHES:
         assert f"{bench} mini, %" in wide and f"{bench} mini, %" not in narrow
+    assert "no room here for gqa, textvqa, pope" in narrow and "no room" not in wide
     score = next(csv_rows(path, "accuracy.csv", label="mine", bench="pope"))
     value, delta = (100 * float(score[name]) for name in ("value", "delta"))
     said = f"{value:.1f} ({delta:+.1f} ".replace("-", "−")

@@ -25,6 +25,7 @@ STYLES = {"better": "green", "worse": "red", "not worse": "cyan", "same answers"
 OPEN = "yellow"
 SMALL = "dim"
 VERDICT = "verdict"
+REPORT = "--table md and the report have them"
 WIDEST = 1000
 LONGEST = 24  # columns of a row's parameters, where there is room for them
 
@@ -89,7 +90,10 @@ class Closing:
             wider = self._made(benches[:count], longest)
             if width is None or _width(wider) > width:
                 break
-            table = wider
+            table, wanted = wider, benches[:count]
+        if left := [bench for bench in benches if bench not in wanted]:
+            table.caption = Text(f"no room here for {', '.join(left)}: a wider window, {REPORT}")
+            table.caption_justify = "left"
         return table
 
     def _room(self, width: int, benches: Sequence[str]) -> int:
