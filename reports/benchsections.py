@@ -9,6 +9,7 @@ from reports import (
     changes,
     controls,
     costtables,
+    dots,
     findings,
     fronts,
     heatmap,
@@ -49,13 +50,16 @@ def sections(
         front = pareto.draw(summary, folder, palette, chances) if _budgets(ranking) else None
         fast = speedfront.draw(summary, entries, folder, palette) if clock else None
         heat = heatmap.draw(summary, folder)
+        dot = (
+            dots.draw(summary, folder, palette) if heat else None
+        )  # of one bench: the first figure
         layers = routing.sections(summary, folder, palette)
     board = ranktable.table(summary, ranking, entries, rivals.marks)
     found: list[Section | None] = [
         Section(FIRST, "Methods, best first", "", known(first), (board,), first=True),
         against,
         _front(summary, fronts.table(summary, chances), chances, known(front, fast)),
-        _benches(summary, heat),
+        _benches(summary, known(heat, dot)),
         _controls(summary, rivals),
         _changes(summary),
         _folded("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary)),
@@ -100,10 +104,11 @@ def _front(
     return Section("pareto", "Accuracy against cost", said, drawn, found, folded=True, about=about)
 
 
-def _benches(summary: Summary, heat: Drawn | None) -> Section | None:
-    if heat is None:
+def _benches(summary: Summary, drawn: tuple[Drawn, ...]) -> Section | None:
+    if not drawn:
         return None
-    return Section("accuracy", "Accuracy by bench", findings.benches(summary), (heat,))
+    said = findings.benches(summary)
+    return Section("accuracy", "Accuracy by bench", said, drawn, open_figures=1)
 
 
 def _controls(summary: Summary, rivals: Rivals) -> Section | None:
@@ -120,7 +125,10 @@ def _told(summary: Summary, section: Section) -> Section:
     said = {"routing": findings.kept, "evidence": findings.recall}.get(section.anchor)
     about = section.about or (section.intro if section.anchor != "pictures" else "")
     intro = said(summary) if said else "" if about else section.intro
-    return replace(section, intro=intro, about=about)
+    many = len(section.figures) > 3  # one a bench, as a rule
+    folded = any(len(table.rows) > 12 for table in section.tables)
+    shown = 1 if many else section.open_figures
+    return replace(section, intro=intro, about=about, open_figures=shown, folded=folded)
 
 
 def _changes(summary: Summary) -> Section | None:
