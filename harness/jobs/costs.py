@@ -23,6 +23,7 @@ from harness.cost.readouts import read_out, routing_table
 from harness.cost.rows import cost_rows
 from harness.families.catalog import shape_from_config
 from harness.families.shapes import ModelShape
+from harness.jobs.budgets import with_budgets
 from harness.jobs.resolve import check_methods, named_methods, with_dense
 from harness.jobs.runner import Job
 from harness.model.convert.use import config_behind
@@ -53,8 +54,9 @@ class Costs(Job):
         self.batch = fixed_batch(settings)
         self.config = config_behind(settings.model)
         self.shape = shape_from_config(self.config, settings.model)
-        self.methods = with_dense(named_methods(settings.methods))
-        check_methods(self.methods, self.shape)
+        asked = with_dense(named_methods(settings.methods))
+        check_methods(asked, self.shape)
+        self.methods, self.notes = with_budgets(asked, settings.budgets, self.shape)
         specs = [method.spec for method in self.methods]
         self.recorded = {**settings.recorded(), "methods": specs}
         return self.recorded
@@ -83,7 +85,7 @@ class Costs(Job):
         write_csv(store.path / "routing.csv", columns.ROUTING, routing_rows(self.found))
         console = Console()
         print_whole(console, ledger_table(self.shape, self.found, batch))
-        for line in self.left_out:
+        for line in (*self.notes, *self.left_out):
             console.print(line, soft_wrap=True, markup=False, highlight=False)
         return False
 
