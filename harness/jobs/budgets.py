@@ -36,7 +36,8 @@ def with_budgets(
     values = [int(b) if in_tokens else float(b) for b in budgets]
     found: dict[Any, None] = {}
     spread: list[str] = []
-    own, without = [], []
+    own: list[str] = []
+    without: list[str] = []
     for method in methods:
         if not _takes(method, name) or given_budget(method) is not None:
             found[method] = None

@@ -1,6 +1,6 @@
 """The derived CSVs, rebuilt from the finished cells' files. Torch-free.
 
-accuracy.csv, cost.csv, routing.csv, fronts.csv, controls.csv and evidence.csv.
+accuracy.csv, cost.csv, routing.csv, fronts.csv, controls.csv, curves.csv and evidence.csv.
 
 Rows come in the order of the run's settings, whatever order the cells were computed in, so an
 interrupted and resumed run writes the same bytes as one that ran through.
@@ -23,6 +23,7 @@ from harness.readouts.accuracy import (
 )
 from harness.readouts.budgets import budget_columns
 from harness.readouts.controls import Contender, Controls, positions_of
+from harness.readouts.curves import Curves
 from harness.readouts.evidence import evidence_rows
 from harness.readouts.fronts import Fronts, Subject, prefill_of
 from harness.readouts.stored import read_samples
@@ -47,6 +48,7 @@ class Derived:
         self.margin = margin  # of non-inferiority, in points
         self._fronts = Fronts(seed)
         self._controls = Controls(seed)
+        self._curves = Curves(seed)
         self.order = list(order)  # requested ids, in the order of the settings
         self.seed = seed
         self.left_out: set[str] = set()  # requested ids of cells whose files are damaged
@@ -54,7 +56,10 @@ class Derived:
         self._accuracy: dict[tuple[str, ...], list[MetricRow]] = {}
 
     def write(self) -> None:
-        """Write all files, each atomically; evidence.csv only where some bench has boxes."""
+        """Write all files, each atomically.
+
+        curves.csv only where a method has two budgets, evidence.csv only where a bench has boxes.
+        """
         cells = self._finished()
         dense, blind = (
             {cell.row["bench"]: cell for cell in cells if cell.row["method"] == name}
@@ -82,6 +87,9 @@ class Derived:
         ]
         beaten = self._controls.rows(contenders)
         write_csv(path / "controls.csv", columns.CONTROLS, beaten, durable=False)
+        curves = self._curves.rows(contenders)
+        if curves or (path / "curves.csv").exists():
+            write_csv(path / "curves.csv", columns.CURVES, curves, durable=False)
 
     def _finished(self) -> list[CellData]:
         done = self.store.done()
