@@ -3,9 +3,9 @@
 A method's curve is its rows that differ in the budget only (`store.curves`); rows of `random` that
 differ in the seed besides are averaged document by document. It is held against dense, against the
 curve of every control that numbers its tokens alike, and against the curve of every earlier method
-of the run. Two curves meet at the budgets that both were asked for and met alike (`same_budget`);
-two such budgets at least make an area (`statistics.areas`), on the documents that all rows of the
-bench's curves and dense answered.
+of the run. Two curves meet where they kept as much of the KV cache (`same_budget`), each point with
+the nearest one of the other, whatever was asked for; two such budgets at least make an area
+(`statistics.areas`), on the documents that all rows of the bench's curves and dense answered.
 
 The average over benches takes the budgets that the two have in common on every bench, and each
 bench's area as a share of its metric's scale; benches where less is better have no place in it.
@@ -54,11 +54,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two curves (`other` None: dense) with the budgets that they share, and the mean KV there."""
+    """Two curves (`other` None: dense) with the budgets that they share.
+
+    `shared`: by the budget of `one`, the mean KV there and the budget of `other`.
+    """
 
     one: Curve
     other: Curve | None
-    shared: Mapping[Budget, float]
+    shared: Mapping[Budget, tuple[float, Budget]]
 
     @property
     def key(self) -> Key:
@@ -67,7 +70,7 @@ class Pair:
     def weights(self, budgets: Sequence[Budget]) -> dict[Budget, float] | None:
         """What each of these budgets counts for; None where they span no width."""
         ordered = sorted(budgets, key=self.shared.__getitem__)
-        found = areas.weights([self.shared[b] for b in ordered])
+        found = areas.weights([self.shared[b][0] for b in ordered])
         return None if found is None else dict(zip(ordered, found.tolist(), strict=True))
 
 
@@ -151,13 +154,21 @@ def _pairs(curves: Sequence[Curve], dense: bool) -> Iterator[Pair]:
                 yield pair
 
 
-def _shared(one: Curve, other: Curve | None) -> dict[Budget, float]:
-    """The common budgets of two curves, with the mean of the shares that they met there."""
+def _shared(one: Curve, other: Curve | None) -> dict[Budget, tuple[float, Budget]]:
+    """Where two curves kept as much of the cache: nearest points first, each of them once."""
     if other is None:
-        return {budget: point.kv for budget, point in one.points.items()}
-    both = [b for b in one.points if b in other.points]
-    kv = {b: (one.points[b].kv, other.points[b].kv) for b in both}
-    return {b: _mean(pair) for b, pair in kv.items() if same_budget(*pair)}
+        return {budget: (point.kv, budget) for budget, point in one.points.items()}
+    near = sorted(
+        (abs(p.kv - q.kv), b, c)
+        for b, p in one.points.items()
+        for c, q in other.points.items()
+        if same_budget(p.kv, q.kv)
+    )
+    found: dict[Budget, tuple[float, Budget]] = {}
+    for _, b, c in near:
+        if b not in found and all(c != taken for _, taken in found.values()):
+            found[b] = (_mean([one.points[b].kv, other.points[c].kv]), c)
+    return {b: found[b] for b in one.points if b in found}
 
 
 def _rows(benches: Sequence[Bench], model: str, seed: int) -> Iterator[dict[str, Any]]:
@@ -226,8 +237,9 @@ def _column(
     if pair.other is None:
         assert bench.dense is not None  # else there is no such pair
         return np.asarray(found - known[bench.dense.cell_id])
+    theirs = {pair.shared[b][1]: w for b, w in weights.items()}
     other = pair.other.points
-    return np.asarray(found - sum(w * _scores(other[b].rows, known) for b, w in weights.items()))
+    return np.asarray(found - sum(w * _scores(other[c].rows, known) for c, w in theirs.items()))
 
 
 def _scores(rows: Sequence[Contender], known: Mapping[str, Floats]) -> Floats:

@@ -72,7 +72,7 @@ method | text | | the method's name
 curve | text | | label of its rows without the budget (of `random`: without the seed, too)
 positions | text | | as in `cells.csv`
 against | text | | the other curve in the same words, or `dense`
-budgets | text | | those that both have, as asked for, `+` between
+budgets | text | | those that both have, as `curve` was asked for them, `+` between
 area | float | metric's | mean difference over them (trapezoid over the KV share met, by its width)
 ci_low | float | metric's | 95 % interval of `area`: bootstrap, clustered by image
 ci_high | float | metric's | its upper end
