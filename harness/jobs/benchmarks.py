@@ -14,6 +14,7 @@ from harness.cost.findings import RefereeError
 from harness.jobs.cellrun import record_failure, run_cell
 from harness.jobs.grid import Cell, Grid, make_grid, too_few
 from harness.jobs.resolve import named_methods, require_same_files, runtime_of, with_dense
+from harness.jobs.reuse import Reuse, open_sources
 from harness.jobs.runner import Job
 from harness.model.session import Session
 from harness.options.runtime import Runtime
@@ -22,8 +23,8 @@ from harness.readouts.derive import Derived
 from harness.readouts.stored import read_out_cell, require_readable
 from harness.readouts.summary import LEGEND, summary_table
 from harness.store.cells import engine_digest
-from harness.store.rundir import Store, read_run_json
-from harness.store.runinfo import CIRCUMSTANCES
+from harness.store.rundir import Store, is_run, read_run_json
+from harness.store.runinfo import CIRCUMSTANCES, versions
 
 
 class Extra(Protocol):
@@ -50,6 +51,7 @@ class Benchmarks(Job):
     """Methods on benches. `session`: a model that is loaded already, used instead of a name."""
 
     grid: Grid
+    reuse: Reuse
     extras: list[Extra]
     referees: Any = None
 
@@ -115,6 +117,7 @@ class Benchmarks(Job):
         benches = [self.bench(name, source) for name in settings.bench]
         runtime = self.runtime(source)
         self.grid = make_grid(settings, methods, source, benches, runtime, self.engine())
+        self.reuse = open_sources(settings.reuse, out)
         self.extras = list(self._extras(out))
         self.recorded = dict(self.grid.recorded)
         for extra in self.extras:
@@ -147,6 +150,11 @@ class Benchmarks(Job):
         they disagree).
         """
         todo, self.damaged = self._left(out)
+        todo = self.reuse.find(todo)
+        if self.reuse.sources:
+            conditions = {**describe_run(self.grid, ""), "versions": versions()}
+            for line in self.reuse.said(self.grid.cells, conditions):
+                show.say(line)
         used = {cell.method: cell.checkpoint for cell in todo}
         for extra in self.extras:
             used |= extra.methods()
@@ -161,6 +169,7 @@ class Benchmarks(Job):
         about |= {"referees": self.referees.described(), "settings": self.recorded}
         about["image_processor"] = self.session.image_processor
         about["cells"] = self._ids()  # --derive goes by it
+        about |= self.reuse.recorded(out)
         for extra in self.extras:
             about |= extra.describe()
         return about
@@ -189,11 +198,16 @@ class Benchmarks(Job):
 
         Cells of other code may have been the last, when that code is back.
         """
+        if not is_run(out):  # every cell is another run's
+            return self.reuse.described(describe_run(self.grid, "")) | {
+                "settings": self.recorded, "cells": self._ids(), **self.reuse.recorded(out)
+            }  # fmt: skip
         before = {k: v for k, v in read_run_json(out).items() if k not in CIRCUMSTANCES}
         about = {
             "cells": self._ids(),
             "engine_hash": self.grid.cells[0].key.engine_source,
             "checkpoints": self.grid.checkpoints,
+            **self.reuse.recorded(out),
         }
         return {**before, **about} if any(before.get(k) != about[k] for k in about) else None
 
@@ -206,7 +220,10 @@ class Benchmarks(Job):
         return failed
 
     def _cells(self, store: Store, show: Progressing) -> bool:
-        grid, done = self.grid, store.done()
+        grid = self.grid
+        self.reuse.take(store)
+        self.damaged = {i: why for i, why in self.damaged.items() if i not in self.reuse.taken}
+        done = store.done()
         for cell_id in self.damaged:
             done.pop(cell_id, None)
         todo = [cell for cell in grid.cells if cell.key.cell_id not in done]
@@ -223,7 +240,8 @@ class Benchmarks(Job):
         for line in filter(None, (*grid.notes, too_few(grid, margin))):
             show.say(line)
         before = len(grid.cells) - len(todo)
-        show.say(f"{store.path}: {len(grid.cells)} cells, {before} done before")
+        here = f", of them {len(self.reuse.taken)} in other runs" if self.reuse.taken else ""
+        show.say(f"{store.path}: {len(grid.cells)} cells, {before} done before{here}")
         for cell in (cell for cell in todo if cell.key.cell_id in self.damaged):
             why = one_line(self.damaged[cell.key.cell_id])
             show.warn(f"{PROGRAM}: {cell.name} is answered again: {why}")

@@ -75,6 +75,16 @@ class Settings:
         help="comma list from --list benches, or any lmms-eval task name as it stands",
         jobs=ON_BENCHES | JobKind.THROUGHPUT | JobKind.STUDY,
     )
+    reuse: tuple[str, ...] = _do(
+        (),
+        validators.places,
+        "RUN",
+        help="take the answers of finished cells with the same id from this run, which is only "
+        "read; repeatable",
+        jobs=ON_BENCHES,
+        record=Record.NEVER,
+        repeats=True,
+    )
     model: str = setting(
         "tiny-llava",
         validators.place,

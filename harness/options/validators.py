@@ -180,6 +180,11 @@ def place(text: str) -> str:
     return text
 
 
+def places(text: str) -> tuple[str, ...]:
+    """A comma list of paths, each once."""
+    return tuple(dict.fromkeys(place(item) for item in comma_list(text)))
+
+
 def data(text: str) -> str:
     """`auto`, `mini`, `hub`, or a folder with local copies of hub datasets."""
     if text not in DATA and not Path(place(text)).expanduser().is_dir():
