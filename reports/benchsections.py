@@ -9,6 +9,7 @@ from reports import (
     changes,
     controls,
     costtables,
+    curves,
     findings,
     fronts,
     heatmap,
@@ -50,9 +51,11 @@ def sections(
         fast = speedfront.draw(summary, entries, folder, palette) if clock else None
         heat = heatmap.draw(summary, folder)
         layers = routing.sections(summary, folder, palette)
+        lines = curves.section(summary, folder, palette)
     board = ranktable.table(summary, ranking, entries, rivals.marks)
     found: list[Section | None] = [
         Section(FIRST, "Methods, best first", "", known(first), (board,), first=True),
+        lines,
         against,
         _front(summary, fronts.table(summary, chances), chances, known(front, fast)),
         _benches(summary, heat),

@@ -91,14 +91,11 @@ def entries(summary: Summary) -> list[tuple[str, str]]:
 
 def _reused(run: Run) -> list[tuple[str, str]]:
     """Which cells another run answered, with what its run.json says of itself."""
-    said = run.get("reused")
     done = run.cells[run.cells["status"] == "done"]
     parts = []
     for name, rows in done[done["reused_from"] != ""].groupby("reused_from", sort=False):
-        about = said.get(str(name)) if isinstance(said, dict) else None
-        about = about if isinstance(about, dict) else {}
-        when = str(about.get("created_at", "")).partition("T")[0]
-        how = ", ".join(filter(None, (str(about.get("device_name", "")), when)))
+        device, created = (run.get(f"reused.{name}.{key}") for key in ("device_name", "created_at"))
+        how = ", ".join(filter(None, (str(device or ""), str(created or "").partition("T")[0])))
         methods = text.listing(list(dict.fromkeys(rows["label"])))
         source = f"{name} ({how})" if how else str(name)
         parts.append(f"{len(rows)} of {len(done)} cells from {source}: {methods}")
