@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.store import columns
-from reports import curvefigure, text
+from reports import curvefigure, numbering, text
 from reports.cell import ALPHA
 from reports.csvio import Spec, read_table
 from reports.curvefigure import Curve
@@ -29,6 +29,7 @@ ABOUT = (
     "average (of a run with one bench: of the bench). Controls number their tokens as the method "
     "does."
 )
+NUMBERED = {"original": "original positions", "compact": "numbered anew"}
 SETTLED = 12
 """Rows of the table of pairs: the widest."""
 
@@ -106,13 +107,10 @@ def finding(summary: Summary, known: list[Curve], found: Areas, whole: str) -> s
     chance = [area for area in mine if _method(area.against) == RANDOM]
     above = [names[area.curve] for area in chance if area.settled and area.value > 0]
     if chance:
-        who = text.listing(above) if len(above) <= 6 else text.plural(len(above), "curve")
-        verb = "lies" if len(above) <= 1 else "lie"
-        said.append(
-            f"{who or 'None'} of {text.plural(len(chance), 'curve')} {verb} above random's."
-            if not above or len(above) > 6
-            else f"{who} {verb} above random's, of {text.plural(len(chance), 'curve')}."
-        )
+        verb = "lies" if len(above) == 1 else "lie"
+        who = f" ({text.listing(above)})" if 0 < len(above) <= 6 else ""
+        told = f"{len(above) or 'None'} of {text.plural(len(chance), 'curve')}"
+        said.append(f"{told} {verb} above random's at the same numbering{who}.")
     pairs = [area for area in mine if area.against != DENSE and not _is_control(area, known)]
     if pairs:
         count = sum(area.settled for area in pairs)
@@ -128,7 +126,10 @@ def _table(summary: Summary, known: list[Curve], found: Areas, whole: str) -> Ta
     rows.sort(key=lambda curve: -found[whole, curve.label, DENSE].value)
     near = [n for n in MATCHED if any(_method(key[2]) == n for key in found if key[0] == whole)]
     unit = "mean of benches, points" if whole == AVERAGE else "points"
-    names = [Column("Method", numeric=False), Column("Budgets", numeric=False)]
+    differ = numbering.differ(summary)
+    names = [Column("Method", numeric=False)]
+    names += [Column(numbering.TITLE, numeric=False)] if differ else []
+    names.append(Column("Budgets", numeric=False))
     names += [Column(f"Δ to {name}", f"{unit}, 95 % CI") for name in (DENSE, *near)]
     benches = summary.answered if whole == AVERAGE else []
     for bench in benches:
@@ -137,10 +138,9 @@ def _table(summary: Summary, known: list[Curve], found: Areas, whole: str) -> Ta
     body = []
     for curve in rows:
         dense = found[whole, curve.label, DENSE]
-        head = [
-            Cell(curve.label, tone="name", sort=curve.label),
-            Cell(dense.budgets.replace("+", ", ")),
-        ]
+        head = [Cell(curve.label, tone="name", sort=curve.label)]
+        head += [numbering.cell(summary.positions(curve.first))] if differ else []
+        head.append(Cell(dense.budgets.replace("+", ", ")))
         areas = [dense, *(_control(found, whole, curve.label, name) for name in near)]
         cells = [_cell(area, _unit(summary, whole)) for area in areas]
         for bench in benches:
@@ -167,13 +167,20 @@ def _settled(summary: Summary, known: list[Curve], found: Areas, whole: str) -> 
     for area in told[:SETTLED]:
         up = area if area.value > 0 else _turned(area)
         p = "< 0.001" if area.p_adjusted < 0.001 else text.number(area.p_adjusted, 3)
-        who = [Cell(label, tone="name", sort=label) for label in (up.curve, up.against)]
+        who = [_who(summary, known, label) for label in (up.curve, up.against)]
         last = [Cell(p, sort=area.p_adjusted), Cell(up.budgets.replace("+", ", "))]
         body.append([*who, _cell(up, unit), *last])
     of = f"{len(told)} of {text.plural(len(pairs), 'pair')} are settled"
     note = f"{of}; the widest {SETTLED} are shown, {FILE.name} has all."
     note = note if len(told) > SETTLED else f"{of}; {FILE.name} has all."
     return Table("curve-pairs", "Curves that are told apart", names, body, note)
+
+
+def _who(summary: Summary, known: list[Curve], label: str) -> Cell:
+    """A curve's name, and how it numbers the tokens it keeps where that differs in the run."""
+    kind = next((summary.positions(c.first) for c in known if c.label == label), "")
+    note = NUMBERED.get(kind, "") if numbering.differ(summary) else ""
+    return Cell(label, note=note, tone="name", sort=label)
 
 
 def _turned(area: Area) -> Area:

@@ -14,7 +14,7 @@ Holm's correction: one family over all areas of the average, another over those 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,23 +93,37 @@ class Bench:
 
 
 class Curves:
-    """Computes the rows; those of a model are drawn again only when one of its cells is new."""
+    """Computes the rows; a bench, and the average, is drawn again only when a cell of it is new."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._kept: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
+        self._kept: dict[tuple[str, str], tuple[Any, list[dict[str, Any]]]] = {}
 
     def rows(self, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
         """Bench by bench, the averages behind them; [] where no method has two budgets."""
         found: list[dict[str, Any]] = []
+        whole: list[dict[str, Any]] = []
         for model in dict.fromkeys(one.subject.about["model"] for one in contenders):
             benches = list(_benches([c for c in contenders if c.subject.about["model"] == model]))
-            ids = [[one.cell_id for one in bench.contenders] for bench in benches]
-            if model not in self._kept or self._kept[model][0] != ids:
-                self._kept[model] = ids, list(_rows(benches, model, self.seed))
-            found += self._kept[model][1]
-        whole = [row for row in found if row["bench"] == AVERAGE]
-        return adjusted([row for row in found if row["bench"] != AVERAGE]) + adjusted(whole)
+            for bench in benches:
+                found += self._known(
+                    (model, bench.name), [bench], lambda b: _bench_rows(b[0], self.seed)
+                )
+            averaged = [bench for bench in benches if bench.higher_is_better]
+            whole += self._known((model, AVERAGE), averaged, lambda b: _average_rows(b, self.seed))
+        return adjusted(found) + adjusted(whole)
+
+    def _known(
+        self,
+        key: tuple[str, str],
+        benches: Sequence[Bench],
+        make: Callable[[Sequence[Bench]], Iterable[dict[str, Any]]],
+    ) -> list[dict[str, Any]]:
+        ids = [[one.cell_id for one in bench.contenders] for bench in benches]
+        if key not in self._kept or self._kept[key][0] != ids:
+            about = {"model": key[0], "bench": key[1]}
+            self._kept[key] = ids, [{**about, **row} for row in make(benches)]
+        return self._kept[key][1]
 
 
 def _benches(contenders: Sequence[Contender]) -> Iterator[Bench]:
@@ -171,32 +185,27 @@ def _shared(one: Curve, other: Curve | None) -> dict[Budget, tuple[float, Budget
     return {b: found[b] for b in one.points if b in found}
 
 
-def _rows(benches: Sequence[Bench], model: str, seed: int) -> Iterator[dict[str, Any]]:
-    """All rows of one model, before the correction for many comparisons."""
-    averaged = [bench for bench in benches if bench.higher_is_better]
-    common = _common(averaged) if len(averaged) > 1 else {}
-    drawn: dict[str, tuple[dict[Any, int], areas.Drawn]] = {}
-    for bench in (bench for bench in benches if bench.pairs):
-        asked = {(key, tuple(pair.shared)) for key, pair in bench.pairs.items()}
-        asked |= {*common.items()} if bench in averaged else set()
-        order = sorted(asked, key=repr)
-        found = _draw(bench, order, seed)
-        if found is None:
-            continue
-        drawn[bench.name] = {each: i for i, each in enumerate(order)}, found[0]
-        for key, pair in bench.pairs.items():
-            column = drawn[bench.name][0][key, tuple(pair.shared)]
-            row = _row(pair, [*pair.shared], found[0], column, found[1])
-            yield {"model": model, "bench": bench.name, "metric": bench.metric, **row}
-    if common and all(bench.name in drawn for bench in averaged):
-        parts = [drawn[bench.name] for bench in averaged]
-        whole = areas.average([
-            one.of([columns[each] for each in common.items()]) for columns, one in parts
-        ])  # fmt: skip
-        for column, (key, budgets) in enumerate(common.items()):
-            row = _row(averaged[0].pairs[key], budgets, whole, column, 1.0)
-            metric = f"mean of {len(averaged)} benches"
-            yield {"model": model, "bench": AVERAGE, "metric": metric, **row}
+def _bench_rows(bench: Bench, seed: int) -> Iterator[dict[str, Any]]:
+    """The rows of one bench, before the correction for many comparisons."""
+    asked = [(key, tuple(pair.shared)) for key, pair in bench.pairs.items()]
+    found = _draw(bench, asked, seed) if asked else None
+    for column, (key, budgets) in enumerate(asked if found else ()):
+        assert found is not None  # else there are no columns
+        yield {
+            "metric": bench.metric,
+            **_row(bench.pairs[key], budgets, found[0], column, found[1]),
+        }
+
+
+def _average_rows(benches: Sequence[Bench], seed: int) -> Iterator[dict[str, Any]]:
+    """The rows of the average, where there are several benches; bench after bench in memory."""
+    common = [*_common(benches).items()] if len(benches) > 1 else []
+    if not common or not all(_docs(bench) for bench in benches):
+        return
+    whole = areas.average(found[0] for b in benches if (found := _draw(b, common, seed)))
+    for column, (key, budgets) in enumerate(common):
+        row = _row(benches[0].pairs[key], budgets, whole, column, 1.0)
+        yield {"metric": f"mean of {len(benches)} benches", **row}
 
 
 def _common(benches: Sequence[Bench]) -> dict[Key, tuple[Budget, ...]]:
@@ -215,8 +224,7 @@ def _draw(
     bench: Bench, asked: Sequence[tuple[Key, tuple[Budget, ...]]], seed: int
 ) -> tuple[areas.Drawn, float] | None:
     """The areas of a bench on its common documents, and the top of its metric's scale."""
-    rows = bench.contenders
-    docs = [doc for doc in rows[0].subject.scores if all(doc in r.subject.scores for r in rows)]
+    rows, docs = bench.contenders, _docs(bench)
     if not docs:
         return None
     known = {r.cell_id: np.array([r.subject.scores[doc] for doc in docs], float) for r in rows}
@@ -224,6 +232,12 @@ def _draw(
     columns = [_column(bench, key, budgets, known) / top for key, budgets in asked]
     images = [rows[0].subject.images.get(doc) for doc in docs]
     return areas.draw(np.column_stack(columns), images, seed, bench.name), top
+
+
+def _docs(bench: Bench) -> list[str]:
+    """The documents that all rows of a bench answered."""
+    first, *rest = [one.subject.scores for one in bench.contenders]
+    return [doc for doc in first if all(doc in scores for scores in rest)]
 
 
 def _column(

@@ -13,7 +13,7 @@ p-value   sign-flip permutation over images: the same signs for all pairs of a b
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from harness.statistics import joint
 from harness.statistics.stats import ALPHA, Floats, Interval, cluster_ids, cluster_sums
 
 FLIPS = 49_999
+AREAS = ("areas", "means", "flips", "moved")  # of `Drawn`, with a number a pair
 _BLOCK = 4_000_000  # signs held at once
 
 
@@ -55,11 +56,6 @@ class Drawn:
     moved: Floats
     is_single: bool = False
 
-    def of(self, pairs: Sequence[int]) -> Drawn:
-        """Some of the pairs, in this order."""
-        names = ("areas", "means", "flips", "moved")
-        return replace(self, **{name: getattr(self, name)[..., pairs] for name in names})
-
     def interval(self, pair: int) -> Interval:
         """The area with its interval; no bounds where a bench shows one image only."""
         value = float(self.areas[pair])
@@ -91,17 +87,17 @@ def draw(differences: Floats, images: Sequence[Hashable] | None, seed: int, benc
     return Drawn(n, count, differences.mean(axis=0), means, flips, moved, count < 2)
 
 
-def average(benches: Sequence[Drawn]) -> Drawn:
-    """The mean of the benches' areas, each bench with draws of its own."""
-    return Drawn(
-        n=sum(one.n for one in benches),
-        images=sum(one.images for one in benches),
-        areas=np.mean([one.areas for one in benches], axis=0),
-        means=np.mean([one.means for one in benches], axis=0),
-        flips=np.mean([one.flips for one in benches], axis=0),
-        moved=np.mean([one.moved for one in benches], axis=0),
-        is_single=any(one.is_single for one in benches),
-    )
+def average(benches: Iterable[Drawn]) -> Drawn:
+    """The mean of the areas of one bench or more, each with draws of its own; one at a time."""
+    parts = iter(benches)
+    total, count = next(parts), 1
+    for one in parts:
+        sums = {name: getattr(total, name) + getattr(one, name) for name in AREAS}
+        n, images = total.n + one.n, total.images + one.images
+        single = total.is_single or one.is_single
+        total = replace(total, n=n, images=images, is_single=single, **sums)
+        count += 1
+    return replace(total, **{name: getattr(total, name) / count for name in AREAS})
 
 
 def _flipped(sums: Floats, seed: int, name: str) -> Floats:
