@@ -6,7 +6,7 @@
 ...     text = model.ask(image, "What colour is the cup?")
 >>> run.record.kv_ratio_vision
 >>> table = ms.compare(model, ["fastv", "pmod"], bench="gqa", limit=50)
->>> table.accuracy
+>>> table.accuracy, table.averages, table.comparisons
 
 Importing this takes no torch; what needs it brings it when first called. A method file of one's own
 takes its words from here as well: ``class Mine(ms.Method)``, ``ms.Drop``, ``ms.Tokens``, ...

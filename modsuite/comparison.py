@@ -43,6 +43,19 @@ class Comparison:
         return self.frame("accuracy")
 
     @property
+    def comparisons(self) -> pd.DataFrame:
+        """Every pair of rows on the same documents: by bench, and `(average)` where several.
+
+        `delta` is `a` - `b`; `p_adjusted` and `verdict` where the two keep as much of the image.
+        """
+        return self.frame("comparisons")
+
+    @property
+    def averages(self) -> pd.DataFrame:
+        """Accuracy of every row over the benches, share of dense's, KV cache and prefill."""
+        return self.frame("averages")
+
+    @property
     def cost(self) -> pd.DataFrame:
         """FLOPs and KV cache, a row a scope, convention and counter."""
         return self.frame("cost")
@@ -73,21 +86,23 @@ def compare(
     batch_size: int = 1,
     seed: int = 0,
     out: str | Path | None = None,
+    against: str | Sequence[str] | None = None,
     **settings: Any,
 ) -> Comparison:
     """Run methods on benches as the command line does; dense is always added.
 
     `model`: what `load` gave, or a name. `out`: the run directory (default `runs/<time>`); an
-    existing one with the same settings is resumed. `settings`: further flags by their names with
-    underscores (`controls=True`, `data="hub"`, `margin=1`, ...). Raises Error, also when a cell
-    failed (the others are kept in the run directory).
+    existing one with the same settings is resumed. `against`: the rows that the report's first
+    table compares with (default dense); `.comparisons` has all pairs anyway. `settings`: further
+    flags by their names with underscores (`controls=True`, `data="hub"`, `margin=1`, ...). Raises
+    Error, also when a cell failed (the others are kept in the run directory).
     """
     from modsuite.model import load
 
     mine = load(model) if isinstance(model, str) else model
     words = {
         "methods": methods, "bench": bench, "limit": limit, "batch_size": batch_size,
-        "seed": seed, "out": out, **settings,
+        "seed": seed, "out": out, "against": against, **settings,
     }  # fmt: skip
     with spoken():
         from harness.common.errors import EXIT_INTERRUPTED, EXIT_OK

@@ -95,12 +95,12 @@ def _budgets(ranking: Ranking) -> bool:
 def _front(
     summary: Summary, table: Table | None, chances: fronts.Fronts, drawn: tuple[Drawn, ...]
 ) -> Section | None:
-    if not drawn:
+    if not drawn and table is None:
         return None
     said = findings.front(summary, chances)
     found = (table,) if table else ()
-    title = "Accuracy against cost"
-    return Section("pareto", title, said, drawn, found, folded=True, about=fronts.INTRO)
+    about = f"{fronts.INTRO} {chances.resamples:.0f} bootstrap draws." if table else ""
+    return Section("pareto", "Accuracy against cost", said, drawn, found, folded=True, about=about)
 
 
 def _benches(summary: Summary, heat: Drawn | None) -> Section | None:
@@ -113,7 +113,8 @@ def _controls(summary: Summary, rivals: Rivals) -> Section | None:
     found = controls.section(summary, rivals)
     if found is None:
         return None
-    said = " ".join(filter(None, (findings.controls(summary, rivals), found.intro)))
+    below = controls.findings(rivals)
+    said = " ".join(filter(None, (findings.controls(summary, rivals), *below, found.intro)))
     return replace(found, intro=said, folded=any(len(t.rows) > 12 for t in found.tables))
 
 

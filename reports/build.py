@@ -13,6 +13,7 @@ from markupsafe import Markup
 from reports import (
     benchsections,
     breakeven,
+    capacity,
     conditions,
     controls,
     costtables,
@@ -102,9 +103,10 @@ def _cost_sections(summary: Summary, folder: Path) -> list[Section]:
     run = summary.run
     printed = _tables(published.comparison(run), published.measured(run))
     with style.context():
+        first = capacity.section(summary, folder, style.Palette(summary.series))
         layers = routing.sections(summary, folder, style.Palette(summary.series))
     found = [
-        Section("overview", "Overview", tables=(tables.overview(summary),)),
+        first or Section("overview", "Overview", tables=(tables.overview(summary),)),
         *layers,
         *benchsections.redundancy_sections(summary, folder),
         Section("failures", "Failed and missing cells", FAILURES,
@@ -216,7 +218,7 @@ def _page(
     if numbering.differ(summary):
         notices.append(numbering.WARNING)
     about = sentences.opening(summary)
-    findings = opening.sentences(summary, ranking)
+    findings = opening.sentences(summary, ranking) or capacity.choose(summary)
     findings = findings or sentences.findings(summary) + controls.findings(rivals)
     findings += sentences.missed(summary)
     reading: tuple[tuple[str, str], ...] = sentences.READING

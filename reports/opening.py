@@ -88,7 +88,7 @@ def settled(summary: Summary, ranking: Ranking) -> list[str]:
         return []
     own = [w for w in wins if w[0].series.method not in names()]
     told = (own + [w for w in wins if w not in own])[:MOST_WINNERS]
-    said = [_win(row, beaten, open_, scale) for row, beaten, open_ in told]
+    said = [_win(summary, row, beaten, open_, scale) for row, beaten, open_ in told]
     more = len(wins) - len(told)
     if more:
         said[-1] += f" {text.plural(more, 'more row')} beat{'s' if more == 1 else ''} another."
@@ -114,10 +114,16 @@ def chance(ranking: Ranking) -> str:
     return f"Not shown to beat random tokens at the same budget: {text.listing(named)}."
 
 
-def _win(row: Ranked, beaten: list[tuple[Ranked, Pair]], open_: list[Ranked], scale: float) -> str:
+def _win(
+    summary: Summary,
+    row: Ranked,
+    beaten: list[tuple[Ranked, Pair]],
+    open_: list[Ranked],
+    scale: float,
+) -> str:
     ordered = sorted(beaten, key=lambda pair: (pair[0].series.is_control, -pair[1].delta))
     parts = [
-        f"{name(other.series)} by {text.number(pair.delta * scale)} "
+        f"{_numbered(summary, other, row)} by {text.number(pair.delta * scale)} "
         f"{text.interval(pair.low * scale, pair.high * scale)}".rstrip()
         for other, pair in ordered[:MOST_NAMES]
     ]
@@ -125,11 +131,19 @@ def _win(row: Ranked, beaten: list[tuple[Ranked, Pair]], open_: list[Ranked], sc
         parts.append(text.plural(len(ordered) - MOST_NAMES, "other row"))
     said = f"{name(row.series)} beats {text.listing(parts)} at the same KV cache"
     if open_:
-        named = [name(r.series) for r in open_[:MOST_NAMES]]
+        named = [_numbered(summary, r, row) for r in open_[:MOST_NAMES]]
         more = len(open_) - len(named)
         named += [text.plural(more, "other")] if more > 0 else []
         said += f"; not separable from {text.listing(named)}"
     return said + "."
+
+
+def _numbered(summary: Summary, other: Ranked, row: Ranked) -> str:
+    """A row's name, and how it numbers its tokens where that is not how the first one does."""
+    ours, theirs = summary.positions(row.series), summary.positions(other.series)
+    differ = ours and theirs and ours != theirs
+    said = f" (numbered {'anew' if theirs == 'compact' else 'as the image'})" if differ else ""
+    return f"{name(other.series)}{said}"
 
 
 def _methods(ranking: Ranking) -> list[Ranked]:

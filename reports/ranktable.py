@@ -63,7 +63,8 @@ def table(
         else:
             made.insert(1, (column, [_plain(cell) for cell in cells]))
     rows = [list(row) for row in zip(*(cells for _, cells in made), strict=True)]
-    return Table("overview", "Methods, best first", [c for c, _ in made], rows, _note(ranking))
+    note = " ".join(filter(None, (_note(ranking), marks.note)))
+    return Table("overview", "Methods, best first", [c for c, _ in made], rows, note)
 
 
 def short(series: Series) -> tuple[str, str]:

@@ -208,7 +208,10 @@ class FakeRun(Benchmarks):
         return samples
 
 
-DERIVED = ("accuracy.csv", "controls.csv", "cost.csv", "fronts.csv", "routing.csv")
+DERIVED = tuple(
+    f"{name}.csv"
+    for name in ("accuracy", "averages", "comparisons", "controls", "cost", "fronts", "routing")
+)
 
 
 def settings(out: Path, **changes: Any) -> Settings:

@@ -80,13 +80,19 @@ def test_a_model_of_ones_own(image: Image.Image) -> None:
 
 
 def test_comparing_is_the_command_lines_run(model: ms.Model, tmp_path: Path) -> None:
-    table = ms.compare(model, ["fastv"], bench="pope", limit=3, out=tmp_path / "api")
+    table = ms.compare(
+        model, ["fastv"], bench="pope", limit=3, out=tmp_path / "api", against=["fastv", "dense"]
+    )
     argv = ["--methods", "fastv", "--bench", "pope", "--limit", "3", "--quiet"]
     assert main([*argv, "--out", str(tmp_path / "cli")]) == 0
     there = pd.read_csv(tmp_path / "cli" / "accuracy.csv")
     pd.testing.assert_frame_equal(table.accuracy, there)
     assert table.report.is_file()
     assert "fastv" in repr(table)
+    assert table.averages["label"].tolist() == ["dense", "fastv"]
+    (one,) = table.comparisons.itertuples()
+    mine = there[(there["label"] == "fastv") & (there["headline"] == 1)].iloc[0]
+    assert (one.a, one.b, one.delta, one.p_value) == ("fastv", "dense", mine.delta, mine.p_value)
 
 
 def test_costs_are_the_ledgers(tmp_path: Path) -> None:

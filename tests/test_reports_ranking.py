@@ -148,7 +148,7 @@ def test_the_matrix_says_every_pair_of_one_budget_once(run: Path, tmp_path: Path
 def test_a_run_without_the_files_still_has_its_table(tmp_path: Path) -> None:
     write_run(tmp_path, failed=(), without_cost=())
     summary, ranking = ranked(tmp_path)
-    assert [row.series.method for row in ranking.rows][0] == "dense"
+    assert ranking.rows[0].series.method == "dense"
     assert all(row.complete and not row.rank_low for row in ranking.rows)
     assert sentences(summary, ranking)
     assert "Average" in build_report(tmp_path).read_text(encoding="utf-8")

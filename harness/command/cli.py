@@ -133,14 +133,14 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     if job is JobKind.CHECK:
         return _check(raw["check"], raw.get("family"), settings.out)
     if job is JobKind.PLOTS_ONLY:
-        return _plots(raw["plots_only"], settings.out)
+        return _plots(raw["plots_only"], settings.out, settings.against)
     if job is JobKind.DIFF:
         one, other = raw["diff"]
         return _diff(one, other, settings.out)
     if job is JobKind.DERIVE:
         from harness.jobs.derive import run_derive
 
-        return run_derive(raw["derive"], settings.quiet)
+        return run_derive(raw["derive"], settings.quiet, settings.against)
     from harness.jobs.runner import run
 
     return run(_work(job, settings)(settings, argv))
@@ -211,7 +211,8 @@ def _check(name: str, family: str | None, out: str | None) -> int:
         raise UsageError(f"--check: {one_line(error)}") from None
 
 
-def _plots(target: str, out: str | None) -> int:
+def _plots(target: str, out: str | None, against: Sequence[str]) -> int:
+    from harness.store.against import in_run
     from harness.store.rundir import open_for_reading
 
     run_dir: Path = open_for_reading(target)
@@ -219,7 +220,7 @@ def _plots(target: str, out: str | None) -> int:
     from reports.errors import ReportError
 
     try:
-        put(build_report(run_dir, Path(out) if out else None))
+        put(build_report(run_dir, Path(out) if out else None, in_run(against, run_dir)))
     except ReportError as error:
         raise UsageError(f"--plots-only: {error}") from None
     return EXIT_OK

@@ -22,7 +22,8 @@ from harness.options.settings import Settings
 from harness.readouts.derive import Derived
 from harness.readouts.stored import read_out_cell, require_readable
 from harness.readouts.summary import LEGEND, summary_table
-from harness.store.cells import engine_digest
+from harness.store.against import keep, meant
+from harness.store.cells import engine_digest, params_json
 from harness.store.rundir import Store, is_run, read_run_json
 from harness.store.runinfo import CIRCUMSTANCES, versions
 
@@ -53,6 +54,7 @@ class Benchmarks(Job):
     grid: Grid
     reuse: Reuse
     extras: list[Extra]
+    against: list[str]  # labels of the rows that the first table compares with
     referees: Any = None
 
     def __init__(
@@ -118,6 +120,11 @@ class Benchmarks(Job):
         runtime = self.runtime(source)
         self.grid = make_grid(settings, methods, source, benches, runtime, self.engine())
         self.reuse = open_sources(settings.reuse, out)
+        rows = [(cell.method, cell.key.params) for cell in self.grid.cells]
+        self.against = meant(
+            settings.against,
+            [{"method": m.name, "label": m.label, "params": params_json(p)} for m, p in rows],
+        )
         self.extras = list(self._extras(out))
         self.recorded = dict(self.grid.recorded)
         for extra in self.extras:
@@ -228,6 +235,7 @@ class Benchmarks(Job):
             done.pop(cell_id, None)
         todo = [cell for cell in grid.cells if cell.key.cell_id not in done]
         margin = store.margin(self.settings.margin)
+        keep(store.path, self.against)
         derived = Derived(store, self._ids(), self.settings.seed, margin)
         derived.left_out = set(self.damaged)
         failed = False

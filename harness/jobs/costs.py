@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,16 @@ from harness.jobs.budgets import with_budgets
 from harness.jobs.resolve import check_methods, named_methods, with_dense
 from harness.jobs.runner import Job
 from harness.model.convert.use import config_behind
+from harness.options.gpus import find_gpu
 from harness.options.settings import Settings
+from harness.options.workload import Workload, pictures
+from harness.statistics.bounds import Gpu, Sample, capacity_row
 from harness.store import columns
 from harness.store.cells import ID_LENGTH, params_json
 from harness.store.csvfile import write_csv
 from harness.store.record import RoutingRecord
 from harness.store.rundir import Store, read_run_json
+from harness.timing.fit import need
 
 NOT_COUNTED = "not counted"
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 2}
@@ -44,6 +48,7 @@ class Costed:
 
     about: dict[str, str]  # identifying columns
     readout: dict[str, Any]
+    widest: int = 0  # tokens of a sample in the layer that processes most
 
 
 class Costs(Job):
@@ -83,6 +88,8 @@ class Costs(Job):
         rows = [r for one in self.found for r in cost_rows(one.about, [one.readout], seed, batch)]
         write_csv(store.path / "cost.csv", columns.COST, rows)
         write_csv(store.path / "routing.csv", columns.ROUTING, routing_rows(self.found))
+        fits = list(capacity_rows(self.shape, self.found, self.settings))
+        write_csv(store.path / "capacity.csv", columns.CAPACITY, fits)
         console = Console()
         print_whole(console, ledger_table(self.shape, self.found, batch))
         for line in (*self.notes, *self.left_out):
@@ -90,7 +97,14 @@ class Costs(Job):
         return False
 
     def report(self, out: Path) -> Path:
-        return out / "cost.csv"
+        from reports.capacity import choose
+        from reports.rundata import load_run
+        from reports.summary import summarise
+
+        console = Console()
+        for line in choose(summarise(load_run(out))):
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+        return super().report(out)
 
 
 def fixed_batch(settings: Settings) -> int:
@@ -147,7 +161,27 @@ def _cost(
         "bench": workload,
     }
     itemsize = ITEMSIZE[settings.dtype]
-    return Costed(about, read_out(record, shape, itemsize, method.needs_images, referees))
+    found = read_out(record, shape, itemsize, method.needs_images, referees)
+    return Costed(about, found, int(record.processed_per_layer().max()))
+
+
+def capacity_rows(
+    shape: ModelShape, found: Sequence[Costed], settings: Settings
+) -> Iterator[dict[str, Any]]:
+    """Rows of `capacity.csv`: what the asked batch takes, and what the named GPU holds."""
+    itemsize, batch = ITEMSIZE[settings.dtype], fixed_batch(settings)
+    gpu = find_gpu(settings.gpu) if settings.gpu else None
+    if gpu is not None and itemsize != 2:  # the peaks are of 16-bit arithmetic
+        gpu = Gpu(gpu.name, gpu.gib)
+    image = pictures(shape, None)
+    work = Workload(n_text=settings.n_text, n_out=settings.n_out, batch=1)
+    for one in found:
+        held = replace(image, tokens=max(0, one.widest - settings.n_text))
+        wanted = need(shape, work, held, itemsize, "sdpa")
+        sample = Sample.of(one.readout, settings.n_out, wanted.activations)
+        row = capacity_row(sample, wanted.weights, batch, settings.n_out, gpu)
+        dtype = "bfloat16" if settings.dtype == "auto" else settings.dtype
+        yield {**one.about, "dtype": dtype, **row}
 
 
 def routing_rows(found: Sequence[Costed]) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ Torch-free, unless the counters of FLOPs have changed and count again on modules
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.common.errors import (
@@ -22,13 +23,14 @@ from harness.options.workload import is_workload
 from harness.readouts.derive import Derived, read_cell
 from harness.readouts.stored import read_out_cell
 from harness.readouts.summary import LEGEND, summary_table
+from harness.store.against import in_run, keep
 from harness.store.csvfile import read_rows
 from harness.store.rundir import DONE, Store, open_for_reading, read_run_json
 
 FLAG = "--derive"
 
 
-def run_derive(target: str, quiet: bool = False) -> int:
+def run_derive(target: str, quiet: bool = False, against: Sequence[str] = ()) -> int:
     """Read every finished cell out again; the exit code is that of a run.
 
     Raises UsageError, before anything is written, for a run in progress and for one whose cells
@@ -38,7 +40,9 @@ def run_derive(target: str, quiet: bool = False) -> int:
     about = read_run_json(path)
     show = Progressing(quiet)
     require_records(path)
+    references = in_run(against, path)
     with Store(path, FLAG) as store:
+        keep(path, references)
         done = store.done()
         order = [cell for cell in about["cells"] if cell in done]
         derived = Derived(store, order, about["seed"], store.margin(None))

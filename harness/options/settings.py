@@ -18,6 +18,7 @@ from harness.common import conditions
 from harness.common.errors import UsageError
 from harness.common.roots import DATA
 from harness.options import option, validators
+from harness.options.gpus import parse_gpu
 from harness.options.option import (
     MEASURING,
     ON_BENCHES,
@@ -45,7 +46,7 @@ _free = partial(setting, jobs=~JobKind(0), record=Record.NEVER)
 @dataclass(frozen=True)
 class Settings:
     """Everything a run depends on; `out`, `quiet` and `verbose` are the only ones that cannot
-    change a number, and `margin` changes verdicts only."""
+    change a number; `margin` changes verdicts only, `against` what is shown first."""
 
     methods: tuple[str, ...] = _do(
         (),
@@ -152,6 +153,14 @@ class Settings:
         jobs=ON_BENCHES,
         record=Record.NEVER,
     )
+    against: tuple[str, ...] = setting(
+        (),
+        validators.comma_list,
+        "LIST",
+        help="rows that the first table's differences are to (default dense): names or labels",
+        jobs=ON_BENCHES | JobKind.PLOTS_ONLY | JobKind.DERIVE,
+        record=Record.NEVER,  # beside the settings, for the next drawing
+    )
     n_text: int = setting(
         58,
         positive,
@@ -167,6 +176,14 @@ class Settings:
         help="new tokens of a cost or time",
         jobs=JobKind.COSTS_ONLY | MEASURING,
         record=Record.USED,
+    )
+    gpu: str | None = setting(
+        None,
+        parse_gpu,
+        "NAME|24GiB",
+        help="with --costs-only: the largest batch that fits this GPU, and bounds of its times",
+        jobs=JobKind.COSTS_ONLY,
+        record=Record.SET,
     )
     costs_only: bool = _do(
         False,

@@ -1,6 +1,7 @@
 """The derived CSVs, rebuilt from the finished cells' files. Torch-free.
 
-accuracy.csv, cost.csv, routing.csv, fronts.csv, controls.csv, curves.csv and evidence.csv.
+accuracy.csv, cost.csv, routing.csv, fronts.csv, controls.csv, curves.csv, comparisons.csv,
+averages.csv and evidence.csv.
 
 Rows come in the order of the run's settings, whatever order the cells were computed in, so an
 interrupted and resumed run writes the same bytes as one that ran through.
@@ -21,11 +22,14 @@ from harness.readouts.accuracy import (
     adjusted,
     metric_rows,
 )
+from harness.readouts.averages import average_rows
 from harness.readouts.budgets import budget_columns
+from harness.readouts.comparisons import Comparisons
 from harness.readouts.controls import Contender, Controls, positions_of
 from harness.readouts.curves import Curves
 from harness.readouts.evidence import evidence_rows
 from harness.readouts.fronts import Fronts, Subject, prefill_of
+from harness.readouts.matrix import Matrix
 from harness.readouts.stored import read_samples
 from harness.statistics import stats
 from harness.store import columns
@@ -49,6 +53,8 @@ class Derived:
         self._fronts = Fronts(seed)
         self._controls = Controls(seed)
         self._curves = Curves(seed)
+        self._matrix = Matrix(seed)
+        self._comparisons = Comparisons(seed, margin)
         self.order = list(order)  # requested ids, in the order of the settings
         self.seed = seed
         self.left_out: set[str] = set()  # requested ids of cells whose files are damaged
@@ -90,6 +96,17 @@ class Derived:
         curves = self._curves.rows(contenders)
         if curves or (path / "curves.csv").exists():
             write_csv(path / "curves.csv", columns.CURVES, curves, durable=False)
+        self._matrix.update(contenders)
+        pairs = self._comparisons.rows(self._matrix, several=len(self._benches()) > 1)
+        write_csv(path / "comparisons.csv", columns.COMPARISONS, pairs, durable=False)
+        averages = average_rows(self._matrix)
+        write_csv(path / "averages.csv", columns.AVERAGES, averages, durable=False)
+
+    def _benches(self) -> set[str]:
+        """Those of the run, also where every cell of one failed."""
+        rows = self.store.cells()
+        asked = [r for r in rows if (r.get("requested_id") or r["cell_id"]) in self.order]
+        return {row["bench"] for row in asked}
 
     def _finished(self) -> list[CellData]:
         done = self.store.done()

@@ -24,11 +24,11 @@ from harness.statistics.stats import (
     Interval,
     cluster_ids,
     cluster_sums,
+    draws,
     top_score,
 )
 
 Bools = NDArray[np.bool_]
-_BLOCK = 4_000_000
 _DIGITS = 12  # sums in another order differ in the last bits; equal rows must stay equal
 
 
@@ -43,17 +43,18 @@ def resampled_means(
     sums = np.column_stack([cluster_sums(groups, column) for column in values.T])
     sizes = np.bincount(groups).astype(np.float64)
     count = sizes.size
-    rng = np.random.default_rng([seed, count, zlib.crc32(name.encode())])
     means = np.empty((RESAMPLES, values.shape[1]))
-    step = max(1, _BLOCK // count)
-    for start in range(0, RESAMPLES, step):
-        rows = min(step, RESAMPLES - start)
-        drawn = rng.integers(0, count, size=(rows, count))
-        drawn += np.arange(rows)[:, None] * count
-        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
-        times = times.astype(np.float64)
-        means[start : start + rows] = (times @ sums) / (times @ sizes)[:, None]
+    for lines, drawn in draws(count, seed, count, zlib.crc32(name.encode())):
+        times = times_drawn(drawn)
+        means[lines] = (times @ sums) / (times @ sizes)[:, None]
     return means
+
+
+def times_drawn(drawn: NDArray[np.intp]) -> Floats:
+    """How often each resample [lines, count] holds each of the `count`."""
+    lines, count = drawn.shape
+    places = drawn + np.arange(lines)[:, None] * count
+    return np.bincount(places.ravel(), minlength=lines * count).reshape(lines, count).astype(float)
 
 
 def on_front(costs: Floats, scores: Floats) -> Bools:

@@ -11,8 +11,8 @@ Both bootstraps   draw from two invented documents more, one right and one wrong
                   Where documents share images, each of the two stands for an image of mean size:
                   that no image of 100 was seen to change is no more than that.
 Ratio of times    paired percentile bootstrap of the ratio of medians.
-p-value           exact McNemar for 0/1 scores with one question an image; otherwise a paired
-                  sign-flip permutation test on the images' summed differences.
+p-value           the exact sign-flip test on the images' summed differences; McNemar's exact test
+                  for 0/1 scores with one question an image (`statistics.signflip`).
 Verdict           on the Holm-adjusted p-value: ``better`` or ``worse`` when it is below 0.05;
                   else ``non-inferior`` when the interval of the difference stays above -margin
                   (1 point unless the run asks otherwise), row by row: its risk is 2.5 % a row, not
@@ -21,11 +21,13 @@ Verdict           on the Holm-adjusted p-value: ``better`` or ``worse`` when it 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from harness.statistics import signflip
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +35,6 @@ CONFIDENCE = 0.95
 ALPHA = 1.0 - CONFIDENCE
 MARGIN_POINTS = 1.0
 RESAMPLES = 2000  # bootstrap; the interval's own noise is then about 2 % of its width
-PERMUTATIONS = 9999
 _BLOCK = 4_000_000  # numbers drawn at once, so that memory stays flat at any sample count
 
 
@@ -159,11 +160,7 @@ def paired(
     top = max(top_score(ours), top_score(theirs))
     bounds = _bootstrap(difference, groups, seed, extra=(-top, top))
     delta = Interval(float(difference.mean()), *bounds)
-    alone = groups.max() + 1 == ours.size
-    if alone and is_binary(ours) and is_binary(theirs):
-        p_value = _mcnemar(ours, theirs)
-    else:
-        p_value = _sign_flip(cluster_sums(groups, difference), seed)
+    p_value = signflip.exact(cluster_sums(groups, difference), top)
     return Paired(ours.size, float(theirs.mean()), delta, p_value)
 
 
@@ -228,44 +225,24 @@ def _bootstrap(
     count = sums.size
     if count - len(extra) < 2:
         return None, None
-    rng = np.random.default_rng([seed, count])
     means = np.empty(RESAMPLES)
-    step = max(1, _BLOCK // count)
-    for start in range(0, RESAMPLES, step):
-        stop = min(start + step, RESAMPLES)
-        drawn = rng.integers(0, count, size=(stop - start, count))
-        means[start:stop] = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    for rows, drawn in draws(count, seed, count):
+        means[rows] = sums[drawn].sum(1) / sizes[drawn].sum(1)
     low, high = np.quantile(means, [ALPHA / 2, 1 - ALPHA / 2])
     mean = float(values.mean())
     # A percentile interval can miss the mean by a rounding error when all scores are equal.
     return min(float(low), mean), max(float(high), mean)
 
 
+def draws(count: int, *key: int) -> Iterator[tuple[slice, NDArray[np.intp]]]:
+    """Which of `count` images each resample holds: blocks of lines, [lines, count]."""
+    rng = np.random.default_rng(key)
+    step = max(1, _BLOCK // count)
+    for start in range(0, RESAMPLES, step):
+        lines = slice(start, min(start + step, RESAMPLES))
+        yield lines, rng.integers(0, count, size=(lines.stop - start, count))
+
+
 def cluster_sums(groups: NDArray[np.intp], values: Floats) -> Floats:
     """Sum of the values in each cluster, one number a cluster."""
     return np.bincount(groups, values).astype(np.float64)
-
-
-def _mcnemar(ours: Floats, theirs: Floats) -> float:
-    """Exact two-sided McNemar: a fair coin decides which row wins each discordant document."""
-    from scipy.stats import binomtest
-
-    wins = int((ours > theirs).sum())
-    discordant = int((ours != theirs).sum())
-    return float(binomtest(wins, discordant).pvalue) if discordant else 1.0
-
-
-def _sign_flip(differences: Floats, seed: int) -> float:
-    """Two-sided p-value of a zero mean when the sign of every cluster's difference is a coin."""
-    moved = differences[differences != 0.0]
-    if moved.size == 0:
-        return 1.0
-    observed = abs(moved.sum()) - 1e-12 * np.abs(moved).sum()  # ties by rounding count as reached
-    rng = np.random.default_rng([seed, moved.size])
-    reached = 0
-    step = max(1, _BLOCK // moved.size)
-    for start in range(0, PERMUTATIONS, step):
-        rows = min(step, PERMUTATIONS - start)
-        signs = rng.integers(0, 2, size=(rows, moved.size)) * 2 - 1
-        reached += int((np.abs(signs @ moved) >= observed).sum())
-    return (1 + reached) / (1 + PERMUTATIONS)

@@ -205,7 +205,7 @@ class Store:
             old = read_run_json(self.path)
             this = {"at": new["created_at"], "argv": new["argv"]}
             new["resumed"] = [*old.get("resumed", []), this]
-            kept = ("created_at", "argv", "margin")
+            kept = ("created_at", "argv", "margin", "against")
             new |= {name: old[name] for name in kept if name in old}
         write_json(self.path / RUN_JSON, new)
 

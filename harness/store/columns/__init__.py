@@ -4,6 +4,7 @@ A new column is a new line behind the others; the contract's stand first.
 """
 
 from harness.store.columns.answers import ACCURACY, CELLS, CONTROLS, FRONTS
+from harness.store.columns.capacity import CAPACITY
 from harness.store.columns.costs import (
     COST,
     COUNTED,
@@ -21,7 +22,7 @@ from harness.store.columns.times import ROUNDS, THROUGHPUT
 SCHEMA_VERSION = 1
 
 __all__ = [
-    "ACCURACY", "AVERAGES", "CELL", "CELLS", "COMPARISONS", "CONTROLS", "COST", "COUNTED",
-    "COUNTERS", "CURVES", "EVIDENCE", "FAMILIES", "FRONTS", "PUBLISHED", "ROUNDS", "ROUTING",
-    "SAMPLES", "SCHEMA_VERSION", "THROUGHPUT",
+    "ACCURACY", "AVERAGES", "CAPACITY", "CELL", "CELLS", "COMPARISONS", "CONTROLS", "COST",
+    "COUNTED", "COUNTERS", "CURVES", "EVIDENCE", "FAMILIES", "FRONTS", "PUBLISHED", "ROUNDS",
+    "ROUTING", "SAMPLES", "SCHEMA_VERSION", "THROUGHPUT",
 ]  # fmt: skip
