@@ -163,7 +163,8 @@ def _panel(
         _names(axes, methods, palette, low)
     name = "accuracy" if bench == AVERAGE else text.metric_name(summary, bench)
     tokens = _tokens(summary, bench)
-    axes.set_xlabel("KV cache of the image kept" + (f", tokens of {tokens:.4g}" if tokens else ""))
+    below = f" (below: tokens of {tokens:.4g})" if tokens else ""
+    axes.set_xlabel(f"KV cache of the image kept{below}")
     axes.set_ylabel("accuracy (%)" if bench == AVERAGE else name)
     parts = [
         f"{c.short} {', '.join(f'{text.number(p.value)} at {text.percent(p.kv)}' for p in found)}"

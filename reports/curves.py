@@ -102,8 +102,9 @@ def finding(summary: Summary, known: list[Curve], found: Areas, whole: str) -> s
     names = {curve.label: curve.short for curve in known}
     where = "on average" if whole == AVERAGE else f"on {whole}"
     best = max(dense, key=lambda area: area.value)
-    said = [f"At budgets of {best.budgets.replace('+', ', ')} {names[best.curve]} comes nearest to "
-            f"dense {where}: {_points(best, unit)} points over them."]  # fmt: skip
+    pairs = [area for area in mine if area.against != DENSE and not _is_control(area, known)]
+    by = f"{_points(best, unit)} points over them{_lead(best, pairs)}"
+    said = [f"At {_budgets(best)} {names[best.curve]} comes nearest to dense {where}: {by}."]
     chance = [area for area in mine if _method(area.against) == RANDOM]
     above = [names[area.curve] for area in chance if area.settled and area.value > 0]
     if chance:
@@ -111,11 +112,24 @@ def finding(summary: Summary, known: list[Curve], found: Areas, whole: str) -> s
         who = f" ({text.listing(above)})" if 0 < len(above) <= 6 else ""
         told = f"{len(above) or 'None'} of {text.plural(len(chance), 'curve')}"
         said.append(f"{told} {verb} above random's at the same numbering{who}.")
-    pairs = [area for area in mine if area.against != DENSE and not _is_control(area, known)]
     if pairs:
         count = sum(area.settled for area in pairs)
         said.append(f"{count} of {text.plural(len(pairs), 'pair')} of methods are settled.")
     return " ".join(said)
+
+
+def _budgets(area: Area) -> str:
+    """Shares of the image's KV cache, or tokens of an image, in words."""
+    values = area.budgets.split("+")
+    shares = "KV " if float(values[-1]) <= 1 and float(values[0]) <= 1 else ""
+    return f"{shares}{text.listing(values)}{'' if shares else ' tokens'}"
+
+
+def _lead(best: Area, pairs: list[Area]) -> str:
+    """Over how many other methods the lead of a curve is settled."""
+    mine = [a for a in pairs if best.curve in (a.curve, a.against)]
+    won = sum(a.settled and (a.value > 0) == (a.curve == best.curve) for a in mine)
+    return f", settled above {won or 'none'} of {text.plural(len(mine), 'other')}" if mine else ""
 
 
 def _table(summary: Summary, known: list[Curve], found: Areas, whole: str) -> Table | None:
@@ -125,12 +139,12 @@ def _table(summary: Summary, known: list[Curve], found: Areas, whole: str) -> Ta
         return None
     rows.sort(key=lambda curve: -found[whole, curve.label, DENSE].value)
     near = [n for n in MATCHED if any(_method(key[2]) == n for key in found if key[0] == whole)]
-    unit = "mean of benches, points" if whole == AVERAGE else "points"
     differ = numbering.differ(summary)
     names = [Column("Method", numeric=False)]
     names += [Column(numbering.TITLE, numeric=False)] if differ else []
-    names.append(Column("Budgets", numeric=False))
-    names += [Column(f"Δ to {name}", f"{unit}, 95 % CI") for name in (DENSE, *near)]
+    budgets = list(dict.fromkeys(_budgets(found[whole, c.label, DENSE]) for c in rows))
+    names += [Column("Budgets", numeric=False)] if len(budgets) > 1 else []
+    names += [Column(f"Δ to {name}", "points, 95 % CI") for name in (DENSE, *near)]
     benches = summary.answered if whole == AVERAGE else []
     for bench in benches:
         mini = summary.is_mini_bench(bench)
@@ -140,13 +154,15 @@ def _table(summary: Summary, known: list[Curve], found: Areas, whole: str) -> Ta
         dense = found[whole, curve.label, DENSE]
         head = [Cell(curve.label, tone="name", sort=curve.label)]
         head += [numbering.cell(summary.positions(curve.first))] if differ else []
-        head.append(Cell(dense.budgets.replace("+", ", ")))
+        head += [Cell(_budgets(dense))] if len(budgets) > 1 else []
         areas = [dense, *(_control(found, whole, curve.label, name) for name in near)]
         cells = [_cell(area, _unit(summary, whole)) for area in areas]
         for bench in benches:
             cells.append(_cell(found.get((bench, curve.label, DENSE)), _unit(summary, bench)))
         body.append([*head, *cells])
-    note = "Mean difference over the budgets. Bold: settled. Controls number as the method does."
+    over = budgets[0] if len(budgets) == 1 else "their budgets"
+    note = f"Mean differences over {over}, {'on average' if whole == AVERAGE else f'on {whole}'}. "
+    note += "Bold: settled. Controls number their tokens as the method does."
     return Table("curves", "Over all budgets", names, body, note)
 
 
@@ -168,7 +184,7 @@ def _settled(summary: Summary, known: list[Curve], found: Areas, whole: str) -> 
         up = area if area.value > 0 else _turned(area)
         p = "< 0.001" if area.p_adjusted < 0.001 else text.number(area.p_adjusted, 3)
         who = [_who(summary, known, label) for label in (up.curve, up.against)]
-        last = [Cell(p, sort=area.p_adjusted), Cell(up.budgets.replace("+", ", "))]
+        last = [Cell(p, sort=area.p_adjusted), Cell(_budgets(up))]
         body.append([*who, _cell(up, unit), *last])
     of = f"{len(told)} of {text.plural(len(pairs), 'pair')} are settled"
     note = f"{of}; the widest {SETTLED} are shown, {FILE.name} has all."

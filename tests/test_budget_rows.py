@@ -12,6 +12,7 @@ from harness.command.cli import main, parse
 from harness.common.errors import UsageError
 from harness.families.catalog import shape_of
 from harness.jobs.budgets import with_budgets
+from harness.jobs.costs import Costs
 from harness.jobs.resolve import named_methods
 from harness.store.csvfile import read_rows
 from tests.fakes import FakeRun, run
@@ -103,10 +104,8 @@ def test_a_run_has_the_rows_and_does_not_record_the_list(tmp_path: Path) -> None
 
 
 def test_costs_only_and_python(tmp_path: Path) -> None:
-    out = tmp_path / "costs"
-    words = ["--methods", "fastv", "--budgets", "0.75,0.5", "--costs-only", "--quiet"]
-    assert main([*words, "--out", str(out)]) == 0
-    labels = dict.fromkeys(row["label"] for row in read_rows(out / "cost.csv"))
-    assert [*labels] == ["dense", "fastv kv=0.75", "fastv kv=0.5"]
+    words = ["--methods", "fastv", "--budgets", "0.75,0.5", "--costs-only"]
+    recorded = Costs(parse(words)[1], words).resolve(tmp_path / "costs")
+    assert recorded["methods"] == ["dense", "fastv:kv=0.75", "fastv:kv=0.5"]
     frame = ms.costs("tiny-llava", "fastv", budgets=[0.75, 0.5])
-    assert [*dict.fromkeys(frame.label)] == [*labels]
+    assert [*dict.fromkeys(frame.label)] == ["dense", "fastv kv=0.75", "fastv kv=0.5"]

@@ -57,8 +57,9 @@ def test_the_section_has_the_numbers_of_the_file(path: Path) -> None:
         if row["against"] in ("dense", "random"):
             shown = f"{100 * float(row['area']):+.1f}".replace("-", "−")
             assert (shown.lstrip("+") if float(shown.replace("−", "-")) == 0 else shown) in said
-    assert "At budgets of 0.8125, 0.625" in said
+    assert "At KV 0.8125 and 0.625 " in said
     assert "comes nearest to dense on average" in said
+    assert "settled above none of 1 other" in said or "settled above 1 of 1 other" in said
     assert "of 1 pair of methods are settled" in said
 
 
