@@ -103,7 +103,7 @@ def finding(summary: Summary, known: list[Curve], found: Areas, whole: str) -> s
     where = "on average" if whole == AVERAGE else f"on {whole}"
     best = max(dense, key=lambda area: area.value)
     pairs = [area for area in mine if area.against != DENSE and not _is_control(area, known)]
-    by = f"{_points(best, unit)} points over them{_lead(best, pairs)}"
+    by = f"{_points(best, unit)} points over them{_lead(summary, known, best, pairs)}"
     said = [f"At {_budgets(best)} {names[best.curve]} comes nearest to dense {where}: {by}."]
     chance = [area for area in mine if _method(area.against) == RANDOM]
     above = [names[area.curve] for area in chance if area.settled and area.value > 0]
@@ -125,11 +125,16 @@ def _budgets(area: Area) -> str:
     return f"{shares}{text.listing(values)}{'' if shares else ' tokens'}"
 
 
-def _lead(best: Area, pairs: list[Area]) -> str:
-    """Over how many other methods the lead of a curve is settled."""
-    mine = [a for a in pairs if best.curve in (a.curve, a.against)]
-    won = sum(a.settled and (a.value > 0) == (a.curve == best.curve) for a in mine)
-    return f", settled above {won or 'none'} of {text.plural(len(mine), 'other')}" if mine else ""
+def _lead(summary: Summary, known: list[Curve], best: Area, pairs: list[Area]) -> str:
+    """Over how many other methods the lead of a curve is settled, and how many number otherwise."""
+    mine = [area for area in pairs if best.curve in (area.curve, area.against)]
+    won = [a for a in mine if a.settled and (a.value > 0) == (a.curve == best.curve)]
+    if not mine:
+        return ""
+    said = f", settled above {len(won) or 'none'} of {text.plural(len(mine), 'other')}"
+    kinds = {curve.label: summary.positions(curve.first) for curve in known}
+    other = sum(kinds.get(a.curve) != kinds.get(a.against) for a in won)
+    return f"{said} ({other} of which number their tokens otherwise)" if other else said
 
 
 def _table(summary: Summary, known: list[Curve], found: Areas, whole: str) -> Table | None:
@@ -177,14 +182,15 @@ def _settled(summary: Summary, known: list[Curve], found: Areas, whole: str) -> 
     names = [
         Column("Above", numeric=False), Column("Below", numeric=False),
         Column("By", "points, 95 % CI"), Column("p", "adjusted"),
-        Column("Budgets", numeric=False),
     ]  # fmt: skip
+    several = len({area.budgets for area in told}) > 1
+    names += [Column("Budgets", numeric=False)] if several else []
     body = []
     for area in told[:SETTLED]:
         up = area if area.value > 0 else _turned(area)
         p = "< 0.001" if area.p_adjusted < 0.001 else text.number(area.p_adjusted, 3)
         who = [_who(summary, known, label) for label in (up.curve, up.against)]
-        last = [Cell(p, sort=area.p_adjusted), Cell(_budgets(up))]
+        last = [Cell(p, sort=area.p_adjusted), *([Cell(_budgets(up))] if several else [])]
         body.append([*who, _cell(up, unit), *last])
     of = f"{len(told)} of {text.plural(len(pairs), 'pair')} are settled"
     note = f"{of}; the widest {SETTLED} are shown, {FILE.name} has all."
