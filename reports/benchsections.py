@@ -10,6 +10,7 @@ from reports import (
     controls,
     costtables,
     curves,
+    dots,
     findings,
     fronts,
     heatmap,
@@ -50,6 +51,9 @@ def sections(
         front = pareto.draw(summary, folder, palette, chances) if _budgets(ranking) else None
         fast = speedfront.draw(summary, entries, folder, palette) if clock else None
         heat = heatmap.draw(summary, folder)
+        dot = (
+            dots.draw(summary, folder, palette) if heat else None
+        )  # of one bench: the first figure
         layers = routing.sections(summary, folder, palette)
         lines = curves.section(summary, folder, palette)
     board = ranktable.table(summary, ranking, entries, rivals.marks)
@@ -58,7 +62,7 @@ def sections(
         lines,
         against,
         _front(summary, fronts.table(summary, chances), chances, known(front, fast)),
-        _benches(summary, heat),
+        _benches(summary, known(heat, dot)),
         _controls(summary, rivals),
         _changes(summary),
         _folded("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary)),
@@ -103,10 +107,10 @@ def _front(
     return Section("pareto", "Accuracy against cost", said, drawn, found, folded=True, about=about)
 
 
-def _benches(summary: Summary, heat: Drawn | None) -> Section | None:
-    if heat is None:
+def _benches(summary: Summary, drawn: tuple[Drawn, ...]) -> Section | None:
+    if not drawn:
         return None
-    return Section("accuracy", "Accuracy by bench", findings.benches(summary), (heat,))
+    return Section("accuracy", "Accuracy by bench", findings.benches(summary), drawn)
 
 
 def _controls(summary: Summary, rivals: Rivals) -> Section | None:

@@ -31,7 +31,7 @@ from harness.options.settings import (
 if TYPE_CHECKING:
     from harness.jobs.runner import Job
 
-CONVERT = "convert"  # a first word that is no flag: another command
+CONVERT, VIEW = "convert", "view"  # a first word that is no flag: another command
 LIGHT = (
     JobKind.LIST | JobKind.CHECK | JobKind.PLOTS_ONLY | JobKind.DIFF | JobKind.DERIVE
 )  # jobs that have no settings
@@ -108,6 +108,10 @@ def _guarded(argv: list[str]) -> int:
             from harness.model.convert.command import run as convert
 
             return convert(argv[1:])
+        if argv[:1] == [VIEW]:
+            from reports.samples.command import run as view
+
+            return view(argv[1:])
         raw, settings = parse(argv)
         return _dispatch(raw, settings, argv)
     except (HarnessError, KeyboardInterrupt, BrokenPipeError):
