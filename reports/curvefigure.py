@@ -23,8 +23,8 @@ HEADER = ("model", "curve", "bench", "budget", "kv", "tokens", "value", "ci_low"
 DASHES: tuple[tuple[float, ...], ...] = ((1, 0), (5, 1.5), (1, 1))
 """Of methods, a round of the hues each."""
 CONTROL_DASHES = {"random": "-", "uniform": "--", "pool": ":"}
-FEW = 6
-"""Up to so many curves the bands may be seen through each other."""
+LEAST = 0.04
+"""Opacity of bands: the more there are, the paler, so that the lines are seen through them."""
 LABELS = 0.42
 """Of the width of a panel: where the names stand, left of the smallest budget."""
 
@@ -194,7 +194,7 @@ def _lines(axes: Axes, methods: dict[Curve, list[Point]], palette: Palette) -> N
         markers={c.label: palette.marker(c.first) for c in methods},
         dashes={name: "" if dash == (1, 0) else dash for name, dash in rounds.items()},
         estimator="median", errorbar=("pi", 100), linewidth=1.3, markersize=5, zorder=3,
-        markeredgewidth=0, err_kws={"alpha": 0.16 if len(methods) <= FEW else 0.05, "linewidth": 0},
+        markeredgewidth=0, err_kws={"alpha": min(0.16, max(LEAST, 0.3 / len(methods))), "linewidth": 0},
     )  # fmt: skip
 
 
