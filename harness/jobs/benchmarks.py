@@ -16,6 +16,7 @@ from harness.jobs.cellrun import record_failure, run_cell
 from harness.jobs.grid import Cell, Grid, make_grid, too_few
 from harness.jobs.planned import part_of, plan_cells
 from harness.jobs.resolve import named_methods, require_same_files, runtime_of, with_dense
+from harness.jobs.reuse import Reuse, open_sources
 from harness.jobs.runner import Job
 from harness.model.session import Session
 from harness.options.runtime import Runtime
@@ -26,8 +27,8 @@ from harness.readouts.stored import read_out_cell, require_readable
 from harness.readouts.summary import ending
 from harness.store.against import keep, meant
 from harness.store.cells import engine_digest, params_json
-from harness.store.rundir import Store, read_run_json
-from harness.store.runinfo import CIRCUMSTANCES
+from harness.store.rundir import Store, is_run, read_run_json
+from harness.store.runinfo import CIRCUMSTANCES, versions
 
 
 class Extra(Protocol):
@@ -57,6 +58,7 @@ class Benchmarks(Job):
     """Methods on benches. `session`: a model that is loaded already, used instead of a name."""
 
     grid: Grid
+    reuse: Reuse
     extras: list[Extra]
     against: list[str]  # labels of the rows that the first table compares with
     referees: Any = None
@@ -123,6 +125,7 @@ class Benchmarks(Job):
         benches = [self.bench(name, source) for name in settings.bench]
         runtime = self.runtime(source)
         self.grid = make_grid(settings, methods, source, benches, runtime, self.engine())
+        self.reuse = open_sources(settings.reuse, out)
         rows = [(cell.method, cell.key.params) for cell in self.grid.cells]
         self.against = meant(
             settings.against,
@@ -160,6 +163,11 @@ class Benchmarks(Job):
         they disagree).
         """
         todo, self.damaged = self._left(out)
+        todo = self.reuse.find(todo)
+        if self.reuse.sources:
+            conditions = {**describe_run(self.grid, ""), "versions": versions()}
+            for line in self.reuse.said(self.grid.cells, conditions):
+                show.say(line)
         used = {cell.method: cell.checkpoint for cell in todo}
         for extra in self.extras:
             used |= extra.methods()
@@ -177,6 +185,7 @@ class Benchmarks(Job):
         about |= {"referees": self.referees.described(), "settings": self.recorded}
         about["image_processor"] = self.session.image_processor
         about["cells"] = self._ids()  # --derive goes by it
+        about |= self.reuse.recorded(out)
         for extra in self.extras:
             about |= extra.describe()
         return about
@@ -205,11 +214,16 @@ class Benchmarks(Job):
 
         Cells of other code may have been the last, when that code is back.
         """
+        if not is_run(out):  # every cell is another run's
+            return self.reuse.described(describe_run(self.grid, "")) | {
+                "settings": self.recorded, "cells": self._ids(), **self.reuse.recorded(out)
+            }  # fmt: skip
         before = {k: v for k, v in read_run_json(out).items() if k not in CIRCUMSTANCES}
         about = {
             "cells": self._ids(),
             "engine_hash": self.grid.cells[0].key.engine_source,
             "checkpoints": self.grid.checkpoints,
+            **self.reuse.recorded(out),
         }
         return {**before, **about} if any(before.get(k) != about[k] for k in about) else None
 
@@ -223,7 +237,10 @@ class Benchmarks(Job):
         return ending(out)
 
     def _cells(self, store: Store, show: Progressing) -> bool:
-        grid, done = self.grid, store.done()
+        grid = self.grid
+        self.reuse.take(store)
+        self.damaged = {i: why for i, why in self.damaged.items() if i not in self.reuse.taken}
+        done = store.done()
         for cell_id in self.damaged:
             done.pop(cell_id, None)
         todo = [cell for cell in grid.cells if cell.key.cell_id not in done]
@@ -244,7 +261,8 @@ class Benchmarks(Job):
         for line in filter(None, (*grid.notes, too_few(grid, margin))):
             show.say(line)
         before = len(grid.cells) - len(todo)
-        show.say(f"{store.path}: {len(grid.cells)} cells, {before} done before")
+        here = f", of them {len(self.reuse.taken)} in other runs" if self.reuse.taken else ""
+        show.say(f"{store.path}: {len(grid.cells)} cells, {before} done before{here}")
         for cell in (cell for cell in todo if cell.key.cell_id in self.damaged):
             why = one_line(self.damaged[cell.key.cell_id])
             show.warn(f"{PROGRAM}: {cell.name} is answered again: {why}")

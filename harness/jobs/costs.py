@@ -22,6 +22,7 @@ from harness.cost.readouts import read_out, routing_table
 from harness.cost.rows import cost_rows
 from harness.families.catalog import shape_from_config
 from harness.families.shapes import ModelShape
+from harness.jobs.budgets import with_budgets
 from harness.jobs.resolve import check_methods, named_methods, with_dense
 from harness.jobs.runner import Job
 from harness.model.convert.use import config_behind
@@ -60,8 +61,9 @@ class Costs(Job):
         self.batch = fixed_batch(settings)
         self.config = config_behind(settings.model)
         self.shape = shape_from_config(self.config, settings.model)
-        self.methods = with_dense(named_methods(settings.methods))
-        check_methods(self.methods, self.shape)
+        asked = with_dense(named_methods(settings.methods))
+        check_methods(asked, self.shape)
+        self.methods, self.notes = with_budgets(asked, settings.budgets, self.shape)
         specs = [method.spec for method in self.methods]
         self.recorded = {**settings.recorded(), "methods": specs}
         return self.recorded
@@ -100,7 +102,7 @@ class Costs(Job):
 
         table = ledger_table(self.shape, self.found, self.batch)
         choices = choose(summarise(load_run(out)))
-        return Ending(lambda width: table, notes=[*self.left_out, *choices])
+        return Ending(lambda width: table, notes=[*self.notes, *self.left_out, *choices])
 
 
 def fixed_batch(settings: Settings) -> int:

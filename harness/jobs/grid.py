@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.roots import DATA
+from harness.jobs.budgets import with_budgets
 from harness.jobs.resolve import (
     check_methods,
     checkpoint_hashes,
@@ -96,11 +97,12 @@ def make_grid(
     checkpoints = find_checkpoints(settings, methods, source)
     methods = with_trained_parameters(methods, checkpoints)
     check_methods(methods, source.info)
-    notes: tuple[str, ...] = ()
+    methods, notes = with_budgets(methods, settings.budgets, source.info)
     if settings.controls:
         from harness.jobs.matched import with_controls
 
-        methods, notes = with_controls(methods, source.info, named_methods)
+        methods, said = with_controls(methods, source.info, named_methods)
+        notes += said
         checkpoints = find_checkpoints(settings, methods, source)  # theirs are dense's
     batch = settings.batch_size
     batch_size = AUTO_BATCH[runtime.device] if isinstance(batch, str) else batch

@@ -56,6 +56,14 @@ class Settings:
         help="comma list of name[:key=value]..., see --list methods; a name may be the path of a "
         "FILE.py that defines a method",
     )
+    budgets: tuple[str, ...] = _do(
+        (),
+        validators.budgets,
+        "LIST",
+        help="one row a budget for every method that takes one: shares of the image's KV cache "
+        "(0.5,0.33,0.22) or tokens of one image (192,128,64)",
+        record=Record.NEVER,  # the rows stand among the methods then
+    )
     controls: bool = _do(
         False,
         help="add random, uniform and pool at the budget of every method, and blind",
@@ -68,6 +76,16 @@ class Settings:
         "LIST",
         help="comma list from --list benches, or any lmms-eval task name as it stands",
         jobs=ON_BENCHES | JobKind.THROUGHPUT | JobKind.STUDY,
+    )
+    reuse: tuple[str, ...] = _do(
+        (),
+        validators.places,
+        "RUN",
+        help="take the answers of finished cells with the same id from this run, which is only "
+        "read; repeatable",
+        jobs=ON_BENCHES,
+        record=Record.NEVER,
+        repeats=True,
     )
     model: str = setting(
         "tiny-llava",

@@ -70,6 +70,11 @@ def read_run_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def is_run(path: Path) -> bool:
+    """Whether there is a run's description."""
+    return (path / RUN_JSON).is_file()
+
+
 def open_for_reading(target: str, asked: str = "--plots-only") -> Path:
     """An existing run directory, checked, for the flag `asked`."""
     path = Path(target)
