@@ -24,6 +24,7 @@ from reports import (
     redundancytables,
     routing,
     speedfront,
+    speedtables,
     style,
     tables,
 )
@@ -145,7 +146,9 @@ def _changes(summary: Summary) -> Section | None:
 
 
 def _speed(summary: Summary) -> Section | None:
-    table = times.speed_table(times.timed(summary))
+    """Times that stand beside accuracies without a workload of their own."""
+    board = times.board(summary, times.timed(summary))
+    table = speedtables.ranked(summary, board)
     return None if table is None else Section("speed", "Speed", SPEED, tables=(table,))
 
 

@@ -1,4 +1,4 @@
-"""From how many image tokens on a method pays, by batch and answer length."""
+"""Where a method beats dense end to end: image tokens by batch by answer length, in one chart."""
 
 from __future__ import annotations
 
@@ -6,43 +6,46 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
-from reports import text
+from reports import grid, labels, text
+from reports.cell import Series
+from reports.heatmap import COLOURS
+from reports.ranktable import name_cell
 from reports.sheet import Drawn, Sheet
-from reports.style import GRID, HUES, INK, ON_ACCENT
-from reports.tables import Cell, Column, Table, name_cell
-from reports.timing import Timed, conditions, panel_title
+from reports.summary import Summary
+from reports.tables import Cell, Column, Table
+from reports.timing import Board, Timed, conditions
 
-FASTER, SLOWER = HUES[2], HUES[1]
-MOST_PANELS = 18
-HEADER = ("model", "label", "n_image", "batch", "n_out", "n_text", "speedup", "ci_low", "ci_high")
+MARKS = {"faster": "▲ ", "slower": "▼ "}
+MOST_ROWS, MOST_NAMES = 40, 6
+WIDTH, HEIGHT = 0.74, 0.26  # inches of a cell
+SIDE_BY_SIDE = 6  # columns of panels that a page has room for beside each other
+HEADER = ("model", "label", "n_image", "batch", "n_out", "n_text", "speedup", "ci_low") + (
+    "ci_high", "status",
+)  # fmt: skip
 
-Place = tuple[float, float]  # image tokens, batch
-
-
-def grouped(entries: list[Timed]) -> dict[tuple[str, float], dict[Place, Timed]]:
-    """(label, n_out) -> (n_image, batch) -> entry, of all methods but dense."""
-    found: dict[tuple[str, float], dict[Place, Timed]] = {}
-    for entry in entries:
-        if not entry.series.is_reference and "end_to_end" in entry.phases:
-            panel = found.setdefault((entry.series.label, entry.n_out), {})
-            panel[entry.n_image, entry.batch] = entry
-    return found
+Setting = tuple[float, float, float]
+"""Batch, new tokens, text tokens: what stays while image tokens grow."""
 
 
-def is_map(entries: list[Timed]) -> bool:
+def sizes(board: Board) -> dict[str, Timed]:
+    """Workload to one of its rows, which has its sizes."""
+    return {work: board.of(work)[0] for work in board.works}
+
+
+def is_map(board: Board) -> bool:
     """Whether there is more than one workload of different size to compare."""
-    return len({(e.n_image, e.batch, e.n_out) for e in entries}) > 1
+    return len({(e.n_image, e.batch, e.n_out) for e in sizes(board).values()}) > 1
 
 
-def verdict(entry: Timed) -> str:
-    """``faster`` or ``slower`` than dense beyond the interval, else ``neither``."""
-    whole = entry.phases["end_to_end"]
-    if whole.speedup_low > 1:
-        return "faster"
-    return "slower" if whole.speedup_high < 1 else "neither"
+def settings(board: Board) -> dict[Setting, list[tuple[float, str]]]:
+    """Setting to its workloads by image tokens."""
+    found: dict[Setting, list[tuple[float, str]]] = {}
+    for work, one in sizes(board).items():
+        found.setdefault((one.batch, one.n_out, one.n_text), []).append((one.n_image, work))
+    return {setting: sorted(places) for setting, places in sorted(found.items())}
 
 
 @dataclass(frozen=True)
@@ -62,100 +65,172 @@ class Crossing:
         return f"> {self.above:.0f}, ≤ {self.upto:.0f}"
 
 
-def crossing(places: dict[Place, Timed], batch: float) -> Crossing:
-    """Where a method starts to pay at a batch, as far as what was measured tells."""
-    row = sorted((n, verdict(e)) for (n, b), e in places.items() if b == batch)
+def crossing(row: list[tuple[float, str]]) -> Crossing:
+    """Where a method starts to pay, of image tokens with verdicts, as far as was measured."""
+    row = sorted(row)
     above = max((n for n, word in row if word != "faster"), default=None)
     upto = next((n for n, _ in row if above is None or n > above), None)
     return Crossing(above, upto)
 
 
-def table(entries: list[Timed]) -> Table | None:
-    """Break-even by batch and answer length; None for a single workload."""
-    if not is_map(entries):
+def table(board: Board) -> Table | None:
+    """Break-even by batch and answer length; None unless image tokens vary where these do not."""
+    grown = {s: places for s, places in settings(board).items() if len(places) > 1}
+    if not grown:
         return None
-    pairs = sorted({(e.batch, e.n_out) for e in entries})
+    texts = len({n_text for _, _, n_text in grown}) > 1
     columns = [Column("Method", numeric=False)]
-    columns += [Column(f"Batch {b:.0f}", f"{n:.0f} new tokens") for b, n in pairs]
+    for batch, n_out, n_text in grown:
+        unit = f"{text.number(n_out, 0)} new tokens"
+        unit += f", {text.number(n_text, 0)} of text" if texts else ""
+        columns.append(Column(f"Batch {text.number(batch, 0)}", unit))
     rows = []
-    by_label = {e.series.label: e.series for e in entries if not e.series.is_reference}
-    groups = grouped(entries)
-    for label, series in by_label.items():
+    for series in board.methods:
         row = [name_cell(series)]
-        for batch, n_out in pairs:
-            places = groups.get((label, n_out), {})
-            if not any(b == batch for _, b in places):
+        for places in grown.values():
+            known = [(n, word) for n, work in places if (word := _verdict(board.get(series, work)))]
+            if not known:
                 row.append(Cell(text.GAP))
                 continue
-            found = crossing(places, batch)
+            found = crossing(known)
             row.append(Cell(str(found), sort=math.inf if found.upto is None else found.upto))
         rows.append(row)
-    note = (
-        "Image tokens from which on the method is faster than dense end to end, between the two "
-        "measured numbers named: the whole 95 % interval of the speed-up lies above 1 at the upper "
-        "one and at every larger one, and not at the lower one."
-    )
-    return Table("breakeven", "Break-even", columns, rows, note)
+    return Table("breakeven", "Break-even", columns, rows, NOTE)
 
 
-def draw(entries: list[Timed], folder: Path, mark: bool | str) -> Drawn | None:
-    """Panels of methods and answer lengths: image tokens by batch; None for one workload."""
-    groups = grouped(entries)
-    if not is_map(entries) or not groups:
+def _verdict(entry: Timed | None) -> str:
+    whole = entry.whole if entry else None
+    return whole.verdict if whole else ""
+
+
+def finding(board: Board) -> str:
+    """Which methods are faster in every place measured, in some, in none; controls left out."""
+    groups: dict[str, list[str]] = {"every": [], "some": [], "none": []}
+    gains: list[Timed] = []
+    for series in board.methods:
+        known = [e for work in board.works if (e := board.get(series, work)) and _verdict(e)]
+        if not known or series.is_control:
+            continue
+        fast = [e for e in known if _verdict(e) == "faster"]
+        name = series.short or series.label
+        if len(fast) == len(known) == len(board.works):
+            gains += fast
+            groups["every"].append(name)
+        elif fast:
+            groups["some"].append(f"{name} ({len(fast)} of {len(known)})")
+        else:
+            groups["none"].append(name)
+    parts = []
+    if groups["every"]:
+        least = _at(board, min(gains, key=lambda e: e.speedup))
+        parts.append(f"everywhere measured {_cut(groups['every'])} (at least {least})")
+    if groups["some"]:
+        parts.append(f"in some places {_cut(groups['some'])}")
+    if groups["none"]:
+        parts.append(f"nowhere {_cut(groups['none'])}")
+    return f"Faster than dense: {'; '.join(parts)}." if parts else ""
+
+
+def _cut(names: list[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return text.listing([*names[:MOST_NAMES], f"{more} more"] if more > 0 else names)
+
+
+def _at(board: Board, entry: Timed) -> str:
+    name = entry.series.short or entry.series.label
+    return f"{name} on {board.names[entry.workload]}: {entry.phases['end_to_end'].gain}"
+
+
+def draw(summary: Summary, board: Board, folder: Path, mark: bool | str) -> Drawn | None:
+    """One panel an answer length, rows best first; None for workloads of one size."""
+    rows = [r for r in board.methods if any(_known(board, r, w) for w in board.works)]
+    if not is_map(board) or not rows:
         return None
-    shown = dict(list(groups.items())[:MOST_PANELS])
-    images = sorted({n for places in shown.values() for n, _ in places})
-    batches = sorted({b for places in shown.values() for _, b in places})
-    height = 1.05 + 0.34 * len(batches)
-    sheet = Sheet("breakeven", len(shown), width=max(2.6, 1.0 + 0.62 * len(images)), height=height)
+    shown = rows[:MOST_ROWS]
+    panels: dict[float, list[str]] = {}
+    for (_, n_out, _), places in settings(board).items():
+        panels.setdefault(n_out, []).extend(work for _, work in places)
+    left, row = labels.inches([r.short or r.label for r in shown])
+    most = max(map(len, panels.values()))
+    sheet = Sheet(
+        "breakeven", len(panels), width=left + 0.2 + max(2.4, WIDTH * most),
+        height=0.85 + max(HEIGHT, row) * len(shown),
+        columns=1 if most > SIDE_BY_SIDE else min(3, len(panels)),
+    )  # fmt: skip
+    limit = _limit(board, shown)
     alts = []
-    for (label, n_out), places in shown.items():
-        title = panel_title(next(iter(places.values())))
-        axes = sheet.panel(f"{title}, {n_out:.0f} new", mark)
-        _panel(axes, places, images, batches)
-        alts.append(f"{label}, {n_out:.0f} new tokens: " + "; ".join(_said(places)))
-    left = len(groups) - len(shown)
-    more = f" {left} further panels are in the CSV only." if left else ""
+    for n_out, works in sorted(panels.items()):
+        axes = sheet.panel(f"{text.plural(int(n_out), 'new token')}", mark, covered=True)
+        _panel(axes, summary, board, shown, works, limit)
+        faster = [_at(board, e) for r in shown for w in works
+                  if (e := board.get(r, w)) and _verdict(e) == "faster"]  # fmt: skip
+        alts.append(f"{n_out:.0f} new tokens, faster than dense: {'; '.join(faster) or 'none'}.")
+    entries = list(board.at.values())
+    more = len(rows) - len(shown)
     caption = (
-        "Speed-up end to end by image tokens and batch. Green: faster than dense beyond the 95 % "
-        "interval; orange: slower; plain: the interval contains 1. "
-        f"{conditions(entries)}.{more}"
-    )
-    rows: list[list[object]] = [[*HEADER]]
-    for places in groups.values():
-        for (n_image, batch), entry in sorted(places.items()):
-            whole = entry.phases["end_to_end"]
-            numbers = [whole.speedup, whole.speedup_low, whole.speedup_high]
-            rows.append(
-                [entry.series.model, entry.series.label, n_image, batch, entry.n_out, entry.n_text]
-                + ["" if math.isnan(v) else v for v in numbers]
-            )
-    return sheet.save(folder, "Break-even map", caption, alts, rows)
+        "Speed-up over dense, end to end, by image tokens and batch. ▲ and blue: faster beyond "
+        "the 95 % interval; ▼ and orange: slower; plain: the interval contains 1. "
+        f"{conditions(entries)}."
+    ) + (f" {text.plural(more, 'row')} more in the CSV." if more else "")
+    lines: list[list[object]] = [[*HEADER]]
+    lines += [_line(summary, board, r, w) for r in rows for w in board.works]
+    return sheet.save(folder, "Where a method beats dense", caption, alts, lines)
 
 
-def _said(places: dict[Place, Timed]) -> list[str]:
-    return [
-        f"{n:.0f} image tokens at batch {b:.0f} {text.number(e.phases['end_to_end'].speedup, 2)}"
-        for (n, b), e in sorted(places.items())
-    ]
+def _known(board: Board, series: Series, work: str) -> bool:
+    entry = board.get(series, work)
+    return entry is not None and not math.isnan(entry.speedup)
+
+
+def _limit(board: Board, rows: list[Series]) -> float:
+    """The end of the scale, in doublings: methods set it, controls would leave them no colour."""
+    chosen = [r for r in rows if not r.is_control] or rows
+    gains = [e.speedup for r in chosen for w in board.works if (e := board.get(r, w))]
+    return max([0.1, *(abs(math.log2(g)) for g in gains if g > 0)])
 
 
 def _panel(
-    axes: Axes, places: dict[Place, Timed], images: list[float], batches: list[float]
+    axes: Axes, summary: Summary, board: Board, rows: list[Series], works: list[str], limit: float
 ) -> None:
-    axes.grid(False)
-    axes.set_xlim(-0.5, len(images) - 0.5)
-    axes.set_ylim(-0.5, len(batches) - 0.5)
-    axes.set_xticks(range(len(images)), [f"{n:.0f}" for n in images])
-    axes.set_yticks(range(len(batches)), [f"{b:.0f}" for b in batches])
-    axes.set_xlabel("image tokens")
-    axes.set_ylabel("batch")
-    faces = {"faster": FASTER, "slower": SLOWER, "neither": "none"}
-    for (n_image, batch), entry in places.items():
-        x, y = images.index(n_image), batches.index(batch)
-        word = verdict(entry)
-        box = Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, facecolor=faces[word], edgecolor=GRID)
-        axes.add_patch(box)
-        value = entry.phases["end_to_end"].speedup
-        colour = INK if word == "neither" else ON_ACCENT
-        axes.text(x, y, text.number(value, 2), ha="center", va="center", color=colour)
+    values, words = np.full((len(rows), len(works)), np.nan), []
+    for y, series in enumerate(rows):
+        words.append([_word(summary, board, series, work) for work in works])
+        for x, work in enumerate(works):
+            entry = board.get(series, work)
+            if entry is not None and not math.isnan(entry.speedup):
+                settled = _verdict(entry) in MARKS
+                values[y, x] = math.log2(entry.speedup) if settled else 0.0
+    one = sizes(board)
+    columns = [_place(one[work]) for work in works]
+    names = [r.short or r.label for r in rows]
+    grid.draw(axes, values, names, columns, words, COLOURS, (-limit, limit))
+
+
+def _place(entry: Timed) -> str:
+    """Two lines below a column: image tokens (or the bench) and batch."""
+    image = f"{entry.bench} {text.number(entry.n_image, 0)}".strip()
+    return f"{image}\nbatch {text.number(entry.batch, 0)}"
+
+
+def _word(summary: Summary, board: Board, series: Series, work: str) -> str:
+    entry = board.get(series, work)
+    if entry is None or math.isnan(entry.speedup):
+        return "failed" if summary.cell(series, work).status == "failed" else "not timed"
+    return MARKS.get(_verdict(entry), "") + text.number(entry.speedup, 2)
+
+
+def _line(summary: Summary, board: Board, series: Series, work: str) -> list[object]:
+    size, entry = sizes(board)[work], board.get(series, work)
+    head = [series.model, series.label, size.n_image, size.batch, size.n_out, size.n_text]
+    if entry is None or math.isnan(entry.speedup):
+        return [*head, "", "", "", _word(summary, board, series, work)]
+    whole = entry.phases["end_to_end"]
+    numbers = (whole.speedup, whole.speedup_low, whole.speedup_high)
+    return [*head, *("" if math.isnan(v) else v for v in numbers), _verdict(entry) or "timed"]
+
+
+NOTE = (
+    "Image tokens from which on the method is faster than dense end to end, between the two "
+    "measured numbers named: the whole 95 % interval of the speed-up lies above 1 at the upper "
+    "one and at every larger one, and not at the lower one."
+)

@@ -12,7 +12,6 @@ from markupsafe import Markup
 
 from reports import (
     benchsections,
-    breakeven,
     capacity,
     conditions,
     controls,
@@ -31,11 +30,11 @@ from reports import (
     style,
     tables,
     text,
-    waterfall,
+    timesections,
 )
 from reports import ranking as rank
 from reports import timing as times
-from reports.benchsections import FAILURES, SPEED
+from reports.benchsections import FAILURES
 from reports.controls import Rivals
 from reports.errors import ReportError
 from reports.files import check_free, write
@@ -88,16 +87,16 @@ def _sections(
     if arms:
         return _study_sections(arms, folder)
     if summary.run.is_timing:
-        return _time_sections(summary, folder)
+        return timesections.sections(summary, folder)
     clock = timed_part(summary)
     if any(summary.cell(s, b).scores for s in summary.series for b in summary.benches):
         found = benchsections.sections(summary, ranking, rivals, clock, folder)
     else:
         found = _cost_sections(summary, folder)
     if clock:
-        times_ = _time_sections(clock, folder)
+        times_ = timesections.sections(clock, folder)
         at = next((i for i, s in enumerate(found) if s.anchor == "controls"), len(found))
-        found[at:at] = [replace(s, anchor=f"times-{s.anchor}") for s in times_]
+        found[at:at] = [replace(s, anchor=f"times-{s.anchor}", first=False) for s in times_]
     return found
 
 
@@ -121,27 +120,6 @@ def _cost_sections(summary: Summary, folder: Path) -> list[Section]:
         title, intro = published.title(run), published.intro(run)
         found.insert(0, Section("published", title, intro, tables=printed))
     return [s for s in found if s.figures or s.tables or s.html]
-
-
-def _time_sections(summary: Summary, folder: Path) -> list[Section]:
-    """A run that measured times and nothing else."""
-    entries = times.timed(summary)
-    mark = times.watermark(entries) or summary.is_mini_model
-    with style.context():
-        falls = waterfall.draw(entries, folder, mark)
-        maps = breakeven.draw(entries, folder, mark)
-    speed, map_table = times.speed_table(entries), breakeven.table(entries)
-    failed, every = tables.failures(summary), costtables.speed(summary)
-    sections = [
-        Section("speed", "Time by phase", "" if speed else NOTHING, tables=_tables(speed)),
-        Section("waterfall", "Where the time goes", _none(falls), _known(falls)),
-    ]
-    if map_table is not None:
-        sections.append(Section("breakeven", "Break-even", "", _known(maps), (map_table,)))
-    if failed is not None:
-        sections.append(Section("failures", FAILED_TIMES, FAILURES, (), (failed,)))
-    sections.append(Section("phases", "Every phase", SPEED, (), _tables(every), folded=True))
-    return sections
 
 
 def _study_sections(arms: study.Study, folder: Path) -> list[Section]:
@@ -188,8 +166,6 @@ def _tables(*found: Table | None) -> tuple[Table, ...]:
 LISTS = ("cells", "failures", "runs")
 """Tables for looking things up: they are no part of a paper."""
 
-NOTHING = "Nothing has been timed (yet)."
-FAILED_TIMES = "Failed and missing times"
 CLAIMS = (
     "Each claim compares two arms that we trained, the first minus the second. The paper's "
     "difference stands in a column of its own: another model, other data, another scale."
@@ -226,8 +202,9 @@ def _page(
     findings += sentences.missed(summary)
     reading: tuple[tuple[str, str], ...] = sentences.READING
     if clock is not None:
-        entries = times.timed(clock)
-        said = times.opening(clock, entries), times.findings(entries), times.READING
+        board = times.board(clock, times.timed(clock))
+        told = timesections.opening(clock, board), timesections.sentences(board)
+        said = *told, timesections.READING
         only = run.is_timing
         about = said[0] if only else f"{about} {said[0]}"
         findings = said[1] if only else [*findings, *said[1][:1]]

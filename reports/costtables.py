@@ -68,44 +68,6 @@ def _caches(cost: Cost) -> list[Cell]:
     return [Cell(text.number(size, 2), sub=of, sort=size) for size in sizes]
 
 
-def speed(summary: Summary) -> Table | None:
-    """Measured times beside the saving in FLOPs; None when nothing was timed."""
-    frame = summary.run.throughput
-    columns = [Column(t, numeric=False) for t in ("Method", "Workload", "Phase", "On")]
-    columns += [Column("Batch"), Column("Median", "ms, p10 to p90"), Column("Rate", "samples/s")]
-    columns += [Column("Speed-up", "to dense, 95 % CI"), Column("FLOPs ratio", "dense / method")]
-    columns += [Column("Realisation", "speed-up / FLOPs ratio, 95 % CI"), Column("Peak", "MiB")]
-    names = {(s.model, s.method, s.label): s for s in summary.series}
-    rows = []
-    for row in frame.itertuples():
-        series = names.get((row.model, row.method, row.label))
-        where = ", ".join(v for v in (row.device, row.dtype, row.attn) if v)
-        low, high = row.p10_ms, row.p90_ms
-        spread = "" if math.isnan(low) else f"{text.number(low)} to {text.number(high)}"
-        ci = text.interval(row.speedup_ci_low, row.speedup_ci_high, 2)
-        gain = text.number(row.speedup_vs_dense, 2)
-        rows.append(
-            [
-                name_cell(series) if series else Cell(str(row.label), tone="name"),
-                Cell(row.workload or row.bench or text.GAP),
-                Cell(row.phase),
-                Cell(where or text.GAP),
-                Cell(text.number(row.batch, 0), sort=row.batch),
-                Cell(text.number(row.median_ms, 1), spread, sort=row.median_ms),
-                Cell(text.number(row.samples_per_s, 2), sort=row.samples_per_s),
-                Cell(gain if gain == text.GAP else f"{gain}×", ci, sort=row.speedup_vs_dense),
-                Cell(text.number(row.flops_ratio, 2), sort=row.flops_ratio),
-                Cell(
-                    text.number(row.realisation, 2),
-                    text.interval(row.realisation_ci_low, row.realisation_ci_high, 2),
-                    sort=row.realisation,
-                ),
-                Cell(text.number(row.peak_mib, 0), sort=row.peak_mib),
-            ]
-        )
-    return _table("phases", "Every phase", columns, rows)
-
-
 def _small(value: float, whole: float = math.nan) -> Cell:
     """A part too small for the other columns' digits, with its share of the whole if it has one."""
     places = 1 - math.floor(math.log10(value)) if 0 < value < 1 else digits(value)

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from reports import text
 from reports.sheet import Drawn, Sheet
 from reports.style import HUES, INK, MUTED
-from reports.timing import Timed, conditions, panel_title, workloads
+from reports.timing import Board, Timed, conditions
 
-COSTS, SAVES = HUES[1], HUES[2]
+COSTS, SAVES = HUES[1], HUES[0]
+MOST = 6
 STEPS = ("dense", "backend", "selection", "prefill", "decode", "rest", "method")
 NAMES = {
     "dense": "dense",
@@ -23,6 +24,7 @@ NAMES = {
     "rest": "vision and rest",
 }
 HEADER = ("workload", "model", "label", "step", "ms")
+DIFFER = ("faster", "slower")
 
 
 def steps(method: Timed, dense: Timed, best: Timed | None = None) -> dict[str, float]:
@@ -65,28 +67,57 @@ def _is_dense_of(dense: Timed, entry: Timed) -> bool:
     return dense.series.is_reference and found == place
 
 
-def draw(entries: list[Timed], folder: Path, mark: bool | str) -> Drawn | None:
-    """One panel a method, on the workload that takes dense longest; None without methods."""
-    known = all_steps(entries)
+def explained(board: Board) -> list[tuple[Timed, dict[str, float]]]:
+    """The steps of the methods that differ from dense there, fastest first."""
+    work = board.slowest
+    known = all_steps(board.of(work))
+    return [(e, found) for e, found in known if e.phases["end_to_end"].verdict in DIFFER]
+
+
+def finding(board: Board) -> str:
+    """What the method that saves most saves where; "" where nothing differs from dense."""
+    found = [one for one in explained(board) if not one[0].series.is_control] or explained(board)
+    if not found:
+        return ""
+    entry, parts = min(found, key=lambda one: one[1]["method"] - one[1]["dense"])
+    change = parts["method"] - parts["dense"]
+    said = [
+        f"{NAMES[name]} {text.number(parts[name], signed=True)}"
+        for name in STEPS[1:-1]
+        if abs(parts[name]) >= 0.02 * abs(change)
+    ]
+    what = "saves" if change < 0 else "loses"
+    of = f"{text.number(abs(change))} of {text.number(parts['dense'])} ms"
+    gain = entry.phases["end_to_end"].gain
+    name = entry.series.short or entry.series.label
+    return f"On {board.names[entry.workload]}, {name} {what} {of} ({gain}): {', '.join(said)}."
+
+
+def draw(board: Board, folder: Path, mark: bool | str) -> Drawn | None:
+    """A panel for each method that differs from dense, on the workload that takes it longest.
+
+    Where none does, for the fastest; None without methods.
+    """
+    known = [one for work in board.works for one in all_steps(board.of(work))]
     if not known:
         return None
-    longest = max(known, key=lambda one: one[1]["dense"])[0].workload
-    shown = [one for one in known if one[0].workload == longest]
+    work = board.slowest
+    shown = (explained(board) or [one for one in known if one[0].workload == work])[:MOST]
+    if not shown:
+        return None
     sheet = Sheet("waterfall", len(shown), width=4.3, height=2.3)
     alts = []
     top = max(max(_reach(found)) for _, found in shown)
     for entry, found in shown:
-        axes = sheet.panel(panel_title(entry), mark)
+        axes = sheet.panel(entry.series.short or entry.series.label, mark)
         _panel(axes, found, top)
         said = ", ".join(f"{name} {text.number(value)} ms" for name, value in found.items())
-        alts.append(f"{entry.series.label} on {longest}: {said}.")
-    others = len(workloads(entries)) - 1
-    more = f" The numbers of {text.plural(others, 'other workload')} are in the CSV." * bool(others)
+        alts.append(f"{entry.series.label} on {board.names[work]}: {said}.")
     caption = (
-        f"Milliseconds a call from dense to the method on {longest}, medians; green is saved, "
-        "orange is added. Selection is the method's decisions during the prompt; moving the tokens "
-        "counts against the prefill. "
-        f"{conditions([e for e, _ in shown])}.{more}"
+        f"Milliseconds a call from dense to the method on {board.names[work]}, medians; blue is "
+        "saved, orange is added. Selection is the method's decisions during the prompt; moving the "
+        f"tokens counts against the prefill. {conditions([e for e, _ in shown])}. "
+        "All methods and workloads are in the CSV."
     )
     table: list[list[object]] = [[*HEADER]]
     for entry, found in known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,11 @@ import pytest
 
 from harness.common.roots import ROOT
 from harness.store.columns import CELLS, THROUGHPUT
-from reports import breakeven, waterfall
+from reports import breakeven, timesections, waterfall
 from reports.build import build_report
 from reports.rundata import load_run
 from reports.summary import summarise
-from reports.timing import Timed, timed, watermark
+from reports.timing import Board, Timed, board, timed, watermark
 from tests.fixtures.without import WITHOUT_TORCH
 
 # label -> ms of vision, prefill, decode, and of the selection; the interval is 4 % wide
@@ -57,8 +58,19 @@ def rows_of(label: str, n_image: int, batch: int, note: str, faster: float) -> l
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
+    return write(tmp_path / "timed")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with its report, drawn once."""
+    path = write(tmp_path_factory.mktemp("runs") / "timed")
+    build_report(path)
+    return path
+
+
+def write(path: Path) -> Path:
     """Three methods on two sizes by two batches; fastv failed on the largest."""
-    path = tmp_path / "timed"
     path.mkdir()
     rows, cells = [], []
     for n_image, batch, faster in ((576, 1, 0.6), (576, 8, 1.0), (2928, 1, 1.0), (2928, 8, 1.2)):
@@ -92,12 +104,11 @@ def test_it_is_drawn_where_there_is_no_torch(run: Path) -> None:
     assert "Measured times of 2 methods against dense on 4 workloads" in markdown
     assert "11 of 12 cells done, 1 failed" in markdown
     assert "out of memory at batch 8" in markdown
-    assert (
-        "1.67× [1.63, 1.70] (0.93 [0.91, 0.94] of 1.80×)" in markdown
-    )  # pmod's prefill: 100 / 60 of 1.8
+    assert "1.67× [1.63, 1.70]<br>60.0 ms" in markdown  # pmod's prefill: 100 / 60
+    assert "0.93 [0.91, 0.94]<br>of 1.80×" in markdown  # of its FLOPs ratio
     assert "accuracy.csv" not in markdown
     assert "busy device: 1 other process on it" in markdown
-    for name in ("waterfall", "breakeven"):
+    for name in ("speedup", "waterfall", "breakeven"):
         for kind in ("svg", "png", "pdf", "csv"):
             assert (run / "figures" / f"{name}.{kind}").stat().st_size > 0
         assert "busy" in (run / "figures" / f"{name}.svg").read_text()  # the watermark
@@ -136,25 +147,139 @@ def test_a_backend_penalty_stands_alone(run: Path) -> None:
     assert sum(found.values()) == pytest.approx(2 * found["method"])
 
 
+def board_of(run: Path) -> Board:
+    summary = summarise(load_run(run))
+    return board(summary, timed(summary))
+
+
 def test_break_even_lies_between_measured_numbers(run: Path) -> None:
     """pmod pays at 2928 and not at 576 in batch 1, at the only number measured in batch 8."""
-    entries = entries_of(run)
-    table = breakeven.table(entries)
+    table = breakeven.table(board_of(run))
     assert table is not None
     shown = {row[0].main: [cell.main for cell in row[1:]] for row in table.rows}
     assert shown == {
         "pmod": ["> 576, ≤ 2928", "≤ 576 (smallest measured)"],
         "fastv": ["> 2928 (largest measured)", "> 576 (largest measured)"],
     }
-    assert breakeven.table(entries[:1]) is None
 
 
-def test_break_even_of_a_method_that_pays_everywhere(run: Path) -> None:
+def test_break_even_of_a_method_that_pays_everywhere() -> None:
     """Faster at 576 and at 2928: the smaller one bounds it from above, nothing from below."""
-    places = breakeven.grouped(entries_of(run))["pmod", 32.0]
-    fast = places[2928, 1]
-    found = breakeven.crossing({(576, 1): fast, (2928, 1): fast}, 1)
+    found = breakeven.crossing([(2928, "faster"), (576, "faster")])
     assert (found.above, found.upto) == (None, 576)
+
+
+def test_the_chart_of_break_even_says_what_failed(drawn: Path) -> None:
+    chart = pd.read_csv(drawn / "figures" / "breakeven.csv").set_index(
+        ["label", "n_image", "batch"]
+    )
+    assert chart.status.to_dict() == {
+        ("pmod", 576, 1): "open",
+        ("pmod", 576, 8): "faster",
+        ("pmod", 2928, 1): "faster",
+        ("pmod", 2928, 8): "faster",
+        ("fastv", 576, 1): "slower",
+        ("fastv", 576, 8): "slower",
+        ("fastv", 2928, 1): "slower",
+        ("fastv", 2928, 8): "failed",
+    }
+    assert pd.isna(chart.speedup["fastv", 2928, 8])  # not 0, and not as fast as dense
+    words = (drawn / "figures" / "breakeven.svg").read_text()
+    assert "failed" in words
+    assert "▲ 1.38" in words  # pmod at 2928 in batch 1: 152 / 110
+
+
+def only(run: Path, *works: str) -> None:
+    """Leave some workloads in the run, named by a part of their specification."""
+    for name, column in (("throughput.csv", "workload"), ("cells.csv", "bench")):
+        frame = pd.read_csv(run / name)
+        kept = frame[column].apply(lambda spec: any(f":{work}" in spec for work in works))
+        frame[kept].to_csv(run / name, index=False)
+    about = json.loads((run / "run.json").read_text())
+    about["settings"]["workload"] = list(dict.fromkeys(frame[kept][column]))
+    (run / "run.json").write_text(json.dumps(about))
+
+
+def first_table(run: Path) -> list[list[str]]:
+    """The first table of the Markdown report, cell by cell."""
+    text = (run / "report.md").read_text()
+    text = text.split("## Speed-up over dense")[1].split("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_first_table_is_best_first(run: Path) -> None:
+    """By the geometric mean; fastv, which failed at one size, comes after the complete rows."""
+    only(run, "n_image=2928")
+    build_report(run)
+    head, _, *rows = first_table(run)
+    assert head[1:] == [
+        "2928 image tokens<br>32 new, batch 1",
+        "2928 image tokens<br>32 new, batch 8",
+    ]
+    assert [row[0] for row in rows] == ["pmod", "dense", "fastv"]
+    assert rows[0][1] == "1.38× [1.35, 1.41]<br>110.0 ms"  # 152 / 110, two percent either side
+    assert rows[1][1] == "1×<br>152.0 ms"
+    assert rows[2][1:] == ["0.97× [0.95, 0.99]<br>156.0 ms", "failed"]
+
+
+def test_of_a_single_workload_the_first_table_has_the_phases(run: Path) -> None:
+    only(run, "n_image=2928:n_out=32:batch=1")
+    build_report(run)
+    head, _, *rows = first_table(run)
+    assert [title.partition("<br>")[0] for title in head] == [
+        "Method",
+        "End to end",
+        "Prefill",
+        "Decode",
+        "Of FLOPs",
+    ]
+    assert [row[0] for row in rows] == ["pmod", "dense", "fastv"]
+    assert not (run / "figures" / "breakeven.csv").exists()  # one size has no break-even
+
+
+def test_many_workloads_start_with_the_mean_and_the_telling_ones(drawn: Path) -> None:
+    head, _, *rows = first_table(drawn)
+    assert head[1] == "Mean<br>geometric, range over 4 workloads"
+    gains = [152 / (10 + 60 / faster + 38 + 2) for faster in (0.6, 1.0, 1.0, 1.2)]
+    mean = math.prod(gains) ** 0.25
+    assert rows[0][:2] == ["pmod", f"{mean:.2f}×<br>{min(gains):.2f} to {max(gains):.2f}"]
+    page = (drawn / "report.html").read_text()
+    assert page.count('class="num fold"') == 1 + len(rows)  # all but three workloads
+
+
+def test_the_first_sentences(run: Path) -> None:
+    where = "576 image tokens, 32 new, batch 1"
+    assert timesections.sentences(board_of(run)) == [
+        f"On {where}, pmod is fastest: 1.01× [0.99, 1.03] over dense end to end (not told apart "
+        "from dense), where FLOPs promise 1.50×. It is the fastest on 4 of 4 workloads.",
+        "Faster than dense beyond the interval: 3 of 7 pairs; slower: fastv on 3 workloads, "
+        f"lowest 0.67× [0.66, 0.69] on {where}; neither: pmod on {where} (1.01× [0.99, 1.03]).",
+    ]
+
+
+def test_the_waterfall_is_folded_where_nothing_differs(run: Path) -> None:
+    """Every interval spans 1: there is no difference to explain."""
+    frame = pd.read_csv(run / "throughput.csv")
+    frame.loc[frame.label != "dense", ["speedup_ci_low", "speedup_ci_high"]] = [0.5, 2.0]
+    frame.to_csv(run / "throughput.csv", index=False)
+    page = build_report(run).read_text()
+    section = page.split('id="waterfall"')[1].split("</section>")[0]
+    assert "No method differs from dense beyond the interval" in section
+    assert section.index("<details") < section.index("<figure")
+
+
+def test_dense_at_another_backend_is_said(run: Path) -> None:
+    """Times under a backend that is not dense's best do not pass for a gain."""
+    only(run, "n_image=2928:n_out=32:batch=1")
+    frame = pd.read_csv(run / "throughput.csv")
+    frame.loc[frame.label == "pmod", "speedup_vs_best"] = 0.8
+    frame.loc[frame.label == "fastv", "speedup_vs_best"] = 0.6
+    frame.to_csv(run / "throughput.csv", index=False)
+    assert timesections.sentences(board_of(run))[-1] == (
+        "These times are not at dense's best backend: against that, 0 of 2 are faster, at best "
+        "pmod with 0.80× (medians)."
+    )
 
 
 def test_a_throttled_device_is_a_watermark_of_its_own(run: Path) -> None:

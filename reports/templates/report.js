@@ -38,7 +38,7 @@ document.querySelectorAll("button[data-unfolds]").forEach(function (button) {
   button.addEventListener("click", function () {
     const open = table.classList.toggle("unfolded");
     button.setAttribute("aria-expanded", String(open));
-    button.textContent = open ? "Hide benches and parameters" : "Show benches and parameters";
+    button.textContent = open ? "Hide further columns and parameters" : "Show all columns and parameters";
   });
 });
 /* Light or dark: as the system says, until the reader presses the button. */
