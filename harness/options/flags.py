@@ -40,7 +40,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _word(
         "diff",
-        "compare two runs cell by cell, conditions first; --out DIR or FILE.md keeps it",
+        "compare two runs: equal cells, then rows that only A has with those that only B has, or "
+        "with --against NAME; --out DIR or FILE.md keeps it",
         place,
         ("RUN_A", "RUN_B"),
         jobs=JobKind.DIFF,

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from harness.options.runtime import DENSE
 from harness.options.workload import is_workload
-from harness.store.csvfile import read_rows
+from harness.store.tables import read_rows
 
 MARKS = {"better": "+", "worse": "−", "non-inferior": "=", "inconclusive": "?"}
 SAME = "≡"
