@@ -108,15 +108,18 @@ def compare(a: Path, b: Path, against: Sequence[str] = ()) -> Diff:
         raise ReportError(f"{a} and {b} have no finished cell in common{why}.")
     rows = _corrected([_row(runs, cells[0][key], cells[1][key]) for key in both])
     compared = {(name, row.bench) for row in versus for name in (row.one, row.other)}
+    ways = (("A", cells[0], cells[1]), ("B", cells[1], cells[0]))
     only = [[_name(cell) for key, cell in mine.items() if key not in other
              and (f"{cell.label} ({letter})", cell.bench) not in compared]
-            for letter, mine, other in (("A", *cells), ("B", *cells[::-1]))]  # fmt: skip
+            for letter, mine, other in ways]  # fmt: skip
     notices = [f"{name}: {said}" for name, run in zip("AB", runs, strict=True)
                for said in dict.fromkeys(run.notices)]  # fmt: skip
     notices += [f"{said}." for said in apart] + list(_failed(runs))
-    found, aside = conditions(*runs, {str(cells[0][key].method) for key in both})
-    data = {key[-1]: tuple(fingerprint(mine[key]) for mine in cells) for key in both}
-    found += [(f"Data of {bench}", *two) for bench, two in data.items() if two[0] != two[1]]
+    methods = {str(cells[0][key].method) for key in both}
+    found, aside = conditions(runs[0], runs[1], methods)
+    data = {key[-1]: (fingerprint(cells[0][key]), fingerprint(cells[1][key])) for key in both}
+    found += [(f"Data of {bench}", one, other) for bench, (one, other) in data.items()
+              if one != other]  # fmt: skip
     mini = any(cell.data == "mini" for mine in cells for cell in mine.values())
     return Diff(a, b, found, rows, versus, aside, mini, only[0], only[1], notices)
 

@@ -272,7 +272,7 @@ def _parquet(table: Any) -> bytes:
 def _figures(run: Path, names: Sequence[str]) -> dict[str, bytes]:
     """Figures by name, in every format, with the slice each was drawn from."""
     there = [path for path in sorted((run / "figures").glob("*")) if path.is_file()]
-    found = {}
+    found: dict[str, bytes] = {}
     for name in names:
         files = [path for path in there if path.stem == name]
         if not files:

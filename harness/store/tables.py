@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.common.errors import StoreError, one_line
+from harness.common.errors import StoreError
 from harness.store import columns
 from harness.store.csvfile import scan, to_csv
 
@@ -31,7 +31,7 @@ class Unreadable(StoreError):
     """A file that is there and cannot be read; `place` is the file, `said` the reason."""
 
     def __init__(self, place: Path, error: Exception) -> None:
-        self.place, self.said = place, getattr(error, "strerror", None) or one_line(error, 120)
+        self.place, self.said = place, getattr(error, "strerror", None) or str(error)
         super().__init__(f"{place}: cannot be read ({self.said})")
 
 
@@ -141,7 +141,9 @@ def _table(path: Path) -> _Packed:
     try:
         stat = path.stat()
         return _read(path, stat.st_mtime_ns, stat.st_size)
-    except (OSError, ValueError, KeyError) as error:  # pyarrow's own are among these
+    except (ValueError, KeyError):  # pyarrow's own are among these
+        raise Unreadable(path, ValueError("no whole file of a packed run")) from None
+    except OSError as error:
         raise Unreadable(path, error) from None
 
 
