@@ -39,6 +39,7 @@ from reports.benchsections import FAILURES, SPEED
 from reports.controls import Rivals
 from reports.errors import ReportError
 from reports.files import check_free, write
+from reports.paper import files as paper
 from reports.rundata import load_run
 from reports.section import Section
 from reports.sheet import Drawn
@@ -72,7 +73,9 @@ def build_report(run_dir: Path, out: Path | None = None, against: Sequence[str] 
         shown = [t for s in sections if not s.folded for t in s.tables if t.name not in LISTS]
         about = f"{text.conditions(summary)}; {text.sample_count(summary)}"
         below = f"{studytext.captioned(arms) if arms else about}. {page['mini_text']}"
-        latex.write(shown, out / "tables", below.strip())
+        mine = paper.write(summary, ranking, out, rivals.marks)  # its first table is the paper's
+        rest = [t for t in shown if not (mine and t.name == benchsections.FIRST)]
+        latex.write(rest, out / "tables", below.strip())
         write(out / "report.md", _render("report.md.j2", page))
         return write(out / "report.html", _render("report.html.j2", page))
     except OSError as error:

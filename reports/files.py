@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reports.errors import ReportError
 
-REPORT = ("figures", "tables", "report.html", "report.md")
+REPORT = ("figures", "tables", "report.html", "report.md", "CITATION.bib", "conditions.txt")
 """What a report consists of."""
 
 

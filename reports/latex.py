@@ -1,8 +1,8 @@
-"""The report's tables as LaTeX for a paper: ``tables/NAME.tex``, to be taken in with ``\\input``.
+"""The report's other tables as LaTeX, ``tables/NAME.tex``: those that a page is wide enough for.
 
-booktabs only (graphicx as well where a table is wide). Bold is what it is everywhere here:
-significant after correction. Conditions and n stand below the table, so that a copied table still
-says what it is.
+The main table of a run on benchmarks is ``reports.paper.table``'s. Bold is what it is in the
+report: significant after correction. Conditions and n stand below the table, so that a copied
+table still says what it is. booktabs only.
 """
 
 from __future__ import annotations
@@ -10,51 +10,66 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.tables import Cell, Column, Table
+from reports.files import write as put
+from reports.paper.layout import PAGE, Column, fit
+from reports.paper.tex import Piece, bold, breakable, escape, fine, label, piece, space
+from reports.tables import Cell, Table
+from reports.tables import Column as Head
 
-WIDE = 6  # columns from which a table is scaled to the page
-ESCAPES = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": "$<$", ">": "$>$", "|": "$|$", "[": "{[}", "]": "{]}", '"': r"\textquotedbl{}",
-    "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "Δ": r"$\Delta$", "σ": r"$\sigma$",
-    "×": r"$\times$", "−": "$-$", "–": "--", "—": "---", "…": r"\dots{}", "·": r"$\cdot$",
-    "→": r"$\rightarrow$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≈": r"$\approx$",
-    "≯": r"$\not>$",
-    "▲": r"$\uparrow$", "▼": r"$\downarrow$", "≥": r"$\geq$", "≤": r"$\leq$", "²": r"$^2$",
-    "’": "'", "“": "``", "”": "''", "\u00a0": "~", "±": r"$\pm$",
-}  # fmt: skip
+MARK = r"% Needs \usepackage{booktabs"
+"""How each of these files begins, also those of older reports."""
+MOST_ROWS = 30
+TEXT = (12.0, 9.0, 7.0)
+"""Ems that words may take before they run over several lines, the most pleasant first."""
 
 
 def write(tables: Sequence[Table], folder: Path, conditions: str) -> list[Path]:
-    """One file a table; ``conditions`` is what stands below each of them."""
+    """One file a table that fits; ``conditions`` is what stands below each of them.
+
+    What does not fit is not written, and what an earlier report wrote goes.
+    """
     folder.mkdir(exist_ok=True)
-    written = []
-    for one in tables:
-        path = folder / f"{one.name}.tex"
-        path.write_text(render(one, conditions), encoding="utf-8")
-        written.append(path)
-    return written
+    found = {f"{one.name}.tex": render(one, conditions) for one in tables}
+    for path in folder.glob("*.tex"):
+        if not found.get(path.name) and _is_ours(path):
+            path.unlink()
+    return [put(folder / name, content) for name, content in found.items() if content]
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline(200).startswith(MARK)
 
 
 def render(table: Table, conditions: str) -> str:
-    """A whole ``table`` environment."""
-    wide = len(table.columns) > WIDE
-    star = "*" if wide else ""
-    packages = "booktabs,graphicx" if wide else "booktabs"
-    lines = [rf"% Needs \usepackage{{{packages}}} in the preamble."]
-    lines += [rf"\begin{{table{star}}}", r"\centering", rf"\caption{{{escape(table.title)}}}"]
-    lines += [rf"\label{{tab:{label(table.name)}}}"]
-    lines += [r"\resizebox{\textwidth}{!}{%"] if wide else [r"\small"]
-    lines += [rf"\begin{{tabular}}{{{''.join(map(_align, table.columns))}}}", r"\toprule"]
-    lines += [" & ".join(map(_head, table.columns)) + r" \\", r"\midrule"]
-    for row in table.rows:
-        cells = [_cell(c, column) for c, column in zip(row, table.columns, strict=True)]
-        lines.append(" & ".join(cells) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else "")]
-    footnote = " ".join(filter(None, (table.note, _legend(table), conditions)))
-    lines += [rf"\par\smallskip{{\footnotesize {escape(footnote)}\par}}"]
-    return "\n".join([*lines, rf"\end{{table{star}}}", ""])
+    """A whole ``table`` environment; empty where it would leave the page."""
+    found = (_columns(table, most) for most in TEXT)
+    part = next(filter(None, (fit(columns, PAGE) for columns in found)), None)
+    if part is None or len(table.rows) > MOST_ROWS:
+        return ""
+    columns = part.columns
+    heads = [" & ".join(column.head.code for column in columns) + r" \\"]
+    if any(column.unit.code for column in columns):
+        heads.append(" & ".join(column.unit.code for column in columns) + r" \\")
+    note = " ".join(filter(None, (table.note, _legend(table), conditions)))
+    lines = [
+        MARK + "} in the preamble.",
+        r"\begin{table*}[tbp]",
+        r"\centering",
+        rf"\caption{{{escape(table.title)}}}",
+        rf"\label{{tab:{label(table.name)}}}\par\smallskip",
+        rf"\{part.size}\setlength{{\tabcolsep}}{{{part.gap:g}pt}}",
+        rf"\begin{{tabular}}{{@{{}}{''.join('l' if c.left else 'r' for c in columns)}@{{}}}}",
+        r"\toprule",
+        *heads,
+        r"\midrule",
+        *(" & ".join(c.cells[i].code for c in columns) + r" \\" for i in range(len(table.rows))),
+        r"\bottomrule",
+        r"\end{tabular}",
+        rf"\par\smallskip\parbox{{{PAGE:g}pt}}{{\footnotesize\raggedright {breakable(note)}}}",
+        r"\end{table*}",
+    ]
+    return "\n".join([*lines, ""])
 
 
 LEGEND = "Bold: significant after Holm's correction; brackets: 95 % CI."
@@ -64,49 +79,47 @@ LEGENDS = {
 }
 
 
-def escape(text: str) -> str:
-    """Text that LaTeX prints as it stands; control characters go."""
-    flat = " ".join(text.split())
-    return "".join(ESCAPES.get(c, c) for c in flat if c.isprintable())
-
-
-def label(name: str) -> str:
-    """A name that can stand in ``\\label``."""
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
-
-
 def _legend(table: Table) -> str:
     if not any(cell.strong for row in table.rows for cell in row):
         return ""
     return LEGENDS.get(table.name, LEGEND)
 
 
-def _align(column: Column) -> str:
-    return "p{6cm}" if column.prose else "r" if column.numeric else "l"
+def _columns(table: Table, most: float) -> list[Column]:
+    found = []
+    for i, head in enumerate(table.columns):
+        unit = ", ".join(filter(None, (head.unit, "mini" if head.mini else "")))
+        cells = [_cell(row[i], head, most) for row in table.rows]
+        title = _words(head.title, most), _words(unit, most, small=True)
+        found.append(Column(*title, cells, left=not head.numeric))
+    return found
 
 
-def _head(column: Column) -> str:
-    name = escape(column.title) + (" (mini)" if column.mini else "")
-    if not column.unit:
-        return name
-    unit = rf"\scriptsize {escape(column.unit)}"
-    return rf"\shortstack{{{name}\\{{{unit}}}}}"
-
-
-def _cell(cell: Cell, column: Column) -> str:
+def _cell(cell: Cell, column: Head, most: float) -> Piece:
     """Main line and interval, below them the second line; the second is what may be bold."""
-    main = escape(cell.main)
-    if cell.strong and not cell.sub:
-        main = rf"\textbf{{{main}}}"
+    main = _words(cell.main, 1.5 * most if column.prose else most)
+    main = bold(main) if cell.strong and not cell.sub else main
     if cell.note and cell.note != "mini" and not cell.sub:  # a verdict goes without saying: bold
-        main += rf" {{\scriptsize {escape(cell.note)}}}"
-    main += _small(cell.ci) + _small(cell.mark)
+        main = _beside(main, cell.note)
+    main = _beside(_beside(main, cell.ci), cell.mark)
     if not cell.sub:
         return main
-    sub = rf"\textbf{{{escape(cell.sub)}}}" if cell.strong else escape(cell.sub)
+    sub = Piece(rf"{{\scriptsize {escape(cell.sub)}}}", fine=fine(cell.sub).fine)
+    sub = _beside(bold(sub) if cell.strong else _words(cell.sub, most, small=True), cell.sub_ci)
+    widest = max(main, sub, key=lambda one: one.points("small"))
     side = "r" if column.numeric else "l"
-    return rf"\shortstack[{side}]{{{main}\\{{\scriptsize {sub}{_small(cell.sub_ci)}}}}}"
+    return Piece(rf"\shortstack[{side}]{{{main.code}\\{sub.code}}}", widest.wide, widest.fine)
 
 
-def _small(ci: str) -> str:
-    return rf" {{\scriptsize {escape(ci)}}}" if ci else ""
+def _beside(main: Piece, more: str) -> Piece:
+    return main + space() + fine(more) if more else main
+
+
+def _words(said: str, most: float, small: bool = False) -> Piece:
+    """Text on one line, or within so many ems on several."""
+    one = fine(said) if small else piece(said)
+    if one.wide + one.fine <= most:
+        return one
+    size = r"\scriptsize" if small else ""
+    code = rf"\parbox[t]{{{most:g}em}}{{\raggedright{size}\strut {breakable(said)}\strut}}"
+    return Piece(code, most)

@@ -43,7 +43,9 @@ class Pair:
         told = {"better": "worse", "worse": "better"}.get(self.told, self.told)
         other = replace(self, delta=-self.delta, low=-self.high, high=-self.low, told=told)
         if told in ("non-inferior", "inconclusive"):
-            within = other.low > -self.margin
+            # Where less is better, the other end of the interval decides: the file's word tells.
+            above, below = self.low > -self.margin, self.high < self.margin
+            within = below if above == (told == "non-inferior") else above
             other = replace(other, told="non-inferior" if within else "inconclusive")
         return other
 

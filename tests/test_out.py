@@ -114,6 +114,8 @@ def test_plots_go_where_out_says_and_the_run_stays_as_it_is(tmp_path: Path) -> N
     assert main(["--plots-only", str(run)]) == 0
     names = ["report.md", *(f"figures/{p.name}" for p in (run / "figures").glob("*.svg"))]
     assert sorted(p.name for p in out.iterdir()) == [
+        "CITATION.bib",
+        "conditions.txt",
         "figures",
         "report.html",
         "report.md",

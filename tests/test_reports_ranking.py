@@ -10,6 +10,7 @@ import pytest
 from reports import build_report
 from reports.errors import ReportError
 from reports.opening import sentences
+from reports.pairs import Pair
 from reports.ranking import Ranking, load
 from reports.rundata import load_run
 from reports.summary import Summary, summarise
@@ -152,3 +153,22 @@ def test_a_run_without_the_files_still_has_its_table(tmp_path: Path) -> None:
     assert all(row.complete and not row.rank_low for row in ranking.rows)
     assert sentences(summary, ranking)
     assert "Average" in build_report(tmp_path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("delta", "low", "high", "told", "turned"),
+    [
+        (-0.1, -0.2, 0.0, "inconclusive", "non-inferior"),  # more is better: b may win, not lose
+        (-0.1, -0.2, 0.0, "non-inferior", "inconclusive"),  # less is better: a falls, which is good
+        (0.0, -0.005, 0.005, "non-inferior", "non-inferior"),
+        (0.0, -0.2, 0.2, "inconclusive", "inconclusive"),
+        (0.3, 0.2, 0.4, "better", "worse"),
+    ],
+)
+def test_a_pair_read_the_other_way_has_the_verdict_of_the_other_row(
+    delta: float, low: float, high: float, told: str, turned: str
+) -> None:
+    pair = Pair(100, delta, low, high, 0.01, 0.5, 0.5, True, told)
+    assert pair.turned.told == turned
+    assert pair.turned.turned.told == told
+    assert (pair.turned.low, pair.turned.high) == (-high, -low)

@@ -1,0 +1,1 @@
+"""What a run puts into a paper: two tables, the entries to cite, a paragraph of conditions."""
