@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
 from numpy.typing import NDArray
 
-from reports import text
+from reports import grid, labels, text
 from reports.cell import Series
 from reports.sheet import Drawn, Sheet
 from reports.shown import Shown
-from reports.style import INK, MAP, ON_ACCENT
+from reports.style import MAP_SHADES
 from reports.summary import Summary
 
 Floats = NDArray[np.float64]
@@ -58,7 +57,7 @@ def _mini(summary: Summary, samples: Sequence[Shown]) -> bool:
 
 
 def _layers(summary: Summary, folder: Path, chosen: dict[Series, list[Shown]]) -> Drawn:
-    sheet = Sheet("agreement_layers", len(chosen), width=3.0, height=3.0, left=0.5, right=0.2)
+    sheet = Sheet("agreement_layers", len(chosen), width=3.2, height=3.2)
     table: list[list[object]] = [
         ["model", "label", "layer", "other_layer", "jaccard", "chance", "n"]
     ]
@@ -72,20 +71,24 @@ def _layers(summary: Summary, folder: Path, chosen: dict[Series, list[Shown]]) -
         routed = np.array([any(x[layer] < 1 for x in shares) for layer in range(depth)])
         pairs = np.outer(routed, routed) & ~np.eye(depth, dtype=bool)
         mean = float(np.nanmean(index[pairs])) if np.isfinite(index[pairs]).any() else np.nan
-        axes = sheet.panel(f"{series.short}: {text.number(mean, 2)}", False)
-        _map(axes, index)
+        mini = _mini(summary, samples)
+        axes = sheet.panel(f"{series.short}: {text.number(mean, 2)}", mini, covered=True)
+        names = [str(layer) for layer in range(depth)]
+        pixels: dict[str, Any] = {"rasterized": True, "linewidths": 0, "cmap": MAP_SHADES}
+        grid.draw(axes, index, names, names, **(pixels if depth > grid.NUMBERED else {}))
+        axes.set_yticks(axes.get_xticks(), names[:: -(-depth // len(axes.get_xticks()))])
+        axes.set(xlabel="decoder layer", ylabel="decoder layer")
         alts.append(f"{series.label}: mean agreement of its routed layers {text.number(mean, 2)}.")
         table += [
             [series.model, series.label, a, b, _csv(index[a, b]), _csv(chance[a, b]), len(samples)]
             for a in range(depth)
             for b in range(depth)
         ]
-    mini = " Mini numbers." if any(_mini(summary, s) for s in chosen.values()) else ""
     caption = (
         "Agreement between the layers of a method: Jaccard index of the image tokens that two "
         "layers keep, 1 for the same set; in the title its mean over pairs of different layers "
         "that leave something out. Two layers that keep much agree by chance as well: the CSV has "
-        f"what random sets of these sizes would have.{mini} {text.conditions(summary)}; "
+        f"what random sets of these sizes would have. {text.conditions(summary)}; "
         f"mean over n = {_counts(chosen)} recorded samples a method."
     )
     return sheet.save(folder, "Agreement between layers", caption, alts, table)
@@ -107,23 +110,21 @@ def _methods(summary: Summary, folder: Path, chosen: dict[Series, list[Shown]]) 
                           len(pairs)])  # fmt: skip
     if not counts:
         return None
-    left = 0.3 + 0.07 * max(len(s.short) for s in names)
-    size = max(1.9, 0.62 * len(names))
-    sheet = Sheet("agreement_methods", 1, columns=1, width=left + 0.2 + size,
-                  height=0.45 + left + size * 0.8, left=left, bottom=left)  # fmt: skip
+    words = [
+        [_words(v, c) if b < a else "" for b, (v, c) in enumerate(zip(*pair, strict=True))]
+        for a, pair in enumerate(zip(values, chances, strict=True))
+    ]
+    shown = [s.short for s in names]
+    room = labels.inches(shown)[0] + 0.1
+    sheet = Sheet("agreement_methods", 1, columns=1, width=room + 0.58 * len(names),
+                  height=room + 0.3 + 0.42 * len(names))  # fmt: skip
     mini = any(_mini(summary, s) for s in chosen.values())
-    axes = sheet.panel("Between methods" + (" (mini)" if mini else ""), False)
-    _map(axes, values)
-    for a in range(len(names)):
-        for b in range(a):
-            if np.isfinite(values[a, b]):
-                colour = ON_ACCENT if values[a, b] > 0.55 else INK
-                words = f"{values[a, b]:.2f}\n({chances[a, b]:.2f})"
-                axes.text(b, a, words, ha="center", va="center", color=colour, fontsize=7)
-    axes.set_xticks(range(len(names)), [s.short for s in names], rotation=90)
-    axes.set_yticks(range(len(names)), [s.short for s in names])
-    axes.set_xlabel("")
-    axes.set_ylabel("")
+    axes = sheet.panel("Between methods", mini, covered=True)
+    # The first has nothing to its left and the last nothing below it: the matrix is a triangle.
+    part = [row[:-1] for row in words[1:]]
+    grid.draw(axes, values[1:, :-1], shown[1:], labels.wrapped(shown[:-1]), part)
+    axes.patch.set_visible(False)
+    axes.tick_params(axis="x", rotation=90)
     n = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
     caption = (
         "Agreement between methods: Jaccard index of the image tokens that both keep at the same "
@@ -154,15 +155,8 @@ def _pairs(first: list[Shown], second: list[Shown]) -> list[tuple[float, float]]
     return found
 
 
-def _map(axes: Axes, values: Floats) -> None:
-    """Cells whose ink is the value, so that they suit light and dark pages."""
-    colours = np.zeros((*values.shape, 4))
-    colours[..., :3] = to_rgba(MAP)[:3]
-    colours[..., 3] = np.where(np.isfinite(values), 0.04 + 0.96 * np.nan_to_num(values), 0)
-    axes.imshow(colours, interpolation="none", aspect="auto")
-    axes.grid(visible=False)
-    axes.set_xlabel("decoder layer")
-    axes.set_ylabel("decoder layer")
+def _words(value: float, chance: float) -> str:
+    return text.GAP if np.isnan(value) else f"{value:.2f}\n({chance:.2f})"
 
 
 def _mean(parts: list[Floats]) -> Floats:

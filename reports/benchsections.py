@@ -9,6 +9,7 @@ from reports import (
     changes,
     controls,
     costtables,
+    dots,
     findings,
     fronts,
     heatmap,
@@ -49,13 +50,16 @@ def sections(
         front = pareto.draw(summary, folder, palette, chances) if _budgets(ranking) else None
         fast = speedfront.draw(summary, entries, folder, palette) if clock else None
         heat = heatmap.draw(summary, folder)
+        dot = (
+            dots.draw(summary, folder, palette) if heat else None
+        )  # of one bench: the first figure
         layers = routing.sections(summary, folder, palette)
     board = ranktable.table(summary, ranking, entries, rivals.marks)
     found: list[Section | None] = [
         Section(FIRST, "Methods, best first", "", known(first), (board,), first=True),
         against,
         _front(summary, fronts.table(summary, chances), chances, known(front, fast)),
-        _benches(summary, heat),
+        _benches(summary, known(heat, dot)),
         _controls(summary, rivals),
         _changes(summary),
         _folded("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary)),
@@ -100,10 +104,10 @@ def _front(
     return Section("pareto", "Accuracy against cost", said, drawn, found, folded=True, about=about)
 
 
-def _benches(summary: Summary, heat: Drawn | None) -> Section | None:
-    if heat is None:
+def _benches(summary: Summary, drawn: tuple[Drawn, ...]) -> Section | None:
+    if not drawn:
         return None
-    return Section("accuracy", "Accuracy by bench", findings.benches(summary), (heat,))
+    return Section("accuracy", "Accuracy by bench", findings.benches(summary), drawn)
 
 
 def _controls(summary: Summary, rivals: Rivals) -> Section | None:

@@ -158,4 +158,4 @@ def _panel(
         axes.add_patch(box)
         value = entry.phases["end_to_end"].speedup
         colour = INK if word == "neither" else ON_ACCENT
-        axes.text(x, y, text.number(value, 2), ha="center", va="center", color=colour, fontsize=8)
+        axes.text(x, y, text.number(value, 2), ha="center", va="center", color=colour)

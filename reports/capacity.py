@@ -174,7 +174,7 @@ def _draw(summary: Summary, found: Frame, folder: Path) -> Drawn | None:
                 ours, theirs = whole_call(one, *how), whole_call(base, *how)
                 grid[i, j] = theirs / ours
                 rows.append([series.label, batch, n_out, ours, theirs, grid[i, j]])
-        axes = sheet.panel(series.short or series.label, summary.is_mini_model)
+        axes = sheet.panel(series.short or series.label, summary.is_mini_model, covered=True)
         frame = pd.DataFrame(grid, index=list(BATCHES), columns=list(NEW))
         sns.heatmap(
             frame, ax=axes, annot=True, fmt=".2f", cbar=False, vmin=1, vmax=max(2.0, grid.max()),

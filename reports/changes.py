@@ -12,7 +12,7 @@ from reports.tables import Cell, Column, Table, name_cell
 INTRO = (
     "Documents that dense has right and the method wrong, and the other way round, on the same "
     "documents (for graded scores: fell and rose). A method may lose few points and still answer "
-    "many documents differently."
+    "many documents differently. Which ones: python -m modsuite view RUN."
 )
 
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
 
 from methods import BLIND, REFERENCE
-from reports import text
-from reports.cell import Score, Series
+from reports import labels, points, text
+from reports.cell import Series
+from reports.points import Level, Row
 from reports.sheet import Drawn, Sheet
-from reports.style import CONTROL, INK, MUTED, PAPER, Palette
+from reports.style import CONTROL, INK, Palette
 from reports.summary import Summary
 
 HEADER = ("bench", "model", "label", "status", "metric", "n", "score", "ci_low", "ci_high") + (
     "dense", "blind", "verdict",
 )  # fmt: skip
+WORDS = {"failed": "failed", "missing": "not run"}
 
 
 def draw(summary: Summary, folder: Path, palette: Palette) -> Drawn | None:
@@ -25,83 +24,68 @@ def draw(summary: Summary, folder: Path, palette: Palette) -> Drawn | None:
     benches = [b for b in summary.benches if any(summary.score(s, b) for s in summary.series)]
     if not benches:
         return None
-    longest = max(len(s.short) for s in summary.series)
-    sheet = Sheet(
-        "accuracy", len(benches), width=4.3, height=0.95 + 0.22 * len(summary.series),
-        left=min(1.9, 0.25 + 0.066 * longest), right=0.2,
-    )  # fmt: skip
+    shown = sorted(_rows_shown(summary), key=lambda s: -_average(summary, s, benches))
+    _, row = labels.inches([s.short for s in shown])
+    sheet = Sheet("accuracy", len(benches), width=3.7, height=1.2 + row * len(shown))
     table: list[list[object]] = [[*HEADER]]
     alts = []
     for bench in benches:
-        mini = summary.is_mini_bench(bench) or summary.is_mini_model
-        axes = sheet.panel(bench, mini)
-        _panel(axes, summary, bench, palette)
+        axes = sheet.panel(bench, summary.is_mini_bench(bench) or summary.is_mini_model)
+        rows = [_row(summary, series, bench, palette) for series in shown]
+        label = text.metric_name(summary, bench)
+        points.draw(axes, rows, label, _levels(summary, bench, shown))
         scored = [(s.label, summary.score(s, bench)) for s in summary.series]
         unit = text.factor(summary, bench)
         said = ", ".join(f"{name} {text.number(v.value * unit)}" for name, v in scored if v)
-        alts.append(f"{bench}, {text.metric_name(summary, bench)}: {said}.")
-        table += _rows(summary, bench)
+        alts.append(f"{bench}, {label}: {said}.")
+        table += _table(summary, bench)
+    order = "Methods by their average over the benches, best first. " if len(benches) > 1 else ""
     caption = (
-        "Accuracy with 95 % CI. Solid line: dense; dashed line: blind, the same model without the "
-        "image. A filled dot differs significantly from dense, a hollow one does not. "
-        f"{text.detectable(summary)} {text.conditions(summary)}; {text.sample_count(summary)}."
+        f"Accuracy with 95 % CI. {order}Solid line: dense; dashed line: blind, the same model "
+        "without the image. A filled marker differs significantly from dense, a hollow one does "
+        f"not. {text.detectable(summary)} {text.conditions(summary)}; {text.sample_count(summary)}."
     ).replace("  ", " ")
     return sheet.save(folder, "Accuracy by bench", caption, alts, table)
 
 
-def _panel(axes: Axes, summary: Summary, bench: str, palette: Palette) -> None:
-    unit = text.factor(summary, bench)
-    scores = [summary.score(s, bench) for s in summary.series]
-    known = [x for s in scores if s for x in (s.low, s.high, s.value) if not math.isnan(x)]
-    low, high = min(known) * unit, max(known) * unit
-    room = (high - low) * 0.06 or 1.0
-    axes.set_xlim(low - room, high + room)
-    axes.set_ylim(len(scores) - 0.4, -0.6)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel(text.metric_name(summary, bench))
-    side: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
-    for row, (series, score) in enumerate(zip(summary.series, scores, strict=True)):
-        # Plain texts instead of tick labels: three times as fast to draw.
-        axes.text(-0.02, row, series.short, ha="right", color=MUTED, fontsize=8, **side)
-        if score is None:
-            status = summary.cell(series, bench).status
-            words = {"failed": "failed", "missing": "not run"}.get(status, "no score")
-            backing = {"facecolor": PAPER, "linewidth": 0, "pad": 1.5}
-            axes.text(0.02, row, words, color=MUTED, style="italic", fontsize=7.5, bbox=backing,
-                      **side)  # fmt: skip
-    _dots(axes, list(zip(summary.series, scores, strict=True)), unit, palette)
-    for method, colour, dash in ((REFERENCE, INK, "-"), (BLIND, CONTROL, (0, (4, 3)))):
-        levels = {
-            score.value * unit
-            for series, score in zip(summary.series, scores, strict=True)
-            if score and series.method == method
-        }
-        # With several models a single line would belong to one of them only.
-        if len(levels) == 1:
-            axes.axvline(levels.pop(), color=colour, linewidth=0.8, linestyle=dash, zorder=1)
+def _rows_shown(summary: Summary) -> list[Series]:
+    """Dense and blind are lines; of several models each has its own, so there they are rows."""
+    rows = [s for s in summary.series if not (s.is_reference or s.is_blind)]
+    several = len({s.model for s in summary.series}) > 1
+    return summary.series if several or not rows else rows
 
 
-def _dots(
-    axes: Axes, rows: list[tuple[Series, Score | None]], unit: float, palette: Palette
-) -> None:
-    found = [(row, one, score) for row, (one, score) in enumerate(rows) if score is not None]
-    ys = [row for row, _, _ in found]
-    colours = [palette.colour(one) for _, one, _ in found]
-    faces = [
-        colour if score.significant or one.is_reference else PAPER
-        for colour, (_, one, score) in zip(colours, found, strict=True)
-    ]
-    # An unknown interval is NaN here, and matplotlib draws nothing for it.
-    lows, highs = [s.low * unit for _, _, s in found], [s.high * unit for _, _, s in found]
-    axes.hlines(ys, lows, highs, colors=colours, linewidth=1.6, zorder=2)
-    axes.scatter(
-        [s.value * unit for _, _, s in found], ys, s=36, facecolors=faces, edgecolors=colours,
-        linewidths=1.4, zorder=3,
-    )  # fmt: skip
+def _average(summary: Summary, series: Series, benches: list[str]) -> float:
+    """Mean over the benches, without those on a scale of their own; last where one is lacking."""
+    scaled = [b for b in benches if text.factor(summary, b) == 100] or benches
+    found = [score.value for b in scaled if (score := summary.score(series, b))]
+    return sum(found) / len(found) if len(found) == len(scaled) else -math.inf
 
 
-def _rows(summary: Summary, bench: str) -> list[list[object]]:
+def _row(summary: Summary, series: Series, bench: str, palette: Palette) -> Row:
+    score, unit = summary.score(series, bench), text.factor(summary, bench)
+    if score is None:
+        word = WORDS.get(summary.cell(series, bench).status, "no score")
+        return Row(series.short, word=word)
+    values = (score.value * unit, score.low * unit, score.high * unit)
+    look = palette.colour(series), palette.marker(series)
+    return Row(series.short, *values, *look, score.significant or series.is_reference)
+
+
+def _levels(summary: Summary, bench: str, shown: list[Series]) -> list[Level]:
+    """Dense and blind, each unless it is a row itself."""
+    found = []
+    for method, colour in ((REFERENCE, INK), (BLIND, CONTROL)):
+        for series in summary.series:
+            score = summary.score(series, bench)
+            if series.method == method and series not in shown and score:
+                value = score.value * text.factor(summary, bench)
+                name = f"{method} {text.number(value)}"
+                found.append(Level(name, value, colour, dashed=method == BLIND))
+    return found
+
+
+def _table(summary: Summary, bench: str) -> list[list[object]]:
     rows: list[list[object]] = []
     for series in summary.series:
         score = summary.score(series, bench)

@@ -66,10 +66,10 @@ def _draw(
         own = frame[frame["series"] == index].sort_values("layer")
         base = kept[kept["series"] == index].sort_values("layer")
         axes.plot(base["layer"], 100 * base["kept_fraction"], color=MUTED, linestyle=":",
-                  linewidth=1.2, label="all patches")  # fmt: skip
+                  linewidth=1.2)  # fmt: skip
         said = _curves(axes, own, palette.colour(series))
-        axes.legend(loc="lower left", frameon=False, fontsize=7, borderaxespad=0.2)
-        axes.set_ylim(-4, 104)
+        axes.set_ylim(-4, 122)  # with room for the counts above the curves
+        axes.set_yticks(range(0, 101, 25))
         axes.set_xlabel("decoder layer")
         axes.set_ylabel("patches kept (%)")
         alts.append(f"{series.label}, mean over layers: {', '.join(said)}.")
@@ -91,17 +91,18 @@ def _draw(
 
 def _curves(axes: Axes, frame: pd.DataFrame, colour: str) -> list[str]:
     """Right and wrong where the answers are split, else all; what to say of them."""
-    said = []
+    said, counts = [], []
     looks = [look for look in LOOKS if (frame["answered"] == look[0]).any()]
     for answered, line, marker in looks or [("all", "-", "o")]:
         own = frame[frame["answered"] == answered]
-        label = f"{answered}, n = {int(own['n'].max())}"
+        counts.append(f"{answered} n = {int(own['n'].max())}")
         axes.plot(own["layer"], 100 * own["recall"], color=colour, linestyle=line, marker=marker,
-                  markersize=4, linewidth=1.4, label=label)  # fmt: skip
+                  markersize=4, linewidth=1.4)  # fmt: skip
         if own["ci_low"].notna().all():
             axes.fill_between(own["layer"], 100 * own["ci_low"], 100 * own["ci_high"],
                               color=colour, alpha=0.14, linewidth=0)  # fmt: skip
         said.append(f"{answered} {text.percent(float(own['recall'].mean()))}")
+    axes.text(0.02, 0.98, ", ".join(counts), transform=axes.transAxes, va="top", color=MUTED)
     return said
 
 

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
 from methods import REFERENCE
-from reports import text
+from reports import grid, labels, text
 from reports.cell import Series
 from reports.sheet import Drawn, Sheet
-from reports.style import MUTED
+from reports.style import HUES, STRONGEST
 from reports.summary import Summary
 
-# Blue gains, orange loses: apart for every common form of colour blindness. The tints stay light
-# in both pages, so the numbers on them keep one dark colour (none of those a page replaces).
-COLOURS = LinearSegmentedColormap.from_list("gain", ["#e08a3c", "#f7d9ba", "#f2f2f0", "#c3dcef",
-                                                     "#5b9fd0"])  # fmt: skip
-TEXT = "#15181c"
-EMPTY = "#f2f2ef"
+LOSES, GAINS = HUES[1], HUES[0]
+"""Orange and blue: apart for every common form of colour blindness."""
+COLOURS = LinearSegmentedColormap.from_list("gain", [
+    (0, to_rgba(LOSES, STRONGEST)), (0.5, to_rgba(LOSES, 0)), (0.5, to_rgba(GAINS, 0)),
+    (1, to_rgba(GAINS, STRONGEST)),
+])  # fmt: skip
 HEADER = ("model", "label", "bench", "status", "metric", "n", "delta", "delta_ci_low") + (
     "delta_ci_high", "p_adjusted", "verdict", "significant", "colour_value",
 )  # fmt: skip
-WIDTH, HEIGHT = 0.78, 0.27  # inches of a cell
+WIDTH, HEIGHT = 0.72, 0.24  # inches of a cell
 
 
 def draw(summary: Summary, folder: Path) -> Drawn | None:
@@ -34,16 +35,13 @@ def draw(summary: Summary, folder: Path) -> Drawn | None:
     benches = [b for b in summary.benches if any(_delta(summary, s, b) is not None for s in series)]
     if len(benches) < 2:
         return None
-    longest = max(len(s.short) for s in series)
-    left = min(2.6, 0.25 + 0.066 * longest)
+    left, row = labels.inches([s.short for s in series])
     sheet = Sheet(
-        "heatmap", 1, width=left + 0.15 + max(3.2, WIDTH * len(benches)),
-        height=0.95 + HEIGHT * len(series), left=left, right=0.15, bottom=0.12, top=0.83, columns=1,
+        "heatmap", 1, width=left + max(2.4, WIDTH * len(benches)),
+        height=0.85 + max(HEIGHT, row) * len(series), columns=1,
     )  # fmt: skip
     mini = summary.is_mini_model or any(summary.is_mini_bench(b) for b in benches)
-    axes = sheet.panel("", False)  # a watermark would lie below the colours
-    title = f"Difference to dense, points{' (mini numbers)' if mini else ''}"
-    axes.set_title(title, pad=30)
+    axes = sheet.panel("Difference to dense, points", mini, covered=True)
     _grid(axes, summary, series, benches)
     alt = "Difference to dense by method and bench, significant ones marked. " + _said(
         summary, series, benches
@@ -77,29 +75,17 @@ def _grid(axes: Axes, summary: Summary, series: list[Series], benches: list[str]
     ranked = values[chosen] if any(chosen) else values
     known = np.abs(ranked[~np.isnan(ranked)])
     limit = max(1.0, float(known.max())) if known.size else 1.0
-    axes.set_facecolor(EMPTY)
-    axes.pcolormesh(
-        np.ma.masked_invalid(values), cmap=COLOURS, norm=Normalize(-limit, limit),
-        edgecolors="#ffffff", linewidth=1.0,
-    )  # fmt: skip
-    axes.set_ylim(len(series), 0)
-    axes.set_xlim(0, len(benches))
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(False)
-    axes.spines[["left", "bottom"]].set_visible(False)
-    for column, bench in enumerate(benches):
-        name = bench if len(bench) <= 12 else bench[:11] + "…"
-        axes.text(column + 0.5, -0.25, name, ha="center", va="bottom", fontsize=8, color=MUTED)
-    for row, one in enumerate(series):
-        axes.text(-0.06, row + 0.5, one.short, ha="right", va="center", fontsize=8, color=MUTED)
-        for column, bench in enumerate(benches):
-            word, strong = _word(summary, one, bench)
-            axes.text(
-                column + 0.5, row + 0.5, word, ha="center", va="center", fontsize=8, color=TEXT,
-                fontweight="bold" if strong else "normal",
-                fontstyle="normal" if word[:1] in "+−0▲▼" else "italic",
-            )  # fmt: skip
+    words = [[_word(summary, s, b)[0] for b in benches] for s in series]
+    grid.draw(axes, values, [s.short for s in series], [_wrapped(b) for b in benches], words,
+              COLOURS, (-limit, limit))  # fmt: skip
+    axes.tick_params(top=False, bottom=False, labeltop=True, labelbottom=False)
+    for mark in axes.texts:
+        if mark.get_text()[:1] in ("▲", "▼"):
+            mark.set_fontweight("bold")
+
+
+def _wrapped(bench: str) -> str:
+    return "\n".join(textwrap.wrap(bench.replace("_", "_ "), 12)).replace("_ ", "_")
 
 
 def _word(summary: Summary, series: Series, bench: str) -> tuple[str, bool]:

@@ -1,8 +1,9 @@
-"""Where to write the names of points so that they do not cover each other."""
+"""Where to write names so that they do not cover each other."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,22 @@ DIRECTIONS = np.tile(np.column_stack([np.cos(ANGLES), np.sin(ANGLES)]), (len(RAD
 RADIUS = np.repeat(RADII, len(ANGLES))[:, None]
 PREFERENCE = np.add.outer(6.0 * np.arange(len(RADII)), 0.3 * np.arange(len(ANGLES))).ravel()
 """A small price on every candidate: near places first, right of the point first."""
+
+
+LONGEST = 24
+"""Characters of a name on one line beside a row."""
+
+
+def wrapped(names: Sequence[str]) -> list[str]:
+    """Names on as many lines as leave room for the drawing beside them."""
+    return ["\n".join(textwrap.wrap(name, LONGEST)) or name for name in names]
+
+
+def inches(names: Sequence[str]) -> tuple[float, float]:
+    """Width of the longest line and height of a row of such names, at the figures' one size."""
+    lines = [name.split("\n") for name in wrapped(names)]
+    widest = max((len(line) for one in lines for line in one), default=0)
+    return 0.3 + 0.075 * widest, 0.14 * max((len(one) for one in lines), default=1) + 0.06
 
 
 def place(

@@ -12,6 +12,10 @@ from reports.csvio import Spec, read_table, stored
 from reports.rundata import Run
 
 ALL = "all"
+SHORT = {"probs": "softmax maps", "logits": "Eq. 5"}
+"""What the variants of arank.csv are called in figures and tables."""
+PROBES = {"skip-layer": "layer skipped", "half-image": "half of the image tokens skip it"}
+MEASURES = {"drop": "accuracy lost", "nll_increase": "NLL rises"}
 
 ARANK = Spec.of(columns.ARANK, "bench", "variant", "layer", "n_samples", "arank")
 DAMAGE = Spec.of(columns.DAMAGE, "bench", "probe", "layer", "nll_increase")
@@ -61,3 +65,13 @@ def _whole(frame: pd.DataFrame, needed: list[str]) -> pd.DataFrame:
     if "layer" in needed:
         known &= (frame["layer"] >= 0) & (frame["layer"] == frame["layer"].round())
     return frame[known].reset_index(drop=True)
+
+
+def named(written: str) -> str:
+    """``logits on gqa``, ``skip-layer drop`` and so on of the files, in words."""
+    first, _, rest = written.partition(" ")
+    if first in SHORT:
+        return f"ARank ({SHORT[first]}) {rest}".strip()
+    if first in PROBES and rest in MEASURES:
+        return f"{MEASURES[rest]}, {PROBES[first]}"
+    return "block influence" if written == "block_influence" else written

@@ -74,7 +74,7 @@ def _draw(
         "matrix", 1, width=left + 0.2 + max(3.0, size * len(who)),
         height=left + 0.35 + 0.3 * len(who), left=left, right=0.2, bottom=left, top=0.35, columns=1,
     )  # fmt: skip
-    axes = sheet.panel(f"Row minus column, points{_mini(summary)}", False)
+    axes = sheet.panel("Row minus column, points", _mini(summary), covered=True)
     most = max(1.0, float(np.nanmax(np.abs(values))))
     names = [s.short for s in who]
     labels = np.vectorize(lambda v: "" if math.isnan(v) else text.number(v, signed=True))(values)
@@ -82,7 +82,7 @@ def _draw(
         np.where(settled, values, np.where(np.isnan(values), math.nan, 0.0)), ax=axes,
         cmap=sns.blend_palette(COLOURS, as_cmap=True), vmin=-most, vmax=most, cbar=False,
         annot=labels if small else False, fmt="", linewidths=1, linecolor="#fffffe",
-        annot_kws={"fontsize": 8}, xticklabels=names, yticklabels=names,
+        xticklabels=names, yticklabels=names,
     )  # fmt: skip
     told = settled[~np.isnan(values)]
     for one, bold in zip(axes.texts, told if len(axes.texts) == told.size else (), strict=False):
@@ -133,6 +133,5 @@ def _unit(summary: Summary) -> float:
     return text.factor(summary, summary.benches[0]) if len(summary.benches) == 1 else 100.0
 
 
-def _mini(summary: Summary) -> str:
-    mini = summary.is_mini_model or any(summary.is_mini_bench(b) for b in summary.benches)
-    return " (mini numbers)" if mini else ""
+def _mini(summary: Summary) -> bool:
+    return summary.is_mini_model or any(summary.is_mini_bench(b) for b in summary.benches)

@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.store.record import IMAGE, QUESTION
 from reports import geometry, text
 from reports.record import GONE, LEFT_OUT, MERGED, PROCESSED, token_states
 from reports.sheet import Drawn, Sheet
-from reports.shown import Shown
+from reports.shown import Shown, question
 from reports.style import INK
 from reports.summary import Summary
 
@@ -72,11 +71,11 @@ def _draw(
     scale = 1.35 / max(picture.shape[:2])
     left = 0.3 + 0.075 * max(len(s.series.short) for s in group)
     name = "".join(c if c.isalnum() else "_" for c in first.bench)
-    sheet = Sheet(f"overlay_{name}", 1, columns=1, left=left, right=0.1, bottom=0.4, top=0.38,
+    sheet = Sheet(f"overlay_{name}", 1, columns=1,
                   width=left + 0.1 + across * scale, height=0.78 + down * scale)  # fmt: skip
     mini = summary.is_mini_model or summary.is_mini_bench(first.bench)
-    title = f"{first.bench} document {first.doc_id}" + (" (mini)" if mini else "")
-    axes = sheet.panel(title, False)
+    title = f"{first.bench} document {first.doc_id}"
+    axes = sheet.panel(title, mini, covered=True)
     table: list[list[object]] = [["label", "bench", "doc_id", "layer", "tokens", "processed",
                                   "skipped", "dropped", "merged"]]  # fmt: skip
     where = _label_map(grids, picture.shape[:2])
@@ -116,16 +115,6 @@ def _asked(group: Sequence[Shown]) -> str:
     about = group[0].about
     given = ", ".join(f"{s.series.short} “{s.about.get('prediction', '')}”" for s in group)
     return f"{question(group[0])} Target “{about.get('target', '')}”; answers: {given}."
-
-
-def question(sample: Shown) -> str:
-    """The words of the prompt that stand for the question, on one line."""
-    words = [str(w) for w in sample.about.get("words") or []]
-    kinds = sample.record.kinds
-    kinds = kinds[kinds != IMAGE].tolist()
-    own = [w for w, kind in zip(words, kinds, strict=False) if kind == QUESTION]
-    joined = "".join(own).strip()
-    return " ".join(joined.partition("\n")[0].split())
 
 
 def _label_map(grids: Sequence[dict[str, Any]], shape: tuple[int, int]) -> NDArray[np.int64]:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 
-from reports import labels, text
+from reports import scatter, text
 from reports.cell import Cost, Score, Series
 from reports.fronts import AVERAGE, Fronts, percent
+from reports.scatter import Mark
 from reports.sheet import Drawn, Sheet
-from reports.style import ACCENT, INK, MUTED, Palette
+from reports.style import ACCENT, MUTED, Palette
 from reports.summary import Summary
 
 Point = tuple[Series, Score, Cost]
-FONT = 7.5
+NAMED = 12  # points in a panel that all have their names
 SHOWN = 0.05  # smaller probabilities stand in the table only
 HEADER = ("bench", "model", "label", "n", "score", "ci_low", "ci_high", "prefill_tflops") + (
     "tflops_ci_low", "tflops_ci_high", "counter", "convention", "non_dominated",
@@ -43,9 +42,10 @@ def draw(summary: Summary, folder: Path, palette: Palette, fronts: Fronts) -> Dr
         return None
     if average := _average(summary, fronts):
         panels.append((AVERAGE, average))
-    sheet = Sheet("pareto", len(panels), width=4.3, height=3.5)
+    sheet = Sheet("pareto", len(panels), width=4.0, height=3.5)
     table: list[list[object]] = [[*HEADER]]
     alts, left_out = [], []
+    drawn: list[tuple[Axes, list[Mark]]] = []
     for bench, points in panels:
         # Blind sees no image: it is the floor of the bench, not a way to make the model cheaper.
         ranked = [p for p in points if not p[0].is_blind]
@@ -56,7 +56,11 @@ def draw(summary: Summary, folder: Path, palette: Palette, fronts: Fronts) -> Dr
         axes.set_xlabel(f"LLM prefill, {unit} a sample")
         axes.set_ylabel(names[1])
         chances = [fronts.probability(s, bench) for s, _, _ in ranked]
-        _panel(axes, sheet.size, ranked, (front, chances), (scale, up), palette)
+        marks = _marks(ranked, (front, chances), (scale, up), palette)
+        if marks:
+            scatter.draw(axes, marks)
+            _front(axes, marks)
+            drawn.append((axes, marks))
         _blind(axes, summary, bench, points)
         best = [p[0] for p, on in zip(ranked, front, strict=True) if on]
         alts.append(f"{names[0]}: accuracy against prefill cost. Not beaten on both: "
@@ -69,9 +73,11 @@ def draw(summary: Summary, folder: Path, palette: Palette, fronts: Fronts) -> Dr
                 + [cost.counter, cost.convention, int(s in on_front)]
                 + [_blank(fronts.probability(s, bench))]
             )
-        drawn = {p[0] for p in points}
-        absent = [s for s in summary.series if summary.score(s, bench) and s not in drawn]
+        known = {p[0] for p in points}
+        absent = [s for s in summary.series if summary.score(s, bench) and s not in known]
         left_out += [f"{s.label} on {bench}" for s in absent]
+    for axes, marks in drawn:
+        scatter.name(axes, sheet.size_of(axes), marks, front=True, most=NAMED)
     caption = _caption(summary, left_out, fronts)
     return sheet.save(folder, "Accuracy against cost", caption, alts, table)
 
@@ -112,77 +118,29 @@ def _average(summary: Summary, fronts: Fronts) -> list[Point]:
     )
 
 
-def _panel(
-    axes: Axes,
-    size: tuple[float, float],
+def _marks(
     points: list[Point],
     places: tuple[list[bool], list[float]],
     scales: tuple[float, float],
     palette: Palette,
-) -> None:
-    if not points:
-        return
+) -> list[Mark]:
     across, up = scales
-    front, chances = places
-    xs = [c.tflops * across for _, _, c in points]
-    ys = [s.value * up for _, s, _ in points]
-    bars = [_bar(s.value, s.low, s.high, up) for _, s, _ in points]
-    widths = [_bar(c.tflops, c.low, c.high, across) for _, _, c in points]
-    xlim = _limits([x for pair in widths for x in pair], 0.14)
-    ylim = _limits([y for pair in bars for y in pair], 0.10)
-    axes.set_xlim(*xlim)
-    axes.set_ylim(*ylim)
-    steps = sorted((x, y) for x, y, on in zip(xs, ys, front, strict=True) if on)
+    return [
+        Mark(
+            f"{one.short} {percent(share)}" if share >= SHOWN else one.short,
+            cost.tflops * across, score.value * up, (cost.low * across, cost.high * across),
+            (score.low * up, score.high * up), palette.colour(one), palette.marker(one), ahead,
+        )
+        for (one, score, cost), ahead, share in zip(points, *places, strict=True)
+    ]  # fmt: skip
+
+
+def _front(axes: Axes, marks: list[Mark]) -> None:
+    steps = sorted((mark.x, mark.y) for mark in marks if mark.ahead)
     axes.step(
-        [x for x, _ in steps] + [xlim[1]], [y for _, y in steps] + [steps[-1][1]],
+        [x for x, _ in steps] + [axes.get_xlim()[1]], [y for _, y in steps] + [steps[-1][1]],
         where="post", color=ACCENT, linewidth=1.1, alpha=0.7, zorder=1.5,
     )  # fmt: skip
-    colours = [palette.colour(series) for series, _, _ in points]
-    thin: dict[str, Any] = {"colors": colours, "linewidth": 1.0, "alpha": 0.65, "zorder": 2}
-    axes.vlines(xs, [low for low, _ in bars], [high for _, high in bars], **thin)
-    axes.hlines(ys, [low for low, _ in widths], [high for _, high in widths], **thin)
-    for i, (series, _, _) in enumerate(points):
-        colour = colours[i]
-        axes.plot(xs[i], ys[i], palette.marker(series), color=colour, markersize=6, zorder=3)
-    names = [
-        f"{p[0].short} {percent(share)}" if share >= SHOWN else p[0].short
-        for p, share in zip(points, chances, strict=True)
-    ]
-    _names(axes, size, points, names, list(zip(xs, ys, strict=True)), bars, front)
-
-
-def _names(
-    axes: Axes,
-    size: tuple[float, float],
-    points: list[Point],
-    names: list[str],
-    where: list[tuple[float, float]],
-    bars: list[tuple[float, float]],
-    front: list[bool],
-) -> None:
-    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
-    spots = [((x - x0) / (x1 - x0) * size[0], (y - y0) / (y1 - y0) * size[1]) for x, y in where]
-    heights = [[(y - y0) / (y1 - y0) * size[1] for y in bar] for bar in bars]
-    boxes = [(s[0] - 1.5, h[0], s[0] + 1.5, h[1]) for s, h in zip(spots, heights, strict=True)]
-    ahead = sorted(spot for spot, on in zip(spots, front, strict=True) if on)
-    ends = [spot[0] for spot in ahead[1:]] + [size[0]]
-    boxes += [(s[0], s[1] - 1, end, s[1] + 1) for s, end in zip(ahead, ends, strict=True)]
-    offsets = labels.place(spots, names, size, FONT, boxes)
-    leaders = []
-    for i, (name, (dx, dy)) in enumerate(zip(names, offsets, strict=True)):
-        centre = (spots[i][0] + dx) / size[0], (spots[i][1] + dy) / size[1]
-        axes.text(
-            *centre, name, transform=axes.transAxes, fontsize=FONT, ha="center", va="center",
-            color=INK if front[i] else MUTED, zorder=4,
-            fontweight="bold" if points[i][0].is_reference else "normal",
-        )  # fmt: skip
-        half = len(name) * FONT * labels.CHARACTER / 2
-        edge = dx - math.copysign(min(abs(dx), half), dx), dy - math.copysign(min(abs(dy), 4), dy)
-        if math.hypot(*edge) > 11:
-            ends = [(s + e) / n for s, e, n in zip(spots[i], edge, size, strict=True)]
-            leaders.append([(spots[i][0] / size[0], spots[i][1] / size[1]), ends])
-    lines = LineCollection(leaders, colors=MUTED, linewidths=0.5, transform=axes.transAxes)
-    axes.add_collection(lines, autolim=False)
 
 
 def _blind(axes: Axes, summary: Summary, bench: str, points: list[Point]) -> None:
@@ -195,23 +153,12 @@ def _blind(axes: Axes, summary: Summary, bench: str, points: list[Point]) -> Non
     name = f"blind {text.number(level)}"
     if low <= level <= high:
         axes.axhline(level, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        axes.text(0.99, level, name, transform=axes.get_yaxis_transform(), fontsize=FONT,
-                  ha="right", va="bottom", color=MUTED)  # fmt: skip
+        axes.text(0.99, level, name, transform=axes.get_yaxis_transform(), ha="right",
+                  va="bottom", color=MUTED)  # fmt: skip
     else:
         arrow, at = ("↓", 0.02) if level < low else ("↑", 0.98)
-        axes.text(0.99, at, f"{arrow} {name}", transform=axes.transAxes, fontsize=FONT,
-                  ha="right", va="bottom" if level < low else "top", color=MUTED)  # fmt: skip
-
-
-def _bar(value: float, low: float, high: float, scale: float) -> tuple[float, float]:
-    known = not (math.isnan(low) or math.isnan(high))
-    return (low * scale, high * scale) if known else (value * scale, value * scale)
-
-
-def _limits(values: list[float], pad: float) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    room = (high - low) * pad or abs(high) * 0.1 or 1.0
-    return low - room, high + room
+        axes.text(0.99, at, f"{arrow} {name}", transform=axes.transAxes, ha="right",
+                  va="bottom" if level < low else "top", color=MUTED)  # fmt: skip
 
 
 def _blank(value: float) -> object:
@@ -232,6 +179,11 @@ def _caption(summary: Summary, left_out: list[str], fronts: Fronts) -> str:
             "The percentage beside a name is the probability of standing on that line when the "
             f"documents are drawn again, jointly for all methods ({draws} bootstrap draws; from "
             f"{percent(SHOWN)} on)."
+        )
+    if len(summary.series) > NAMED:
+        parts.append(
+            f"Of more than {NAMED} points only those on the line are named; the others stand in "
+            "the CSV."
         )
     if left_out:
         shown = ", ".join(left_out[:8]) + (" and more" if len(left_out) > 8 else "")

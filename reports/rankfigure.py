@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import pandas as pd
-import seaborn as sns
-
 from methods import BLIND, REFERENCE
-from reports import text
+from reports import labels, points, text
+from reports.points import Level, Row
 from reports.ranking import Ranked, Ranking
 from reports.sheet import Drawn, Sheet
 from reports.style import CONTROL, INK, Palette
@@ -27,31 +25,21 @@ def draw(summary: Summary, ranking: Ranking, folder: Path, palette: Palette) -> 
     rows = [r for r in ranking.rows if r.complete and not math.isnan(_value(summary, r)[0])][:MOST]
     if len(rows) < 2:
         return None
-    longest = max(len(r.series.short) for r in rows)
-    left = min(1.9, 0.3 + 0.068 * longest)
-    sheet = Sheet("ranking", 1, width=4.2, height=0.75 + 0.26 * len(rows),
-                  bottom=0.45, top=0.3, left=left, columns=1)  # fmt: skip
+    _, height = labels.inches([r.series.short for r in rows])
+    sheet = Sheet("ranking", 1, width=4.2, height=0.75 + max(0.26, height) * len(rows), columns=1)
     mini = summary.is_mini_model or any(summary.is_mini_bench(b) for b in summary.benches)
-    axes = sheet.panel("", mini)
-    names = [r.series.short for r in rows]
     values = [_value(summary, r) for r in rows]
-    # Its median is the value and its range the interval: seaborn draws intervals of data only.
-    frame = pd.DataFrame(
-        [(n, x) for n, found in zip(names, values, strict=True) for x in found if x == x],
-        columns=["row", "value"],
-    )
-    sns.pointplot(
-        frame, x="value", y="row", hue="row", order=names, hue_order=names, ax=axes,
-        palette={n: palette.colour(r.series) for n, r in zip(names, rows, strict=True)},
-        estimator="median", errorbar=("pi", 100), linestyle="none", markersize=5,
-        err_kws={"linewidth": 1.6}, legend=False,
-    )  # fmt: skip
-    for method, colour, dash in ((REFERENCE, INK, "-"), (BLIND, CONTROL, (0, (4, 3)))):
-        levels = {v[0] for r, v in zip(rows, values, strict=True) if r.series.method == method}
-        if len(levels) == 1:  # with several models a line would belong to one of them only
-            axes.axvline(levels.pop(), color=colour, linewidth=0.8, linestyle=dash, zorder=0)
-    axes.set(xlabel=_axis(summary, ranking), ylabel="")
-    axes.grid(visible=False, axis="y")
+    names = [r.series.short for r in rows]
+    shown = [
+        Row(r.series.short, *found, palette.colour(r.series), palette.marker(r.series))
+        for r, found in zip(rows, values, strict=True)
+    ]
+    lines = []
+    for method, colour in ((REFERENCE, INK), (BLIND, CONTROL)):
+        found = {v[0] for r, v in zip(rows, values, strict=True) if r.series.method == method}
+        if len(found) == 1:  # with several models a line would belong to one of them only
+            lines.append(Level("", found.pop(), colour, dashed=method == BLIND))
+    points.draw(sheet.panel("", mini), shown, _axis(summary, ranking), lines)
     said = ", ".join(f"{n} {text.number(v[0])}" for n, v in zip(names, values, strict=True))
     caption = (
         f"{_axis(summary, ranking)} with 95 % CI, best first. Solid line: dense; dashed: blind, "

@@ -28,7 +28,11 @@ def read(path: Path) -> RoutingRecord:
 
     OSError when it cannot be read.
     """
-    record = RoutingRecord.from_npz(path)
+    return drawable(RoutingRecord.from_npz(path))
+
+
+def drawable(record: RoutingRecord) -> RoutingRecord:
+    """The record itself; ValueError when pictures of it would be wrong."""
     try:
         for grid in record.grid:
             _check(grid, record.n)

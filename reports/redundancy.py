@@ -8,25 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
-from reports import text
-from reports.layerdata import ALL, Layers
+from reports import grid, text
+from reports.layerdata import ALL, PROBES, SHORT, Layers
 from reports.sheet import Drawn, Sheet
-from reports.style import ACCENT, HUES, INK, MUTED, ON_ACCENT
+from reports.style import ACCENT, HUES, INK, MUTED
 from reports.summary import Summary
 
 TITLE = "Layer redundancy"
 INTRO = (
     "ARank is the rank of a layer's attention maps, mean over heads and samples; γ-MoD keeps the "
-    "four layers of highest ARank dense (outlined). Damage is what the dense model loses when one "
-    "layer is skipped, or when half of the image tokens skip it. A rank is not normalised by "
-    "length, so shades are scaled within each row."
+    "four layers of highest ARank dense (outlined, but for ties). Damage is what the dense model "
+    "loses when one layer is skipped, or when half of the image tokens skip it. A rank is not "
+    "normalised by length, so shades are scaled within each row."
 )
-VARIANTS = {"probs": "ARank of the softmax maps (released code)", "logits": "ARank of Q·Kᵀ (Eq. 5)"}
-SHORT = {"probs": "softmax maps", "logits": "Eq. 5"}
-PROBES = {"skip-layer": "layer skipped", "half-image": "half of the image tokens skip it"}
+VARIANTS = {
+    "probs": f"ARank ({SHORT['probs']}: the released code's)",
+    "logits": f"ARank ({SHORT['logits']}: ranks of Q·Kᵀ)",
+}
 MEASURES = {
     "drop": ("drop", "drop_ci_low", "drop_ci_high", "accuracy lost, points", 100.0),
     "nll": ("nll_increase", "nll_ci_low", "nll_ci_high", "answer's NLL rises by, nats", 1.0),
@@ -37,94 +40,131 @@ BOUND = (
 )
 FAR = 50  # one layer that outweighs the median this much puts the axis on a logarithmic scale
 LINEAR = 0.1  # up to here such an axis stays linear
-NUMBERED = 16  # layers up to which every square shows its number
 
 Rows = list[tuple[str, pd.DataFrame]]
 
 
 def draw_all(summary: Summary, layers: Layers, folder: Path) -> list[Drawn]:
-    """Heat maps of ARank, then the damage beside ARank."""
-    drawn = [_maps(summary, layers, folder, variant) for variant in VARIANTS]
+    """ARank by task and by sample size, then the damage beside ARank."""
+    drawn = [make(summary, layers, folder, v) for v in VARIANTS for make in (_maps, _lines)]
     return [d for d in (*drawn, _damage(summary, layers, folder)) if d is not None]
 
 
-# --- heat maps ----------------------------------------------------------------------------------
+# --- ARank --------------------------------------------------------------------------------------
 def _maps(summary: Summary, layers: Layers, folder: Path, variant: str) -> Drawn | None:
-    """Layer by task at the full sample size, and layer by sample size of every task."""
+    """Layer by task at the full sample size."""
     frame = layers.arank[layers.arank["variant"] == variant]
     if frame.empty:
         return None
-    largest = frame.groupby("bench")["n_samples"].transform("max")
-    full = frame[frame["n_samples"] == largest]
-    tasks = [(b, full[full["bench"] == b]) for b in dict.fromkeys(full["bench"])]
-    panels: list[tuple[str, Rows]] = [("by task", tasks)]
-    for bench in layers.benches:
-        part = frame[frame["bench"] == bench]
-        sizes = sorted(part["n_samples"].unique())
-        rows = [(f"n = {int(s)}", part[part["n_samples"] == s]) for s in sizes]
-        if len(rows) > 1:
-            panels.append((f"{bench} by sample size", rows))
+    full = _largest(frame)
+    rows = [(b, full[full["bench"] == b]) for b in dict.fromkeys(full["bench"])]
     depth = int(frame["layer"].max()) + 1
-    step = 0.4 if depth <= NUMBERED else 0.2
-    most = max(len(rows) for _, rows in panels)
     sheet = Sheet(
-        f"arank_{variant}", len(panels), columns=1, left=1.0, right=0.2, bottom=0.5, top=0.4,
-        width=1.2 + max(4.4, step * depth), height=0.95 + 0.26 * most,
+        f"arank_{variant}", 1, columns=1, height=0.85 + 0.24 * len(rows),
+        width=0.5 + 0.075 * max(len(n) for n, _ in rows)
+        + max(2.6, (0.42 if depth <= grid.NUMBERED else 0.19) * depth),
     )  # fmt: skip
-    for title, rows in panels:
-        mark = " (mini)" if layers.mini or summary.is_mini_model else ""
-        _squares(sheet.panel(f"ARank, {SHORT[variant]}: {title}{mark}", mark=False), rows, depth)
-    counts = sorted({int(n) for n in full.loc[full["bench"] != ALL, "n_samples"]})
+    mini = bool(layers.mini or summary.is_mini_model)
+    title = f"ARank ({SHORT[variant]}) by task"
+    _map(sheet.panel(title, mini, covered=True), rows, depth)
     spent = full.loc[full["bench"] != ALL].groupby("bench")["seconds"].first().sum()
     caption = (
         f"{VARIANTS[variant]} of each decoder layer, mean over heads and samples, "
-        f"n = {text.listing([str(c) for c in counts])} documents a task. Shade: the row's own "
-        "scale, the stronger the higher. Outlined: the four highest of the row. Smaller samples "
-        f"are the first documents of the largest. Measured in {text.number(float(spent), 0)} s, "
-        f"forward passes included; {text.conditions(summary)}."
+        f"n = {_sizes(full)} documents a task. Shade: the row's own scale, the stronger the "
+        "higher. Outlined: those of the row's four highest that no other layer ties with. "
+        f"Measured in {text.number(float(spent), 0)} s, forward passes included; "
+        f"{text.conditions(summary)}."
     )
     caption += BOUND if variant == "logits" else ""
-    alts = [f"{title}: {_said(rows)}" for title, rows in panels]
+    return sheet.save(folder, f"{TITLE}: {VARIANTS[variant]}", caption,
+                      [f"{title}: {_said(rows)}"], _arank_table(full))  # fmt: skip
+
+
+def _lines(summary: Summary, layers: Layers, folder: Path, variant: str) -> Drawn | None:
+    """Layer by sample size, a panel a task; None where no task has two sizes."""
+    frame = layers.arank[layers.arank["variant"] == variant]
+    sizes = frame.groupby("bench")["n_samples"].nunique()
+    shown = [b for b in layers.benches if sizes.get(b, 0) > 1]
+    if not shown:
+        return None
+    frame = frame[frame["bench"].isin(shown)]
+    sheet = Sheet(f"arank_{variant}_samples", len(shown), width=3.6, height=2.5)
+    alts = []
+    for bench in shown:
+        axes = sheet.panel(bench, bool(layers.mini or summary.is_mini_model))
+        part = frame[frame["bench"] == bench].sort_values(["n_samples", "layer"])
+        counts = sorted(part["n_samples"].unique())
+        names = [f"n = {int(c)}" for c in counts]
+        named = part.assign(size=part["n_samples"].map(dict(zip(counts, names, strict=True))))
+        shades = sns.light_palette(ACCENT, len(names) + 1)[1:]
+        sns.lineplot(named, x="layer", y="arank", hue="size", style="size", hue_order=names,
+                     style_order=names[::-1], palette=shades, errorbar=None, ax=axes,
+                     linewidth=1.5)  # fmt: skip
+        whole = part[part["n_samples"] == counts[-1]]
+        axes.fill_between(whole["layer"], whole["ci_low"], whole["ci_high"], color=ACCENT,
+                          alpha=0.14, linewidth=0)  # fmt: skip
+        axes.set(xlabel="decoder layer", ylabel="mean rank")
+        axes.legend(title=None, labelspacing=0.2, handlelength=1.6, borderaxespad=0.1)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        alts.append(f"{bench}: " + _said([(n, named[named["size"] == n]) for n in names]))
+    caption = (
+        f"{VARIANTS[variant]} of each decoder layer by sample size, mean over heads and samples; "
+        "smaller samples are the first documents of the largest, whose 95 % band is shown. "
+        f"{text.conditions(summary)}; n = {_sizes(frame)} documents."
+    )
+    title = f"{TITLE}: {VARIANTS[variant]} by sample size"
+    return sheet.save(folder, title, caption, alts, _arank_table(frame))
+
+
+def _largest(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["n_samples"] == frame.groupby("bench")["n_samples"].transform("max")]
+
+
+def _sizes(frame: pd.DataFrame) -> str:
+    counts = sorted({int(n) for n in frame.loc[frame["bench"] != ALL, "n_samples"]})
+    return text.listing([str(c) for c in counts])
+
+
+def _arank_table(frame: pd.DataFrame) -> list[list[object]]:
     header = ["bench", "variant", "n_samples", "layer", "arank", "arank_std", "ci_low", "ci_high"]
     table: list[list[object]] = [[*header, "dense"]]
-    table += [_blank(row) for row in frame[[*header, "dense"]].to_numpy().tolist()]
-    return sheet.save(folder, f"{TITLE}: {VARIANTS[variant]}", caption, alts, table)
+    return table + [_blank(row) for row in frame[[*header, "dense"]].to_numpy().tolist()]
 
 
-def _squares(axes: Axes, rows: Rows, depth: int) -> None:
-    """One square a row and layer; the row's own range gives the ink."""
+def _map(axes: Axes, rows: Rows, depth: int) -> None:
+    """A row's own range gives the shades; its settled four highest are outlined."""
+    ranks = pd.DataFrame({i: f.set_index("layer")["arank"] for i, (_, f) in enumerate(rows)}).T
+    ranks = ranks.reindex(columns=range(depth))
+    low, high = ranks.min(axis=1), ranks.max(axis=1)
+    shades = ranks.sub(low, axis=0).div((high - low).where(high > low), axis=0)
+    shades = shades.where(shades.notna() | ranks.isna(), 0.5)
+    words = [["" if math.isnan(v) else f"{v:.0f}" if v >= 100 else f"{v:.1f}" for v in row]
+             for row in ranks.to_numpy()]  # fmt: skip
+    names = [name for name, _ in rows]
+    grid.draw(axes, shades.to_numpy(float), names, [str(i) for i in range(depth)],
+              words if depth <= grid.NUMBERED else None)  # fmt: skip
     for y, (_, frame) in enumerate(rows):
-        low, high = frame["arank"].min(), frame["arank"].max()
-        for row in frame.itertuples():
-            place = (row.arank - low) / (high - low) if high > low else 0.5
-            box = Rectangle((row.layer - 0.46, y - 0.43), 0.92, 0.86, facecolor=ACCENT,
-                            alpha=0.05 + 0.9 * place, linewidth=0)  # fmt: skip
-            axes.add_patch(box)
-            if row.dense == 1:
-                frame_box = Rectangle((row.layer - 0.44, y - 0.41), 0.88, 0.82, fill=False,
-                                      edgecolor=HUES[1], linewidth=1.6)  # fmt: skip
-                axes.add_patch(frame_box)
-            if depth <= NUMBERED:
-                colour = ON_ACCENT if place > 0.6 else INK
-                axes.text(row.layer, y, f"{row.arank:.0f}" if row.arank >= 100 else
-                          f"{row.arank:.1f}", ha="center", va="center", fontsize=6.5,
-                          color=colour)  # fmt: skip
-    axes.set_xlim(-0.5, depth - 0.5)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    shown = range(0, depth, 1 if depth <= NUMBERED else 4)
-    axes.set_xticks(shown, [str(i) for i in shown])
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        for layer in _settled(frame):
+            axes.add_patch(Rectangle((layer + 0.04, y + 0.05), 0.92, 0.9, fill=False,
+                                     edgecolor=HUES[1], linewidth=1.6))  # fmt: skip
     axes.set_xlabel("decoder layer")
+
+
+def _settled(frame: pd.DataFrame) -> list[int]:
+    """Layers chosen as the highest that lie above every layer not chosen."""
+    chosen = frame["dense"] == 1
+    bar = frame.loc[~chosen, "arank"].max()
+    above = frame["arank"] > bar * (1 + 1e-9) if not math.isnan(bar) else chosen
+    return sorted(int(i) for i in frame.loc[chosen & above, "layer"])
 
 
 def _said(rows: Rows) -> str:
     parts = []
     for name, frame in rows:
-        top = ", ".join(str(int(i)) for i in sorted(frame.loc[frame["dense"] == 1, "layer"]))
-        parts.append(f"{name}, highest in layers {top or 'unknown'}")
+        top, ties = _settled(frame), int((frame["dense"] == 1).sum())
+        said = f"highest in layers {', '.join(map(str, top))}" if top else "no settled highest"
+        tied = f", {ties - len(top)} more tied" if ties > len(top) else ""
+        parts.append(f"{name}, {said}{tied}")
     return "; ".join(parts) + "."
 
 
@@ -141,8 +181,8 @@ def _damage(summary: Summary, layers: Layers, folder: Path) -> Drawn | None:
     panels = [(p, m) for p in probes for m in MEASURES]
     extra = 1 if len(arank) else 0
     sheet = Sheet(
-        "layer_damage", len(panels) + extra, columns=1 + len(panels) // 2, width=3.5,
-        height=1.1 + 0.17 * depth, left=0.5, right=0.2,
+        "layer_damage", len(panels) + extra, columns=1 + len(panels) // 2, width=3.4,
+        height=1.1 + 0.18 * depth,
     )  # fmt: skip
     mark = layers.mini or summary.is_mini_model
     alts = []
@@ -157,10 +197,10 @@ def _damage(summary: Summary, layers: Layers, folder: Path) -> Drawn | None:
         worst = int(part.loc[part[value].idxmax(), "layer"]) if part[value].notna().any() else "?"
         alts.append(f"{PROBES[probe]}, {unit}: highest in layer {worst}.")
         if index == 1 and extra:
-            axes = sheet.panel("ARank (softmax maps)", mark)
+            axes = sheet.panel(f"ARank ({SHORT['probs']})", mark)
             _bars(axes, arank["layer"], arank["arank"], arank["ci_low"], arank["ci_high"],
                   "mean rank", MUTED, bars=False)  # fmt: skip
-            alts.append("ARank of the same layers.")
+            alts.append(f"ARank ({SHORT['probs']}) of the same layers.")
     rows = int(frame["n_samples"].max())
     where = text.listing(layers.benches)
     caption = (
@@ -201,7 +241,7 @@ def _bars(
     if bars:
         axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_ylim(float(max(layer)) + 0.6, -0.6)
-    axes.set_yticks(range(0, int(max(layer)) + 1, 1 if max(layer) < NUMBERED else 4))
+    axes.set_yticks(range(0, int(max(layer)) + 1, 1 if max(layer) < grid.NUMBERED else 4))
     if log and max(abs(value)) > FAR * sorted(abs(value))[len(value) // 2]:
         axes.set_xscale("symlog", linthresh=LINEAR)
         axes.set_xticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from reports import text
-from reports.layerdata import ALL, Layers
+from reports.layerdata import ALL, SHORT, Layers, named
 from reports.tables import Cell, Column, Table
 
 
@@ -31,14 +31,14 @@ def _layer_plan(layers: Layers) -> Table | None:
         rows.append(
             [
                 Cell(str(bench), tone="name", sort=str(bench)),
-                Cell(str(variant), tone="name", sort=str(variant)),
+                Cell(SHORT.get(str(variant), str(variant)), tone="name"),
                 _count(part["n_samples"].iloc[0]),
                 Cell(_numbers(part.loc[dense, "layer"])),
                 Cell(_numbers(part.loc[~dense, "layer"])),
                 _number(spent, 1),
             ]
         )
-    columns = [Column("Bench", numeric=False), Column("Variant", numeric=False), Column("n")]
+    columns = [Column("Bench", numeric=False), Column("ARank of", numeric=False), Column("n")]
     columns += [Column("Dense", "top 4", numeric=False), Column("MoD layers", numeric=False)]
     columns.append(Column("Seconds", "forward passes and ranks"))
     note = (
@@ -60,7 +60,10 @@ def _predictors(layers: Layers) -> Table | None:
         "negative: a layer that changes little should cost little. Image-token cosine; block "
         "influence is 1 − cosine over all tokens (ShortGPT)."
     )
-    names = [Cell(f"{row.x} and {row.y}", tone="name", sort=row.x) for row in frame.itertuples()]
+    names = [
+        Cell(f"{named(row.x)} and {named(row.y)}", tone="name", sort=row.x)
+        for row in frame.itertuples()
+    ]
     return _correlations("layer-damage", "What predicts damage", frame, names, note)
 
 
@@ -89,7 +92,7 @@ def _correlations(
         ci = text.interval(row.ci_low, row.ci_high, 2, signed=True)
         rows.append(
             [
-                Cell(row.bench, tone="name", sort=row.bench), label, _count(row.n_layers),
+                Cell(named(row.bench), tone="name", sort=row.bench), label, _count(row.n_layers),
                 _count(row.n_samples),
                 Cell(text.number(row.rho, 2, signed=True), ci, sort=row.rho),
                 _number(row.p_value, 3), Cell(over or text.GAP),

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.collections import PatchCollection
-from matplotlib.colors import to_rgba
-from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
 
-from reports import text
+from reports import grid, labels, text
 from reports.cell import Series
 from reports.sheet import Drawn, Sheet
-from reports.style import ACCENT, GRID, INK, MUTED, ON_ACCENT
 from reports.summary import Summary
 
 KINDS = {
@@ -24,6 +20,8 @@ KINDS = {
     "system": "Prompt tokens before the image kept by layer",
     "answer": "Answer tokens processed by layer",
 }
+
+SCALE = {"format": PercentFormatter(1, 0, " %"), "ticks": [0, 0.5, 1]}
 
 FULL = 0.9995
 """A share from here on reads as all tokens."""
@@ -60,95 +58,40 @@ def _draw(
     summary: Summary, folder: Path, kind: str, frame: pd.DataFrame, whole: list[str]
 ) -> Drawn:
     means = frame.groupby(["series", "layer"])["kept_fraction"].agg(["mean", "min", "max", "size"])
-    first, last = int(frame["layer"].min()), int(frame["layer"].max())
-    layers = list(range(first, last + 1))
-    values = {tuple(k): float(v) for k, v in means["mean"].items()}  # (series, layer) -> share
-    longest = max(len(s.short) for s in summary.series)
-    numbered = len(layers) <= 16
-    step = 0.36 if numbered else 0.2
-    left = 0.25 + 0.066 * longest
+    layers = range(int(frame["layer"].min()), int(frame["layer"].max()) + 1)
+    values = means["mean"].unstack("layer").reindex(range(len(summary.series)), columns=layers)
+    left, row = labels.inches([s.short for s in summary.series])
+    numbered = len(layers) <= grid.NUMBERED
     sheet = Sheet(
-        f"retention_{kind}", 1, columns=1, left=left, right=0.2, bottom=0.5 if numbered else 0.72,
-        width=left + 0.2 + max(2.4, step * len(layers)), height=1.0 + 0.25 * len(summary.series),
-    )  # fmt: skip
+        f"retention_{kind}",
+        1,
+        columns=1,
+        height=0.85 + max(0.22, row) * len(summary.series),
+        width=left + 0.1 + max(2.4, (0.36 if numbered else 0.19) * len(layers)),
+    )
     benches = [str(b) for b in frame["bench"].unique()]
     mini = summary.is_mini_model or any(summary.is_mini_bench(b) for b in benches)
-    axes = sheet.panel(KINDS[kind] + (" (mini)" if mini else ""), mark=False)
-    _cells(axes, summary.series, layers, values, with_numbers=numbered)
+    axes = sheet.panel(KINDS[kind], mini, covered=True)
+    shown = values.to_numpy(float)
+    words = [["" if math.isnan(v) else f"{100 * v:.0f}" for v in row] for row in shown]
+    grid.draw(
+        axes, shown, [s.short for s in summary.series], [str(i) for i in layers],
+        words if numbered else None, cbar=not numbered, cbar_kws=SCALE,
+    )  # fmt: skip
+    axes.set_xlabel("decoder layer")
     spread = float((means["max"] - means["min"]).max())
     absent = [s for i, s in enumerate(summary.series) if i not in set(frame["series"])]
     caption = _caption(summary, benches, spread, absent, whole)
     alt = f"{KINDS[kind]}: " + "; ".join(
-        f"{s.label} {text.percent(sum(row) / len(row))} on average"
-        for i, s in enumerate(summary.series)
-        if (row := [v for (series, _), v in values.items() if series == i])
+        f"{s.label} {text.percent(float(np.nanmean(row)))} on average"
+        for s, row in zip(summary.series, shown, strict=True)
+        if not np.isnan(row).all()
     )
     table: list[list[object]] = [["model", "label", "bench", "layer", "kind", "kept_fraction"]]
     for row in frame.itertuples():
         one = summary.series[row.series]
         table.append([one.model, one.label, row.bench, row.layer, kind, row.kept_fraction])
     return sheet.save(folder, KINDS[kind], caption, [alt], table)
-
-
-def _cells(
-    axes: Axes,
-    series: list[Series],
-    layers: list[int],
-    values: dict[tuple[int, int], float],
-    with_numbers: bool,
-) -> None:
-    """One square a method and layer; its ink is the share, so it suits light and dark pages."""
-    known, inks = [], []
-    for row in range(len(series)):
-        for column, layer in enumerate(layers):
-            share = values.get((row, layer))
-            box = Rectangle((column - 0.47, row - 0.44), 0.94, 0.88)
-            if share is None:
-                box.set(facecolor="none", edgecolor=GRID, hatch="////", linewidth=0)
-                axes.add_patch(box)
-                continue
-            known.append(box)
-            inks.append(_ink(share))
-            if with_numbers:
-                colour = ON_ACCENT if share > 0.55 else INK
-                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center",
-                          color=colour, fontsize=7)  # fmt: skip
-    axes.add_collection(PatchCollection(known, facecolors=inks, linewidths=0))
-    axes.set_xlim(-0.5, len(layers) - 0.5)
-    axes.set_ylim(len(series) - 0.5, -0.5)
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    every = 1 if with_numbers else 4
-    shown = range(0, len(layers), every)
-    axes.set_xticks(shown, [str(layers[i]) for i in shown])
-    axes.set_yticks(range(len(series)), [s.short for s in series])
-    axes.set_xlabel("decoder layer")
-    if not with_numbers:
-        _key(axes, len(layers))
-
-
-def _ink(share: float) -> tuple[float, float, float, float]:
-    return to_rgba(ACCENT, 0.04 + 0.96 * share)
-
-
-def _key(axes: Axes, columns: int) -> None:
-    """A small scale of the inks, below the map at the right."""
-    place = axes.get_xaxis_transform()
-    rows = abs(axes.get_ylim()[0] - axes.get_ylim()[1])
-    top, height = -1.15 / rows, 0.45 / rows
-    size = columns * 0.035
-    left = columns - 2.4 - 5 * size
-    for i in range(5):
-        axes.add_patch(
-            Rectangle(
-                (left + i * size, top), size * 0.94, height, transform=place, clip_on=False,
-                facecolor=_ink(i / 4), linewidth=0,
-            )
-        )  # fmt: skip
-    words: dict[str, Any] = {"transform": place, "va": "center", "color": MUTED, "fontsize": 7}
-    axes.text(left - size * 0.3, top + height / 2, "0 %", ha="right", **words)
-    axes.text(left + 5.3 * size, top + height / 2, "100 %", ha="left", **words)
 
 
 def _caption(

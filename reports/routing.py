@@ -16,6 +16,7 @@ PICTURES = (
     "sample. Words that a layer leaves out are struck through."
 )
 STILL = "The page (report.html) has all layers and more samples with a slider."
+EVERY = "Every document, with search, filters and keys: python -m modsuite view RUN."
 AGREEMENT = (
     "Methods that choose afresh at every layer agree less between layers than those that choose "
     "once."
@@ -42,7 +43,8 @@ def sections(summary: Summary, folder: Path, palette: Palette) -> list[Section]:
     still = overlay.draw(summary, folder, groups, files)
     html = viewer.markup(summary, groups, files, still, folder)
     if html:
-        intro = f"{PICTURES} {STILL}" if still else PICTURES
+        every = EVERY if (summary.run.path / "samples").is_dir() else ""
+        intro = " ".join(filter(None, (PICTURES, STILL if still else "", every)))
         found.append(Section("pictures", "Over the image", intro, tuple(still), html=html))
     agree = agreement.draw(summary, folder, samples)
     if agree:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.colors import to_rgba
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap, to_rgba
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -16,10 +18,11 @@ from reports import text
 from reports.record import PROCESSED, token_states
 from reports.sheet import Drawn, Sheet
 from reports.shown import Shown
-from reports.style import HUES, MAP, MUTED
+from reports.style import HUES, MAP, MAP_SHADES, MUTED
 from reports.summary import Summary
 
-INKS = (to_rgba(MAP), to_rgba(MUTED, 0.10), to_rgba(MUTED, 0.32), to_rgba(HUES[1]))
+INKS = ListedColormap([to_rgba(MAP), to_rgba(MUTED, 0.10), to_rgba(MUTED, 0.32),
+                       to_rgba(HUES[1])])  # fmt: skip
 """Of processed, skipped, dropped and merged tokens, on a light and on a dark page."""
 
 
@@ -30,19 +33,16 @@ def draw(summary: Summary, folder: Path, samples: Sequence[Shown]) -> Drawn | No
         return None
     first = chosen[0]
     depth = max(s.record.layers for s in chosen)
-    sheet = Sheet("selection", len(chosen), columns=2, width=4.2, left=0.5, right=0.15,
-                  height=0.95 + max(1.0, 0.055 * depth))  # fmt: skip
+    sheet = Sheet("selection", len(chosen), columns=2, width=4.0,
+                  height=1.05 + max(1.0, 0.055 * depth))  # fmt: skip
     mini = summary.is_mini_model or summary.is_mini_bench(first.bench)
     table: list[list[object]] = [["label", "bench", "doc_id", "layer", "tokens", "kept", "mask"]]
     alts = []
     for sample in chosen:
         states = token_states(sample.record)[:, sample.record.kinds == IMAGE]
-        axes = sheet.panel(sample.series.short + (" (mini)" if mini else ""), False)
-        axes.imshow(np.array(INKS)[states], aspect="auto", interpolation="none")
-        axes.grid(visible=False)
-        axes.set_xlabel("image token")
-        axes.set_ylabel("decoder layer")
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes = sheet.panel(sample.series.short, mini, covered=True)
+        _map(axes, states, INKS, (0, INKS.N - 1))
+        axes.set(xlabel="image token", ylabel="decoder layer")
         kept = states == PROCESSED
         share = text.percent(float(kept.mean()))
         alts.append(f"{sample.series.label}: {share} of the image tokens, mean over layers.")
@@ -75,16 +75,14 @@ def attention(summary: Summary, folder: Path) -> Drawn | None:
     bench, maps = found
     values = maps["maps"]
     tokens, side = maps["tokens"], values.shape[1]
-    sheet = Sheet("attention", len(values), width=3.2, height=3.3, left=0.55, right=0.2, columns=4)
+    sheet = Sheet("attention", len(values), width=3.2, height=3.3, columns=4)
     mini = summary.is_mini_model or summary.is_mini_bench(bench)
     table: list[list[object]] = [["bench", "doc_id", "layer", "query", "key", "attention"]]
     alts = []
     for layer, value in zip(maps["layers"], values, strict=True):
-        axes = sheet.panel(f"Layer {layer}" + (" (mini)" if mini else ""), False)
-        axes.imshow(_ink(value), extent=(0, tokens, tokens, 0), interpolation="none", aspect="auto")
-        axes.grid(visible=False)
-        axes.set_xlabel("attended token")
-        axes.set_ylabel("attending token")
+        axes = sheet.panel(f"Layer {layer}", mini, covered=True)
+        _map(axes, np.log10(np.maximum(value, 1e-4)), MAP_SHADES, (-4, 0), tokens / side)
+        axes.set(xlabel="attended token", ylabel="attending token")
         first = text.percent(float(value[:, 0].mean()))
         alts.append(f"Layer {layer}: {first} of the attention goes to the first token.")
         rows, cols = np.nonzero(value > 0.05)
@@ -99,8 +97,14 @@ def attention(summary: Summary, folder: Path) -> Drawn | None:
     return sheet.save(folder, "Attention maps", caption, alts, table)
 
 
-def _ink(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    colours = np.zeros((*values.shape, 4))
-    colours[..., :3] = to_rgba(MAP)[:3]
-    colours[..., 3] = np.clip(1 + np.log10(np.maximum(values, 1e-4)) / 4, 0, 1)
-    return np.asarray(np.round(colours, 2), np.float64)
+def _map(
+    axes: Axes, values: NDArray[Any], cmap: Colormap, ends: tuple[float, float], unit: float = 1.0
+) -> None:
+    """A map of more cells than a drawing holds: one pixel each, ``unit`` tokens or layers wide."""
+    down, across = (size * unit for size in values.shape)
+    axes.imshow(values, cmap=cmap, vmin=ends[0], vmax=ends[1], extent=(0, across, down, 0),
+                interpolation="none", aspect="auto")  # fmt: skip
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, prune="upper"))
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, prune="upper"))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.store.record import DAMAGED, IMAGE, RoutingRecord
+from harness.store.record import DAMAGED, IMAGE, QUESTION, RoutingRecord
 from reports.cell import Series
 from reports.csvio import read_object
 from reports.record import PROCESSED, read, token_states
@@ -34,6 +34,16 @@ class Shown:
     def kept_images(self) -> NDArray[np.bool_]:
         """[L, image tokens] processed in their own slot."""
         return np.asarray(token_states(self.record)[:, self.record.kinds == IMAGE] == PROCESSED)
+
+
+def question(sample: Shown) -> str:
+    """The words of the prompt that stand for the question, on one line."""
+    words = [str(w) for w in sample.about.get("words") or []]
+    kinds = sample.record.kinds
+    kinds = kinds[kinds != IMAGE].tolist()
+    own = [w for w, kind in zip(words, kinds, strict=False) if kind == QUESTION]
+    joined = "".join(own).strip()
+    return " ".join(joined.partition("\n")[0].split())
 
 
 def load(summary: Summary) -> list[Shown]:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from reports import labels, text
+from reports import scatter, text
 from reports.cell import Score, Series
+from reports.scatter import Mark
 from reports.sheet import Drawn, Sheet
-from reports.style import INK, MUTED, Palette
+from reports.style import MUTED, Palette
 from reports.summary import Summary
 from reports.timing import Phase, Timed, watermark
 
 Point = tuple[Series, Score, Phase]
-FONT = 7.5
 HEADER = ("bench", "model", "label", "workload", "attn", "batch", "n_out", "n", "score") + (
     "ci_low", "ci_high", "median_ms", "speedup_vs_dense", "speedup_ci_low", "speedup_ci_high",
 )  # fmt: skip
@@ -31,15 +31,19 @@ def draw(summary: Summary, entries: list[Timed], folder: Path, palette: Palette)
     drawn = {key: points for key, found in panels.items() if len(points := _points(summary, found))}
     if not drawn:
         return None
-    sheet = Sheet("speed_accuracy", len(drawn), width=4.3, height=3.5)
+    sheet = Sheet("speed_accuracy", len(drawn), width=4.0, height=3.5)
     table: list[list[object]] = [[*HEADER]]
     alts = []
+    placed: list[tuple[Axes, list[Mark]]] = []
     for (bench, work), points in drawn.items():
         mark = watermark(entries) or summary.is_mini_bench(bench) or summary.is_mini_model
         first = panels[bench, work][0]
         size = f"batch {text.number(first.batch, 0)}, {text.number(first.n_out, 0)} new tokens"
         axes = sheet.panel(f"{bench}, {size}", mark)
-        _panel(axes, sheet.size, points, text.factor(summary, bench), palette)
+        marks = _marks(points, text.factor(summary, bench), palette)
+        scatter.draw(axes, marks, also=[1.0])
+        axes.axvline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        placed.append((axes, marks))
         axes.set_xlabel("End-to-end speed-up over dense (×)")
         axes.set_ylabel(text.metric_name(summary, bench))
         said = [f"{s.label} {text.number(p.speedup, 2)}×" for s, _, p in points]
@@ -50,6 +54,8 @@ def draw(summary: Summary, entries: list[Timed], folder: Path, palette: Palette)
             numbers = [score.n, score.value, score.low, score.high, phase.median]
             numbers += [phase.speedup, phase.speedup_low, phase.speedup_high]
             table.append([*place, *("" if math.isnan(v) else v for v in numbers)])
+    for axes, marks in placed:
+        scatter.name(axes, sheet.size_of(axes), marks)
     caption = (
         "Accuracy (95 % CI) against the measured end-to-end speed-up over dense (95 % CI over "
         "rounds, one process); up and to the right is better. Times belong to the named device and "
@@ -82,36 +88,11 @@ def _devices(entries: list[Timed]) -> str:
     return f"Timed on {text.listing(names)}{few}. " if names else ""
 
 
-def _panel(
-    axes: Axes, size: tuple[float, float], points: list[Point], unit: float, palette: Palette
-) -> None:
-    xs, ys = [p.speedup for _, _, p in points], [s.value * unit for _, s, _ in points]
-    wide = [_bar(p.speedup, p.speedup_low, p.speedup_high) for _, _, p in points]
-    tall = [_bar(s.value * unit, s.low * unit, s.high * unit) for _, s, _ in points]
-    axes.set_xlim(*_limits([x for pair in wide for x in pair] + [1.0], 0.14))
-    axes.set_ylim(*_limits([y for pair in tall for y in pair], 0.10))
-    axes.axvline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    colours = [palette.colour(series) for series, _, _ in points]
-    axes.vlines(xs, [b[0] for b in tall], [b[1] for b in tall], colors=colours, linewidth=1)
-    axes.hlines(ys, [b[0] for b in wide], [b[1] for b in wide], colors=colours, linewidth=1)
-    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
-    spots = [((x - x0) / (x1 - x0) * size[0], (y - y0) / (y1 - y0) * size[1])
-             for x, y in zip(xs, ys, strict=True)]  # fmt: skip
-    names = [series.short for series, _, _ in points]
-    boxes = [(x - 1.5, y - 8, x + 1.5, y + 8) for x, y in spots]
-    offsets = labels.place(spots, names, size, FONT, boxes)
-    for i, (series, _, _) in enumerate(points):
-        axes.plot(xs[i], ys[i], palette.marker(series), color=colours[i], markersize=6, zorder=3)
-        x, y = ((a + b) / n for a, b, n in zip(spots[i], offsets[i], size, strict=True))
-        axes.text(x, y, names[i], transform=axes.transAxes, fontsize=FONT, ha="center",
-                  va="center", color=INK, zorder=4)  # fmt: skip
-
-
-def _bar(value: float, low: float, high: float) -> tuple[float, float]:
-    return (value, value) if math.isnan(low) or math.isnan(high) else (low, high)
-
-
-def _limits(values: list[float], pad: float) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    room = (high - low) * pad or abs(high) * 0.1 or 1.0
-    return low - room, high + room
+def _marks(points: list[Point], unit: float, palette: Palette) -> list[Mark]:
+    return [
+        Mark(
+            one.short, phase.speedup, score.value * unit, (phase.speedup_low, phase.speedup_high),
+            (score.low * unit, score.high * unit), palette.colour(one), palette.marker(one),
+        )
+        for one, score, phase in points
+    ]  # fmt: skip

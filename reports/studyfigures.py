@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 
-from reports import text
+from reports import points, text
+from reports.points import Level, Row
 from reports.sheet import Drawn, Sheet
 from reports.study import Arm, Line, Study
 from reports.studydata import AVERAGE
 from reports.studytables import STATES, seeds_named
 from reports.studytext import captioned
-from reports.style import HUES, INK, MUTED, PAPER
+from reports.style import HUES, INK, MUTED
 
 OURS, THEIRS, BAD = HUES[0], HUES[1], HUES[1]
 NAME = 27
@@ -88,18 +89,17 @@ def losses(study: Study, folder: Path) -> Drawn | None:
     shown = [arm for arm in study.arms if (known["arm"] == arm.name).any()]
     if not shown:
         return None
-    sheet = Sheet("study_losses", len(shown), width=4.3, height=2.3, left=0.6)
+    sheet = Sheet("study_losses", len(shown), width=3.8, height=2.3)
     top = _top(known["loss"])
     right = float(known["step"].max())
     table: list[list[object]] = [[*CURVES]]
     alts = []
     for arm in shown:
         axes = sheet.panel(textwrap.shorten(arm.name, 42, placeholder=" …"), True)
-        axes.set_xlim(0, right * 1.02 or 1)
-        axes.set_ylim(min(0.0, float(known["loss"].min())), top)
-        axes.set_xlabel("step")
         curves = known[known["arm"] == arm.name]
-        failed = _curves(axes, arm, curves, study, top)
+        failed = _curves(axes, arm, curves, top)
+        axes.set(xlim=(0, right * 1.02 or 1), ylim=(min(0.0, float(known["loss"].min())), top))
+        axes.set(xlabel="step", ylabel="training loss")
         table += [[arm.name, r.seed, _status(arm, r.seed), r.step, r.loss]
                   for r in curves.itertuples()]  # fmt: skip
         last = curves.groupby("seed")["loss"].last()
@@ -115,30 +115,30 @@ def losses(study: Study, folder: Path) -> Drawn | None:
     return sheet.save(folder, "Training loss", caption, alts, table)
 
 
-def _curves(axes: Axes, arm: Arm, curves: pd.DataFrame, study: Study, top: float) -> str:
+def _curves(axes: Axes, arm: Arm, curves: pd.DataFrame, top: float) -> str:
     """Draw an arm's losses; says what of them is not a finished curve in the axes."""
     colour = INK if arm.is_reference else OURS
-    done: list[pd.Series] = []
+    failed = {s for s in curves["seed"].unique() if _status(arm, str(s)) == "failed"}
+    seeds = list(curves["seed"].unique())
+    sns.lineplot(curves, x="step", y="loss", hue="seed", hue_order=seeds, estimator=None,
+                 palette=[BAD if s in failed else colour for s in seeds], linewidth=0.7,
+                 alpha=0.55, legend=False, ax=axes)  # fmt: skip
     stops: dict[float, list[str]] = {}
-    for seed, one in curves.groupby("seed", sort=False):
-        failed = _status(arm, str(seed)) == "failed"
-        axes.plot(one["step"], one["loss"], color=BAD if failed else colour, linewidth=0.7,
-                  alpha=0.55, zorder=2)  # fmt: skip
-        if failed:
-            x, y = float(one["step"].iloc[-1]), min(float(one["loss"].iloc[-1]), top)
-            axes.scatter([x], [y], marker="x", s=34, color=BAD, zorder=4, clip_on=False)
-            stops.setdefault(x, []).append(str(seed))
-        else:
-            done.append(one.set_index("step")["loss"])
+    for seed in failed:
+        last = curves[curves["seed"] == seed].iloc[-1]
+        x, y = float(last["step"]), min(float(last["loss"]), top)
+        axes.scatter([x], [y], marker="x", s=34, color=BAD, zorder=4, clip_on=False)
+        stops.setdefault(x, []).append(str(seed))
+    done = [curves[curves["seed"] == s].set_index("step")["loss"] for s in seeds if s not in failed]
     if done:
         mean = pd.concat(done, axis=1).dropna().mean(axis=1).sort_index()
-        axes.plot(mean.index, mean, color=colour, linewidth=1.8, zorder=3)
+        sns.lineplot(x=mean.index, y=mean, color=colour, linewidth=1.8, ax=axes)
     said = [f"{seeds_named(seeds)} failed at step {x:.0f}" for x, seeds in stops.items()]
     if float(curves["loss"].max()) > top:
         said.append("some of it above the axis")
     if said:
         axes.text(0.98, 0.95, "\n".join(said), transform=axes.transAxes, ha="right", va="top",
-                  color=MUTED, fontsize=7.5, style="italic", zorder=5)  # fmt: skip
+                  color=MUTED, style="italic", zorder=5)  # fmt: skip
     return "".join(f"; {words}" for words in said)
 
 
@@ -153,13 +153,8 @@ def _status(arm: Arm, seed: str) -> str:
 
 
 def _sheet(name: str, study: Study, count: int) -> Sheet:
-    names = [_name(study, arm) for arm in study.arms]
-    longest = max(len(line) for name in names for line in name.split("\n"))
-    row = 0.38 if any("\n" in name for name in names) else 0.26
-    return Sheet(
-        name, count, width=4.3, height=1.05 + row * len(names), bottom=0.62,
-        left=min(2.0, 0.25 + 0.066 * longest), right=0.2,
-    )  # fmt: skip
+    two = any("\n" in _name(study, arm) for arm in study.arms)
+    return Sheet(name, count, width=4.2, height=1.2 + (0.34 if two else 0.21) * len(study.arms))
 
 
 def _name(study: Study | None, arm: Arm) -> str:
@@ -172,71 +167,37 @@ def _name(study: Study | None, arm: Arm) -> str:
     return "\n".join([*lines, short] if short else lines)
 
 
-def _frame(
-    axes: Axes, study: Study, label: str, values: list[float], ours: bool = True
-) -> dict[str, Any]:
-    """Names on the left, room around the values; gives how to place texts beside rows."""
-    low, high = min(values), max(values)
-    room = (high - low) * 0.08 or 1.0
-    axes.set_xlim(low - room, high + room)
-    axes.set_ylim(len(study.arms) - 0.4, -0.6)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    lines = textwrap.wrap(label, 40)
-    axes.set_xlabel("\n".join(lines[:2]) + (" …" if len(lines) > 2 else ""))
-    side: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
-    for row, arm in enumerate(study.arms):
-        name = _name(study if ours else None, arm)
-        axes.text(-0.02, row, name, ha="right", color=MUTED, fontsize=8, linespacing=1.1, **side)
-    return side
-
-
 def _dots(axes: Axes, study: Study, bench: str, label: str) -> None:
-    lines = [arm.line(bench) for arm in study.arms]
-    seeds = [(run.accuracy, row) for row, arm in enumerate(study.arms) for run in arm.runs
-             if bench == AVERAGE and not math.isnan(run.accuracy)]  # fmt: skip
-    values = [v for li in lines for v in (li.mean, li.low, li.high) if not math.isnan(v)]
-    side = _frame(axes, study, label, values + [value for value, _ in seeds])
-    for row, line in enumerate(lines):
-        if not line.known:
-            _words(axes, row, STATES.get(line.status, line.status), side)
-    found = [(row, a, li) for row, (a, li) in enumerate(zip(study.arms, lines, strict=True))
-             if li.known]  # fmt: skip
-    rows = [row for row, _, _ in found]
-    colours = [INK if arm.is_reference else OURS for _, arm, _ in found]
-    filled = [arm.is_reference or line.significant for _, arm, line in found]
-    faces = [c if full else PAPER for c, full in zip(colours, filled, strict=True)]
-    # An unknown interval is NaN here, and matplotlib draws nothing for it.
-    axes.hlines(rows, [li.low for _, _, li in found], [li.high for _, _, li in found],
-                colors=colours, linewidth=1.6, zorder=2)  # fmt: skip
-    axes.scatter([li.mean for _, _, li in found], rows, s=36, facecolors=faces,
-                 edgecolors=colours, linewidths=1.4, zorder=3)  # fmt: skip
-    if seeds:
-        axes.scatter([v for v, _ in seeds], [row + 0.27 for _, row in seeds], marker="|", s=22,
+    rows = []
+    for arm in study.arms:
+        line, colour = arm.line(bench), INK if arm.is_reference else OURS
+        word = STATES.get(line.status, line.status)
+        filled = arm.is_reference or line.significant
+        values = line.mean, line.low, line.high
+        rows.append(Row(_name(study, arm), *values, colour, filled=filled, word=word))
+    if bench == AVERAGE:
+        seeds = [(run.accuracy, row + 0.3) for row, arm in enumerate(study.arms)
+                 for run in arm.runs if not math.isnan(run.accuracy)]  # fmt: skip
+        axes.scatter([value for value, _ in seeds], [row for _, row in seeds], marker="|", s=22,
                      color=MUTED, linewidths=1.0, zorder=2)  # fmt: skip
-    reference = study.reference
-    if reference and reference.line(bench).known:
-        axes.axvline(reference.line(bench).mean, color=INK, linewidth=0.8, zorder=1)
+    reference = study.reference.line(bench) if study.reference else None
+    level = [Level("", reference.mean)] if reference and reference.known else []
+    points.draw(axes, rows, _label(label), level)
 
 
 def _papers(axes: Axes, study: Study) -> None:
     """The paper's values, with what it says where it gives none."""
-    found = [(row, a.average.paper) for row, a in enumerate(study.arms)]
-    known = [(row, value) for row, value in found if not math.isnan(value)]
-    label = (study.said("paper_metric") or "the paper's metric") + " (%)"
-    side = _frame(axes, study, label, [value for _, value in known], ours=False)
-    for row, value in found:
-        if math.isnan(value):
-            note = study.arms[row].average.paper_note or "no value"
-            _words(axes, row, textwrap.shorten(note, 34, placeholder=" …"), side)
-    axes.scatter([v for _, v in known], [row for row, _ in known], marker="D", s=30,
-                 facecolors=PAPER, edgecolors=THEIRS, linewidths=1.4, zorder=3)  # fmt: skip
+    rows = []
+    for arm in study.arms:
+        note = textwrap.shorten(arm.average.paper_note or "no value", 34, placeholder=" …")
+        rows.append(Row(_name(None, arm), arm.average.paper, colour=THEIRS, marker="D",
+                        filled=False, word=note))  # fmt: skip
+    points.draw(axes, rows, _label((study.said("paper_metric") or "the paper's metric") + " (%)"))
 
 
-def _words(axes: Axes, row: int, said: str, side: dict[str, Any]) -> None:
-    backing = {"facecolor": PAPER, "linewidth": 0, "pad": 1.5}
-    axes.text(0.02, row, said, color=MUTED, style="italic", fontsize=7.5, bbox=backing,
-              **side)  # fmt: skip
+def _label(said: str) -> str:
+    lines = textwrap.wrap(said, 28)
+    return "\n".join(lines[:2]) + (" …" if len(lines) > 2 else "")
 
 
 def _alt(what: str, study: Study, bench: str) -> str:

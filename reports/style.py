@@ -1,8 +1,8 @@
-"""Colours and markers of the figures.
+"""The theme of the figures: colours, markers, dashes, one size of text.
 
 The eight hues are those of Okabe and Ito, made for every common form of colour blindness; methods
-also differ by marker, so nothing depends on colour alone. In the HTML page each colour below is
-replaced by a CSS variable, so that the same drawing suits a light and a dark page.
+also differ by marker or dash, so nothing depends on colour alone. In the HTML page each colour
+below is replaced by a CSS variable, so that the same drawing suits a light and a dark page.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from itertools import cycle
 from typing import Any
 
 import matplotlib
+import seaborn as sns
+from cycler import cycler
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
 from methods import BLIND, MATCHED
 from reports.cell import Series
@@ -40,47 +43,61 @@ THEMED = {
 MARKERS = "osD^vPX<>ph*d8H"
 CONTROL_MARKERS = {**dict(zip(MATCHED, cycle("x+1"), strict=False)), BLIND: "_"}
 
-RC: dict[Any, Any] = {
-    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
-    "svg.fonttype": "none",  # real text: small, searchable, read aloud
-    "svg.hashsalt": "reports",  # the same data gives the same file
-    "font.family": "sans-serif",
-    "font.size": 8.5,
+DASHES: tuple[tuple[float, ...], ...] = (
+    (1, 0), (4, 1.5), (1, 1), (5, 1.5, 1, 1.5), (8, 2), (3, 1, 1, 1, 1, 1), (2, 2.5),
+)  # fmt: skip
+"""Ink and gap in line widths, as seaborn takes them; the first is solid."""
+
+SIZE, TITLE = 9.0, 10.0
+"""Points of all text, and of titles."""
+
+STRONGEST = 0.55  # opacity on which a number in ink still reads, on a light and on a dark page
+SHADES = LinearSegmentedColormap.from_list(
+    "shades", [to_rgba(ACCENT, 0.03), to_rgba(ACCENT, STRONGEST)]
+)
+"""From the paper to the accent by opacity, so that a map of it suits light and dark pages."""
+
+MAP_SHADES = LinearSegmentedColormap.from_list("map", [to_rgba(MAP, 0.02), to_rgba(MAP)])
+"""The same for maps of pixels."""
+
+AXES: dict[str, Any] = {
     "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8,
-    "axes.titley": 1.0,  # fixed: measuring every tick label for it would double the drawing time
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.facecolor": PAPER,
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: every machine measures the same
     "grid.color": GRID,
-    "grid.linewidth": 0.7,
+    "patch.edgecolor": PAPER,
     "text.color": INK,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
+}
+FILES: dict[str, Any] = {
+    "axes.prop_cycle": cycler(color=sns.color_palette(HUES)),
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType, which journals ask for
+    "svg.fonttype": "none",  # real text: small, searchable, read aloud
+    "svg.hashsalt": "reports",  # the same data gives the same file
+    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
 }
 
 
 def context() -> AbstractContextManager[None]:
     """The settings all figures are drawn under; leaves matplotlib's own untouched on exit."""
-    return matplotlib.rc_context(RC)
+    scale = sns.plotting_context("paper")
+    sizes = {name: SIZE for name in scale if name.endswith("size") and "tick.m" not in name}
+    widths = {"axes.linewidth": 0.7, "grid.linewidth": 0.7, "lines.markersize": 5}
+    theme = {**sns.axes_style("whitegrid", AXES), **scale, **sizes, **widths, **FILES}
+    return matplotlib.rc_context(theme)
 
 
 class Palette:
-    """A colour and a marker for every series of a run, the same in all its figures."""
+    """A colour, a marker and a dash for every series of a run, the same in all its figures."""
 
     def __init__(self, series: list[Series]) -> None:
         self._look: dict[Series, tuple[str, str]] = {}
@@ -96,9 +113,13 @@ class Palette:
                 hue = hues.setdefault(one.method, HUES[len(hues) % len(HUES)])
                 self._look[one] = (hue, MARKERS[1 + drawn % (len(MARKERS) - 1)])
                 drawn += 1
+        self._order = {one: i for i, one in enumerate(series)}
 
     def colour(self, series: Series) -> str:
         return self._look[series][0]
 
     def marker(self, series: Series) -> str:
         return self._look[series][1]
+
+    def dash(self, series: Series) -> tuple[float, ...]:
+        return DASHES[self._order[series] % len(DASHES)]

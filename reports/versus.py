@@ -111,7 +111,7 @@ def _named(name: str, rows: Sequence[Mapping[Key, Side]]) -> tuple[int, list[Key
             refused = refused or error
         else:
             return at, [key for key, side in rows[at].items() if side.label in labels]
-    raise ReportError(str(refused).replace("--against: ", "--against: neither run: "))
+    raise ReportError(str(refused).replace("the rows are", "the rows of B are"))
 
 
 def _params(side: Side) -> str:

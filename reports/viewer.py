@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import numpy as np
 from markupsafe import escape
 from PIL import Image
 
-from reports import overlay, text
-from reports.record import token_states
+from reports import text
+from reports.entries import entry
 from reports.sheet import Drawn
 from reports.shown import Shown
 from reports.summary import Summary
@@ -80,19 +79,19 @@ def markup(
     data: dict[str, Any] = {"images": {}, "samples": []}
     size, left_out = 0, 0
     for group in found:
-        entry = _entry(group)
+        one = entry(group)
         names = [str(n) for n in group[0].about.get("images") or []][:1]
         urls = {n: _url(files[n]) for n in names if n in files and n not in data["images"]}
-        cost = len(json.dumps(entry)) + sum(map(len, urls.values()))
+        cost = len(json.dumps(one)) + sum(map(len, urls.values()))
         if size + cost > BUDGET:
             left_out += 1
             continue
         size += cost
         data["images"] |= urls
-        data["samples"].append(entry)
+        data["samples"].append(one)
     if not data["samples"]:
         return ""
-    script = (TEMPLATES / "viewer.js").read_text(encoding="utf-8")
+    script = "".join((TEMPLATES / n).read_text("utf-8") for n in ("overlay.js", "viewer.js"))
     # A closing tag inside a string would end the script.
     payload = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     note = f"<p>{text.plural(left_out, 'more sample')} did not fit.</p>" if left_out else ""
@@ -102,47 +101,6 @@ def markup(
         f'<script type="application/json" id="viewer-data">{payload}</script>'
         f"<script>{script}</script>"
     )
-
-
-def _entry(group: Sequence[Shown]) -> dict[str, Any]:
-    first = group[0]
-    return {
-        "bench": first.bench,
-        "doc": first.doc_id,
-        "question": overlay.question(first),
-        "target": str(first.about.get("target", "")),
-        "image": str((first.about.get("images") or [""])[0]),
-        "kinds": "".join(map(str, first.record.kinds.tolist())),
-        "words": [str(w) for w in first.about.get("words") or []],
-        "evidence": first.record.evidence,
-        "grids": [g for g in first.record.grid if g.get("number", 0) == 0],
-        "methods": [_method(s) for s in group],
-    }
-
-
-def _method(sample: Shown) -> dict[str, Any]:
-    score = sample.about.get("score")
-    finite = (
-        isinstance(score, (int, float))
-        and not isinstance(score, bool)
-        and -math.inf < score < math.inf  # also for a whole number beyond any float
-    )  # JSON knows no other number
-    return {
-        "name": sample.series.short,
-        "label": sample.series.label,
-        "answer": str(sample.about.get("prediction", "")),
-        "score": score if finite else None,
-        "layers": sample.record.layers,
-        "states": _packed(token_states(sample.record)),
-    }
-
-
-def _packed(states: Any) -> str:
-    """Two bits a token, four tokens a byte, the first in the lowest bits; base64."""
-    flat = states.ravel()
-    flat = np.concatenate([flat, np.zeros(-len(flat) % 4, np.uint8)]).reshape(-1, 4)
-    whole = flat[:, 0] | flat[:, 1] << 2 | flat[:, 2] << 4 | flat[:, 3] << 6
-    return base64.b64encode(whole.astype(np.uint8).tobytes()).decode()
 
 
 def _url(path: Path) -> str:

@@ -72,7 +72,7 @@ def draw(entries: list[Timed], folder: Path, mark: bool | str) -> Drawn | None:
         return None
     longest = max(known, key=lambda one: one[1]["dense"])[0].workload
     shown = [one for one in known if one[0].workload == longest]
-    sheet = Sheet("waterfall", len(shown), width=4.3, height=2.3, left=1.35, right=0.62)
+    sheet = Sheet("waterfall", len(shown), width=4.3, height=2.3)
     alts = []
     top = max(max(_reach(found)) for _, found in shown)
     for entry, found in shown:
@@ -120,9 +120,9 @@ def _panel(axes: Axes, found: dict[str, float], top: float) -> None:
         axes.barh(row, abs(value), left=left, height=0.62, color=colour, zorder=2)
         side = axes.get_yaxis_transform()
         word = NAMES.get(name, "method")
-        axes.text(-0.02, row, word, ha="right", va="center", color=MUTED, fontsize=8,
+        axes.text(-0.02, row, word, ha="right", va="center", color=MUTED,
                   transform=side)  # fmt: skip
         shown = text.number(value, 1, signed=not whole)
-        axes.text(1.02, row, shown, ha="left", va="center", color=INK, fontsize=8,
+        axes.text(1.02, row, shown, ha="left", va="center", color=INK,
                   transform=side)  # fmt: skip
         total = value if whole else total + value

@@ -202,10 +202,13 @@ def test_normalised_score_is_the_share_above_blind(run: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_figures_come_as_svg_png_and_their_csv(run: Path, name: str) -> None:
+def test_figures_come_as_svg_png_pdf_and_their_csv(run: Path, name: str) -> None:
     svg = ElementTree.parse(run / "figures" / f"{name}.svg").getroot()
     assert svg.tag.endswith("svg")
     assert (run / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    pdf = (run / "figures" / f"{name}.pdf").read_bytes()
+    assert pdf[:4] == b"%PDF" and b"/Type3" not in pdf and b"/CIDFontType2" in pdf  # TrueType
+    assert b"/CreationDate" not in pdf
     assert len(rows_of(run / "figures" / f"{name}.csv")) > 3
     html = (run / "report.html").read_text(encoding="utf-8")
     caption = html.split(f'download="{name}.csv"')[0].rsplit("<figcaption>", 1)[1]
@@ -265,7 +268,9 @@ def test_markdown_tables_are_rectangular(run: Path) -> None:
 def test_same_run_gives_same_bytes(run: Path, tmp_path: Path) -> None:
     again = write_run(tmp_path / "study", methods=METHODS, throughput=True)
     build_report(again)
-    names = ["report.html", "report.md"] + [f"figures/{n}.svg" for n in FIGURES]
+    names = ["report.html", "report.md"] + [
+        f"figures/{n}.{k}" for n in FIGURES for k in ("svg", "pdf")
+    ]
     for name in names:
         assert (again / name).read_bytes() == (run / name).read_bytes(), name
 

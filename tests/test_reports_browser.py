@@ -72,9 +72,18 @@ document.getElementById("f").onload = function () {{
       return own.left < box.left - 1 || own.right > box.right + 1 || own.bottom > box.bottom + 1;
     }}).map(e => e.textContent);
   }});
+  // Words that lie on each other by more than a hair, the large watermark below them left out.
+  const over = [...page.querySelectorAll("figure svg")].flatMap(svg => {{
+    const own = [...svg.querySelectorAll("text")].map(e => [e, e.getBoundingClientRect()])
+      .filter(([e, b]) => b.height > 0 && b.height < 26);
+    return own.flatMap(([e, a], i) => own.slice(i + 1).filter(([_, b]) =>
+      Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
+      && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4)
+      .map(([f, _]) => e.textContent + " / " + f.textContent));
+  }});
   document.getElementById("out").textContent = JSON.stringify({{
     page: root.scrollWidth, frame: root.clientWidth, wide: wide.map(e => e.outerHTML.slice(0, 80)),
-    small: texts.filter(b => b.height > 0 && b.height < 8).length, cut: cut,
+    small: texts.filter(b => b.height > 0 && b.height < 8).length, cut: cut, over: over,
     first: page.querySelector("main table").id,
     folds: printed(),
   }});
@@ -114,7 +123,7 @@ def test_a_study_in_a_browser(tmp_path: Path, width: int) -> None:
     study = build_report(write_study(tmp_path / "ablate")).read_text(encoding="utf-8")
     found, console = probe(tmp_path, study, width, FITS)
     assert found["page"] == found["frame"] == width
-    assert (found["wide"], found["cut"], found["small"]) == ([], [], 0)
+    assert (found["wide"], found["cut"], found["over"], found["small"]) == ([], [], [], 0)
     assert found["first"] == "table-claims"
     assert console == []
 
@@ -129,7 +138,7 @@ def test_every_section_in_a_browser(tmp_path: Path, width: int) -> None:
     assert run(out, FakeRun(), methods=methods, bench=("gqa", "textvqa", "pope")) == 0
     found, console = probe(tmp_path, build_report(out).read_text("utf-8"), width, FITS)
     assert found["page"] == found["frame"] == width
-    assert (found["wide"], found["cut"], found["small"]) == ([], [], 0)
+    assert (found["wide"], found["cut"], found["over"], found["small"]) == ([], [], [], 0)
     before, during, after = found["folds"]
     assert before == after > 0 == during  # paper cannot be unfolded
     assert console == []

@@ -91,14 +91,14 @@ def test_figures_tables_and_conditions(run: Path) -> None:
     assert page.ids["layers"] == 1
     assert set(page.rows) >= {"layer-plan", "layer-damage", "layer-stability", "plans"}
     for name in ("arank_probs", "arank_logits", "layer_damage"):
-        for kind in ("svg", "png", "csv"):
+        for kind in ("svg", "png", "pdf", "csv"):
             assert (run / "figures" / f"{name}.{kind}").is_file()
     plan = page.rows["layer-plan"][1]
     assert "8, 9, 10, 11" in plan[3] and "0, 1, 2, 3, 4, 5, 6, 7" in plan[4]
     assert "+0.50" in page.rows["layer-damage"][1][4]
     assert "[+0.31, +0.62]" in page.rows["layer-damage"][1][6]
     assert "53.8 % / 53.8 %" in page.rows["plans"][1][3]
-    assert "n = 50 documents a task" in html and "(mini)" in html
+    assert "n = 50 documents a task" in html and ">mini<" in html
     assert "n = 50 documents, paired with dense, 95 % CI" in html
 
 

@@ -15,6 +15,7 @@ import pytest
 from harness.store.record import RoutingRecord
 from reports import build_report, record, shown, viewer
 from reports.agreement import by_chance, jaccard
+from reports.entries import entry
 from reports.rundata import load_run
 from reports.summary import summarise
 from tests.fixtures.routing import make_record, write_routing
@@ -177,7 +178,7 @@ def test_samples_beyond_the_budget_are_counted(
     files = viewer.images(summary, groups)
     assert len(payload(viewer.markup(summary, groups, files, [], path))["samples"]) == 2
     image = len(base64.b64encode(next(iter(files.values())).read_bytes()))
-    one = image + 100 + len(json.dumps(viewer._entry(groups[0])))
+    one = image + 100 + len(json.dumps(entry(groups[0])))
     monkeypatch.setattr(viewer, "BUDGET", one)
     less = viewer.markup(summary, groups, files, [], path)
     assert [s["doc"] for s in payload(less)["samples"]] == ["0"]

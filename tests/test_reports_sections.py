@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from reports import build_report, changes, fronts, heatmap, pareto, radar, speedfront, style, text
+from reports import build_report, changes, dots, fronts, heatmap, pareto, speedfront, style, text
 from reports.rundata import load_run
 from reports.sheet import Drawn
 from reports.summary import Summary, summarise
@@ -184,24 +185,28 @@ def test_heat_map_marks_the_significant_cells_alone(tmp_path: Path) -> None:
     assert "n = 500" in found.caption and "float32" in found.caption
 
 
-def test_heat_map_and_radar_need_several_benches(tmp_path: Path) -> None:
+def test_heat_map_needs_several_benches(tmp_path: Path) -> None:
     one = summarise(load_run(write_run(tmp_path / "one", benches=("gqa",), failed=())))
     assert drawn(heatmap.draw, one, tmp_path, palette=False)[0] is None
-    two = summarise(load_run(write_run(tmp_path / "two", benches=("gqa", "pope"), failed=())))
-    assert drawn(radar.draw, two, tmp_path)[0] is None
 
 
-def test_radar_shows_shares_of_dense(tmp_path: Path) -> None:
-    run_dir = write_run(tmp_path / "run")
-    summary = summarise(load_run(run_dir))
-    found, rows = drawn(radar.draw, summary, tmp_path)
+def test_dots_stand_in_the_order_of_the_averages_between_dense_and_blind(
+    summary: Summary, tmp_path: Path
+) -> None:
+    found, rows = drawn(dots.draw, summary, tmp_path)
     assert found is not None
-    assert {r["label"] for r in rows} == {"gamma", "pmod", "fastv k=3 r=0.75"}
-    assert ("fastv k=3 r=0.75", "textvqa") not in {(r["label"], r["bench"]) for r in rows}
+    values: dict[str, list[float]] = {}
     for row in rows:
-        expected = float(row["score"]) / float(row["dense"])
-        assert float(row["of_dense"]) == pytest.approx(expected)
-    assert "not 0 %" in found.caption
+        values.setdefault(row["label"], []).append(float(row["score"]))
+    mean = {label: sum(v) / len(v) for label, v in values.items()}
+    names = {s.short: mean[s.label] for s in summary.series if s.method not in ("dense", "blind")}
+    for panel in found.inline.split("<svg ")[1:]:
+        shown = re.findall(r">([^<>]+)</text>", panel)
+        rows_of_it = [names[word] for word in shown if word in names]
+        assert len(rows_of_it) == len(names)
+        assert rows_of_it == sorted(rows_of_it, reverse=True)
+        assert any(word.startswith("dense ") for word in shown)  # lines with their values
+        assert any("blind " in word for word in shown)
 
 
 def test_speed_against_accuracy_needs_both(tmp_path: Path) -> None:

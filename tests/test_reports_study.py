@@ -16,6 +16,7 @@ from reports import build_report, study, studytables
 from reports.rundata import load_run
 from reports.tables import Table
 from tests.fixtures.studies import ARMS, ERROR, FINE, FIRST, HALF, TANH, write_study
+from tests.fixtures.without import WITHOUT_TORCH
 from tests.test_reports import Page
 
 FILES = ("study.csv", "study_runs.csv", "study_claims.csv", "study_losses.csv")
@@ -27,7 +28,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study drawn as ``--plots-only`` does it, where there is no torch."""
     path = write_study(tmp_path_factory.mktemp("runs") / "ablate")
     code = (
-        "import sys\nsys.modules['torch'] = sys.modules['transformers'] = None\n"
+        f"{WITHOUT_TORCH}"
         f"from harness.command.cli import main\nsys.exit(main(['--plots-only', {str(path)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -100,7 +101,7 @@ def test_markdown_says_what_was_trained_and_what_was_found(drawn: Path) -> None:
 
 def test_figures_have_their_numbers_beside_them(drawn: Path) -> None:
     for name in ("study_average", "study_benches", "study_losses"):
-        for kind in ("svg", "png", "csv"):
+        for kind in ("svg", "png", "pdf", "csv"):
             assert (drawn / "figures" / f"{name}.{kind}").stat().st_size > 0
     with (drawn / "figures" / "study_average.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -18,6 +18,7 @@ from reports.build import build_report
 from reports.rundata import load_run
 from reports.summary import summarise
 from reports.timing import Timed, timed, watermark
+from tests.fixtures.without import WITHOUT_TORCH
 
 # label -> ms of vision, prefill, decode, and of the selection; the interval is 4 % wide
 METHODS = {"dense": (10.0, 100.0, 40.0, 0.0), "pmod": (10.0, 60.0, 38.0, 4.0)}
@@ -81,7 +82,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_it_is_drawn_where_there_is_no_torch(run: Path) -> None:
     code = (
-        "import sys\nsys.modules['torch'] = sys.modules['transformers'] = None\n"
+        f"{WITHOUT_TORCH}"
         "from reports import build_report\nfrom pathlib import Path\n"
         f"build_report(Path({str(run)!r}))"
     )
@@ -97,7 +98,7 @@ def test_it_is_drawn_where_there_is_no_torch(run: Path) -> None:
     assert "accuracy.csv" not in markdown
     assert "busy device: 1 other process on it" in markdown
     for name in ("waterfall", "breakeven"):
-        for kind in ("svg", "png", "csv"):
+        for kind in ("svg", "png", "pdf", "csv"):
             assert (run / "figures" / f"{name}.{kind}").stat().st_size > 0
         assert "busy" in (run / "figures" / f"{name}.svg").read_text()  # the watermark
 

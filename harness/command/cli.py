@@ -31,7 +31,7 @@ from harness.options.settings import (
 if TYPE_CHECKING:
     from harness.jobs.runner import Job
 
-CONVERT, PACK = "convert", "pack"  # first words that are no flag: other commands
+CONVERT, PACK, VIEW = "convert", "pack", "view"  # first words that are no flag
 LIGHT = (
     JobKind.LIST | JobKind.CHECK | JobKind.PLOTS_ONLY | JobKind.DIFF | JobKind.DERIVE
 )  # jobs that have no settings
@@ -112,6 +112,10 @@ def _guarded(argv: list[str]) -> int:
             from harness.command.pack import run as pack
 
             return pack(argv[1:])
+        if argv[:1] == [VIEW]:
+            from reports.samples.command import run as view
+
+            return view(argv[1:])
         raw, settings = parse(argv)
         return _dispatch(raw, settings, argv)
     except (HarnessError, KeyboardInterrupt, BrokenPipeError):

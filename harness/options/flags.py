@@ -87,6 +87,7 @@ examples:
   python run_suite.py --list methods
   python -m modsuite convert SOURCE --to FOLDER
   python -m modsuite pack RUN --to DIR
+  python -m modsuite view runs/mine
 
 exit codes: 0 every cell done; 2 bad usage, nothing written; 3 some cells failed, the others are
 done and reported; 130 interrupted, the resume command is printed. The same command with the same

@@ -1,0 +1,1 @@
+"""The page for all samples of a run: a local server, an index on disk, one page. Torch-free."""

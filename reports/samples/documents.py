@@ -1,0 +1,144 @@
+"""Questions and images of documents: from the run's pictures, else from the shipped mini data.
+
+Nothing is guessed: the mini data counts only where its hash is the one that the run's cells name,
+and its image only where it is the very image that was asked about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from minidata import BENCHES
+from minidata.tasks import data_file
+
+HASH = 12  # digits of it in cells.csv
+NOT_KEPT = "Image not kept in this run: it keeps those of the documents in its report's pictures."
+OTHER = "Image not kept in this run, and the shipped mini data is another version than it read."
+NO_IMAGE = "This document has no image."
+FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
+
+
+class Source:
+    """What is known of the documents of a bench beside their answers."""
+
+    def __init__(self, run: Path, parquet: Path | None, why: str) -> None:
+        self.images = run / "routing" / "images"
+        self.parquet, self.why = parquet, why
+        self._questions: list[str] | None = None
+        self._table: Any = None
+        self._lock = threading.Lock()
+
+    def question(self, doc: str) -> str | None:
+        """The question and its choices; None where the run keeps none."""
+        if self.parquet is None:
+            return None
+        if self._questions is None:
+            self._questions = _questions(self.parquet)
+        number = _number(doc)
+        known = number is not None and number < len(self._questions)
+        return self._questions[number or 0] if known else None
+
+    def forget(self) -> None:
+        """Questions are in the index now."""
+        self._questions = None
+
+    def image(self, doc: str, image_id: str) -> tuple[bytes, str] | str:
+        """Content and media type of a document's first image, or the sentence why there is none."""
+        name = image_id.partition("+")[0]
+        if not name:
+            return NO_IMAGE
+        if name.isalnum() and (path := self.images / f"{name}.jpg").is_file():
+            try:
+                return path.read_bytes(), "image/jpeg"
+            except OSError as error:
+                return f"The image cannot be read ({error.strerror})."
+        number = _number(doc)
+        if self.parquet is None or number is None:
+            return self.why
+        content = self._row(number)
+        if content is None:
+            return self.why
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                kind = FORMATS.get(image.format or "")
+                same = _key(image.convert("RGB")) == name
+        except Exception:  # a damaged file makes a decoder raise anything
+            return "The image cannot be read."
+        return (content, kind) if same and kind else OTHER
+
+    def _row(self, number: int) -> bytes | None:
+        import pyarrow.parquet as pq
+
+        assert self.parquet is not None
+        with self._lock:
+            if self._table is None:
+                self._table = pq.read_table(self.parquet, columns=["image"])["image"]
+            if number >= len(self._table):
+                return None
+            value = self._table[number].as_py()
+        return value["bytes"] if isinstance(value, dict) else None
+
+
+def source(run: Path, bench: str, mini: bool, said: set[str]) -> Source:
+    """The source of a bench whose cells name ``said`` as their data."""
+    if not mini or bench not in BENCHES:
+        return Source(run, None, NOT_KEPT)
+    path = data_file(bench)
+    try:
+        name = f"{path.name}@{_version(path)}"
+    except OSError:
+        return Source(run, None, f"{NOT_KEPT} The shipped mini data is not here.")
+    return Source(run, path, NOT_KEPT) if said == {name} else Source(run, None, OTHER)
+
+
+def _version(path: Path) -> str:
+    """As `harness.bench.sources` names a plain file: hash over its name and content."""
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(f"{path.name} {content}\n".encode()).hexdigest()[:HASH]
+
+
+def _questions(path: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    names = pq.read_schema(path).names
+    columns = [name for name in ("question", "choices") if name in names]
+    return [_asked(row) for row in pq.read_table(path, columns=columns).to_pylist()]
+
+
+def _asked(row: dict[str, Any]) -> str:
+    choices = row.get("choices") or []
+    lines = [f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(choices)]
+    return "\n".join([str(row.get("question", "")), *lines])
+
+
+def _key(image: Any) -> str:
+    """As the run names an image: mode, size and pixels."""
+    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def _number(doc: str) -> int | None:
+    """The row of a document that is named by it."""
+    return int(doc) if doc.isascii() and doc.isdigit() and len(doc) < 10 else None
+
+
+def told(folder: Path) -> dict[str, dict[str, Any]]:
+    """doc_id -> what ``routing/<cell_id>/*.json`` say of the pictured documents of a cell."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(about["words"], list):
+                found[str(about["doc_id"])] = about | {"file": path.with_suffix(".npz")}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # the report has a notice for it
+    return found
