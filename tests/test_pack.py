@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from harness.command.cli import main
 from harness.store import tables
 from reports.diff import compare
 from reports.rundata import load_run
+from reports.samples.index import Index
 from tests.fakes import DERIVED, DOCUMENTS, FakeRun, derived, run
 
 CELLS = 6  # dense, fastv and random on two benches
@@ -194,3 +196,18 @@ def test_answers_of_any_text_come_back(tmp_path: Path) -> None:
     assert main(["pack", str(out), "--to", str(to)]) == 0
     for path in (out / "samples").glob("*.csv"):
         assert tables.content(to / "samples" / path.name) == path.read_bytes()
+
+
+def test_the_page_of_all_samples_shows_a_pack(finished: Path, packed: Path, tmp_path: Path) -> None:
+    def answers(source: Path) -> list[tuple[object, ...]]:
+        folder = tmp_path / f"index-{source.name}"
+        folder.mkdir(exist_ok=True)
+        index = Index(source, folder)
+        index.build()
+        assert index.progress.notices == []
+        with closing(index.connect()) as base:
+            return sorted(map(tuple, base.execute("SELECT * FROM answers")))
+
+    shown = answers(packed)
+    assert len(shown) == CELLS * DOCUMENTS
+    assert shown == answers(finished)
