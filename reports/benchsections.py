@@ -107,7 +107,8 @@ def _front(
 def _benches(summary: Summary, drawn: tuple[Drawn, ...]) -> Section | None:
     if not drawn:
         return None
-    return Section("accuracy", "Accuracy by bench", findings.benches(summary), drawn)
+    said = findings.benches(summary)
+    return Section("accuracy", "Accuracy by bench", said, drawn, open_figures=1)
 
 
 def _controls(summary: Summary, rivals: Rivals) -> Section | None:
@@ -124,7 +125,10 @@ def _told(summary: Summary, section: Section) -> Section:
     said = {"routing": findings.kept, "evidence": findings.recall}.get(section.anchor)
     about = section.about or (section.intro if section.anchor != "pictures" else "")
     intro = said(summary) if said else "" if about else section.intro
-    return replace(section, intro=intro, about=about)
+    many = len(section.figures) > 3  # one a bench, as a rule
+    folded = any(len(table.rows) > 12 for table in section.tables)
+    shown = 1 if many else section.open_figures
+    return replace(section, intro=intro, about=about, open_figures=shown, folded=folded)
 
 
 def _changes(summary: Summary) -> Section | None:

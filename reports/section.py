@@ -25,3 +25,5 @@ class Section:
     """How it was done, folded: ``intro`` is what was found."""
     first: bool = False
     """The first screen: the table with the figure beside it."""
+    open_figures: int = 2
+    """How many of the figures the page shows at once; the others unfold."""
