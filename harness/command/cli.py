@@ -31,7 +31,7 @@ from harness.options.settings import (
 if TYPE_CHECKING:
     from harness.jobs.runner import Job
 
-CONVERT, VIEW = "convert", "view"  # a first word that is no flag: another command
+CONVERT, PACK, VIEW = "convert", "pack", "view"  # first words that are no flag
 LIGHT = (
     JobKind.LIST | JobKind.CHECK | JobKind.PLOTS_ONLY | JobKind.DIFF | JobKind.DERIVE
 )  # jobs that have no settings
@@ -108,6 +108,10 @@ def _guarded(argv: list[str]) -> int:
             from harness.model.convert.command import run as convert
 
             return convert(argv[1:])
+        if argv[:1] == [PACK]:
+            from harness.command.pack import run as pack
+
+            return pack(argv[1:])
         if argv[:1] == [VIEW]:
             from reports.samples.command import run as view
 
@@ -140,7 +144,7 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
         return _plots(raw["plots_only"], settings)
     if job is JobKind.DIFF:
         one, other = raw["diff"]
-        return _diff(one, other, settings.out)
+        return _diff(one, other, settings.out, settings.against)
     if job is JobKind.DERIVE:
         from harness.jobs.derive import run_derive
 
@@ -239,12 +243,12 @@ def _plots(target: str, settings: Settings) -> int:
     return EXIT_OK if whole else EXIT_CELLS_FAILED
 
 
-def _diff(one: str, other: str, out: str | None) -> int:
+def _diff(one: str, other: str, out: str | None, against: Sequence[str]) -> int:
     from reports.diffview import show_diff
     from reports.errors import ReportError
 
     try:
-        show_diff(Path(one), Path(other), Path(out) if out else None)
+        show_diff(Path(one), Path(other), Path(out) if out else None, against)
     except ReportError as error:
         raise UsageError(f"--diff: {error}") from None
     return EXIT_OK

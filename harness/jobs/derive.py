@@ -1,5 +1,6 @@
 """`--derive RUN`: readouts, tables and report again from a run's stored records. No weights.
 
+A packed run has no records: its tables are made again, from costs as they were counted.
 Torch-free, unless the counters of FLOPs have changed and count again on modules without weights.
 """
 
@@ -25,8 +26,9 @@ from harness.readouts.ending import conclude
 from harness.readouts.stored import read_out_cell
 from harness.readouts.summary import ending
 from harness.store.against import in_run, keep
-from harness.store.csvfile import read_rows
+from harness.store.pack import settle
 from harness.store.rundir import DONE, Store, open_for_reading, read_run_json
+from harness.store.tables import is_packed, read_rows
 
 FLAG = "--derive"
 
@@ -44,6 +46,9 @@ def run_derive(
     path = open_for_reading(target, FLAG)
     about = read_run_json(path)
     require_records(path)
+    packed = is_packed(path)
+    if packed:
+        show.say(f"{FLAG}: a packed run: tables again, costs as they were counted")
     references = in_run(against, path)
     with Progressing(quiet) as show, Store(path, FLAG) as store:
         keep(path, references)
@@ -55,13 +60,18 @@ def run_derive(
         for requested in show.each("reading out", order, names):
             row, name = done[requested], names[requested]
             try:
-                read_out_cell(store, row["cell_id"])
+                if packed:
+                    read_cell(store, row, about["seed"])
+                else:
+                    read_out_cell(store, row["cell_id"])
             except (RefereeError, StoreError) as error:  # it keeps the readouts that it has
                 failed += 1
                 show.warn(f"{PROGRAM}: {name}: {one_line(error)}")
                 _leave_out(derived, requested, row)
         show.phase("tables")
         derived.write()
+        if packed:
+            settle(path)
         show.phase("drawing the report")
         shown = conclude(_report(path), lambda: ending(path), show, form)
     if len(order) < len(about["cells"]):
@@ -102,6 +112,8 @@ def require_records(path: Path) -> None:
     if not done:
         raise UsageError(f"{FLAG}: '{path}' has no finished cell of a benchmark")
     here = [r for r in done if order and (r.get("requested_id") or r["cell_id"]) in order]
+    if here and is_packed(path):
+        return
     for row in here or done:
         if not here or not Store(path).records_gz(row["cell_id"]).is_file():
             raise UsageError(

@@ -159,7 +159,7 @@ class Settings:
         validators.comma_list,
         "LIST",
         help="rows that the first table's differences are to (default dense): names or labels",
-        jobs=ON_BENCHES | JobKind.PLOTS_ONLY | JobKind.DERIVE,
+        jobs=ON_BENCHES | JobKind.PLOTS_ONLY | JobKind.DERIVE | JobKind.DIFF,
         record=Record.NEVER,  # beside the settings, for the next drawing
     )
     n_text: int = setting(
