@@ -47,10 +47,10 @@ def run_derive(
     about = read_run_json(path)
     require_records(path)
     packed = is_packed(path)
-    if packed:
-        show.say(f"{FLAG}: a packed run: tables again, costs as they were counted")
     references = in_run(against, path)
     with Progressing(quiet) as show, Store(path, FLAG) as store:
+        if packed:
+            show.say(f"{FLAG}: a packed run: tables again, costs as they were counted")
         keep(path, references)
         done = store.done()
         order = [cell for cell in about["cells"] if cell in done]
