@@ -45,7 +45,12 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(PY) run_suite.py --methods gamma,pmod --bench gqa,textvqa --out runs/demo \
 		--batch-size 8 --analyse arank --analyse-samples 20 --with-throughput --n-out 8 --max-seconds 10
-	@echo "Report: `pwd`/runs/demo/report.html"
+	@echo
+	@echo "Report: `pwd`/runs/demo/report.html (open it in a browser)"
+	@echo "Next, a method of your own:  $(PY) run_suite.py --list methods"
+	@echo "                             docs/adding-a-method.md"
+	@echo "      the table to paste:    $(PY) run_suite.py --plots-only runs/demo --table md"
+	@echo "      more of a comparison:  $(PY) run_suite.py --suite suites/first-light.yaml"
 
 # One thread a worker: tiny models lose more by sharing cores than they gain.
 test: $(STAMP)

@@ -26,9 +26,11 @@ class Comparison:
         """`NAME.csv` of the run. Raises Error where the run has none."""
         import pandas as pd
 
-        file = self.path / f"{name}.csv"
-        if not file.is_file():
-            have = ", ".join(sorted(p.stem for p in self.path.glob("*.csv")))
+        from harness.store.tables import stored
+
+        file = stored(self.path / f"{name}.csv")
+        if file is None:
+            have = ", ".join(sorted({p.name.split(".")[0] for p in self.path.glob("*.csv*")}))
             raise Error(f"{self.path}: no {name}.csv; there are {have}")
         return pd.read_csv(file)
 

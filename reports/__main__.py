@@ -37,8 +37,11 @@ def _diff(words: list[str]) -> None:
     parser.add_argument("a", type=Path, metavar="RUN_A")
     parser.add_argument("b", type=Path, metavar="RUN_B")
     parser.add_argument("--out", type=Path, metavar="DIR|FILE.md", help="write it as Markdown too")
+    parser.add_argument(
+        "--against", metavar="LIST", default="", help="rows that the other run is compared with"
+    )
     asked = parser.parse_args(words)
-    show_diff(asked.a, asked.b, asked.out)
+    show_diff(asked.a, asked.b, asked.out, [name for name in asked.against.split(",") if name])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from reports import (
     changes,
     controls,
     costtables,
+    curves,
     dots,
     findings,
     fronts,
@@ -55,9 +56,11 @@ def sections(
             dots.draw(summary, folder, palette) if heat else None
         )  # of one bench: the first figure
         layers = routing.sections(summary, folder, palette)
+        lines = curves.section(summary, folder, palette)
     board = ranktable.table(summary, ranking, entries, rivals.marks)
     found: list[Section | None] = [
         Section(FIRST, "Methods, best first", "", known(first), (board,), first=True),
+        lines,
         against,
         _front(summary, fronts.table(summary, chances), chances, known(front, fast)),
         _benches(summary, known(heat, dot)),

@@ -80,12 +80,26 @@ def entries(summary: Summary) -> list[tuple[str, str]]:
             pairs.append(("Margin", f"{text.listing(sorted(margins))} {noun}"))
         pairs += numbering.condition(summary)
     pairs += recorded(run, TIMING if run.is_timing else ENTRIES)
+    pairs += _reused(run)
     if run.timed is not None:
         pairs += [pair for pair in recorded(run, BESIDE) if pair[0] != "Versions"]
     counter, convention = summary.counting
     if counter or convention:
         pairs.append(("FLOPs counted by", f"{counter or '?'}, convention {convention or '?'}"))
     return pairs
+
+
+def _reused(run: Run) -> list[tuple[str, str]]:
+    """Which cells another run answered, with what its run.json says of itself."""
+    done = run.cells[run.cells["status"] == "done"]
+    parts = []
+    for name, rows in done[done["reused_from"] != ""].groupby("reused_from", sort=False):
+        device, created = (run.get(f"reused.{name}.{key}") for key in ("device_name", "created_at"))
+        how = ", ".join(filter(None, (str(device or ""), str(created or "").partition("T")[0])))
+        methods = text.listing(list(dict.fromkeys(rows["label"])))
+        source = f"{name} ({how})" if how else str(name)
+        parts.append(f"{len(rows)} of {len(done)} cells from {source}: {methods}")
+    return [("Answers of other runs", "; ".join(parts))] if parts else []
 
 
 def of_study(study: Study) -> list[tuple[str, str]]:

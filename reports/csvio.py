@@ -5,9 +5,7 @@ A wrong figure is worse than a gap: whatever cannot be trusted is left out and s
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,12 @@ from typing import Any
 import pandas as pd
 
 from harness.common.jsonfile import read_json
+from harness.store import tables
 from harness.store.columns.table import Table
 from harness.store.csvfile import scan
+from harness.store.tables import stored
+
+__all__ = ["Spec", "read_object", "read_table", "stored"]
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
 """Characters that no XML or terminal takes."""
@@ -76,15 +78,6 @@ def read_table(path: Path, spec: Spec, notices: list[str]) -> pd.DataFrame:
     return _typed(frame.drop_duplicates(key, keep="last").reset_index(drop=True), spec, notices)
 
 
-def stored(path: Path) -> Path | None:
-    """The file that holds this CSV: itself or, packed by gzip, beside it; None when there is none.
-
-    Large tables of kept runs are packed.
-    """
-    packed = path.with_name(path.name + ".gz")
-    return next((place for place in (path, packed) if place.exists()), None)
-
-
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object without characters that cannot be shown. Raises OSError and ValueError."""
     value = _shown(read_json(path))
@@ -105,15 +98,12 @@ def _shown(value: Any, depth: int = 0) -> Any:
 
 def _rows(path: Path, name: str, notices: list[str]) -> tuple[list[str], list[list[str]]] | None:
     """Header and complete records of a file, or None when it holds none."""
-    place = stored(path)
-    if place is None:
-        return None
     try:
-        content = place.read_bytes()
-        content = gzip.decompress(content) if place != path else content
-    except (OSError, EOFError, zlib.error) as error:
-        said = getattr(error, "strerror", None) or str(error)
-        notices.append(f"{place.name}: cannot be read ({said}).")
+        content = tables.content(path)
+    except tables.Unreadable as error:
+        notices.append(f"{error.place.name}: cannot be read ({error.said}).")
+        return None
+    if content is None:
         return None
     text = content.decode("utf-8-sig", errors="replace")
     lines = _CONTROL.sub("", text).split("\n")

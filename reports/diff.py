@@ -1,28 +1,35 @@
 """Two runs cell by cell: the same method, parameters and bench under two sets of conditions.
 
 Differences are B minus A. They are paired on the documents that both runs answered, where both
-kept their samples; the p-values are corrected over all compared cells (Holm).
+kept their samples; the p-values are corrected over all compared cells (Holm). Other methods and
+parameters are compared in `reports.versus`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from harness.common.jsonfile import parse_json
-from reports.csvio import Spec, read_table
+from reports.cell import ALPHA, NAN
 from reports.errors import ReportError
 from reports.rundata import Run, load_run
+from reports.versus import (
+    Key,
+    Versus,
+    compare_rows,
+    fingerprint,
+    headline,
+    is_mean,
+    pairs_of,
+    samples_of,
+    unlike,
+)
 
-NAN = math.nan
-ALPHA = 0.05
-SAMPLES = ("doc_id", "target", "image_id")
 CONDITIONS = (
     ("Model", "model_id"), ("Revision", "revision"), ("Data", "settings.data"),
     ("Device", "device_name"), ("Precision", "dtype"), ("Attention", "attn"),
@@ -35,7 +42,7 @@ GROUPS = {
     "versions.": "Version of ", "weight_hashes.": "Weights ", "model_files.": "Model file ",
     "checkpoints.": "Checkpoint ",
 }  # fmt: skip
-Key = tuple[str, ...]
+Condition = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -69,18 +76,23 @@ class Diff:
 
     a: Path
     b: Path
-    conditions: list[tuple[str, str, str]]
+    conditions: list[Condition]
+    """Of compared cells, where they differ."""
     rows: list[Row]
+    versus: list[Versus] = field(default_factory=list)
+    aside: list[Condition] = field(default_factory=list)
+    """Conditions of cells that are not compared as the same."""
+    mini: bool = False
     only_a: list[str] = field(default_factory=list)
     only_b: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
 
-def compare(a: Path, b: Path) -> Diff:
-    """Compare two run directories.
+def compare(a: Path, b: Path, against: Sequence[str] = ()) -> Diff:
+    """Compare two run directories; ``against`` names rows that the other run is compared with.
 
     Raises:
-        ReportError: one is no run on benchmarks, both are the same, or no cell is in both.
+        ReportError: one is no run on benchmarks, both are the same, or nothing compares.
     """
     if a.resolve() == b.resolve():
         raise ReportError(f"{a} and {b} are the same directory: nothing to compare.")
@@ -88,17 +100,28 @@ def compare(a: Path, b: Path) -> Diff:
     by_model = any(run.cells["model"].nunique() > 1 for run in runs)
     cells = [_done(run, by_model) for run in runs]
     both = [key for key in cells[0] if key in cells[1]]
-    if not both:
-        raise ReportError(
-            f"{a} and {b} have no finished cell in common (same method, parameters and bench)."
-        )
-    rows = [_row(runs, cells[0][key], cells[1][key]) for key in both]
-    only = [[_name(mine[k]) for k in mine if k not in other]
-            for mine, other in (cells, cells[::-1])]  # fmt: skip
+    apart: list[str] = []
+    pairs = pairs_of(cells, against)
+    versus = compare_rows(runs, pairs, apart)
+    if not both and not versus:
+        why = f": {apart[0]}" if apart else " (same bench and documents)"
+        raise ReportError(f"{a} and {b} have no finished cell in common{why}.")
+    rows = _corrected([_row(runs, cells[0][key], cells[1][key]) for key in both])
+    compared = {(name, row.bench) for row in versus for name in (row.one, row.other)}
+    ways = (("A", cells[0], cells[1]), ("B", cells[1], cells[0]))
+    only = [[_name(cell) for key, cell in mine.items() if key not in other
+             and (f"{cell.label} ({letter})", cell.bench) not in compared]
+            for letter, mine, other in ways]  # fmt: skip
     notices = [f"{name}: {said}" for name, run in zip("AB", runs, strict=True)
                for said in dict.fromkeys(run.notices)]  # fmt: skip
-    notices += list(_failed(runs))
-    return Diff(a, b, conditions(*runs), _corrected(rows), only[0], only[1], notices)
+    notices += [f"{said}." for said in apart] + list(_failed(runs))
+    methods = {str(cells[0][key].method) for key in both}
+    found, aside = conditions(runs[0], runs[1], methods)
+    data = {key[-1]: (fingerprint(cells[0][key]), fingerprint(cells[1][key])) for key in both}
+    found += [(f"Data of {bench}", one, other) for bench, (one, other) in data.items()
+              if one != other]  # fmt: skip
+    mini = any(cell.data == "mini" for mine in cells for cell in mine.values())
+    return Diff(a, b, found, rows, versus, aside, mini, only[0], only[1], notices)
 
 
 def _load(path: Path) -> Run:
@@ -136,17 +159,22 @@ def _failed(runs: list[Run]) -> Iterator[str]:
             yield f"{name}: failed, not compared: {shown}."
 
 
-def conditions(a: Run, b: Run) -> list[tuple[str, str, str]]:
-    """What is recorded of both and differs, in the order of its weight."""
+def conditions(a: Run, b: Run, methods: set[str]) -> tuple[list[Condition], list[Condition]]:
+    """What is recorded of the runs and differs, in the order of its weight.
+
+    Apart from it what belongs to other methods than ``methods``, of which nothing is compared.
+    """
     pairs = [(title, key) for title, key in CONDITIONS]
     for prefix, title in GROUPS.items():
         keys = dict.fromkeys(k for run in (a, b) for k in run.meta if k.startswith(prefix))
         pairs += [(title + key.removeprefix(prefix), key) for key in keys]
-    found = []
+    found: tuple[list[Condition], list[Condition]] = ([], [])
     for title, key in pairs:
         one, other = (run.meta.get(key, DEFAULTS.get(key)) for run in (a, b))
         if one != other:
-            found.append((title, _shown(one), _shown(other)))
+            owner = key.split(".")[1] if key.startswith("checkpoints.") else None
+            aside = owner is not None and owner not in methods
+            found[aside].append((title, _shown(one), _shown(other)))
     return found
 
 
@@ -162,7 +190,7 @@ def _row(runs: list[Run], a: Any, b: Any) -> Row:
     row = Row(str(a.label), str(a.bench), cost_ratio=_cost_ratio(runs, a, b))
     if a.data != b.data:
         return replace(row, remark=f"other data: {a.data or '?'} and {b.data or '?'}")
-    main = [_headline(run, cell.cell_id) for run, cell in zip(runs, (a, b), strict=True)]
+    main = [headline(run, cell.cell_id) for run, cell in zip(runs, (a, b), strict=True)]
     if main[0] is None or main[1] is None:
         return replace(row, remark=f"no score in {'A' if main[0] is None else 'B'}")
     one, other = main
@@ -173,31 +201,19 @@ def _row(runs: list[Run], a: Any, b: Any) -> Row:
     return _paired(runs, row, str(a.cell_id), str(b.cell_id))
 
 
-def _headline(run: Run, cell_id: str) -> Any:
-    rows = run.accuracy[(run.accuracy["cell_id"] == cell_id) & run.accuracy["value"].notna()]
-    marked = rows[rows["headline"] == 1]
-    chosen = marked if len(marked) else rows
-    return next(chosen.itertuples(), None)
-
-
 def _paired(runs: list[Run], row: Row, a: str, b: str) -> Row:
     """Interval and p-value on the shared documents; the plain difference where there are none."""
     plain = replace(row, delta=row.b - row.a)
-    ours, theirs = (_samples(run, cell) for run, cell in zip(runs, (a, b), strict=True))
+    ours, theirs = (samples_of(run, cell) for run, cell in zip(runs, (a, b), strict=True))
     missing = [name for name, frame in (("A", ours), ("B", theirs)) if not len(frame)]
     if missing:
         return replace(plain, remark=f"no samples in {' and '.join(missing)}: not paired")
-    joint = ours.merge(theirs, on="doc_id", suffixes=("_a", "_b"))
-    if not len(joint):
-        return replace(row, remark="no document in common")
-    other = int((joint["target_a"] != joint["target_b"]).sum())
-    if other:
-        reason = f"{other} of {len(joint)} documents have another answer key: other data"
+    joint, reason = unlike(ours, theirs)
+    if reason:
         return replace(row, shared=len(joint), remark=reason)
-    for value, frame in ((row.a, ours), (row.b, theirs)):
-        if abs(value - frame["score"].mean()) > 1e-6 * max(1.0, abs(value)):
-            reason = "the metric is no mean over documents: no interval"
-            return replace(plain, shared=len(joint), remark=reason)
+    if not (is_mean(row.a, ours) and is_mean(row.b, theirs)):
+        reason = "the metric is no mean over documents: no interval"
+        return replace(plain, shared=len(joint), remark=reason)
     from harness.statistics import stats
 
     found = stats.paired(joint["score_b"], joint["score_a"], list(joint["image_id_a"]))
@@ -206,13 +222,6 @@ def _paired(runs: list[Run], row: Row, a: str, b: str) -> Row:
     low, high = (NAN if v is None else v for v in (found.delta.low, found.delta.high))
     return replace(row, shared=len(joint), delta=found.delta.value, low=low, high=high,
                    p_value=found.p_value, remark=remark)  # fmt: skip
-
-
-def _samples(run: Run, cell_id: str) -> pd.DataFrame:
-    name = f"samples/{cell_id}.csv"
-    spec = Spec(name, SAMPLES, ("score",), ("doc_id",), ("doc_id", "score"))
-    frame = read_table(run.path / name, spec, run.notices)
-    return frame[frame["score"].notna()][[*SAMPLES, "score"]]
 
 
 def _cost_ratio(runs: list[Run], a: Any, b: Any) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.readouts.budgets import asked, budget_columns
-from harness.readouts.summary import summary_table
+from harness.readouts.summary import ending
 from harness.store.csvfile import read_rows
 from reports import build_report, numbering
 from tests.fakes import FakeRun, run
@@ -71,12 +71,13 @@ def test_one_kind_of_numbering_needs_no_column(tmp_path: Path) -> None:
 
 
 def test_the_closing_table_says_both(out: Path) -> None:
-    table = summary_table(out)
-    assert [str(column.header) for column in table.columns][:2] == ["method", "positions"]
-    cells = {name: list(column.cells) for name, column in zip("mpg", table.columns, strict=True)}
-    shown = dict(zip(cells["m"], cells["g"], strict=True))
-    assert str(shown["divprune tokens=6"]).endswith("asked 6, got 10)")
-    assert "asked" not in str(shown["random kv=0.6"])
+    closing = ending(out)
+    assert closing is not None
+    table = closing.table(None)
+    rows = {str(cells[0]): " ".join(map(str, cells[1:])) for cells in zip(
+        *(column.cells for column in table.columns), strict=True)}  # fmt: skip
+    assert "asked 6 tokens, got 10" in rows["divprune\ntokens=6, numbered anew"]
+    assert "asked" not in rows["random\nkv=0.6"]
 
 
 def test_tokens_are_those_of_one_image() -> None:

@@ -10,9 +10,10 @@ import pytest
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
-from harness.readouts.controls import BUDGET_POINTS, Contender, Controls, positions_of
+from harness.readouts.controls import Contender, Controls, positions_of
 from harness.readouts.fronts import Subject
 from harness.statistics import stats
+from harness.statistics.budgets import BUDGET_POINTS
 from harness.store import columns
 from harness.store.csvfile import read_rows
 from tests.fakes import FakeRun, run

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.bench.loop import Sample
-from harness.readouts.summary import summary_table
+from harness.readouts.summary import ending
 from harness.store.csvfile import read_rows
 from reports import build_report, sentences
 from reports.rundata import load_run
@@ -69,9 +69,13 @@ def test_the_report_says_same_answers_in_place_of_a_verdict(path: Path) -> None:
         "The same answers as dense in every document: fastv on gqa and pope."
         in sentences.findings(summary)
     )
-    terminal = summary_table(path)
-    shown = dict(zip(terminal.columns[0].cells, terminal.columns[1].cells, strict=True))
-    assert str(shown["fastv"]).endswith("(+0.0 ≡)")
+    closing = ending(path)
+    assert closing is not None
+    columns = {str(column.header): column for column in closing.table(None).columns}
+    names = [str(cell).split("\n")[0] for cell in columns["method"].cells]
+    shown = dict(zip(names, columns["gqa mini, %\n(Δ to dense)"].cells, strict=True))
+    assert str(shown["fastv"]).endswith("(0.0 same answers)")
+    assert str(shown["uniform"]).endswith("(0.0 open)")
 
 
 def test_the_tables_say_from_which_n_on_non_inferior_can_be_had(path: Path) -> None:

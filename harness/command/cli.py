@@ -31,7 +31,7 @@ from harness.options.settings import (
 if TYPE_CHECKING:
     from harness.jobs.runner import Job
 
-CONVERT, VIEW = "convert", "view"  # a first word that is no flag: another command
+CONVERT, PACK, VIEW = "convert", "pack", "view"  # first words that are no flag
 LIGHT = (
     JobKind.LIST | JobKind.CHECK | JobKind.PLOTS_ONLY | JobKind.DIFF | JobKind.DERIVE
 )  # jobs that have no settings
@@ -108,6 +108,10 @@ def _guarded(argv: list[str]) -> int:
             from harness.model.convert.command import run as convert
 
             return convert(argv[1:])
+        if argv[:1] == [PACK]:
+            from harness.command.pack import run as pack
+
+            return pack(argv[1:])
         if argv[:1] == [VIEW]:
             from reports.samples.command import run as view
 
@@ -137,14 +141,14 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     if job is JobKind.CHECK:
         return _check(raw["check"], raw.get("family"), settings.out)
     if job is JobKind.PLOTS_ONLY:
-        return _plots(raw["plots_only"], settings.out, settings.against)
+        return _plots(raw["plots_only"], settings)
     if job is JobKind.DIFF:
         one, other = raw["diff"]
-        return _diff(one, other, settings.out)
+        return _diff(one, other, settings.out, settings.against)
     if job is JobKind.DERIVE:
         from harness.jobs.derive import run_derive
 
-        return run_derive(raw["derive"], settings.quiet, settings.against)
+        return run_derive(raw["derive"], settings.quiet, settings.against, settings.table)
     from harness.jobs.runner import run
 
     return run(_work(job, settings)(settings, argv))
@@ -215,27 +219,36 @@ def _check(name: str, family: str | None, out: str | None) -> int:
         raise UsageError(f"--check: {one_line(error)}") from None
 
 
-def _plots(target: str, out: str | None, against: Sequence[str]) -> int:
+def _plots(target: str, settings: Settings) -> int:
+    from harness.common.progress import Progressing
     from harness.store.against import in_run
     from harness.store.rundir import open_for_reading
 
     run_dir: Path = open_for_reading(target)
-    from reports.build import build_report
-    from reports.errors import ReportError
+    with Progressing(settings.quiet) as show:
+        show.phase("drawing the report", soon=True)
+        from harness.readouts.ending import conclude
+        from harness.readouts.summary import ending
+        from reports.build import build_report
+        from reports.errors import ReportError
 
-    try:
-        put(build_report(run_dir, Path(out) if out else None, in_run(against, run_dir)))
-    except ReportError as error:
-        raise UsageError(f"--plots-only: {error}") from None
-    return EXIT_OK
+        out = Path(settings.out) if settings.out else None
+        try:
+            against = in_run(settings.against, run_dir)
+            report = build_report(run_dir, out, against)
+        except ReportError as error:
+            show.close()
+            raise UsageError(f"--plots-only: {error}") from None
+        whole = conclude(report, lambda: ending(run_dir, against), show, settings.table)
+    return EXIT_OK if whole else EXIT_CELLS_FAILED
 
 
-def _diff(one: str, other: str, out: str | None) -> int:
+def _diff(one: str, other: str, out: str | None, against: Sequence[str]) -> int:
     from reports.diffview import show_diff
     from reports.errors import ReportError
 
     try:
-        show_diff(Path(one), Path(other), Path(out) if out else None)
+        show_diff(Path(one), Path(other), Path(out) if out else None, against)
     except ReportError as error:
         raise UsageError(f"--diff: {error}") from None
     return EXIT_OK

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.errors import CellError, StoreError, one_line
+from harness.common.forecast import Forecast
 from harness.common.jsonfile import read_json
 from harness.common.progress import Progressing
 from harness.common.roots import ROOT
@@ -80,16 +81,21 @@ class Analyses:
         """Nothing beside the settings."""
         return {}
 
+    def plan(self, forecast: Forecast) -> None:
+        """Named only: how long one takes is not known before it is over."""
+        for name in missing(self.grid, self.folder):
+            forecast.part(name)
+
     def run(self, session: Any, store: Store, show: Progressing) -> bool:
         """Do what is missing; the cells are safe whatever happens."""
         try:
-            self._run(session, show.say)
+            self._run(session, show)
         except CellError as error:
             show.warn(f"{PROGRAM}: {one_line(error)}")
             return True
         return False
 
-    def _run(self, loaded: Any, say: Callable[[str], None]) -> None:
+    def _run(self, loaded: Any, show: Progressing) -> None:
         """Do what is missing, then the correlations. Raises CellError and StoreError, one line."""
         grid, folder = self.grid, self.folder
         left = missing(grid, folder)
@@ -107,7 +113,7 @@ class Analyses:
             dense=DenseModel(loaded, cells[0].checkpoint),
             benches=tuple(cell.bench for cell in cells),
             evaluate=self.evaluate,
-            say=say,
+            say=show.say,
             folder=folder,
             samples=settings.analyse_samples,
             limit=settings.limit,
@@ -124,7 +130,8 @@ class Analyses:
         for name in left:
             started = time.perf_counter()
             try:
-                work[name](analysis)
+                with show.part(f"analysis {name}", show.forecast.part(name)):
+                    work[name](analysis)
                 if name != "plan":
                     write_correlations(analysis)
             except (StoreError, KeyboardInterrupt):

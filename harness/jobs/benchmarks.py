@@ -8,23 +8,27 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.common.errors import CellError, StoreError, one_line
+from harness.common.forecast import Forecast
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
 from harness.cost.findings import RefereeError
 from harness.jobs.cellrun import record_failure, run_cell
 from harness.jobs.grid import Cell, Grid, make_grid, too_few
+from harness.jobs.planned import part_of, plan_cells
 from harness.jobs.resolve import named_methods, require_same_files, runtime_of, with_dense
+from harness.jobs.reuse import Reuse, open_sources
 from harness.jobs.runner import Job
 from harness.model.session import Session
 from harness.options.runtime import Runtime
 from harness.options.settings import Settings
 from harness.readouts.derive import Derived
+from harness.readouts.ending import Ending
 from harness.readouts.stored import read_out_cell, require_readable
-from harness.readouts.summary import LEGEND, summary_table
+from harness.readouts.summary import ending
 from harness.store.against import keep, meant
 from harness.store.cells import engine_digest, params_json
-from harness.store.rundir import Store, read_run_json
-from harness.store.runinfo import CIRCUMSTANCES
+from harness.store.rundir import Store, is_run, read_run_json
+from harness.store.runinfo import CIRCUMSTANCES, versions
 
 
 class Extra(Protocol):
@@ -43,6 +47,9 @@ class Extra(Protocol):
     def describe(self) -> dict[str, Any]:
         """What run.json says of it."""
 
+    def plan(self, forecast: Forecast) -> None:
+        """What is left of it, for the time that the run still takes."""
+
     def run(self, session: Any, store: Store, show: Progressing) -> bool:
         """Do what is missing; True when a part of it failed."""
 
@@ -51,6 +58,7 @@ class Benchmarks(Job):
     """Methods on benches. `session`: a model that is loaded already, used instead of a name."""
 
     grid: Grid
+    reuse: Reuse
     extras: list[Extra]
     against: list[str]  # labels of the rows that the first table compares with
     referees: Any = None
@@ -117,6 +125,7 @@ class Benchmarks(Job):
         benches = [self.bench(name, source) for name in settings.bench]
         runtime = self.runtime(source)
         self.grid = make_grid(settings, methods, source, benches, runtime, self.engine())
+        self.reuse = open_sources(settings.reuse, out)
         rows = [(cell.method, cell.key.params) for cell in self.grid.cells]
         self.against = meant(
             settings.against,
@@ -154,20 +163,29 @@ class Benchmarks(Job):
         they disagree).
         """
         todo, self.damaged = self._left(out)
+        todo = self.reuse.find(todo)
+        if self.reuse.sources:
+            conditions = {**describe_run(self.grid, ""), "versions": versions()}
+            for line in self.reuse.said(self.grid.cells, conditions):
+                show.say(line)
         used = {cell.method: cell.checkpoint for cell in todo}
         for extra in self.extras:
             used |= extra.methods()
         if not used:
             self.session = None
             return self._taken_up(out)
+        show.phase(f"loading {self.grid.source.model_id}", soon=True)
         self.session = self.load(show)
+        show.phase("checking methods", soon=True)
         for method, checkpoint in used.items():
             self.session.check(method, checkpoint)
+        show.phase("checking the counters of FLOPs", soon=True)
         self.referees = self.counters()
         about = describe_run(self.grid, self.session.device_name)
         about |= {"referees": self.referees.described(), "settings": self.recorded}
         about["image_processor"] = self.session.image_processor
         about["cells"] = self._ids()  # --derive goes by it
+        about |= self.reuse.recorded(out)
         for extra in self.extras:
             about |= extra.describe()
         return about
@@ -196,27 +214,39 @@ class Benchmarks(Job):
 
         Cells of other code may have been the last, when that code is back.
         """
+        if not is_run(out):  # every cell is another run's
+            return self.reuse.described(describe_run(self.grid, "")) | {
+                "settings": self.recorded, "cells": self._ids(), **self.reuse.recorded(out)
+            }  # fmt: skip
         before = {k: v for k, v in read_run_json(out).items() if k not in CIRCUMSTANCES}
         about = {
             "cells": self._ids(),
             "engine_hash": self.grid.cells[0].key.engine_source,
             "checkpoints": self.grid.checkpoints,
+            **self.reuse.recorded(out),
         }
         return {**before, **about} if any(before.get(k) != about[k] for k in about) else None
 
     def work(self, store: Store, show: Progressing) -> bool:
         failed = self._cells(store, show)
-        show.table(lambda: summary_table(store.path))
-        show.say(LEGEND)
         for extra in self.extras if self.session is not None else ():
             failed = extra.run(self.session, store, show) or failed
         return failed
 
+    def ending(self, out: Path) -> Ending | None:
+        return ending(out)
+
     def _cells(self, store: Store, show: Progressing) -> bool:
-        grid, done = self.grid, store.done()
+        grid = self.grid
+        self.reuse.take(store)
+        self.damaged = {i: why for i, why in self.damaged.items() if i not in self.reuse.taken}
+        done = store.done()
         for cell_id in self.damaged:
             done.pop(cell_id, None)
         todo = [cell for cell in grid.cells if cell.key.cell_id not in done]
+        plan_cells(grid.cells, done, show.forecast)
+        for extra in self.extras if self.session is not None else ():
+            extra.plan(show.forecast)
         margin = store.margin(self.settings.margin)
         keep(store.path, self.against)
         derived = Derived(store, self._ids(), self.settings.seed, margin)
@@ -231,7 +261,8 @@ class Benchmarks(Job):
         for line in filter(None, (*grid.notes, too_few(grid, margin))):
             show.say(line)
         before = len(grid.cells) - len(todo)
-        show.say(f"{store.path}: {len(grid.cells)} cells, {before} done before")
+        here = f", of them {len(self.reuse.taken)} in other runs" if self.reuse.taken else ""
+        show.say(f"{store.path}: {len(grid.cells)} cells, {before} done before{here}")
         for cell in (cell for cell in todo if cell.key.cell_id in self.damaged):
             why = one_line(self.damaged[cell.key.cell_id])
             show.warn(f"{PROGRAM}: {cell.name} is answered again: {why}")
@@ -245,13 +276,15 @@ class Benchmarks(Job):
             if failed:
                 gc.collect()  # an exception's frames hold tensors; free them before the next cell
             derived.left_out.discard(cell.key.cell_id)
+            show.phase("tables", soon=True)
             derived.write()
         if not todo:
+            show.phase("tables", soon=True)
             derived.write()
         return failed
 
     def _cell(self, cell: Cell, title: str, store: Store, show: Progressing) -> None:
-        with show.cell(title) as on_batch:
+        with show.part(title, part_of(cell, show.forecast)) as on_batch:
             verbose, session = self.settings.verbose, self.session
             result = run_cell(cell, session, store, self.evaluate, self.referees, on_batch, verbose)
         headline = result.headline

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,20 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from harness.common.console import Console
 from harness.common.errors import UsageError, one_line
-from harness.common.progress import Progressing, print_whole
+from harness.common.progress import Progressing
 from harness.cost.readouts import read_out, routing_table
 from harness.cost.rows import cost_rows
 from harness.families.catalog import shape_from_config
 from harness.families.shapes import ModelShape
+from harness.jobs.budgets import with_budgets
 from harness.jobs.resolve import check_methods, named_methods, with_dense
 from harness.jobs.runner import Job
 from harness.model.convert.use import config_behind
 from harness.options.gpus import find_gpu
 from harness.options.settings import Settings
 from harness.options.workload import Workload, pictures
+from harness.readouts.ending import Ending
 from harness.statistics.bounds import Gpu, Sample, capacity_row
 from harness.store import columns
 from harness.store.cells import ID_LENGTH, params_json
@@ -53,13 +54,16 @@ class Costed:
 class Costs(Job):
     """Methods in the ledger, from a config."""
 
+    asks_for_table = True
+
     def resolve(self, out: Path) -> dict[str, Any]:
         settings = self.settings
         self.batch = fixed_batch(settings)
         self.config = config_behind(settings.model)
         self.shape = shape_from_config(self.config, settings.model)
-        self.methods = with_dense(named_methods(settings.methods))
-        check_methods(self.methods, self.shape)
+        asked = with_dense(named_methods(settings.methods))
+        check_methods(asked, self.shape)
+        self.methods, self.notes = with_budgets(asked, settings.budgets, self.shape)
         specs = [method.spec for method in self.methods]
         self.recorded = {**settings.recorded(), "methods": specs}
         return self.recorded
@@ -75,10 +79,11 @@ class Costs(Job):
         """All of it is computed here: where the counters disagree, nothing is written."""
         from harness.cost.referees import Referees
 
+        show.phase("checking the counters of FLOPs", soon=True)
         referees = Referees(self.shape)
         checked = referees.described()
         how = self.config, self.shape, self.settings, referees
-        self.found, self.left_out = predict(self.methods, *how)
+        self.found, self.left_out = predict(show.each("counting", self.methods), *how)
         return {"settings": self.recorded, "referees": checked, "config": self.config}
 
     def work(self, store: Store, show: Progressing) -> bool:
@@ -88,21 +93,16 @@ class Costs(Job):
         write_csv(store.path / "routing.csv", columns.ROUTING, routing_rows(self.found))
         fits = list(capacity_rows(self.shape, self.found, self.settings))
         write_csv(store.path / "capacity.csv", columns.CAPACITY, fits)
-        console = Console()
-        print_whole(console, ledger_table(self.shape, self.found, batch))
-        for line in self.left_out:
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
         return False
 
-    def report(self, out: Path) -> Path:
+    def ending(self, out: Path) -> Ending:
         from reports.capacity import choose
         from reports.rundata import load_run
         from reports.summary import summarise
 
-        console = Console()
-        for line in choose(summarise(load_run(out))):
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
-        return super().report(out)
+        table = ledger_table(self.shape, self.found, self.batch)
+        choices = choose(summarise(load_run(out)))
+        return Ending(lambda width: table, notes=[*self.notes, *self.left_out, *choices])
 
 
 def fixed_batch(settings: Settings) -> int:
@@ -113,7 +113,7 @@ def fixed_batch(settings: Settings) -> int:
 
 
 def predict(
-    methods: Sequence[Any],
+    methods: Iterable[Any],
     config: Mapping[str, Any],
     shape: ModelShape,
     settings: Settings,

@@ -1,5 +1,6 @@
 """`--derive RUN`: readouts, tables and report again from a run's stored records. No weights.
 
+A packed run has no records: its tables are made again, from costs as they were counted.
 Torch-free, unless the counters of FLOPs have changed and count again on modules without weights.
 """
 
@@ -17,53 +18,65 @@ from harness.common.errors import (
     one_line,
 )
 from harness.common.progress import Progressing
-from harness.common.stops import PROGRAM, put
+from harness.common.stops import PROGRAM
 from harness.cost.findings import RefereeError
 from harness.options.workload import is_workload
 from harness.readouts.derive import Derived, read_cell
+from harness.readouts.ending import conclude
 from harness.readouts.stored import read_out_cell
-from harness.readouts.summary import LEGEND, summary_table
+from harness.readouts.summary import ending
 from harness.store.against import in_run, keep
-from harness.store.csvfile import read_rows
+from harness.store.pack import settle
 from harness.store.rundir import DONE, Store, open_for_reading, read_run_json
+from harness.store.tables import is_packed, read_rows
 
 FLAG = "--derive"
 
 
-def run_derive(target: str, quiet: bool = False, against: Sequence[str] = ()) -> int:
+def run_derive(
+    target: str, quiet: bool = False, against: Sequence[str] = (), form: str | None = None
+) -> int:
     """Read every finished cell out again; the exit code is that of a run.
+
+    ``form``: of the final table, see `harness.readouts.ending`.
 
     Raises UsageError, before anything is written, for a run in progress and for one whose cells
     have no records.
     """
     path = open_for_reading(target, FLAG)
     about = read_run_json(path)
-    show = Progressing(quiet)
     require_records(path)
+    packed = is_packed(path)
     references = in_run(against, path)
-    with Store(path, FLAG) as store:
+    with Progressing(quiet) as show, Store(path, FLAG) as store:
+        if packed:
+            show.say(f"{FLAG}: a packed run: tables again, costs as they were counted")
         keep(path, references)
         done = store.done()
         order = [cell for cell in about["cells"] if cell in done]
         derived = Derived(store, order, about["seed"], store.margin(None))
         failed = len(about["cells"]) - len(order)
-        for number, requested in enumerate(order, start=1):
-            row = done[requested]
-            name = f"{row['label']} on {row['bench']}"
-            show.say(f"[{number}/{len(order)}] {name}")
+        names = {cell: f"{done[cell]['label']} on {done[cell]['bench']}" for cell in order}
+        for requested in show.each("reading out", order, names):
+            row, name = done[requested], names[requested]
             try:
-                read_out_cell(store, row["cell_id"])
+                if packed:
+                    read_cell(store, row, about["seed"])
+                else:
+                    read_out_cell(store, row["cell_id"])
             except (RefereeError, StoreError) as error:  # it keeps the readouts that it has
                 failed += 1
                 show.warn(f"{PROGRAM}: {name}: {one_line(error)}")
                 _leave_out(derived, requested, row)
+        show.phase("tables")
         derived.write()
-    show.table(lambda: summary_table(path))
-    show.say(LEGEND)
-    put(_report(path))
+        if packed:
+            settle(path)
+        show.phase("drawing the report")
+        shown = conclude(_report(path), lambda: ending(path), show, form)
     if len(order) < len(about["cells"]):
         show.warn(f"{PROGRAM}: {_missing(store, about['cells'])}")
-    return EXIT_CELLS_FAILED if failed else EXIT_OK
+    return EXIT_CELLS_FAILED if failed or not shown else EXIT_OK
 
 
 def _leave_out(derived: Derived, requested: str, row: dict[str, str]) -> None:
@@ -99,6 +112,8 @@ def require_records(path: Path) -> None:
     if not done:
         raise UsageError(f"{FLAG}: '{path}' has no finished cell of a benchmark")
     here = [r for r in done if order and (r.get("requested_id") or r["cell_id"]) in order]
+    if here and is_packed(path):
+        return
     for row in here or done:
         if not here or not Store(path).records_gz(row["cell_id"]).is_file():
             raise UsageError(

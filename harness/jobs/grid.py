@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.roots import DATA
+from harness.jobs.budgets import with_budgets
 from harness.jobs.resolve import (
     check_methods,
     checkpoint_hashes,
@@ -96,11 +97,12 @@ def make_grid(
     checkpoints = find_checkpoints(settings, methods, source)
     methods = with_trained_parameters(methods, checkpoints)
     check_methods(methods, source.info)
-    notes: tuple[str, ...] = ()
+    methods, notes = with_budgets(methods, settings.budgets, source.info)
     if settings.controls:
         from harness.jobs.matched import with_controls
 
-        methods, notes = with_controls(methods, source.info, named_methods)
+        methods, said = with_controls(methods, source.info, named_methods)
+        notes += said
         checkpoints = find_checkpoints(settings, methods, source)  # theirs are dense's
     batch = settings.batch_size
     batch_size = AUTO_BATCH[runtime.device] if isinstance(batch, str) else batch
@@ -139,6 +141,11 @@ def make_grid(
     return Grid(settings, source, runtime, tuple(cells), notes)
 
 
+def planned_documents(cell: Cell) -> int | None:
+    """How many documents a cell is going to answer; None where that is not known yet."""
+    return min((n for n in (cell.bench.documents, cell.key.limit) if n), default=None)
+
+
 def too_few(grid: Grid, margin: float) -> str:
     """A line on benches with fewer documents than `non-inferior` within `margin` points needs.
 
@@ -148,12 +155,10 @@ def too_few(grid: Grid, margin: float) -> str:
     from harness.statistics.power import smallest_n
 
     needed = smallest_n(margin / 100)
-    benches = {c.bench.name: c.bench.documents for c in grid.cells if c.method.name != DENSE}
-    limit = grid.settings.limit
-    planned = {
-        b: min(n for n in (known, limit) if n) for b, known in benches.items() if known or limit
-    }
-    few = [f"{bench} has {n}" for bench, n in planned.items() if needed is None or n < needed]
+    planned = {c.bench.name: planned_documents(c) for c in grid.cells if c.method.name != DENSE}
+    few = [
+        f"{bench} has {n}" for bench, n in planned.items() if n and (needed is None or n < needed)
+    ]
     if not few:
         return ""
     points = f"{margin:g} point{'' if margin == 1 else 's'}"

@@ -39,7 +39,7 @@ def with_controls(
     there: dict[tuple[str, str], list[float]] = {}
     for method, budget in budgets.items():
         # A control counts as what it was given: pool's grids may miss it, again and again.
-        known = _given(method) or budget
+        known = given_budget(method) or budget
         if method.name in MATCHED and known:
             there.setdefault((method.name, method.numbering), []).append(_share(known, n))
     specs, without = [], []
@@ -74,13 +74,14 @@ def budget_of(method: Any, info: ModelInfo, n: int) -> tuple[str, float] | None:
     except MethodError as error:
         raise UsageError(f"--methods: {one_line(error)}") from None
     share = None if asked is None else sum(asked) / (len(asked) * n)
-    given = _given(method)
+    given = given_budget(method)
     if given and (share is None or abs(_share(given, n) - share) <= SAME):
         return given
     return None if share is None else ("kv", round(share, 4))
 
 
-def _given(method: Any) -> tuple[str, float] | None:
+def given_budget(method: Any) -> tuple[str, float] | None:
+    """The budget among a method's parameters as a control takes it: `kv` (a share) or `tokens`."""
     # Elsewhere `ratio` and `tokens` are amounts of the method's own: gamma's is a share of tokens
     # that its training skips.
     names = ("kv", "ratio", "tokens") if isinstance(method, Budgeted) else ("kv",)

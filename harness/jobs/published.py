@@ -11,8 +11,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from harness.common.console import Console
-from harness.common.progress import Progressing, print_whole
+from harness.common.progress import Progressing
 from harness.cost.published import (
     TEXT,
     PaperRow,
@@ -27,6 +26,7 @@ from harness.cost.readouts import read_out
 from harness.cost.rows import cost_rows
 from harness.jobs.costs import Costed, routing_rows
 from harness.jobs.runner import Job
+from harness.readouts.ending import Ending
 from harness.store import columns
 from harness.store.cells import ID_LENGTH, params_json
 from harness.store.csvfile import write_csv
@@ -39,6 +39,8 @@ WORKLOAD = f"one picture, {TEXT} text tokens"
 
 class Published(Job):
     """A paper's table: `published.csv`, `cost.csv`, `routing.csv` and the report."""
+
+    asks_for_table = True
 
     def resolve(self, out: Path) -> dict[str, Any]:
         assert self.settings.published is not None  # how this was reached
@@ -53,9 +55,11 @@ class Published(Job):
 
         table, records = self.table, Records()
         models = dict.fromkeys(row.model for row in table.rows)
+        show.phase("checking the counters of FLOPs", soon=True)
         referees = {model: Referees(paper_shape(model)) for model in models}
         checked = {model: one.described() for model, one in referees.items()}
-        self.found = [_costed(row, records, referees[row.model]) for row in table.rows]
+        rows = show.each("counting", table.rows)
+        self.found = [_costed(row, records, referees[row.model]) for row in rows]
         self.compared = list(lines(table, records))
         about = {"paper": table.paper, "table": table.table, "title": table.title}
         content = {"settings": self.recorded, "referees": checked}
@@ -67,8 +71,11 @@ class Published(Job):
         write_csv(store.path / "published.csv", columns.PUBLISHED, self.compared)
         write_csv(store.path / "cost.csv", columns.COST, rows)
         write_csv(store.path / "routing.csv", columns.ROUTING, routing_rows(self.found))
-        _print(self.table, self.compared)
         return False
+
+    def ending(self, out: Path) -> Ending:
+        table = comparison(self.table, self.compared)
+        return Ending(lambda width: table, notes=footnotes(self.table, self.compared))
 
 
 def _costed(row: PaperRow, records: Records, referees: Any) -> Costed:
@@ -97,13 +104,6 @@ def _costed(row: PaperRow, records: Records, referees: Any) -> Costed:
     if not spec:
         readout |= {column: None for column in readout if column.startswith(ROUTER)}
     return Costed(about, readout)
-
-
-def _print(table: PaperTable, compared: Sequence[Mapping[str, Any]]) -> None:
-    console = Console()
-    print_whole(console, comparison(table, compared))
-    for line in footnotes(table, compared):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def comparison(table: PaperTable, compared: Sequence[Mapping[str, Any]]) -> Table:

@@ -19,14 +19,18 @@ from harness.common.errors import (
     one_line,
 )
 from harness.common.progress import Progressing
-from harness.common.stops import COMMAND, PROGRAM, put, stoppable
+from harness.common.stops import COMMAND, PROGRAM, stoppable
 from harness.options.settings import Settings
+from harness.readouts.ending import Ending, conclude
 from harness.store.rundir import Store, check_out, default_out
 from harness.store.runinfo import environment
 
 
 class Job(ABC):
     """One kind of run. The steps are called in the order they stand here, each once."""
+
+    asks_for_table = False
+    """Whether the table at its end is what the job is for: it then goes to standard output."""
 
     def __init__(self, settings: Settings, argv: Sequence[str]) -> None:
         self.settings, self.argv = settings, list(argv)
@@ -59,6 +63,10 @@ class Job(ABC):
 
         return Path(build_report(out))
 
+    def ending(self, out: Path) -> Ending | None:
+        """The table that the run ends with; None for a job that has none."""
+        return None
+
 
 def run(job: Job) -> int:
     """Run or resume a job; returns the exit code.
@@ -66,10 +74,15 @@ def run(job: Job) -> int:
     Raises UsageError before anything was written. When it is stopped or the disk fails, a line
     says how to go on.
     """
-    show = Progressing(job.settings.quiet)
-    out = Path(job.settings.out) if job.settings.out else default_out()
-    if check_out(out, job.resolve(out)):
-        job.resume(out)
+    with Progressing(job.settings.quiet) as show:
+        show.phase("looking up names, model and data", soon=True)
+        out = Path(job.settings.out) if job.settings.out else default_out()
+        if check_out(out, job.resolve(out)):
+            job.resume(out)
+        return _guarded(job, out, show)
+
+
+def _guarded(job: Job, out: Path, show: Progressing) -> int:
     again = resume_command(job.argv, job.settings, out)
     try:
         with stoppable():
@@ -90,20 +103,21 @@ def _work(job: Job, out: Path, show: Progressing) -> int:
         if about is not None:
             store.write_run_json({**environment(job.argv), **about})
         failed = job.work(store, show)
-        drawn = _report(job, out, show)
-    return EXIT_CELLS_FAILED if failed or not drawn else EXIT_OK
+        report = _report(job, out, show)
+        form, asked = job.settings.table, job.asks_for_table
+        shown = conclude(report, lambda: job.ending(out), show, form, asked)
+    return EXIT_CELLS_FAILED if failed or report is None or not shown else EXIT_OK
 
 
-def _report(job: Job, out: Path, show: Progressing) -> bool:
-    """Whether the report was drawn; what is computed is safe whatever happens here."""
+def _report(job: Job, out: Path, show: Progressing) -> Path | None:
+    """The report, None where it could not be drawn; what is computed is safe then too."""
+    show.phase("drawing the report")
     try:
-        report = job.report(out)
+        return job.report(out)
     except Exception as error:
         again = f"{COMMAND} --plots-only {shlex.quote(str(out))}"
         show.warn(f"{PROGRAM}: no report: {one_line(error)}; the tables are there, again: {again}")
-        return False
-    put(report)
-    return True
+        return None
 
 
 def resume_command(argv: Sequence[str], settings: Settings, out: Path) -> str:

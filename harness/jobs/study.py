@@ -128,6 +128,7 @@ def _compute(jobs: Sequence[Training], show: Progressing) -> dict[Training, str]
 
         render(SCENES)
     workers, threads = _share(len(todo))
+    show.phase(f"training, {workers} at a time")
     failed: dict[Training, str] = {}
     pool = ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=work.set_up, initargs=(threads,)

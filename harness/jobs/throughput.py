@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.errors import UsageError
+from harness.common.forecast import Forecast, Part
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
 from harness.jobs.resolve import require_same_files
@@ -55,6 +56,8 @@ class Throughput(Job):
         grid, todo = self.grid, self.todo
         count = len(grid.workloads)
         show.say(f"{store.path}: {count} workloads, {count - len(todo)} done before")
+        for work in todo:
+            workload_part(work, grid, show.forecast)
         return time_all(grid, self.bench, todo, self.cells, store, self.watch, self.busy, show)
 
 
@@ -101,11 +104,16 @@ def time_all(
         from harness.timing.workrun import run_workload
 
         title = f"[{number}/{len(todo)}] {work.spec}"
-        with show.cell(title) as on_round:
+        with show.part(title, workload_part(work, grid, show.forecast), still=True) as on_round:
             notes = notes_before(grid, watch, busy)
             results = run_workload(grid, bench, work, cells, store, watch, notes, on_round)
         failed = _say(results, title, show) or failed
     return failed
+
+
+def workload_part(work: Workload, grid: TimingGrid, forecast: Forecast) -> Part:
+    """The workload in the forecast of the run; its units are rounds."""
+    return forecast.part("times", "", work.spec, grid.settings.repeats)
 
 
 def _say(results: Sequence[tuple[TimedCell, str]], title: str, show: Progressing) -> bool:
@@ -130,10 +138,11 @@ def build(grid: TimingGrid, show: Progressing) -> Any:
 
     if grid.source is not None:
         asked = grid.settings
+        show.phase(f"loading {grid.model}", soon=True)
         loaded = load_model(grid.source, asked.device, asked.dtype, asked.attn, show.say)
         return Bench(loaded.model, grid.shape, loaded.processor, loaded)
     device, dtype = pick_device(grid.settings.device), getattr(torch, grid.runtime.dtype)
-    show.say(f"building {grid.model} on {device}, {grid.runtime.dtype}, {grid.runtime.attn}")
+    show.phase(f"building {grid.model} on {device}, {grid.runtime.dtype}, {grid.runtime.attn}")
     try:
         model = build_random(grid.config, device, dtype, grid.runtime.attn, grid.settings.seed)
     except torch.OutOfMemoryError:

@@ -8,6 +8,7 @@ from typing import Any
 from harness.bench.benches import resolve_bench
 from harness.common.errors import UsageError
 from harness.families.catalog import shape_from_config
+from harness.jobs.budgets import with_budgets
 from harness.jobs.resolve import (
     check_methods,
     checkpoint_hashes,
@@ -34,7 +35,8 @@ def make_timing_grid(settings: Settings) -> TimingGrid:
     grid = _random(settings, methods) if settings.random_weights else _real(settings, methods)
     grid = replace(grid, workloads=tuple(work), data=_data(settings, work, grid.source))
     check_methods(grid.methods, grid.shape)
-    return grid
+    methods, _ = with_budgets(grid.methods, settings.budgets, grid.shape)
+    return replace(grid, methods=tuple(methods))
 
 
 def _data(settings: Settings, work: list[Workload], source: Any) -> dict[str, str]:

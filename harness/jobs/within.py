@@ -15,10 +15,11 @@ from typing import Any
 
 from harness.bench.benches import resolve_bench
 from harness.common.errors import UsageError
+from harness.common.forecast import Forecast
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
 from harness.jobs.grid import Grid
-from harness.jobs.throughput import bus_id, conditions, same_device, time_all
+from harness.jobs.throughput import bus_id, conditions, same_device, time_all, workload_part
 from harness.jobs.timed import check_rounds, of_benches
 from harness.options.option import flag
 from harness.options.settings import Settings
@@ -59,6 +60,11 @@ class Within:
     def describe(self) -> dict[str, Any]:
         """The conditions of the times, for run.json."""
         return {"timing": conditions(self.grid, Watch(bus_id(self.grid)))}
+
+    def plan(self, forecast: Forecast) -> None:
+        """A part a workload."""
+        for work in self.todo:
+            workload_part(work, self.grid, forecast)
 
     def run(self, session: Any, store: Store, show: Progressing) -> bool:
         """Time what is missing; True when a cell failed."""

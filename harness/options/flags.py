@@ -40,7 +40,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _word(
         "diff",
-        "compare two runs cell by cell, conditions first; --out DIR or FILE.md keeps it",
+        "compare two runs: equal cells, then rows that only A has with those that only B has, or "
+        "with --against NAME; --out DIR or FILE.md keeps it",
         place,
         ("RUN_A", "RUN_B"),
         jobs=JobKind.DIFF,
@@ -85,6 +86,7 @@ examples:
   python run_suite.py --methods gamma,pmod --bench gqa,textvqa --with-throughput
   python run_suite.py --list methods
   python -m modsuite convert SOURCE --to FOLDER
+  python -m modsuite pack RUN --to DIR
   python -m modsuite view runs/mine
 
 exit codes: 0 every cell done; 2 bad usage, nothing written; 3 some cells failed, the others are

@@ -40,6 +40,7 @@ _do = partial(setting, group=option.DO)
 _analysis = partial(setting, group=option.LAYERS, jobs=ON_BENCHES, record=Record.SET)
 _timing = partial(setting, group=option.TIMES, jobs=MEASURING, record=Record.USED)
 _shape = partial(setting, group=option.TIMES, jobs=JobKind.THROUGHPUT, record=Record.USED)
+COSTS = JobKind.COSTS_ONLY | JobKind.PUBLISHED
 _free = partial(setting, jobs=~JobKind(0), record=Record.NEVER)
 
 
@@ -55,6 +56,14 @@ class Settings:
         help="comma list of name[:key=value]..., see --list methods; a name may be the path of a "
         "FILE.py that defines a method",
     )
+    budgets: tuple[str, ...] = _do(
+        (),
+        validators.budgets,
+        "LIST",
+        help="one row a budget for every method that takes one: shares of the image's KV cache "
+        "(0.5,0.33,0.22) or tokens of one image (192,128,64)",
+        record=Record.NEVER,  # the rows stand among the methods then
+    )
     controls: bool = _do(
         False,
         help="add random, uniform and pool at the budget of every method, and blind",
@@ -67,6 +76,16 @@ class Settings:
         "LIST",
         help="comma list from --list benches, or any lmms-eval task name as it stands",
         jobs=ON_BENCHES | JobKind.THROUGHPUT | JobKind.STUDY,
+    )
+    reuse: tuple[str, ...] = _do(
+        (),
+        validators.places,
+        "RUN",
+        help="take the answers of finished cells with the same id from this run, which is only "
+        "read; repeatable",
+        jobs=ON_BENCHES,
+        record=Record.NEVER,
+        repeats=True,
     )
     model: str = setting(
         "tiny-llava",
@@ -140,7 +159,7 @@ class Settings:
         validators.comma_list,
         "LIST",
         help="rows that the first table's differences are to (default dense): names or labels",
-        jobs=ON_BENCHES | JobKind.PLOTS_ONLY | JobKind.DERIVE,
+        jobs=ON_BENCHES | JobKind.PLOTS_ONLY | JobKind.DERIVE | JobKind.DIFF,
         record=Record.NEVER,  # beside the settings, for the next drawing
     )
     n_text: int = setting(
@@ -253,6 +272,13 @@ class Settings:
         "DIR",
         help="run directory, resumed if it exists (default runs/<time>)",
         jobs=WRITING,
+    )
+    table: str | None = _free(
+        None,
+        one_of("form", ("md",)),
+        "md",
+        help="print the final table as Markdown on standard output, and nothing else there",
+        jobs=ON_BENCHES | JobKind.DERIVE | JobKind.PLOTS_ONLY | COSTS,
     )
     quiet: bool = _free(False, help="no progress, errors only")
     verbose: bool = _free(False, help="more detail, library messages")

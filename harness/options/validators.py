@@ -76,6 +76,30 @@ def points(text: str) -> float:
     return _number(text, what, lambda value: 0 < value < 100)
 
 
+def budgets(text: str) -> tuple[str, ...]:
+    """Budgets in canonical form: all shares (`0.33`, at most `1.0`) or all tokens (`192`)."""
+    items = comma_list(text)
+    whole = [item.isascii() and item.isdigit() for item in items]
+    if any(whole) and not all(whole):
+        one, other = items[whole.index(True)], items[whole.index(False)]
+        raise UsageError(
+            f"'{one}' is a number of tokens, '{other}' a share: give all as tokens of one image "
+            "(192,128,64), or all as shares of its KV cache (0.33,0.22,0.11)"
+        )
+    what = "a share above 0, at most 1.0 (0.33), or a whole number of tokens (192)"
+    found: list[str] = []
+    for item in items:
+        number = (
+            str(positive(item))
+            if all(whole)
+            else str(_number(item, what, lambda value: 0 < value <= 1))
+        )
+        if number in found:
+            raise UsageError(f"'{item}' stands twice")
+        found.append(number)
+    return tuple(found)
+
+
 def share(text: str) -> float:
     """A number above 0, at most 1."""
     return _number(text, "a share above 0, at most 1", lambda value: 0 < value <= 1)
@@ -154,6 +178,11 @@ def place(text: str) -> str:
         why = getattr(error, "strerror", None) or one_line(str(error))
         raise UsageError(f"'{one_line(text, 80)}' is no path to look at ({why})") from None
     return text
+
+
+def places(text: str) -> tuple[str, ...]:
+    """A comma list of paths, each once."""
+    return tuple(dict.fromkeys(place(item) for item in comma_list(text)))
 
 
 def data(text: str) -> str:

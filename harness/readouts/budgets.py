@@ -9,27 +9,13 @@ for that. A row that missed its budget gets no verdict: it is another comparison
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from methods.budget import NAMES, met
+from harness.store.curves import TOKENS, asked
+from methods.budget import met
 
-TOKENS, SHARE = "tokens", "share"
 Sample = Mapping[str, Any]
-
-
-def asked(params: str) -> tuple[str, float] | None:
-    """(unit, value) of the budget among a cell's parameters (JSON), or None.
-
-    Elsewhere than beside `kv` a `ratio` or `tokens` is an amount of the method's own: gamma's is a
-    share of tokens that its training skips, p-MoD's that of one schedule's layers.
-    """
-    values = json.loads(params or "{}")
-    for name in NAMES if all(name in values for name in NAMES) else ("kv",):
-        if values.get(name) is not None:
-            return (TOKENS if name == "tokens" else SHARE), float(values[name])
-    return None
 
 
 def budget_columns(params: str, samples: Sequence[Sample]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The average  the mean over benches of the benches' differences as shares of thei
             where less is better has no place in it. Every bench draws images of its own. Its
             p-value flips the signs of the images' differences, each image's sum weighted by
             1 / (benches x documents of the bench x scale), so that the flipped sum is the average.
-Comparable  the two rows keep as much of the image's KV cache (`controls.same_budget`; of the
+Comparable  the two rows keep as much of the image's KV cache (`statistics.budgets`; of the
             average: on the mean of the benches). Dense keeps all and stands beside rows that do
             as well, blind sees nothing and stands beside none.
 Verdict     of `a` against `b`, only where they are comparable, by the rule of accuracy.csv and
@@ -22,14 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.readouts.controls import Contender, same_budget
+from harness.readouts.controls import Contender
 from harness.readouts.fronts import AVERAGE
 from harness.readouts.matrix import Matrix, Row, mean_kv
 from harness.statistics import signflip, stats
+from harness.statistics.budgets import comparable
 from harness.statistics.rows import Rows, around
-from methods import BLIND, REFERENCE
-
-ALL = 1.0 - 1e-9  # of the image's KV cache
 
 
 @dataclass(frozen=True)
@@ -182,15 +180,6 @@ class Shared:
         names = self.matrix.averaged
         ids = self.a.ids(names), self.b.ids(names)
         return list(zip(self.sheets, *ids, self.matrix.tops, strict=True))
-
-
-def comparable(method_a: str, method_b: str, kv_a: float | None, kv_b: float | None) -> bool:
-    """Whether two rows of one model spend alike, see the top of this module."""
-    if BLIND in (method_a, method_b) or kv_a is None or kv_b is None:
-        return False
-    if REFERENCE in (method_a, method_b):
-        return min(kv_a, kv_b) >= ALL
-    return same_budget(kv_a, kv_b)
 
 
 def _pairs(rows: Sequence[Row]) -> Iterable[tuple[Row, Sequence[Row]]]:

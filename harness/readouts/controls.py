@@ -22,9 +22,9 @@ from typing import Any
 
 from harness.readouts.fronts import Subject
 from harness.statistics import stats
+from harness.statistics.budgets import same_budget
 from methods import BLIND, CONTROLS, REFERENCE
 
-BUDGET_POINTS = 1.5  # of the image's KV cache; one token of 144 is 0.7 points
 ABOVE, NOT_ABOVE = "above", "not above"
 
 
@@ -95,13 +95,6 @@ def positions_of(row: Mapping[str, str]) -> str:
         return ""
     said = row.get("positions") or json.loads(row.get("params") or "{}").get("positions")
     return str(said or "original")
-
-
-def same_budget(kv: float | None, other: float | None) -> bool:
-    """Whether two mean shares of the image's KV cache count as one budget."""
-    if kv is None or other is None:
-        return False
-    return abs(kv - other) <= BUDGET_POINTS / 100 + 1e-9  # 1e-9: 1.5 points of binary fractions
 
 
 def compare(one: Contender, name: str, found: Sequence[Contender], seed: int) -> dict[str, Any]:

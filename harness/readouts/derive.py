@@ -1,7 +1,7 @@
 """The derived CSVs, rebuilt from the finished cells' files. Torch-free.
 
-accuracy.csv, cost.csv, routing.csv, fronts.csv, controls.csv, comparisons.csv, averages.csv and
-evidence.csv.
+accuracy.csv, cost.csv, routing.csv, fronts.csv, controls.csv, curves.csv, comparisons.csv,
+averages.csv and evidence.csv.
 
 Rows come in the order of the run's settings, whatever order the cells were computed in, so an
 interrupted and resumed run writes the same bytes as one that ran through.
@@ -26,6 +26,7 @@ from harness.readouts.averages import average_rows
 from harness.readouts.budgets import budget_columns
 from harness.readouts.comparisons import Comparisons
 from harness.readouts.controls import Contender, Controls, positions_of
+from harness.readouts.curves import Curves
 from harness.readouts.evidence import evidence_rows
 from harness.readouts.fronts import Fronts, Subject, prefill_of
 from harness.readouts.matrix import Matrix
@@ -51,6 +52,7 @@ class Derived:
         self.margin = margin  # of non-inferiority, in points
         self._fronts = Fronts(seed)
         self._controls = Controls(seed)
+        self._curves = Curves(seed)
         self._matrix = Matrix(seed)
         self._comparisons = Comparisons(seed, margin)
         self.order = list(order)  # requested ids, in the order of the settings
@@ -60,7 +62,10 @@ class Derived:
         self._accuracy: dict[tuple[str, ...], list[MetricRow]] = {}
 
     def write(self) -> None:
-        """Write all files, each atomically; evidence.csv only where some bench has boxes."""
+        """Write all files, each atomically.
+
+        curves.csv only where a method has two budgets, evidence.csv only where a bench has boxes.
+        """
         cells = self._finished()
         dense, blind = (
             {cell.row["bench"]: cell for cell in cells if cell.row["method"] == name}
@@ -88,6 +93,9 @@ class Derived:
         ]
         beaten = self._controls.rows(contenders)
         write_csv(path / "controls.csv", columns.CONTROLS, beaten, durable=False)
+        curves = self._curves.rows(contenders)
+        if curves or (path / "curves.csv").exists():
+            write_csv(path / "curves.csv", columns.CURVES, curves, durable=False)
         self._matrix.update(contenders)
         pairs = self._comparisons.rows(self._matrix, several=len(self._benches()) > 1)
         write_csv(path / "comparisons.csv", columns.COMPARISONS, pairs, durable=False)

@@ -19,10 +19,11 @@ from harness.families.catalog import shape_from_config
 from harness.readouts.evidence import counts
 from harness.readouts.keys import COST, COUNTERS, EVIDENCE, readout_keys
 from harness.store import columns
-from harness.store.csvfile import read_rows, write_json
+from harness.store.csvfile import write_json
 from harness.store.record import RoutingRecord
 from harness.store.records import AGAIN, Basis, Records
 from harness.store.rundir import Store
+from harness.store.tables import read_rows
 
 ANSWERS = ("doc_id", "score", "prediction", "target", "n_out", "image_id")
 COUNTED = tuple(f"{name}_{c}" for c in columns.COUNTERS for name in columns.COUNTED.values())

@@ -10,8 +10,9 @@ from typing import Any
 from harness.common.errors import UsageError
 from harness.common.nearest import unknown
 from harness.options.workload import is_workload
-from harness.store.csvfile import read_rows, write_json
+from harness.store.csvfile import write_json
 from harness.store.rundir import RUN_JSON, read_run_json
+from harness.store.tables import read_rows
 
 FLAG = "--against"
 

@@ -18,11 +18,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.common.errors import StoreError, UsageError, one_line
-from harness.common.jsonfile import read_json
+from harness.common.jsonfile import parse_json, read_json
 from harness.common.place import check_place
 from harness.options.option import flag
 from harness.statistics.stats import MARGIN_POINTS
-from harness.store import columns
+from harness.store import columns, tables
 from harness.store.csvfile import (
     TEMPORARY,
     append_row,
@@ -70,6 +70,11 @@ def read_run_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def is_run(path: Path) -> bool:
+    """Whether there is a run's description."""
+    return (path / RUN_JSON).is_file()
+
+
 def open_for_reading(target: str, asked: str = "--plots-only") -> Path:
     """An existing run directory, checked, for the flag `asked`."""
     path = Path(target)
@@ -98,6 +103,11 @@ def check_out(path: Path, recorded: Mapping[str, Any]) -> bool:
         if others:
             raise UsageError(f"--out: '{path}' holds other files and no run; choose another folder")
         return False
+    if tables.is_packed(path):
+        raise UsageError(
+            f"--out: '{path}' is a packed run and has no room for new answers; choose another "
+            "folder (--plots-only, --derive and --diff read it)"
+        )
     try:
         read_rows(path / "cells.csv")
     except StoreError as error:
@@ -190,7 +200,10 @@ class Store:
 
     def _has_files(self, row: Mapping[str, str]) -> bool:
         places = (self.samples_csv, self.metrics_json, self.routing_json, self.records_gz)
-        return all(place(row.get("cell_id", "")).is_file() for place in places)
+        cell = row.get("cell_id", "")
+        if tables.is_packed(self.path):
+            return all(tables.exists(place(cell)) for place in places[:2])
+        return all(place(cell).is_file() for place in places)
 
     # --- the run ----------------------------------------------------------------------------
     def write_run_json(self, content: Mapping[str, Any]) -> None:
@@ -280,7 +293,7 @@ class Store:
     def read_evidence(self, cell_id: str) -> list[dict[str, Any]]:
         """Answer-bearing patches by sample, empty without boxes; StoreError when damaged."""
         path = self.evidence_json(cell_id)
-        return _read_json_list(path) if path.exists() else []
+        return _read_json_list(path) if tables.exists(path) else []
 
 
 def _known(row: Mapping[str, str]) -> dict[str, str]:
@@ -289,7 +302,9 @@ def _known(row: Mapping[str, str]) -> dict[str, str]:
 
 def _read_json_list(path: Path) -> list[dict[str, Any]]:
     try:
-        content = read_json(path)
-    except (OSError, ValueError) as error:
+        content = tables.content(path)
+        if content is None:
+            raise StoreError(f"{path}: cannot be read (no such file)")
+        return list(parse_json(content))
+    except ValueError as error:
         raise StoreError(f"{path}: cannot be read ({one_line(error, 120)})") from None
-    return list(content)

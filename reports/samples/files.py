@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import math
 import zlib
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from harness.common.jsonfile import parse_json
+from harness.store import tables
 from harness.store.columns import SAMPLES
 from harness.store.records import LENGTHS, Records
-from reports.csvio import stored
 
 NUMBERS = ("score", "n_text", "n_image", "n_out", "kv_ratio", "kv_ratio_vision", "tflops_prefill",
            "tflops_decode", "n_images")  # fmt: skip
@@ -26,13 +27,23 @@ DAMAGED = (OSError, EOFError, ValueError, zlib.error, csv.Error)
 
 def there(path: Path) -> bool:
     """Whether a run has this file, as it is or packed."""
-    return stored(path) is not None
+    try:
+        return tables.exists(path)
+    except tables.Unreadable:  # whoever reads it says so
+        return True
 
 
 def _text(path: Path) -> IO[str]:
     """What the run has in this file; OSError where it has none."""
-    place = stored(path) or path
-    if place != path:
+    place = tables.stored(path)
+    if place is None:
+        try:
+            content = tables.content(path)
+        except tables.Unreadable as error:
+            raise OSError(error.said) from None
+        if content is not None:  # of a packed run
+            return io.StringIO(content.decode(), newline="")
+    elif place != path:
         return gzip.open(place, "rt", encoding="utf-8-sig", errors="replace", newline="")
     return path.open(encoding="utf-8-sig", errors="replace", newline="")
 

@@ -60,3 +60,25 @@ n | int | documents | behind the average
 images | int | images | behind the documents
 """,
 )
+CURVES = table(
+    "curves.csv",
+    "The area between a method's curve of accuracy against budget and another's, or dense.",
+    "model bench method curve positions against",
+    """
+model | text | | the model's name
+bench | text | | the benchmark; `(average)` where the run has several
+metric | text | | the headline's
+method | text | | the method's name
+curve | text | | label of its rows without the budget (of `random`: without the seed, too)
+positions | text | | as in `cells.csv`
+against | text | | the other curve in the same words, or `dense`
+budgets | text | | those that both have, as `curve` was asked for them, `+` between
+area | float | metric's | mean difference over them (trapezoid over the KV share met, by its width)
+ci_low | float | metric's | 95 % interval of `area`: bootstrap, clustered by image
+ci_high | float | metric's | its upper end
+n | int | documents | that all rows of the curves answered
+images | int | images | behind the documents
+p_value | float | | of no area: signs flipped, image by image
+p_adjusted | float | | after Holm's correction over the file's benches, or over its averages
+""",
+)
