@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,15 @@ def time_all(
         title = f"[{number}/{len(todo)}] {work.spec}"
         with show.part(title, workload_part(work, grid, show.forecast), still=True) as on_round:
             notes = notes_before(grid, watch, busy)
-            results = run_workload(grid, bench, work, cells, store, watch, notes, on_round)
+            stage = partial(_stage, show, title)
+            results = run_workload(grid, bench, work, cells, store, watch, notes, on_round, stage)
         failed = _say(results, title, show) or failed
     return failed
+
+
+def _stage(show: Progressing, title: str, text: str) -> None:
+    """Say what is being done of a workload; its rounds go by its title alone."""
+    show.phase(f"{title}: {text}" if text else title, soon=True)
 
 
 def workload_part(work: Workload, grid: TimingGrid, forecast: Forecast) -> Part:
