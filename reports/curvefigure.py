@@ -194,7 +194,8 @@ def _lines(axes: Axes, methods: dict[Curve, list[Point]], palette: Palette) -> N
         markers={c.label: palette.marker(c.first) for c in methods},
         dashes={name: "" if dash == (1, 0) else dash for name, dash in rounds.items()},
         estimator="median", errorbar=("pi", 100), linewidth=1.3, markersize=5, zorder=3,
-        markeredgewidth=0, err_kws={"alpha": min(0.16, max(LEAST, 0.3 / len(methods))), "linewidth": 0},
+        markeredgewidth=0,
+        err_kws={"alpha": min(0.16, max(LEAST, 0.3 / len(methods))), "linewidth": 0},
     )  # fmt: skip
 
 
