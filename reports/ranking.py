@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from harness.common.nearest import unknown
+from harness.statistics.budgets import BUDGET_POINTS
 from harness.statistics.stats import Interval, holm, verdict
 from harness.store import columns
 from methods import REFERENCE
@@ -21,7 +22,7 @@ from reports.pairs import Pair, Pairs
 from reports.summary import Summary
 
 FILE = Spec.of(columns.AVERAGES, "model", "method", "label", "average", "ci_low", "ci_high")
-NEAR = 0.015
+NEAR = BUDGET_POINTS / 100
 """How far mean shares of the image's KV cache may lie apart to count as one budget."""
 
 

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.readouts.controls import Contender, same_budget
+from harness.readouts.controls import Contender
 from harness.readouts.fronts import AVERAGE
 from harness.statistics import areas, stats
+from harness.statistics.budgets import same_budget
 from harness.statistics.stats import Floats
 from harness.store.curves import Place, place_of
 from methods import CONTROLS, REFERENCE
