@@ -17,6 +17,8 @@ from harness.jobs.runner import Job
 from harness.jobs.timed import make_timing_grid
 from harness.options.settings import Settings
 from harness.options.workload import Workload
+from harness.readouts import times
+from harness.readouts.ending import Ending
 from harness.store.cells import engine_digest
 from harness.store.rundir import Store, read_run_json
 from harness.timing.cells import TimedCell, TimedCells
@@ -60,6 +62,9 @@ class Throughput(Job):
         for work in todo:
             workload_part(work, grid, show.forecast)
         return time_all(grid, self.bench, todo, self.cells, store, self.watch, self.busy, show)
+
+    def ending(self, out: Path) -> Ending | None:
+        return times.ending(out)
 
 
 def same_device(out: Path, name: str, part: str = "") -> None:
