@@ -7,7 +7,6 @@ import math
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,47 +14,13 @@ import pytest
 from harness.common.roots import ROOT
 from harness.readouts.ending import markdown
 from harness.readouts.times import ending
-from harness.store.columns import CELLS, THROUGHPUT
 from reports import breakeven, timesections, waterfall
 from reports.build import build_report
 from reports.rundata import load_run
 from reports.summary import summarise
 from reports.timing import Board, Timed, board, timed, watermark
+from tests.fixtures.timed import write
 from tests.fixtures.without import WITHOUT_TORCH
-
-# label -> ms of vision, prefill, decode, and of the selection; the interval is 4 % wide
-METHODS = {"dense": (10.0, 100.0, 40.0, 0.0), "pmod": (10.0, 60.0, 38.0, 4.0)}
-METHODS["fastv"] = (10.0, 104.0, 40.0, 6.0)
-FLOPS = {"vision": 1.0, "prefill": 1.8, "decode": 1.1, "end_to_end": 1.5}
-
-
-def rows_of(label: str, n_image: int, batch: int, note: str, faster: float) -> list[dict[str, Any]]:
-    vision, prefill, decode, selection = METHODS[label]
-    parts = {"vision": vision, "prefill": prefill / (1 if label == "dense" else faster)}
-    parts |= {"decode": decode, "end_to_end": sum((vision, parts["prefill"], decode)) + 2.0}
-    dense = dict(zip(("vision", "prefill", "decode"), METHODS["dense"], strict=False))
-    dense["end_to_end"] = sum(METHODS["dense"][:3]) + 2.0
-    work = f"n_text=58:n_image={n_image}:n_out=32:batch={batch}"
-    head = {
-        "cell_id": f"{label}{n_image}{batch}", "model": "small, random weights", "method": label,
-        "params": "{}", "label": label, "workload": work, "device": "Some GPU", "attn": "sdpa",
-        "dtype": "bfloat16", "batch": batch, "n_text": 58, "n_image": n_image, "n_out": 32,
-        "notes": note, "repeats": 30,
-    }  # fmt: skip
-    rows = []
-    for phase, ms in parts.items():
-        row = {**head, "phase": phase, "median_ms": ms, "p10_ms": ms * 0.98, "p90_ms": ms * 1.05}
-        if label != "dense":
-            gain = dense[phase] / ms
-            row |= {"speedup_vs_dense": gain, "speedup_ci_low": gain * 0.98}
-            row |= {"speedup_ci_high": gain * 1.02, "flops_ratio": FLOPS[phase]}
-            row["realisation"] = gain / FLOPS[phase]
-            row["realisation_ci_low"] = 0.98 * row["realisation"]
-            row["realisation_ci_high"] = 1.02 * row["realisation"]
-        rows.append(row)
-    if selection:
-        rows.append({**head, "phase": "selection", "median_ms": selection})
-    return rows
 
 
 @pytest.fixture
@@ -68,29 +33,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run with its report, drawn once."""
     path = write(tmp_path_factory.mktemp("runs") / "timed")
     build_report(path)
-    return path
-
-
-def write(path: Path) -> Path:
-    """Three methods on two sizes by two batches; fastv failed on the largest."""
-    path.mkdir()
-    rows, cells = [], []
-    for n_image, batch, faster in ((576, 1, 0.6), (576, 8, 1.0), (2928, 1, 1.0), (2928, 8, 1.2)):
-        note = "busy device: 1 other process on it" if batch == 8 else ""
-        for label in METHODS:
-            failed = (label, n_image, batch) == ("fastv", 2928, 8)
-            found = rows_of(label, n_image, batch, note, faster)
-            rows += [] if failed else found
-            head = {name: found[0].get(name, "") for name in CELLS}
-            head |= {"bench": found[0]["workload"], "data": "synthetic", "batch_size": batch}
-            head |= {"status": "failed" if failed else "done", "n": 30}
-            cells.append(head | {"error": "out of memory at batch 8" if failed else ""})
-    pd.DataFrame(rows, columns=list(THROUGHPUT)).to_csv(path / "throughput.csv", index=False)
-    pd.DataFrame(cells, columns=list(CELLS)).to_csv(path / "cells.csv", index=False)
-    works = list(dict.fromkeys(row["workload"] for row in rows))
-    settings = {"throughput": True, "methods": list(METHODS), "workload": works}
-    about = {"schema_version": 1, "device_name": "Some GPU", "settings": settings, "seed": 0}
-    (path / "run.json").write_text(json.dumps(about | {"clock": "CUDA events"}))
     return path
 
 

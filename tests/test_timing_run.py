@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from harness.command.cli import main
+from harness.common.console import Console
+from harness.common.progress import Progressing
 from harness.families.catalog import shape_from_config
 from harness.jobs import throughput as run_module
 from harness.store import columns
@@ -268,3 +272,26 @@ def test_timing_flags_belong_to_throughput(
 
     _, settings = parse(["--suite", str(suite)])
     assert settings.workload == ("n_text=58:n_out=32:batch=2", "n_text=9:n_out=32:batch=1")
+
+
+def test_what_is_done_beside_the_rounds_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+
+    def run_workload(*args: Any) -> list[Any]:
+        on_round, on_stage = args[-2:]
+        on_stage("warming up pmod")
+        said.append(show.status())
+        on_stage("")
+        on_round(2, 6)
+        said.append(show.status())
+        return []
+
+    monkeypatch.setattr(workrun, "run_workload", run_workload)
+    monkeypatch.setattr(run_module, "notes_before", lambda *a: [])
+    grid: Any = SimpleNamespace(settings=SimpleNamespace(repeats=6))
+    nothing: Any = None
+    show = Progressing(console=Console(file=io.StringIO()))
+    todo: Any = [SimpleNamespace(spec="n_out=3")]
+    assert not run_module.time_all(grid, nothing, todo, nothing, nothing, nothing, "", show)
+    assert said[0].startswith("[1/1] n_out=3: warming up pmod")
+    assert said[1].startswith("[1/1] n_out=3: 2 of 6")
