@@ -13,7 +13,7 @@ from typing import Any
 
 import matplotlib
 import seaborn as sns
-from cycler import cycler
+from matplotlib import cycler
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
 from methods import BLIND, MATCHED
