@@ -7,18 +7,22 @@ table still says what it is. booktabs only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from reports.files import write as put
-from reports.paper.layout import PAGE, Column, fit
+from reports.paper.layout import PAGE, Column, Part, fit
 from reports.paper.tex import Piece, bold, breakable, escape, fine, label, piece, space
 from reports.tables import Cell, Table
 from reports.tables import Column as Head
+from reports.text import plural
 
 MARK = r"% Needs \usepackage{booktabs"
 """How each of these files begins, also those of older reports."""
 MOST_ROWS = 30
+CUT = ("speed",)
+"""Tables whose first columns say what they are for."""
 TEXT = (12.0, 9.0, 7.0)
 """Ems that words may take before they run over several lines, the most pleasant first."""
 
@@ -43,8 +47,9 @@ def _is_ours(path: Path) -> bool:
 
 def render(table: Table, conditions: str) -> str:
     """A whole ``table`` environment; empty where it would leave the page."""
-    found = (_columns(table, most) for most in TEXT)
-    part = next(filter(None, (fit(columns, PAGE) for columns in found)), None)
+    table, part = next(
+        ((one, part) for one in _narrower(table) if (part := _fitted(one))), (table, None)
+    )
     if part is None or len(table.rows) > MOST_ROWS:
         return ""
     columns = part.columns
@@ -70,6 +75,28 @@ def render(table: Table, conditions: str) -> str:
         r"\end{table*}",
     ]
     return "\n".join([*lines, ""])
+
+
+def _fitted(table: Table) -> Part | None:
+    found = (_columns(table, most) for most in TEXT)
+    return next(filter(None, (fit(columns, PAGE) for columns in found)), None)
+
+
+def _narrower(table: Table) -> Iterator[Table]:
+    """The table; then, where its first columns say what it is for, without others, which it says.
+
+    Those go first that the page shows on demand only, then from the right.
+    """
+    yield table
+    if table.name not in CUT:
+        return
+    kept = [i for i, column in enumerate(table.columns) if not column.fold]
+    for count in range(min(len(kept), len(table.columns) - 1), 2, -1):
+        chosen = kept[:count]
+        left = plural(len(table.columns) - count, "column")
+        note = f"{table.note} Left out for width: {left}.".strip()
+        rows = [[row[i] for i in chosen] for row in table.rows]
+        yield replace(table, columns=[table.columns[i] for i in chosen], rows=rows, note=note)
 
 
 LEGEND = "Bold: significant after Holm's correction; brackets: 95 % CI."

@@ -29,7 +29,7 @@ def ranked(summary: Summary, board: Board) -> Table | None:
     columns = [Column("Method", numeric=False)]
     many = len(board.works) > len(board.telling)
     if many:
-        columns.append(Column("Mean", f"geometric, range over {len(board.works)} workloads"))
+        columns.append(Column("Mean", f"geometric, of {len(board.works)} workloads"))
     for work in (works := _ordered(board)):
         title, _, sizes = board.names[work].partition(", ")
         columns.append(Column(title, sizes, fold=work not in board.telling))
@@ -77,7 +77,7 @@ def by_phase(summary: Summary, board: Board, work: str) -> Table:
     timed = board.of(work)
     others = [r for r in board.rows if board.get(r, work) is None]
     columns = [Column("Method", numeric=False)]
-    columns += [Column(TITLES[phase], "speed-up, ms") for phase in PHASES]
+    columns += [Column(TITLES[phase], "speed-up, 95 % CI") for phase in PHASES]
     columns += [
         Column("Of FLOPs", "prefill, realised"),
         Column("Selection", "ms"),

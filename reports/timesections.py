@@ -76,8 +76,8 @@ def _phase_finding(board: Board) -> str:
         share = f"{text.number(phase.realisation, 2)} {ci}".rstrip()
         of = f"of {text.number(phase.flops_ratio, 2)}×"
         where = f" on {board.names[entry.workload]}" if len(board.works) > 1 else ""
-        parts.append(f"{word} {name(entry)}{where} ({share} {of})")
-    return f"Of its FLOPs ratio, the prefill realises {'; '.join(dict.fromkeys(parts))}."
+        parts.append(f"{word} with {name(entry)}{where}, {share} {of}")
+    return f"Of the prefill's FLOPs ratio, time realises {'; '.join(dict.fromkeys(parts))}."
 
 
 def name(entry: Timed) -> str:

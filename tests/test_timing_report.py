@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 
 from harness.common.roots import ROOT
+from harness.readouts.ending import markdown
+from harness.readouts.times import ending
 from harness.store.columns import CELLS, THROUGHPUT
 from reports import breakeven, timesections, waterfall
 from reports.build import build_report
@@ -240,12 +242,38 @@ def test_of_a_single_workload_the_first_table_has_the_phases(run: Path) -> None:
 
 def test_many_workloads_start_with_the_mean_and_the_telling_ones(drawn: Path) -> None:
     head, _, *rows = first_table(drawn)
-    assert head[1] == "Mean<br>geometric, range over 4 workloads"
+    assert head[1] == "Mean<br>geometric, of 4 workloads"
     gains = [152 / (10 + 60 / faster + 38 + 2) for faster in (0.6, 1.0, 1.0, 1.2)]
     mean = math.prod(gains) ** 0.25
     assert rows[0][:2] == ["pmod", f"{mean:.2f}×<br>{min(gains):.2f} to {max(gains):.2f}"]
     page = (drawn / "report.html").read_text()
     assert page.count('class="num fold"') == 1 + len(rows)  # all but three workloads
+
+
+def test_the_table_for_a_paper_keeps_to_its_page(drawn: Path, run: Path) -> None:
+    """Not all columns fit: the first ones stand there, and that others do not is said."""
+    many = (drawn / "tables" / "speed.tex").read_text()
+    assert "Left out for width: " in many
+    assert r"1.38$\times$" in many
+    only(run, "n_image=2928:n_out=32:batch=1")
+    build_report(run)
+    single = (run / "tables" / "speed.tex").read_text()
+    assert "End to end" in single
+    assert "Prefill" in single
+
+
+def test_the_run_ends_with_the_first_table(run: Path) -> None:
+    found = ending(run)
+    assert found is not None
+    lines = markdown(found.table(None)).splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert [row[0] for row in table] == ["Method", "---", "pmod", "dense", "fastv"]
+    assert table[2][-1] == "1.52× [1.49, 1.55]"  # 152 / 100 at 2928 tokens in batch 8
+    assert table[4][-1] == "failed"
+    assert found.caption.startswith("small, random weights; Some GPU, bfloat16, sdpa, 30 rounds")
+    assert found.notes == timesections.sentences(board_of(run))
+    (run / "throughput.csv").unlink()
+    assert ending(run) is None
 
 
 def test_the_first_sentences(run: Path) -> None:

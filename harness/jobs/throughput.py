@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from harness.jobs.runner import Job
 from harness.jobs.timed import make_timing_grid
 from harness.options.settings import Settings
 from harness.options.workload import Workload
+from harness.readouts import times
+from harness.readouts.ending import Ending
 from harness.store.cells import engine_digest
 from harness.store.rundir import Store, read_run_json
 from harness.timing.cells import TimedCell, TimedCells
@@ -59,6 +62,9 @@ class Throughput(Job):
         for work in todo:
             workload_part(work, grid, show.forecast)
         return time_all(grid, self.bench, todo, self.cells, store, self.watch, self.busy, show)
+
+    def ending(self, out: Path) -> Ending | None:
+        return times.ending(out)
 
 
 def same_device(out: Path, name: str, part: str = "") -> None:
@@ -106,9 +112,15 @@ def time_all(
         title = f"[{number}/{len(todo)}] {work.spec}"
         with show.part(title, workload_part(work, grid, show.forecast), still=True) as on_round:
             notes = notes_before(grid, watch, busy)
-            results = run_workload(grid, bench, work, cells, store, watch, notes, on_round)
+            stage = partial(_stage, show, title)
+            results = run_workload(grid, bench, work, cells, store, watch, notes, on_round, stage)
         failed = _say(results, title, show) or failed
     return failed
+
+
+def _stage(show: Progressing, title: str, text: str) -> None:
+    """Say what is being done of a workload; its rounds go by its title alone."""
+    show.phase(f"{title}: {text}" if text else title, soon=True)
 
 
 def workload_part(work: Workload, grid: TimingGrid, forecast: Forecast) -> Part:

@@ -76,10 +76,12 @@ def measure(
     watch: Watch,
     seed: int,
     on_round: Callable[[int, int], None] | None = None,
+    on_stage: Callable[[str], object] = str,
 ) -> Measured:
     """Time every subject on every prompt. The first subject is dense.
 
     Round i takes prompt i (again from the start after the last), for all subjects alike.
+    ``on_stage`` hears what is done beside the rounds, and nothing when they begin.
     """
     clock = clock_for(bench.device)
 
@@ -90,9 +92,12 @@ def measure(
 
     found = Measured([Times() for _ in subjects], idle_watt=watch.read().watt)
     for subject, times in zip(subjects, found.times, strict=True):
+        on_stage(f"warming up {subject.method.label}")
         warm_up(once, subject, prompts, budget.warmup, times)
+    on_stage("")
     rounds(once, subjects, prompts, budget, watch, seed, found, on_round)
     for subject, times in zip(subjects, found.times, strict=True):
+        on_stage(f"selection of {subject.method.label}")
         times.selection = _selection(bench, subject, prompts[0], clock, len(found.readings))
         if bench.device.type == "cuda":
             spare = waiting_bytes(subjects, subject)

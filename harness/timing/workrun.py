@@ -57,6 +57,7 @@ def run_workload(
     watch: Watch,
     notes: Sequence[str],
     on_round: Callable[[int, int], None] | None = None,
+    on_stage: Callable[[str], object] = str,
 ) -> list[tuple[TimedCell, str]]:
     """Time what is missing of a workload; dense always runs along.
 
@@ -75,11 +76,13 @@ def run_workload(
             failed[cell.cell_id] = cell
 
     try:
+        on_stage("preparing prompts")
         prompts = make_prompts(
             bench, work, grid.settings.limit, grid.settings.data, grid.settings.seed
         )
         for cell in _cells(grid, work, cells, wanted):
             contender = Contender(cell)
+            on_stage(f"counting {cell.method.label}")
             error = _attempt(store, cell, partial(_record, grid, bench, contender, prompts))
             if error:
                 fail(cell, error)
@@ -87,7 +90,7 @@ def run_workload(
                 contenders.append(contender)
             if error and is_dense(cell.method) and cell.attn == grid.runtime.attn:
                 raise CellError(f"nothing to compare with: dense could not be run: {error}")
-        found = _measure(grid, bench, work, contenders, prompts, watch, on_round)
+        found = _measure(grid, bench, work, contenders, prompts, watch, on_round, on_stage)
         seconds = time.perf_counter() - began
         lines = _write(grid, cells, store, contenders, found, prompts, notes, seconds, wanted)
     except (StoreError, KeyboardInterrupt):
@@ -154,12 +157,13 @@ def _measure(
     prompts: Prompts,
     watch: Watch,
     on_round: Any,
+    on_stage: Callable[[str], object],
 ) -> Measured:
     asked = grid.settings
     budget = Budget(asked.repeats, asked.warmup, asked.min_seconds, asked.max_seconds)
     subjects = [contender.subject for contender in contenders]
     return measure(
-        bench, subjects, prompts.batches, work.n_out, budget, watch, asked.seed, on_round
+        bench, subjects, prompts.batches, work.n_out, budget, watch, asked.seed, on_round, on_stage
     )
 
 
