@@ -30,7 +30,10 @@ LONGEST = 24
 
 def wrapped(names: Sequence[str]) -> list[str]:
     """Names on as many lines as leave room for the drawing beside them."""
-    return ["\n".join(textwrap.wrap(name, LONGEST)) or name for name in names]
+    return [
+        "\n".join(part for line in name.split("\n") for part in textwrap.wrap(line, LONGEST))
+        for name in names
+    ]
 
 
 def inches(names: Sequence[str]) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from reports.studytext import captioned
 from reports.style import HUES, INK, MUTED
 
 OURS, THEIRS, BAD = HUES[0], HUES[1], HUES[1]
-NAME = 27
+NAME = 24
 """Characters of an arm's name on one line of a figure."""
 
 DOTS = ("source", "bench", "arm", "role", "status", "mean", "ci_low", "ci_high", "seeds") + (

@@ -13,7 +13,7 @@ from typing import Any
 
 import matplotlib
 import seaborn as sns
-from cycler import cycler
+from matplotlib import rcsetup
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
 from methods import BLIND, MATCHED
@@ -76,7 +76,7 @@ AXES: dict[str, Any] = {
     "ytick.color": MUTED,
 }
 FILES: dict[str, Any] = {
-    "axes.prop_cycle": cycler(color=sns.color_palette(HUES)),
+    "axes.prop_cycle": rcsetup.cycler(color=sns.color_palette(HUES)),
     "legend.frameon": False,
     "pdf.fonttype": 42,  # TrueType, which journals ask for
     "svg.fonttype": "none",  # real text: small, searchable, read aloud

@@ -22,7 +22,8 @@ def sections(summary: Summary, folder: Path) -> list[Section]:
     if not board.works:
         found = [Section("speed", "Speed-up over dense", NOTHING)]
     else:
-        mark = timing.watermark(entries) or summary.is_mini_model
+        words = "mini" if summary.is_mini_model else "", timing.watermark(entries)
+        mark = ", ".join(filter(None, words))
         with style.context():
             found = _measured(summary, board, folder, mark)
     failed = tables.failures(summary)
@@ -31,7 +32,7 @@ def sections(summary: Summary, folder: Path) -> list[Section]:
     return found
 
 
-def _measured(summary: Summary, board: Board, folder: Path, mark: bool | str) -> list[Section]:
+def _measured(summary: Summary, board: Board, folder: Path, mark: str) -> list[Section]:
     drawn = speedfigure.draw(board, folder, mark)
     maps = breakeven.draw(summary, board, folder, mark)
     falls = waterfall.draw(board, folder, mark)

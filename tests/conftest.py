@@ -58,6 +58,7 @@ def _empty(sheet: Any, folder: Path, title: str, caption: str, alts: Any, table:
     rows = csv_text(table)
     (folder / f"{sheet.name}.csv").write_text(rows, encoding="utf-8")
     (folder / f"{sheet.name}.svg").write_bytes(b"")
+    (folder / f"{sheet.name}.pdf").write_bytes(b"")
     Image.new("RGB", (1, 1)).save(folder / f"{sheet.name}.png")
     return Drawn(sheet.name, title, caption, "", rows, wide=sheet.columns == 1)
 

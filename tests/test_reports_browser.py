@@ -32,7 +32,8 @@ document.getElementById("f").onload = function () {{
   const page = this.contentDocument, root = page.documentElement;
   const first = () => [...page.querySelector("#table-overview").tBodies[0].rows]
     .map(row => row.cells[1].dataset.v || "");
-  const wide = [...page.querySelectorAll("body *")].filter(e => !e.closest(".scroll, .panels")
+  const wide = [...page.querySelectorAll("body *")]
+    .filter(e => !e.closest(".scroll, .panels, .cards, nav")
     && !e.matches(".skip-link") && e.getBoundingClientRect().right > root.clientWidth + 1);
   const button = page.querySelectorAll("#table-overview th button")[1];
   button.click(); const up = first(); button.click(); const down = first();
@@ -62,7 +63,8 @@ document.getElementById("f").onload = function () {{
     view.dispatchEvent(new Event("beforeprint")); const during = folds();
     view.dispatchEvent(new Event("afterprint")); return [before, during, folds()];
   }};
-  const wide = [...page.querySelectorAll("body *")].filter(e => !e.closest(".scroll, .panels")
+  const wide = [...page.querySelectorAll("body *")]
+    .filter(e => !e.closest(".scroll, .panels, .cards, nav")
     && !e.matches(".skip-link") && right(e) > root.clientWidth + 1);
   const texts = [...page.querySelectorAll("figure text")].map(e => e.getBoundingClientRect());
   const cut = [...page.querySelectorAll("figure svg")].flatMap(svg => {{

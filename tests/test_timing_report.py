@@ -261,6 +261,18 @@ def test_a_throttled_device_is_a_watermark_of_its_own(run: Path) -> None:
     assert watermark([]) == ""
 
 
+def test_numbers_of_the_mini_model_are_marked_beside_what_disturbed_them(run: Path) -> None:
+    for name in ("throughput.csv", "cells.csv"):
+        frame = pd.read_csv(run / name)
+        frame.assign(model="tiny-llava").to_csv(run / name, index=False)
+    build_report(run)
+    for name in ("speedup", "breakeven", "waterfall"):
+        assert "mini, busy" in (run / "figures" / f"{name}.svg").read_text()
+    found = ending(run)
+    assert found is not None
+    assert "mini model" in found.caption
+
+
 def test_an_unfinished_run_says_so(run: Path) -> None:
     (run / "throughput.csv").unlink()
     page = build_report(run).read_text()
