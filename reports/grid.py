@@ -9,6 +9,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from reports import labels
@@ -45,8 +46,9 @@ def draw(
     axes.set_yticks(np.arange(len(rows)) + 0.5, labels.wrapped(rows))
     axes.grid(visible=False)
     missing = np.argwhere(np.isnan(values))
-    if len(missing):
-        axes.patch.set(hatch="////", edgecolor=GRID, linewidth=0)
+    for row, column in missing:  # each by itself: shades let what lies below them through
+        axes.add_patch(Rectangle((column, row), 1, 1, fill=False, hatch="////", edgecolor=GRID,
+                                 linewidth=0))  # fmt: skip
     if words is None:
         return
     for row, column in missing:
