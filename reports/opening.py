@@ -6,15 +6,16 @@ Nothing is said that the tests do not say; what stays open is said to be open.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-from methods import names
+from methods import REGISTRY
 from reports import text
 from reports.cell import Series
 from reports.pairs import Pair
 from reports.ranking import NEAR, Ranked, Ranking
 from reports.summary import Summary
 
-MOST_BUDGETS, MOST_WINNERS, MOST_NAMES = 3, 2, 3
+MOST_BUDGETS, MOST_WINNERS, MOST_OWN, MOST_NAMES = 3, 2, 3, 3
 
 
 def sentences(summary: Summary, ranking: Ranking) -> list[str]:
@@ -63,39 +64,55 @@ def _leader(summary: Summary, ranking: Ranking, rows: list[Ranked], where: str) 
     return said + "."
 
 
+@dataclass(frozen=True)
+class Standing:
+    """One row among those that keep as much: what it beats, loses to, and is not told from."""
+
+    row: Ranked
+    beaten: list[tuple[Ranked, Pair]]
+    lost: list[tuple[Ranked, Pair]]
+    open: list[Ranked]
+
+
 def settled(summary: Summary, ranking: Ranking) -> list[str]:
-    """Who beats whom at the same KV cache, a sentence a winner; else that nobody does."""
-    scale = unit_of(summary)[1]
-    rows = [r for r in ranking.rows if r.complete and not r.series.is_blind]
-    wins: list[tuple[Ranked, list[tuple[Ranked, Pair]], list[Ranked]]] = []
-    compared = 0
-    for row in rows:
-        if row.series.is_reference or row.series.is_control:
-            continue
-        beaten, open_ = [], []
-        for other in rows:
-            pair = ranking.pairs.get(row.series, other.series) if other is not row else None
-            if pair is None or not pair.comparable:
-                continue
-            compared += 1
-            if _is(pair, "better"):
-                beaten.append((other, pair))
-            elif not _is(pair, "worse") and not other.series.is_control:
-                open_.append(other)
-        if beaten:
-            wins.append((row, beaten, open_))
-    if not compared:
+    """Who beats whom at the same KV cache; a method of the reader's own first, whatever it did."""
+    found = [one for row in _methods(ranking) if (one := _standing(row, ranking)) is not None]
+    if not found:
         return []
-    own = [w for w in wins if w[0].series.method not in names()]
-    told = (own + [w for w in wins if w not in own])[:MOST_WINNERS]
-    said = [_win(summary, row, beaten, open_, scale) for row, beaten, open_ in told]
-    more = len(wins) - len(told)
-    if more:
-        said[-1] += f" {text.plural(more, 'more row')} beat{'s' if more == 1 else ''} another."
-    if not wins:
+    own = [one for one in found if not _ships(one.row.series)][:MOST_OWN]
+    wins = [one for one in found if one.beaten and one not in own]
+    told = [*own, *wins[: max(0, MOST_WINNERS - len(own))]]
+    if not told:
         n = text.sample_count(summary)
         return [f"No two methods at the same KV cache are separable ({n})."]
+    scale = unit_of(summary)[1]
+    said = [_told(summary, one, scale) for one in told]
+    more = len([one for one in wins if one not in told])
+    if more:
+        said[-1] += f" {text.plural(more, 'more row')} beat{'s' if more == 1 else ''} another."
     return said
+
+
+def _standing(row: Ranked, ranking: Ranking) -> Standing | None:
+    """None where no other row is comparable."""
+    found = Standing(row, [], [], [])
+    for other in ranking.rows:
+        if other is row or not (row.complete and other.complete) or other.series.is_blind:
+            continue
+        pair = ranking.pairs.get(row.series, other.series)
+        if pair is None or not pair.comparable:
+            continue
+        if pair.settled:
+            (found.beaten if pair.told == "better" else found.lost).append((other, pair))
+        else:
+            found.open.append(other)
+    return found if found.beaten or found.lost or found.open else None
+
+
+def _ships(series: Series) -> bool:
+    """Whether a method is one of ours; a file's is not, also while it is registered."""
+    entry = REGISTRY.get(series.method)
+    return entry is not None and entry.target.startswith("methods.")
 
 
 def chance(ranking: Ranking) -> str:
@@ -114,28 +131,40 @@ def chance(ranking: Ranking) -> str:
     return f"Not shown to beat random tokens at the same budget: {text.listing(named)}."
 
 
-def _win(
-    summary: Summary,
-    row: Ranked,
-    beaten: list[tuple[Ranked, Pair]],
-    open_: list[Ranked],
-    scale: float,
-) -> str:
-    ordered = sorted(beaten, key=lambda pair: (pair[0].series.is_control, -pair[1].delta))
-    parts = [
-        f"{_numbered(summary, other, row)} by {text.number(pair.delta * scale)} "
-        f"{text.interval(pair.low * scale, pair.high * scale)}".rstrip()
-        for other, pair in ordered[:MOST_NAMES]
-    ]
+def _told(summary: Summary, one: Standing, scale: float) -> str:
+    row = one.row
+    parts = []
+    for word, pairs in (("beats", one.beaten), ("loses to", one.lost)):
+        if pairs:
+            parts.append(f"{word} {_listed(summary, row, pairs, scale)}")
+    if not parts:
+        others = _open(summary, row, one.open)
+        return f"{name(row.series)} is not separable from {others} at the same KV cache."
+    said = f"{name(row.series)} {' and '.join(parts)} at the same KV cache"
+    controlled = [r for r in one.open if not r.series.is_control]
+    if controlled:
+        said += f"; not separable from {_open(summary, row, controlled)}"
+    return said + "."
+
+
+def _listed(summary: Summary, row: Ranked, pairs: list[tuple[Ranked, Pair]], scale: float) -> str:
+    """Methods before controls, the widest difference first."""
+    ordered = sorted(pairs, key=lambda one: (one[0].series.is_control, -abs(one[1].delta)))
+    parts = []
+    for other, pair in ordered[:MOST_NAMES]:
+        shown = pair if pair.delta >= 0 else pair.turned
+        ci = text.interval(shown.low * scale, shown.high * scale)
+        by = f"{text.number(shown.delta * scale)} {ci}".rstrip()
+        parts.append(f"{_numbered(summary, other, row)} by {by}")
     if len(ordered) > MOST_NAMES:
         parts.append(text.plural(len(ordered) - MOST_NAMES, "other row"))
-    said = f"{name(row.series)} beats {text.listing(parts)} at the same KV cache"
-    if open_:
-        named = [_numbered(summary, r, row) for r in open_[:MOST_NAMES]]
-        more = len(open_) - len(named)
-        named += [text.plural(more, "other")] if more > 0 else []
-        said += f"; not separable from {text.listing(named)}"
-    return said + "."
+    return text.listing(parts)
+
+
+def _open(summary: Summary, row: Ranked, others: list[Ranked]) -> str:
+    named = [_numbered(summary, r, row) for r in others[:MOST_NAMES]]
+    more = len(others) - len(named)
+    return text.listing([*named, *([text.plural(more, "other")] if more > 0 else [])])
 
 
 def _numbered(summary: Summary, other: Ranked, row: Ranked) -> str:

@@ -94,6 +94,21 @@ def test_the_sentences_say_what_is_settled_and_what_is_open(run: Path) -> None:
     assert win.endswith("at the same KV cache; not separable from divprune.")
 
 
+def test_a_method_of_ones_own_is_told_of_also_where_it_loses(tmp_path: Path) -> None:
+    averages = {"dense": 0.8, "fastv": 0.70, "divprune": 0.58, "mine": 0.60}
+    kept = {"dense": 1.0, "fastv": 0.3, "divprune": 0.3, "mine": 0.3}
+    write_run(tmp_path, tuple(averages), failed=())
+    write_pairs(tmp_path, averages, kept)
+    said = sentences(*ranked(tmp_path))
+    own = (
+        "mine loses to fastv by 10.0 [6.0, 14.0] at the same KV cache; not separable from divprune."
+    )
+    assert own in said and said.index(own) == 1  # behind the row that leads, before other winners
+    write_pairs(tmp_path, averages | {"mine": 0.71, "fastv": 0.70, "divprune": 0.69}, kept)
+    said = sentences(*ranked(tmp_path))
+    assert "mine is not separable from fastv and divprune at the same KV cache." in said
+
+
 def test_nothing_settled_is_said_to_be_nothing(tmp_path: Path) -> None:
     averages = {"dense": 0.8, "fastv": 0.70, "divprune": 0.71}
     kept = {"dense": 1.0, "fastv": 0.3, "divprune": 0.3}
