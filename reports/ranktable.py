@@ -166,7 +166,9 @@ def _mini(summary: Summary) -> bool:
 
 
 def _names(ranking: Ranking) -> str:
-    return text.listing(list(ranking.against))
+    """The references; several budgets of one method are that method, each row at its own."""
+    methods = list(dict.fromkeys(label.split()[0] for label in ranking.against if label))
+    return text.listing(methods if len(ranking.against) > 1 else list(ranking.against))
 
 
 def _note(ranking: Ranking) -> str:
