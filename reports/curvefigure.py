@@ -123,8 +123,12 @@ def points(
 def draw(summary: Summary, known: Sequence[Curve], folder: Path, palette: Palette) -> Drawn:
     """One panel a bench and the average first."""
     ranked = ranking.load(summary)
-    whole = places(summary)  # a panel without a point, while a run is on, is left out
-    shown = [b for b in whole if any(list(points(summary, ranked, c, b)) for c in known)] or whole
+    whole = places(summary)  # a panel without a line, while a run is on, is left out
+    shown = [
+        bench
+        for bench in whole
+        if any(len(list(points(summary, ranked, curve, bench))) > 1 for curve in known)
+    ] or whole
     methods = [curve for curve in known if not curve.is_control]
     height = max(2.9, 1.1 + 0.17 * len(methods))
     sheet = Sheet("curves", len(shown), width=4.4, height=height, bottom=0.62, columns=3)
