@@ -112,7 +112,8 @@ def _benches(summary: Summary, drawn: tuple[Drawn, ...]) -> Section | None:
     if not drawn:
         return None
     said = findings.benches(summary)
-    return Section("accuracy", "Accuracy by bench", said, drawn, open_figures=1)
+    shown = 1 if len(summary.series) <= MANY else 0
+    return Section("accuracy", "Accuracy by bench", said, drawn, open_figures=shown)
 
 
 def _controls(summary: Summary, rivals: Rivals) -> Section | None:
@@ -121,7 +122,13 @@ def _controls(summary: Summary, rivals: Rivals) -> Section | None:
         return None
     below = controls.findings(rivals)
     said = " ".join(filter(None, (findings.controls(summary, rivals), *below, found.intro)))
-    return replace(found, intro=said, folded=any(len(t.rows) > 12 for t in found.tables))
+    return replace(found, intro=said, folded=any(len(t.rows) > LONG for t in found.tables))
+
+
+LONG, MANY = 12, 24
+"""Rows from which a table starts closed, and from which the figures with a part a row do."""
+ONCE = ("routing", "agreement", "evidence")
+"""Their figures show one thing in several ways, or one for every bench: one is open."""
 
 
 def _told(summary: Summary, section: Section) -> Section:
@@ -130,9 +137,21 @@ def _told(summary: Summary, section: Section) -> Section:
     about = section.about or (section.intro if section.anchor != "pictures" else "")
     intro = said(summary) if said else "" if about else section.intro
     many = len(section.figures) > 3  # one a bench, as a rule
-    folded = any(len(table.rows) > 12 for table in section.tables)
-    shown = 1 if many else section.open_figures
-    return replace(section, intro=intro, about=about, open_figures=shown, folded=folded)
+    folded = any(len(table.rows) > LONG for table in section.tables)
+    shown = 1 if many or section.anchor in ONCE else section.open_figures
+    if section.anchor in ONCE and len(summary.series) > MANY:
+        shown = 0  # a panel or a line a row: longer than all the rest of the page
+    figures = section.figures[::-1] if section.anchor == "agreement" else section.figures
+    if section.anchor == "evidence":  # the bench of the finding first: it is the one that is open
+        figures = tuple(sorted(figures, key=lambda one: _named_at(intro, one)))
+    return replace(section, intro=intro, about=about, open_figures=shown, folded=folded,
+                   figures=figures)  # fmt: skip
+
+
+def _named_at(said: str, drawn: Drawn) -> int:
+    """Where a sentence names the bench of a figure; at its end for one that it leaves out."""
+    at = said.find(f" on {drawn.title.rpartition(' on ')[2]} ")
+    return at if at >= 0 else len(said)
 
 
 def _changes(summary: Summary) -> Section | None:
@@ -158,7 +177,8 @@ def _folded(
     """A table to look things up in; open where the intro says that it must be seen."""
     if table is None:
         return None
-    return Section(anchor, title, intro, tables=(table,), folded=not intro, about=about)
+    folded = not intro or len(table.rows) > LONG
+    return Section(anchor, title, intro, tables=(table,), folded=folded, about=about)
 
 
 def _numbered(summary: Summary, section: Section) -> Section:

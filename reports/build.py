@@ -189,7 +189,7 @@ def _page(
     notices = list(dict.fromkeys(run.notices))
     clock = timed_part(summary)
     parts = [summary, *([clock] if clock and clock is not summary else [])]
-    if any(part.count("missing") for part in parts):
+    if any(part.count("missing") for part in parts) and not run.is_ledger:
         done = sum(part.count("done") for part in parts)
         total = sum(len(part.series) * len(part.benches) for part in parts)
         notices.insert(0, f"This run is not complete: {done} of {total} cells are done. "
@@ -201,6 +201,8 @@ def _page(
     findings = findings or sentences.findings(summary) + controls.findings(rivals)
     findings += sentences.missed(summary)
     reading: tuple[tuple[str, str], ...] = sentences.READING
+    if run.is_ledger:
+        reading = sentences.COUNTED
     if clock is not None:
         board = times.board(clock, times.timed(clock))
         told = timesections.opening(clock, board), timesections.sentences(board)

@@ -19,7 +19,7 @@ from reports.section import Section
 from reports.sheet import Drawn, Sheet
 from reports.style import Palette
 from reports.summary import Summary
-from reports.tables import Cell, Column, Table, digits, name_cell
+from reports.tables import Cell, Column, Table, name_cell
 
 FILE = Spec.of(columns.CAPACITY, "cell_id", "method", "label", "kv_gib")
 TITLE = "What to choose on costs"
@@ -67,27 +67,34 @@ def table(summary: Summary, found: Frame) -> Table:
     made: list[tuple[Column, str, float, int]] = [
         (Column("Prompt", "TFLOPs a sample: tower + prefill"), "tflops_prompt", 1, -1),
         (Column("New token", "GFLOPs a sample"), "tflops_token", 1e3, -1),
-        (Column("KV cache", f"GiB, {batch}"), "kv_gib", 1, 2),
-        (Column("Memory", "GiB: weights + KV + activations"), "memory_gib", 1, 1),
+        (Column("KV cache", f"GiB, {batch}"), "kv_gib", 1, -1),
+        (Column("Memory", "GiB: weights + KV + activations"), "memory_gib", 1, -1),
         (Column("Fits", f"samples on {first.gpu or 'a GPU'}, at most"), "largest_batch", 1, 0),
         (Column("Prefill", "ms at least, predicted"), "prefill_ms_least", 1, -1),
         (Column("Decode", "ms a token at least, predicted"), "decode_ms_least", 1, -1),
     ]
     made = [m for m in made if any(not math.isnan(getattr(r, m[1])) for r in found.values())]
     rows = []
+    decimals = {m[1]: _decimals([getattr(r, m[1]) * m[2] for r in found.values()]) for m in made}
     for series, row in sorted(found.items(), key=lambda one: one[1].tflops_prompt):
         cells = [name_cell(series)]
         for _, field, scale, places in made:
             value = getattr(row, field) * scale
             base = getattr(dense, field) * scale if dense is not None else math.nan
             share = value / base if base and not series.is_reference else math.nan
-            shown = text.number(value, digits(value) if places < 0 else places)
+            shown = text.number(value, decimals[field] if places < 0 else places)
             sub = "" if math.isnan(share) else _share(field, share)
             cells.append(Cell(shown, sub=sub, sort=value))
         rows.append(cells)
     note = f"{first.bench} tokens, {first.dtype}; below each number its ratio to dense."
     return Table("overview", TITLE, [Column("Method", numeric=False), *(m[0] for m in made)],
                  rows, note)  # fmt: skip
+
+
+def _decimals(values: list[float]) -> int:
+    """Decimals that leave the smallest number of a column three figures that matter."""
+    least = min((abs(v) for v in values if v and not math.isnan(v)), default=1.0)
+    return max(0, 2 - math.floor(math.log10(least)))
 
 
 def _share(field: str, share: float) -> str:
@@ -138,11 +145,11 @@ def _bounds(found: Frame) -> list[str]:
         return []
     parts = []
     for field, what in (("prefill_ms_least", "prefill"), ("decode_ms_least", "a token")):
-        series, row = min(found.items(), key=lambda one: getattr(one[1], field))
-        now, best = getattr(dense, field), getattr(row, field)
-        places = max(digits(now), digits(best))
+        now, best = getattr(dense, field), min(getattr(row, field) for row in found.values())
+        least_of = [s for s, row in found.items() if math.isclose(getattr(row, field), best)]
+        places = _decimals([now, best])
         shown, least = text.number(now, places), text.number(best, places)
-        name = series.short or series.label
+        name = _names(least_of) if len(least_of) <= 2 else f"{len(least_of)} rows"
         parts.append(f"{what} takes at least {shown} ms with dense and {least} with {name}")
     batch = f"batch {dense.batch:.0f}"
     return [f"Predicted at {_gpu(dense)}'s peaks, {batch}: {'; '.join(parts)}. Bounds, no times."]

@@ -123,7 +123,12 @@ def points(
 def draw(summary: Summary, known: Sequence[Curve], folder: Path, palette: Palette) -> Drawn:
     """One panel a bench and the average first."""
     ranked = ranking.load(summary)
-    shown = places(summary)
+    whole = places(summary)  # a panel without a line, while a run is on, is left out
+    shown = [
+        bench
+        for bench in whole
+        if any(len(list(points(summary, ranked, curve, bench))) > 1 for curve in known)
+    ] or whole
     methods = [curve for curve in known if not curve.is_control]
     height = max(2.9, 1.1 + 0.17 * len(methods))
     sheet = Sheet("curves", len(shown), width=4.4, height=height, bottom=0.62, columns=3)
@@ -131,7 +136,7 @@ def draw(summary: Summary, known: Sequence[Curve], folder: Path, palette: Palett
     alts = []
     for bench in shown:
         mark = summary.is_mini_model or summary.is_mini_bench(bench)
-        title = f"Average of {len(shown) - 1} benches" if bench == AVERAGE else bench
+        title = f"Average of {len(whole) - 1} benches" if bench == AVERAGE else bench
         axes = sheet.panel(title, mark)
         alts.append(_panel(axes, summary, ranked, known, bench, palette))
         table += list(_rows(summary, ranked, known, bench))

@@ -43,7 +43,10 @@ def front(summary: Summary, chances: fronts.Fronts) -> str:
         return ""
     named = [f"{name(s)} ({fronts.percent(p.probability)} of draws)" for s, p in on]
     where = "average" if bench == fronts.AVERAGE else bench
-    return f"Nothing is as cheap and better on the {where} than {text.listing(named)}."
+    whole = all(summary.score(s, b) for s in summary.series for b in summary.benches)
+    of = "" if whole or bench != fronts.AVERAGE else "Of the rows that have every bench: "
+    said = f"nothing is as cheap and better on the {where} than {text.listing(named)}."
+    return f"{of}{said if of else said[0].upper() + said[1:]}"
 
 
 def benches(summary: Summary) -> str:

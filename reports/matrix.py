@@ -26,7 +26,7 @@ ABOUT = (
     "pairs, also at different budgets, stand in comparisons.csv."
 )
 COLOURS = ("#e08a3c", "#f7d9ba", "#f2f2f0", "#c3dcef", "#5b9fd0")
-SETTLED, OPEN = "#15181c", "#767b82"
+SETTLED, OPEN = "#15181c", "#50555b"
 MOST_NAMED = 14
 """Rows up to which the numbers stand in the cells; in a larger matrix they are in the table."""
 HEADER = ("a", "b", "delta", "ci_low", "ci_high", "p_adjusted", "verdict")

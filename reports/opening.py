@@ -46,7 +46,11 @@ def _leader(summary: Summary, ranking: Ranking, rows: list[Ranked], where: str) 
     unit, scale = unit_of(summary)
     value, low, high = _value(summary, best, scale)
     shown = f"{text.number(value)}{unit} {text.interval(low, high)}".rstrip()
-    said = f"{who} scores highest: {shown} {_on(summary, ranking)}"
+    waiting = sum(not r.complete for r in _methods(ranking))
+    alone = waiting and len(rows) == 1  # the first that is done leads nobody yet
+    said = f"{who} {'scores' if alone else 'scores highest:'} {shown} {_on(summary, ranking)}"
+    if waiting:
+        said += f" ({text.plural(waiting, 'other row')} not done on every bench)"
     ties = [
         r
         for r in rows

@@ -55,6 +55,11 @@ class Run:
             not self.meta and stored(self.path / "study.csv") is not None
         )
 
+    @property
+    def is_ledger(self) -> bool:
+        """Whether the run counts costs and answers nothing."""
+        return self.meta.get("settings.costs_only") is True
+
     def get(self, *names: str) -> Any:
         """The first of these ``run.json`` entries that is there and not empty, else None."""
         for name in names:
@@ -85,7 +90,7 @@ def load_run(path: Path) -> Run:
     needed: tuple[Spec, ...] = (CELLS, ACCURACY, COST, ROUTING)
     if run.is_study:
         needed = ()  # it has files of its own
-    if meta.get("settings.costs_only") is True:
+    if run.is_ledger:
         needed = (COST,)
     if run.is_timing:
         needed = (CELLS, THROUGHPUT)

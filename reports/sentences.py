@@ -45,6 +45,10 @@ READING = (
 )
 """How to read the report: a name and what it means."""
 
+OF_ANSWERS = ("Accuracy", "Δ to dense", "Non-inferior", "Detectable")
+COUNTED = tuple(note for note in READING if note[0] not in OF_ANSWERS)
+"""The same for a run that only counts."""
+
 
 def opening(summary: Summary) -> str:
     """One plain sentence of what was run."""
@@ -58,9 +62,12 @@ def opening(summary: Summary) -> str:
     benches = [b for b in summary.benches if b]
     on = f" on {text.listing(benches)}" if benches else ""
     total = len(summary.series) * len(summary.benches)
-    if total and summary.count("costs") == total:
-        rows = text.plural(len(summary.series), "row")
-        return f"FLOPs and KV cache of {rows}, model {text.listing(models)}; no benchmark was run."
+    counted = summary.count("costs")
+    if total and (counted == total or (counted and summary.run.is_ledger)):
+        rows = text.plural(counted if counted < total else len(summary.series), "row")
+        more = f" {total - counted} could not be counted." if counted < total else ""
+        of = f"{rows}, model {text.listing(models)}"
+        return f"FLOPs and KV cache of {of}; no benchmark was run.{more}"
     said = f"{text.listing(who) or 'The dense model'}{against}{on}, model {text.listing(models)}: "
     said += f"{summary.count('done')} of {text.plural(total, 'cell')} done"
     for status, word in (("failed", "failed"), ("missing", "not run"), ("costs", "costs only")):

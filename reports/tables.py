@@ -53,6 +53,10 @@ class Table:
     searchable: bool = False
 
 
+UNCOUNTED = (
+    "how many tokens it keeps depends on its weights and the picture, which costs alone do not load"
+)
+
 Beside = Sequence[tuple[Column, Sequence[Cell]]]
 """Further columns, each with a cell for every series."""
 
@@ -193,8 +197,10 @@ def failures(summary: Summary) -> Table | None:
                 continue
             reason = cell.error or ("no reason recorded" if cell.status == "failed" else "")
             word = "failed" if cell.status == "failed" else "not run"
+            word = "not counted" if summary.run.is_ledger and word == "not run" else word
             tone = "failed" if cell.status == "failed" else "gap"
-            shown = reason or "no row in cells.csv (yet)"
+            counted = bool(summary.count("costs")) and summary.run.is_ledger
+            shown = reason or (UNCOUNTED if counted else "no row in cells.csv (yet)")
             name = Cell(bench or text.GAP, tone="name", sort=bench)
             rows.append([name_cell(series), name, Cell(word, tone=tone, sort=word), Cell(shown)])
     titles = ("Method", "Bench", "State", "Reason")

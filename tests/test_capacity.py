@@ -10,7 +10,7 @@ import pytest
 from harness.command.cli import main
 from harness.options.gpus import GPUS, find_gpu, parse_gpu
 from harness.statistics.bounds import GIB, Gpu, Sample, bound, capacity_row, whole_call
-from reports.capacity import choose
+from reports.capacity import choose, load, table
 from reports.rundata import load_run
 from reports.summary import summarise
 
@@ -81,3 +81,17 @@ def test_costs_alone_end_in_a_report_that_says_what_to_choose(
     assert "Never: dense" in said[0] and said[0] in " ".join(shown.split())
     page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
     assert "What to choose on costs" in page and "samples on 1GiB, at most" in page
+
+
+def test_what_costs_alone_cannot_count_is_no_run_to_go_on_with(tmp_path: Path) -> None:
+    argv = ["--costs-only", "--methods", "gamma,fastv", "--n-text", "8", "--n-out", "3"]
+    assert main([*argv, "--gpu", "a100-80g", "--out", str(tmp_path / "c")]) == 0
+    page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    assert "not complete" not in page and "Run the same command again" not in page
+    assert "not counted" in page and "depends on its weights and the picture" in page
+    assert "FLOPs and KV cache of 2 rows" in page and "1 could not be counted" in page
+    assert "Non-inferior" not in page  # how to read what it has, not what it has not
+    summary = summarise(load_run(tmp_path / "c"))
+    shown = [cell.main for row in table(summary, load(summary)).rows for cell in row[1:]]
+    assert all(float(number) > 0 for number in shown)  # a small model's costs are not 0.00
+    assert len(set(shown)) > len(shown) / 2

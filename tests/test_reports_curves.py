@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from reports import build_report
+from reports import build_report, curvefigure, style
+from reports.rundata import load_run
+from reports.summary import summarise
 from tests.fakes import FakeRun, fake_record, run
 
 pytestmark = pytest.mark.usefixtures("unpainted")
@@ -116,3 +118,19 @@ def test_the_conditions_say_which_cells_another_run_answered(path: Path, tmp_pat
     line = next(line for line in page.splitlines() if "Answers of other runs" in line)
     assert "10 of 14 cells from study (cpu, 20" in line
     assert "dense, fastv kv=0.8125" in line
+
+
+def test_a_panel_that_has_no_line_yet_is_left_out(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = curvefigure.points
+
+    def one_budget_on_average(summary: Any, ranked: Any, curve: Any, bench: str) -> Any:
+        return list(real(summary, ranked, curve, bench))[: 1 if bench == "(average)" else 9]
+
+    summary = summarise(load_run(path))
+    monkeypatch.setattr(curvefigure, "points", one_budget_on_average)
+    with style.context():
+        known = curvefigure.curves(summary)
+        drawn = curvefigure.draw(summary, known, tmp_path, style.Palette(summary.series))
+    assert "(average)" not in drawn.csv_text and ",gqa," in drawn.csv_text

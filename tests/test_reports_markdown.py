@@ -75,7 +75,9 @@ def test_a_report_holds_no_link_image_or_tag_of_the_data(tmp_path: Path) -> None
     page = build_report(path).read_text(encoding="utf-8")
     assert "<img src=x" not in page
     scripts = re.findall(r"<script.*?</script>", page, re.DOTALL)
-    data = json.loads(scripts[0].partition(">")[2].rpartition("<")[0])
+    data = json.loads(
+        next(s for s in scripts if "application/json" in s).partition(">")[2].rpartition("<")[0]
+    )
     assert data["samples"][0]["methods"][0]["answer"] == NASTY
     tokens = PARSER.parse((path / "report.md").read_text(encoding="utf-8"))
     fences = [t.content for t in tokens if t.type == "fence"]

@@ -187,3 +187,13 @@ def test_a_pair_read_the_other_way_has_the_verdict_of_the_other_row(
     assert pair.turned.told == turned
     assert pair.turned.turned.told == told
     assert (pair.turned.low, pair.turned.high) == (-high, -low)
+
+
+def test_the_first_that_is_done_does_not_score_highest(tmp_path: Path) -> None:
+    averages = {"dense": 0.8, "fastv": 0.70, "divprune": 0.71}
+    kept = {"dense": 1.0, "fastv": 0.3, "divprune": 0.3}
+    write_run(tmp_path, tuple(averages), failed=(("divprune", "pope"),))
+    write_pairs(tmp_path, averages, kept)
+    said = sentences(*ranked(tmp_path))[0]
+    assert "highest" not in said and said.startswith("fastv scores 70.0 %")
+    assert "(1 other row not done on every bench)" in said

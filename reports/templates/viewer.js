@@ -8,6 +8,10 @@
     const depth = Math.max(...sample.methods.map(m => m.layers));
     const bar = make("div", body, "", "slide"), label = make("label", bar, "Decoder layer");
     const slider = make("input", bar), value = make("output", bar), cards = make("div", body, "", "cards");
+    if (sample.methods.length > 12) {  // a page of pictures: they scroll in a frame, below their slider
+      cards.classList.add("many"); cards.tabIndex = 0; cards.setAttribute("role", "region");
+      cards.setAttribute("aria-label", "All methods on " + sample.bench + " " + sample.doc);
+    }
     slider.type = "range"; slider.min = 0; slider.max = depth - 1; slider.step = 1;
     slider.value = Math.floor(depth * 2 / 3); slider.id = "slider-" + number; label.htmlFor = slider.id;
     const start = function (picture) {
