@@ -173,12 +173,14 @@ def test_the_table_a_run_ends_with(tmp_path: Path, capsys: pytest.CaptureFixture
     broken = FakeRun(fail={"random": ValueError("no")})
     assert run(tmp_path / "run", broken, quiet=False) == 3
     printed = capsys.readouterr().err.splitlines()
-    lines = {line.split()[0]: line for line in printed if line.startswith("  ") and line.strip()}
-    rows = {(r["label"], r["bench"]): r for r in read_rows(tmp_path / "run/accuracy.csv")[::2]}
-    dense, fastv = rows["dense", "gqa"], rows["fastv", "gqa"]
-    assert f"{float(dense['value']) * 100:.1f}" in lines["dense"]
-    assert f"{float(fastv['delta']) * 100:+.1f}".replace("-", "−") in lines["fastv"]
-    assert lines["random"].count("failed") == 2
+    table = printed[next(i for i, line in enumerate(printed) if " method " in line) :]
+    lines = {line.split()[0]: line for line in table if line.strip()}
+    averages = {row["label"]: row for row in read_rows(tmp_path / "run/averages.csv")}
+    pairs = read_rows(tmp_path / "run/comparisons.csv")
+    delta = next(r["delta"] for r in pairs if (r["bench"], r["a"]) == ("(average)", "fastv"))
+    assert f"{float(averages['dense']['average']) * 100:.1f}" in lines["dense"]
+    assert f"{float(delta) * 100:+.1f}".replace("-", "−") in lines["fastv"]
+    assert "failed" in lines["random"]
 
 
 # --- files --------------------------------------------------------------------------------------
