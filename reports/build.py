@@ -199,7 +199,7 @@ def _page(
     about = sentences.opening(summary)
     findings = opening.sentences(summary, ranking) or capacity.choose(summary)
     findings = findings or sentences.findings(summary) + controls.findings(rivals)
-    findings += sentences.missed(summary)
+    notices += sentences.missed(summary)
     reading: tuple[tuple[str, str], ...] = sentences.READING
     if run.is_ledger:
         reading = sentences.COUNTED

@@ -15,12 +15,14 @@ from reports.pairs import Pair
 from reports.ranking import NEAR, Ranked, Ranking
 from reports.summary import Summary
 
-MOST_BUDGETS, MOST_WINNERS, MOST_OWN, MOST_NAMES = 3, 2, 3, 3
+BUDGETS = ("kv=", "ratio=", "tokens=")
+MOST, MOST_BUDGETS, MOST_OWN, MOST_NAMES = 4, 3, 3, 3
 
 
 def sentences(summary: Summary, ranking: Ranking) -> list[str]:
     """At most a handful, the most telling first; empty for a run without scores."""
-    found = [*leaders(summary, ranking), *settled(summary, ranking)]
+    found = leaders(summary, ranking)
+    found += settled(summary, ranking, max(1, MOST - len(found)))
     return [one for one in [*found, chance(ranking)] if one]
 
 
@@ -42,7 +44,8 @@ def leaders(summary: Summary, ranking: Ranking) -> list[str]:
 
 def _leader(summary: Summary, ranking: Ranking, rows: list[Ranked], where: str) -> str:
     best = max(rows, key=lambda r: r.average)
-    who = f"{where}{name(best.series)}"
+    called = bare if where else name
+    who = f"{where}{called(best.series)}"
     unit, scale = unit_of(summary)
     value, low, high = _value(summary, best, scale)
     shown = f"{text.number(value)}{unit} {text.interval(low, high)}".rstrip()
@@ -58,13 +61,13 @@ def _leader(summary: Summary, ranking: Ranking, rows: list[Ranked], where: str) 
     ]
     if ties and len(rows) > 1:
         several = f"{len(ties)} others" if len(ties) > MOST_NAMES else ""
-        said += f", not separable from {several or text.listing([name(r.series) for r in ties])}"
+        said += f", not separable from {several or text.listing([called(r.series) for r in ties])}"
     if best.reference is not None and not math.isnan(best.delta):
         of = f"{text.percent(best.of_dense)} of dense, " if not math.isnan(best.of_dense) else ""
         word = {"better": "better", "worse": "worse", "non-inferior": "not worse"}
         verdict = word.get(best.verdict, "open")
         said += f"; {of}{points(best.delta, best.delta_low, best.delta_high, scale)} to "
-        said += f"{name(best.reference)} ({verdict})"
+        said += f"{called(best.reference)} ({verdict})"
     return said + "."
 
 
@@ -78,14 +81,14 @@ class Standing:
     open: list[Ranked]
 
 
-def settled(summary: Summary, ranking: Ranking) -> list[str]:
+def settled(summary: Summary, ranking: Ranking, room: int) -> list[str]:
     """Who beats whom at the same KV cache; a method of the reader's own first, whatever it did."""
     found = [one for row in _methods(ranking) if (one := _standing(row, ranking)) is not None]
     if not found:
         return []
     own = [one for one in found if not _ships(one.row.series)][:MOST_OWN]
     wins = [one for one in found if one.beaten and one not in own]
-    told = [*own, *wins[: max(0, MOST_WINNERS - len(own))]]
+    told = [*own, *wins[: max(0, room - len(own))]]
     if not told:
         n = text.sample_count(summary)
         return [f"No two methods at the same KV cache are separable ({n})."]
@@ -113,6 +116,13 @@ def _standing(row: Ranked, ranking: Ranking) -> Standing | None:
     return found if found.beaten or found.lost or found.open else None
 
 
+def bare(series: Series) -> str:
+    """A row's name without its budget, where the sentence says the budget."""
+    words = name(series).split()
+    kept = [word for word in words if not word.startswith(BUDGETS)]
+    return " ".join(kept) or name(series)
+
+
 def _ships(series: Series) -> bool:
     """Whether a method is one of ours; a file's is not, also while it is registered."""
     entry = REGISTRY.get(series.method)
@@ -130,21 +140,23 @@ def chance(ranking: Ranking) -> str:
         return "Every method beats random tokens at its budget." if every else ""
     named = [name(r.series) for r in short]
     if len(named) > 2 * MOST_NAMES:
-        many = f"{len(named)} of {len(rows)} methods are"
+        many = f"{len(named)} of {len(rows)} rows are"
         return f"{many} not shown to beat random tokens at their budget."
     return f"Not shown to beat random tokens at the same budget: {text.listing(named)}."
 
 
 def _told(summary: Summary, one: Standing, scale: float) -> str:
-    row = one.row
-    parts = []
+    row, parts = one.row, []
+    who = bare(row.series)
+    where = "at the same KV cache"
+    where += f" ({text.percent(row.kv)})" if who != name(row.series) else ""
     for word, pairs in (("beats", one.beaten), ("loses to", one.lost)):
         if pairs:
             parts.append(f"{word} {_listed(summary, row, pairs, scale)}")
     if not parts:
         others = _open(summary, row, one.open)
-        return f"{name(row.series)} is not separable from {others} at the same KV cache."
-    said = f"{name(row.series)} {' and '.join(parts)} at the same KV cache"
+        return f"{who} is not separable from {others} {where}."
+    said = f"{who} {' and '.join(parts)} {where}"
     controlled = [r for r in one.open if not r.series.is_control]
     if controlled:
         said += f"; not separable from {_open(summary, row, controlled)}"
@@ -176,7 +188,7 @@ def _numbered(summary: Summary, other: Ranked, row: Ranked) -> str:
     ours, theirs = summary.positions(row.series), summary.positions(other.series)
     differ = ours and theirs and ours != theirs
     said = f" (numbered {'anew' if theirs == 'compact' else 'as the image'})" if differ else ""
-    return f"{name(other.series)}{said}"
+    return f"{bare(other.series)}{said}"
 
 
 def _methods(ranking: Ranking) -> list[Ranked]:

@@ -16,7 +16,7 @@ from reports.summary import Summary
 HEADER = ("model", "label", "value", "ci_low", "ci_high", "kv", "delta", "delta_ci_low") + (
     "delta_ci_high", "verdict",
 )  # fmt: skip
-MOST = 40
+MOST = 24
 """More rows than a figure can name: the table has all."""
 
 

@@ -63,7 +63,8 @@ def table(
         else:
             made.insert(1, (column, [_plain(cell) for cell in cells]))
     rows = [list(row) for row in zip(*(cells for _, cells in made), strict=True)]
-    note = " ".join(filter(None, (_note(ranking), marks.note)))
+    below = marks.note if len(benches) > 1 else ""
+    note = " ".join(filter(None, (_note(ranking), below)))
     return Table("overview", "Methods, best first", [c for c, _ in made], rows, note)
 
 
@@ -152,9 +153,9 @@ def _speed(entry: Timed | None) -> Cell:
 
 
 def _plain(cell: Cell) -> Cell:
-    """A score without its difference to dense, which has a column of its own."""
+    """A score alone: its difference and what chance would do have columns of their own."""
     return Cell(cell.main, cell.ci, tone=cell.tone if cell.tone in ("failed", "gap") else "",
-                sort=cell.sort, mark=cell.mark)  # fmt: skip
+                sort=cell.sort)  # fmt: skip
 
 
 def _metric(ranking: Ranking) -> str:

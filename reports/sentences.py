@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reports import text
-from reports.cell import Score
+from reports.cell import Score, Series
 from reports.summary import Summary
 
 READING = (
@@ -54,9 +54,9 @@ def opening(summary: Summary) -> str:
     """One plain sentence of what was run."""
     dense = [s for s in summary.series if s.is_reference]
     controls = [s for s in summary.series if s.is_control]
-    others = len(summary.series) - len(dense) - len(controls)
-    who = [text.plural(others, "method")] if others else []
-    who += [text.plural(len(controls), "control")] if controls else []
+    others = [s for s in summary.series if s not in dense and s not in controls]
+    who = [_counted(others, "method")] if others else []
+    who += [_counted(controls, "control")] if controls else []
     against = " against dense" if dense and who else ""
     models = list(dict.fromkeys(s.model for s in summary.series if s.model)) or ["an unknown model"]
     benches = [b for b in summary.benches if b]
@@ -74,6 +74,12 @@ def opening(summary: Summary) -> str:
         if summary.count(status):
             said += f", {summary.count(status)} {word}"
     return said + "."
+
+
+def _counted(rows: list[Series], noun: str) -> str:
+    """``6 methods``, or ``3 methods in 9 rows`` where parameters or budgets differ."""
+    names = len({row.method for row in rows})
+    return text.plural(names, noun) + (f" in {len(rows)} rows" if len(rows) > names else "")
 
 
 def findings(summary: Summary) -> list[str]:
