@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def made(path: Path) -> Ending:
 def shown(path: Path, width: int, **how: object) -> str:
     """What a console of that width gets."""
     file = io.StringIO()
-    console = Console(file=file, width=width, markup=False, highlight=False, **how)  # type: ignore[arg-type]
+    # Its own view of the environment is of when it was imported, which another test may have faked.
+    how |= {"_environ": os.environ, "markup": False, "highlight": False}
+    console = Console(file=file, width=width, **how)  # type: ignore[arg-type]
     show = Progressing(console=console)
     conclude(None, lambda: made(path), show)
     return file.getvalue()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods import REGISTRY
+from methods import REGISTRY, Entry
 from reports import build_report
 from reports import ranking as rank
 from reports.files import check_free
@@ -212,17 +212,22 @@ def test_every_method_and_bench_that_has_a_paper_is_cited(tmp_path: Path) -> Non
     assert "not GQA itself" in bib
 
 
+def shipped() -> dict[str, Entry]:
+    """Our own methods; a file's that another test of this process took up is not among them."""
+    return {n: entry for n, entry in REGISTRY.items() if entry.target.startswith("methods.")}
+
+
 def test_references_know_every_method_and_bench_of_the_registries() -> None:
     from harness.bench.catalog import BENCHES  # torch-free
 
     known = names.references()
-    assert set(REGISTRY) <= set(known["methods"])
+    assert set(shipped()) <= set(known["methods"])
     assert set(BENCHES) <= set(known["benches"])
 
 
 def test_papers_in_the_methods_files_are_those_that_are_cited() -> None:
     """The arXiv number that a method's file begins with, where it has one."""
-    for name, entry in REGISTRY.items():
+    for name, entry in shipped().items():
         source = Path(__file__).parents[1] / (entry.target.split(":")[0].replace(".", "/") + ".py")
         said = re.search(r"\b\d{4}\.\d{5}\b", source.read_text(encoding="utf-8")[:300])
         cited = names.references()["methods"][name].get("eprint")

@@ -310,7 +310,12 @@ def test_ctrl_c_ends_it_quietly_without_torch_and_leaves_the_run_as_it_was(
     )
     words = [sys.executable, "-c", code, "view", str(run), "--port", "0", "--no-browser"]
     with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Started in the background, a shell's children ignore Ctrl-C; this one must not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         assert "http://127.0.0.1:" in process.stdout.readline()
