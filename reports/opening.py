@@ -57,8 +57,13 @@ def _leader(summary: Summary, ranking: Ranking, rows: list[Ranked], where: str) 
     ties = [
         r
         for r in rows
-        if r is not best and not _is(ranking.pairs.get(best.series, r.series), "better")
+        if r is not best
+        and (pair := ranking.pairs.get(best.series, r.series)) is not None
+        and pair.comparable
+        and not _is(pair, "better")
     ]
+    if not where and len(rows) > 1 and not ties:
+        said += ", at a KV cache of its own" if _alone(best, rows, ranking) else ""
     if ties and len(rows) > 1:
         several = f"{len(ties)} others" if len(ties) > MOST_NAMES else ""
         said += f", not separable from {several or text.listing([called(r.series) for r in ties])}"
@@ -69,6 +74,12 @@ def _leader(summary: Summary, ranking: Ranking, rows: list[Ranked], where: str) 
         said += f"; {of}{points(best.delta, best.delta_low, best.delta_high, scale)} to "
         said += f"{called(best.reference)} ({verdict})"
     return said + "."
+
+
+def _alone(best: Ranked, rows: list[Ranked], ranking: Ranking) -> bool:
+    """Whether no other of the rows keeps as much, so that none is compared with it."""
+    pairs = [ranking.pairs.get(best.series, r.series) for r in rows if r is not best]
+    return bool(ranking.pairs.found) and not any(pair and pair.comparable for pair in pairs)
 
 
 @dataclass(frozen=True)
