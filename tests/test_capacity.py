@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.command.cli import main
+from harness.common.errors import UsageError
 from harness.options.gpus import GPUS, find_gpu, parse_gpu
 from harness.statistics.bounds import GIB, Gpu, Sample, bound, capacity_row, whole_call
 from reports.capacity import choose, load, table
@@ -48,6 +49,11 @@ def test_names_are_read_as_people_write_them(text: str) -> None:
 
 def test_an_amount_of_memory_is_a_gpu_too() -> None:
     assert find_gpu(parse_gpu("24 GiB")) == Gpu("24GiB", 24.0)
+
+
+def test_a_gpu_of_several_sizes_is_asked_which() -> None:
+    with pytest.raises(UsageError, match=r"'a100' .*: 'a100-40g' or 'a100-80g'"):
+        parse_gpu("a100")
 
 
 def test_an_unknown_gpu_is_refused_with_the_nearest(
