@@ -57,7 +57,9 @@ def _leader(summary: Summary, ranking: Ranking, rows: list[Ranked], where: str) 
     ties = [
         r
         for r in rows
-        if r is not best and not _is(ranking.pairs.get(best.series, r.series), "better")
+        if r is not best
+        and not _is(ranking.pairs.get(best.series, r.series), "better")
+        and not _alone(best, r)
     ]
     if ties and len(rows) > 1:
         several = f"{len(ties)} others" if len(ties) > MOST_NAMES else ""
@@ -153,14 +155,32 @@ def _told(summary: Summary, one: Standing, scale: float) -> str:
     for word, pairs in (("beats", one.beaten), ("loses to", one.lost)):
         if pairs:
             parts.append(f"{word} {_listed(summary, row, pairs, scale)}")
+    column = "".join(_in_the_column(summary, row, r, scale) for r in one.open if _alone(row, r))
+    others = [r for r in one.open if not _alone(row, r)]
     if not parts:
-        others = _open(summary, row, one.open)
-        return f"{who} is not separable from {others} {where}."
-    said = f"{who} {' and '.join(parts)} {where}"
-    controlled = [r for r in one.open if not r.series.is_control]
-    if controlled:
-        said += f"; not separable from {_open(summary, row, controlled)}"
+        if not others:
+            return f"{who} {where}: no pair settled{column}."
+        return f"{who} is not separable from {_open(summary, row, others)} {where}{column}."
+    said = f"{who} {' and '.join(parts)} {where}{column}"
+    others = [r for r in others if not r.series.is_control]
+    if others:
+        said += f"; not separable from {_open(summary, row, others)}"
     return said + "."
+
+
+def _alone(row: Ranked, other: Ranked) -> bool:
+    """Whether the table settles a row against its reference, which all pairs together leave open.
+
+    The table corrects over its column, the sentences over all comparable pairs.
+    """
+    return row.reference == other.series and row.verdict in ("better", "worse")
+
+
+def _in_the_column(summary: Summary, row: Ranked, other: Ranked, scale: float) -> str:
+    low, high = sorted((abs(row.delta_low * scale), abs(row.delta_high * scale)))
+    by = f"{text.number(abs(row.delta) * scale)} {text.interval(low, high)}".rstrip()
+    named = _numbered(summary, other, row)
+    return f"; {row.verdict} than {named} by {by} in the table's column, open among all pairs"
 
 
 def _listed(summary: Summary, row: Ranked, pairs: list[tuple[Ranked, Pair]], scale: float) -> str:
