@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Comparison:
     """A finished run: its folder, and its CSVs as pandas frames (read when asked for)."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
 
     def frame(self, name: str) -> pd.DataFrame:
         """`NAME.csv` of the run. Raises Error where the run has none."""

@@ -32,6 +32,8 @@ ABOUT = (
 )
 BATCHES, NEW = (1, 4, 16, 64), (1, 32, 256, 1024)
 MOST_PANELS = 8
+NEAR = 0.02
+"""Costs this close are one: a budget counts as met within as much."""
 HEADER = ("label", "batch", "n_out", "predicted_ms", "dense_ms", "speed_up")
 Frame = dict[Series, Any]
 
@@ -108,17 +110,20 @@ def choose(summary: Summary) -> list[str]:
         return []
     costs = {s: (r.tflops_prompt, r.tflops_token, r.kv_gib) for s, r in found.items()}
     front = [s for s in costs if not any(_cheaper(costs[o], costs[s]) for o in costs)]
+    front = front or [min(costs, key=costs.__getitem__)]
     beaten = [s for s in costs if s not in front]
     said = f"Cheapest in prompt, new token or KV cache: {_names(front)}."
     if beaten:
-        said += f" Never: {_names(beaten)}, since another row costs no more in any of the three."
+        said += f" Never on costs: {_names(beaten)}, since another row costs less"
+        said += " and no more in any of the three"
+        said += f" (within {text.percent(NEAR)} is the same)."
     said += " Costs alone: accuracy is not known here."
     return [said, *_held(found), *_bounds(found)]
 
 
 def _cheaper(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether `one` costs no more anywhere and less somewhere; rounding is no difference."""
-    near = [math.isclose(a, b, rel_tol=1e-9) for a, b in zip(one, other, strict=True)]
+    """Whether `one` costs no more anywhere and less somewhere, by more than budgets are met."""
+    near = [math.isclose(a, b, rel_tol=NEAR) for a, b in zip(one, other, strict=True)]
     below = [a < b for a, b in zip(one, other, strict=True)]
     return all(n or b for n, b in zip(near, below, strict=True)) and not all(near)
 

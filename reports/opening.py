@@ -61,9 +61,10 @@ def _leader(summary: Summary, ranking: Ranking, rows: list[Ranked], where: str) 
         and (pair := ranking.pairs.get(best.series, r.series)) is not None
         and pair.comparable
         and not _is(pair, "better")
+        and not _column_settles(best, r)
     ]
     if not where and len(rows) > 1 and not ties:
-        said += ", at a KV cache of its own" if _alone(best, rows, ranking) else ""
+        said += ", at a KV cache of its own" if _apart(best, rows, ranking) else ""
     if ties and len(rows) > 1:
         several = f"{len(ties)} others" if len(ties) > MOST_NAMES else ""
         said += f", not separable from {several or text.listing([called(r.series) for r in ties])}"
@@ -76,7 +77,7 @@ def _leader(summary: Summary, ranking: Ranking, rows: list[Ranked], where: str) 
     return said + "."
 
 
-def _alone(best: Ranked, rows: list[Ranked], ranking: Ranking) -> bool:
+def _apart(best: Ranked, rows: list[Ranked], ranking: Ranking) -> bool:
     """Whether no other of the rows keeps as much, so that none is compared with it."""
     pairs = [ranking.pairs.get(best.series, r.series) for r in rows if r is not best]
     return bool(ranking.pairs.found) and not any(pair and pair.comparable for pair in pairs)
@@ -164,14 +165,34 @@ def _told(summary: Summary, one: Standing, scale: float) -> str:
     for word, pairs in (("beats", one.beaten), ("loses to", one.lost)):
         if pairs:
             parts.append(f"{word} {_listed(summary, row, pairs, scale)}")
+    told = [r for r in one.open if _column_settles(row, r)]
+    column = "".join(_in_the_column(summary, row, r, scale) for r in told)
+    others = [r for r in one.open if not _column_settles(row, r)]
     if not parts:
-        others = _open(summary, row, one.open)
-        return f"{who} is not separable from {others} {where}."
-    said = f"{who} {' and '.join(parts)} {where}"
-    controlled = [r for r in one.open if not r.series.is_control]
-    if controlled:
-        said += f"; not separable from {_open(summary, row, controlled)}"
+        if not others:
+            return f"{who} {where}: no pair settled{column}."
+        return f"{who} is not separable from {_open(summary, row, others)} {where}{column}."
+    said = f"{who} {' and '.join(parts)} {where}{column}"
+    others = [r for r in others if not r.series.is_control]
+    if others:
+        said += f"; not separable from {_open(summary, row, others)}"
     return said + "."
+
+
+def _column_settles(row: Ranked, other: Ranked) -> bool:
+    """Whether the table settles a row against its reference, which all pairs together leave open.
+
+    The table corrects over its column, the sentences over all comparable pairs.
+    """
+    return row.reference == other.series and row.verdict in ("better", "worse")
+
+
+def _in_the_column(summary: Summary, row: Ranked, other: Ranked, scale: float) -> str:
+    ends = (row.delta_low, row.delta_high) if row.delta >= 0 else (-row.delta_high, -row.delta_low)
+    low, high = (end * scale for end in ends)
+    by = f"{text.number(abs(row.delta) * scale)} {text.interval(low, high)}".rstrip()
+    named = _numbered(summary, other, row)
+    return f"; {row.verdict} than {named} by {by} in the table's column, open among all pairs"
 
 
 def _listed(summary: Summary, row: Ranked, pairs: list[tuple[Ranked, Pair]], scale: float) -> str:

@@ -42,7 +42,9 @@ class Ranked:
     kv: float = NAN
     prefill_of_dense: float = NAN
     reference: Series | None = None
-    """The row that the difference is to; None for that row itself."""
+    """The row that the difference is to; None for that row itself, and where none is at its KV."""
+    is_compared_with: bool = False
+    """Whether it is one of the rows that differences are to."""
     delta: float = NAN
     delta_low: float = NAN
     delta_high: float = NAN
@@ -95,6 +97,7 @@ def load(summary: Summary, against: Sequence[str] = (), rivals: Rivals | None = 
     rows = []
     for series in summary.series:
         row = known.get(series) or _from_cells(summary, series)
+        row = replace(row, is_compared_with=series in references)
         rows.append(_compared(row, _reference(row, references, known), found))
     rows = _placed(_adjusted(rows, found), found)
     if rivals is not None:

@@ -84,7 +84,7 @@ def name_cell(series: Series) -> Cell:
 def difference(row: Ranked, unit: float = 100.0) -> Cell:
     """The difference to the reference with its interval, and in a word what the test says."""
     if row.reference is None or math.isnan(row.delta):
-        return Cell("reference" if row.series.is_reference else text.GAP, tone="gap")
+        return Cell("reference" if row.is_compared_with else text.GAP, tone="gap")
     ci = text.interval(row.delta_low * unit, row.delta_high * unit, signed=True)
     strong = row.verdict in ("better", "worse")
     shown = text.number(row.delta * unit, signed=True)
@@ -178,5 +178,6 @@ def _note(ranking: Ranking) -> str:
     return (
         "Place: among the rows that keep as much of the image's KV cache; a range is a tie that "
         "these documents do not settle. Δ: paired on the same documents, bold where it is settled "
-        "(Holm over this column); open: neither settled nor shown to be as good."
+        "(Holm over this column); open: neither settled nor shown to be as good. The sentences "
+        "on top correct over all pairs of one budget, a family of its own."
     )

@@ -39,6 +39,10 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("--methods fastv --bench gqa --margin 0", "--margin: expected a number of points above 0"),
         ("--methods fastv --bench gqa --margin nan", "--margin: expected a number of points"),
         ("--costs-only --methods fastv --margin 2", "--margin has no meaning with --costs-only"),
+        (
+            "--costs-only --methods fastv --workload batch=16",
+            "--workload has no meaning with --costs-only: give --n-text, --n-out and --batch-size",
+        ),
         ("--throughput --methods fastv --margin 2", "--margin has no meaning with --throughput"),
         ("--methods fastv --bench gqa --allow over-lenght", "did you mean 'over-length'?"),
         ("--throughput --methods fastv --allow over-length", "--allow has no meaning with"),

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness.command.cli import main
+from harness.common.errors import UsageError
 from harness.options.gpus import GPUS, find_gpu, parse_gpu
 from harness.statistics.bounds import GIB, Gpu, Sample, bound, capacity_row, whole_call
-from reports.capacity import choose, load, table
+from reports.capacity import _cheaper, choose, load, table
 from reports.rundata import load_run
 from reports.summary import summarise
 
@@ -50,6 +51,11 @@ def test_an_amount_of_memory_is_a_gpu_too() -> None:
     assert find_gpu(parse_gpu("24 GiB")) == Gpu("24GiB", 24.0)
 
 
+def test_a_gpu_of_several_sizes_is_asked_which() -> None:
+    with pytest.raises(UsageError, match=r"'a100' .*: 'a100-40g' or 'a100-80g'"):
+        parse_gpu("a100")
+
+
 def test_an_unknown_gpu_is_refused_with_the_nearest(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -78,9 +84,16 @@ def test_costs_alone_end_in_a_report_that_says_what_to_choose(
     assert not rows[0]["prefill_ms_least"]
     said = choose(summarise(load_run(tmp_path / "c")))
     assert said[0].startswith("Cheapest in prompt, new token or KV cache: divprune.")
-    assert "Never: dense" in said[0] and said[0] in " ".join(shown.split())
+    assert "Never on costs: dense" in said[0] and said[0] in " ".join(shown.split())
     page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
     assert "What to choose on costs" in page and "samples on 1GiB, at most" in page
+
+
+def test_what_a_budget_is_met_within_is_no_reason_for_never() -> None:
+    costs = (3.228, 0.0134, 3.93)
+    near = (3.242, 0.0134, 3.94)  # 0.4 % dearer: another rounding of the same budget
+    assert not _cheaper(costs, near) and not _cheaper(near, costs)
+    assert _cheaper(costs, (3.5, 0.0134, 3.93)) and not _cheaper((3.5, 0.0134, 3.93), costs)
 
 
 def test_what_costs_alone_cannot_count_is_no_run_to_go_on_with(tmp_path: Path) -> None:

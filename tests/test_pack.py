@@ -108,7 +108,7 @@ def test_report_and_comparison_are_those_of_the_run(
 
 
 def test_python_reads_tables_wherever_they_are(packed: Path) -> None:
-    made = ms.Comparison(packed)
+    made = ms.Comparison(str(packed))  # a path in words, as people write it
     wanted = made.accuracy
     content = (packed / "accuracy.csv").read_bytes()
     (packed / "accuracy.csv.gz").write_bytes(gzip.compress(content))

@@ -12,6 +12,7 @@ from reports.errors import ReportError
 from reports.opening import sentences
 from reports.pairs import Pair
 from reports.ranking import Ranking, load
+from reports.ranktable import difference
 from reports.rundata import load_run
 from reports.summary import Summary, summarise
 from tests.fixtures.pairs import write_pairs
@@ -76,6 +77,35 @@ def test_differences_are_to_dense_unless_another_row_is_asked_for(run: Path) -> 
     assert rows["mine"].verdict == "better" and rows["random"].verdict == "worse"
     # The file has dense - fastv the other way round.
     assert rows["dense"].delta == pytest.approx(0.10)
+
+
+def test_only_rows_that_are_compared_with_are_called_the_reference(run: Path) -> None:
+    rows = ranked(run, "fastv", "gamma")[1].rows
+    shown = {row.series.label: difference(row).main for row in rows}
+    # No row that dense could be compared with keeps as much; fastv and gamma are what others are.
+    assert (shown["dense"], shown["fastv"], shown["gamma"]) == ("–", "reference", "reference")
+
+
+def test_what_the_column_settles_is_not_called_open_on_the_same_page(tmp_path: Path) -> None:
+    averages = {"dense": 0.8, "fastv": 0.70, "divprune": 0.69, "mine": 0.60}
+    kept = {"dense": 1.0, "fastv": 0.3, "divprune": 0.3, "mine": 0.3}
+    write_run(tmp_path, tuple(averages), failed=())
+    write_pairs(tmp_path, averages, kept)
+    file = tmp_path / "comparisons.csv"
+    lines = file.read_text().splitlines(keepends=True)
+    # Settled in itself, open after the correction over all pairs.
+    lines = [
+        line.replace(",0.001,0.001,worse", ",0.001,0.06,inconclusive")
+        if ",mine,fastv," in line
+        else line
+        for line in lines
+    ]
+    file.write_text("".join(lines))
+    summary, ranking = ranked(tmp_path, "fastv")
+    assert by_label(ranking)["mine"].verdict == "worse"
+    own = next(s for s in sentences(summary, ranking) if s.startswith("mine"))
+    assert "worse than fastv by 10.0 [6.0, 14.0] in the table's column, open among all" in own
+    assert "not separable from fastv" not in own
 
 
 def test_an_unknown_reference_is_refused_with_the_nearest_row(run: Path) -> None:

@@ -26,7 +26,7 @@ from methods.budget import Budgeted
 def nothing_dropped(s: Case) -> None:
     """with nothing to drop, logits equal the plain model's bit for bit (sdpa and eager)"""
     if s.method.neutral is None:
-        raise NotApplicable("it has no setting that changes nothing")
+        raise NotApplicable("it states no `neutral`, a setting that changes nothing")
     neutral = methods.build(s.method.name, s.method.neutral)
     for attn in ("sdpa", "eager"):
         twin = Case(neutral, attn, torch.float32)

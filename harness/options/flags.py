@@ -163,7 +163,9 @@ def refuse_idle(job: JobKind, given: Collection[str]) -> None:
     known = {"study": SETTING["study"]} | {o.name: o for o in OPTIONS}
     for name in sorted(given):
         if job not in known[name].jobs:
-            raise UsageError(f"{flag(name)} has no meaning with {job.shown}")
+            asked = name == "workload" and job is JobKind.COSTS_ONLY
+            instead = ": give --n-text, --n-out and --batch-size" if asked else ""
+            raise UsageError(f"{flag(name)} has no meaning with {job.shown}{instead}")
     for name in sorted(given):
         if known[name].needs and known[name].needs not in given:
             raise UsageError(f"{flag(name)} has no meaning without {flag(known[name].needs)}")

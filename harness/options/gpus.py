@@ -43,6 +43,9 @@ def parse_gpu(text: str) -> str:
         return f"{float(size[1]):g}GiB"
     name = text.strip().lower().replace("_", "-")
     if name not in GPUS:
+        forms = [f"'{one}'" for one in GPUS if one.startswith(f"{name}-")]
+        if len(forms) > 1:
+            raise UsageError(f"'{text}' comes in several sizes: {' or '.join(forms)}")
         raise UsageError(unknown("GPU", text, GPUS, "or an amount as 24GiB"))
     return name
 

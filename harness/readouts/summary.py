@@ -158,8 +158,7 @@ class Closing:
         from reports import text
 
         if not self._told(row):
-            named = row.series.is_reference or self._named(row.series)
-            return Text("reference" if named else text.GAP, SMALL)
+            return Text("reference" if self._named(row.series) else text.GAP, SMALL)
         unit = text.factor(self.summary, self.only) if self.only else 100.0
         ci = text.interval(row.delta_low * unit, row.delta_high * unit, signed=True)
         return Text(f"{text.number(row.delta * unit, signed=True)} {ci}".strip())
