@@ -5,21 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from harness.common.errors import EXIT_OK, UsageError
+from harness.common.errors import EXIT_OK
 from harness.common.stops import put
+from harness.common.subcommand import SubParser
 from harness.store.pack import WORD, pack
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{WORD}: {message}")
 
 
 def parser() -> argparse.ArgumentParser:
     """The words of the sub-command."""
-    made = _Parser(
+    made = SubParser(
         prog=f"modsuite {WORD}",
         description="A run on benchmarks as a small folder that anyone can analyse again: tables, "
         "and every answer in samples.parquet.",

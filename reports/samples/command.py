@@ -9,23 +9,18 @@ import tempfile
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from harness.common.errors import EXIT_OK, UsageError
 from harness.common.stops import put
+from harness.common.subcommand import SubParser
 from reports.errors import ReportError
 
 WORD = "view"  # as the command line dispatches it
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{WORD}: {message}")
-
-
 def parser() -> argparse.ArgumentParser:
     """The words of the sub-command."""
-    made = _Parser(
+    made = SubParser(
         prog=f"modsuite {WORD}",
         description="All samples of a run in the browser: search, filter, every method's answer.",
         epilog="The page is served on this machine's loopback only, until Ctrl-C. docs/samples.md",

@@ -6,21 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from harness.common.errors import EXIT_OK, UsageError
+from harness.common.errors import EXIT_OK
+from harness.common.subcommand import SubParser
 
 WORD = "convert"  # as the command line dispatches it
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{WORD}: {message}")
-
-
 def parser() -> argparse.ArgumentParser:
     """The words of the sub-command."""
-    made = _Parser(
+    made = SubParser(
         prog=f"modsuite {WORD}",
         description="Released research weights as a folder for --model or --checkpoint.",
         epilog="Which layouts are read, and what becomes of them: docs/converting.md",
