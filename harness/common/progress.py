@@ -202,7 +202,12 @@ def print_whole(console: Console, table: Table) -> None:
     """Print a table at its full width: a number cut to fit a narrow window is no number."""
     roomy = console.options.update(max_width=1000)
     width = max(console.width, Measurement.get(console, roomy, table).maximum)
-    wide = Console(
-        file=console.file, width=width, highlight=False, force_terminal=console.is_terminal
+    wide = Console(  # it draws as that one does: rich would look at the environment again
+        file=console.file,
+        width=width,
+        highlight=False,
+        force_terminal=console.is_terminal,
+        color_system=console.color_system,  # type: ignore[arg-type]  # a word of the four it takes
+        no_color=console.no_color,
     )
     wide.print(table)
