@@ -104,12 +104,12 @@ class Benchmarks(Job):
     def counters(self) -> Any:
         """The counters of FLOPs on the model's parts, see `harness.cost.referees.Referees`."""
         from harness.cost.modules import decoder_like
-        from harness.cost.referees import Referees
+        from harness.cost.referees import referees_for
         from harness.engine.model import find_parts
 
         assert self.session is not None
         found = find_parts(self.session.model)
-        return Referees(self.session.info, decoder_like(found.layers[0], found.config))
+        return referees_for(self.session.info, decoder_like(found.layers[0], found.config))
 
     def evaluate(self, session: Any, method: Any, bench: Any, **options: Any) -> Any:
         """One cell: see `harness.bench.loop.evaluate`."""

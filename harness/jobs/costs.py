@@ -77,10 +77,10 @@ class Costs(Job):
 
     def open(self, out: Path, show: Progressing) -> dict[str, Any]:
         """All of it is computed here: where the counters disagree, nothing is written."""
-        from harness.cost.referees import Referees
+        from harness.cost.referees import referees_for
 
         show.phase("checking the counters of FLOPs", soon=True)
-        referees = Referees(self.shape)
+        referees = referees_for(self.shape)
         checked = referees.described()
         how = self.config, self.shape, self.settings, referees
         self.found, self.left_out = predict(show.each("counting", self.methods), *how)
