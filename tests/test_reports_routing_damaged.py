@@ -20,8 +20,6 @@ from tests.fixtures.routing import make_record
 from tests.test_reports import Page
 from tests.test_reports_routing import FEW, METHODS, payload, small
 
-pytestmark = pytest.mark.usefixtures("unpainted")
-
 
 def with_meta(text: str) -> bytes:
     """A record's file whose ``meta`` is this text."""

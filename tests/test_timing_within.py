@@ -90,6 +90,7 @@ def test_nothing_is_left_to_do_the_third_time(done: Path, monkeypatch: pytest.Mo
     assert (done / "throughput.csv").read_bytes() == table
 
 
+@pytest.mark.usefixtures("painted")
 def test_the_report_joins_times_to_accuracy(done: Path) -> None:
     (done / "report.html").unlink()
     assert main(["--plots-only", str(done)]) == 0
@@ -225,6 +226,7 @@ def test_a_study_is_not_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 # --- the device's state, from a reader that pretends ------------------------------------------
+@pytest.mark.usefixtures("painted")
 def test_a_busy_and_throttled_gpu_is_said_everywhere(
     interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
