@@ -247,6 +247,7 @@ def test_published_sizes() -> None:
     assert total == pytest.approx(7.24e9 + 16 * 3 * 3 * 4096 * 14336, rel=0.001)
 
 
+@pytest.mark.slow
 def test_costs_without_weights(tmp_path: Path) -> None:
     argv = ["--costs-only", "--methods", "fastv", "--model", PHI, "--quiet"]
     assert main([*argv, "--out", str(tmp_path / "run")]) == 0

@@ -148,7 +148,7 @@ def test_packed_records_of_another_version_are_refused(head: dict[str, Any]) -> 
         from_plain(packed(head))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("form", ["npz", "packed", "cell"])
 def test_a_damaged_file_is_a_refusal_or_the_same_record(
