@@ -94,7 +94,8 @@ def grid_within(grid: Grid) -> TimingGrid:
 
     Raises UsageError for a workload on a bench that there is not.
     """
-    settings = grid.settings
+    # Times belong to one batch size: the one that the answers are asked for at.
+    settings = replace(grid.settings, batch_size=grid.cells[0].key.batch_size)
     check_rounds(settings)
     found = {cell.bench.name: cell.bench.data for cell in grid.cells}
     workloads = tuple(_workloads(settings))

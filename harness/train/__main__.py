@@ -22,6 +22,7 @@ from harness.common.errors import (
 )
 from harness.common.roots import BUILD, DATA
 from harness.common.stops import put, stoppable, tell
+from harness.common.threads import prepare
 from harness.train import estimate
 from methods.params import MethodError
 
@@ -40,6 +41,7 @@ SCENES, SCENE_SEED = 60_000, 1
 
 
 def main(argv: list[str] | None = None) -> int:
+    prepare()
     parser = argparse.ArgumentParser(prog="python -m harness.train", description=__doc__)
     parser.add_argument("--recipe", type=Path, help="YAML recipe (see recipes/)")
     parser.add_argument("--all", action="store_true", help="every recipe of recipes/tiny in order")
