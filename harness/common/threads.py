@@ -1,8 +1,8 @@
 """How many threads a model runs with on a CPU, and how they wait for each other. Torch-free.
 
-Measured: docs/cpu.md. Two threads bring a model of hidden size 288 nothing, and on a machine that
-has other work to do they cost it fifty times its share: each of its many small operators ends
-with a barrier, and a thread that spins there waits for one that is not running.
+Each of a model's many operators ends with a barrier. A thread that spins there, as OpenMP's do,
+takes the core of the very thread it waits for as soon as the machine has other work to do; one
+that sleeps gives it up (docs/cpu.md has the measurements).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SMALL = 1024  # hidden size below which a second thread brings less than it can cost
+PER_THREAD = 128  # hidden size that gives one more thread enough to do between two barriers
+SMALL = 1024  # hidden size below which a thread that spins costs more than it can bring
 ASKED = "OMP_NUM_THREADS"  # a number that the user, or torchrun, has chosen
 # GNU's and LLVM's OpenMP: sleep at a barrier instead of spinning. Read when torch is loaded.
 WAITING = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
@@ -34,15 +35,24 @@ def cores() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
+def sleeping() -> bool:
+    """Whether threads sleep while they wait; False where torch was loaded before `prepare`."""
+    asked = {name: os.environ.get(name, "").lower() for name in SET}
+    return asked["OMP_WAIT_POLICY"] == "passive" or asked["GOMP_SPINCOUNT"] == "0"
+
+
 def choose(hidden: int) -> int:
     """What `auto` means for a model of this hidden size.
 
-    The user's own number where there is one; one thread for a small model; else every core.
+    The user's own number where there is one; else a thread for every `PER_THREAD` of the hidden
+    size and every core at most; but one for a small model whose threads would spin.
     """
     asked = os.environ.get(ASKED, "").partition(",")[0]
     if asked.isdecimal() and int(asked):
         return int(asked)
-    return 1 if hidden < SMALL else cores()
+    if hidden < SMALL and not sleeping():
+        return 1
+    return min(cores(), max(1, hidden // PER_THREAD))
 
 
 def in_use() -> int | None:

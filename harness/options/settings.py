@@ -125,8 +125,8 @@ class Settings:
         "auto",
         validators.threads,
         "N|auto",
-        help="of the model on a CPU; auto: OMP_NUM_THREADS, else 1 for a small model and all "
-        "cores for a large one; a resumed run keeps its number",
+        help="of the model on a CPU; auto: OMP_NUM_THREADS, else the cores, at most one for every "
+        "128 of the hidden size; a resumed run keeps its number",
         jobs=ON_BENCHES | JobKind.THROUGHPUT,
         record=Record.USED,
     )
