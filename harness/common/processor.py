@@ -31,5 +31,5 @@ def lacks(dtype: str) -> str:
         return ""
     return (
         f"this processor ({platform.machine()}) has no instructions for {dtype}: it is computed "
-        "correctly and far slower than float32, which --dtype auto takes"
+        "correctly, and far slower than float32"
     )

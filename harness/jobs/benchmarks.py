@@ -9,16 +9,15 @@ from typing import Any, Protocol
 
 from harness.common.errors import CellError, StoreError, one_line
 from harness.common.forecast import Forecast
-from harness.common.processor import lacks
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
-from harness.common.threads import in_use
 from harness.cost.findings import RefereeError
 from harness.jobs.cellrun import record_failure, run_cell
 from harness.jobs.grid import Cell, Grid, make_grid, too_few
 from harness.jobs.planned import part_of, plan_cells
 from harness.jobs.resolve import (
     named_methods,
+    on_cpu,
     require_same_files,
     runtime_of,
     use_threads,
@@ -311,21 +310,13 @@ class Benchmarks(Job):
             show.say(f"    {note}")
 
 
-def on_cpu(grid: Grid) -> dict[str, Any]:
-    """What `run.json` says of the processor that a run's model is on; empty elsewhere."""
-    if grid.runtime.device != "cpu":
-        return {}
-    slow = lacks(grid.runtime.dtype)
-    return {"threads": in_use(), **({"notes": [slow]} if slow else {})}
-
-
 def describe_run(grid: Grid, device_name: str) -> dict[str, Any]:
     """What `run.json` says of the model and the conditions."""
     return {
         "device_name": device_name,
         "dtype": grid.runtime.dtype,
         "attn": grid.runtime.attn,
-        **on_cpu(grid),
+        **on_cpu(grid.runtime),
         "seed": grid.settings.seed,
         "model_id": grid.source.model_id,
         "mini": bool(grid.source.mini),

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import UsageError, one_line
 from harness.common.nearest import unknown
+from harness.common.processor import lacks
 from harness.common.roots import DATA
-from harness.common.threads import choose, cores
+from harness.common.threads import choose, cores, in_use
 from harness.options.runtime import DENSE, Runtime
 from harness.options.settings import Settings
 from harness.options.specs import check_known_methods
@@ -69,6 +70,14 @@ def use_threads(settings: Settings, hidden: int) -> int | None:
         number = int(before or choose(hidden))
     torch.set_num_threads(number)
     return None if known and before is None and asked == "auto" else number
+
+
+def on_cpu(runtime: Runtime) -> dict[str, Any]:
+    """What `run.json` says of the processor that a run's model is on; empty elsewhere."""
+    if runtime.device != "cpu":
+        return {}
+    slow = lacks(runtime.dtype)
+    return {"threads": in_use(), **({"notes": [slow]} if slow else {})}
 
 
 def check_methods(methods: Sequence[Any], shape: ModelShape) -> None:

@@ -118,7 +118,7 @@ class Settings:
         validators.batch_size,
         "N|auto",
         help=f"samples per batch, at most {validators.MAX_BATCH} (default auto for answers: 8, on "
-        "CUDA 32; 1 for --throughput and --costs-only)",
+        "CUDA 32; 1 for times and costs)",
         jobs=RUNS | JobKind.STUDY,
     )
     threads: int | str = setting(
