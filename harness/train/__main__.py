@@ -149,7 +149,7 @@ def _run(path: Path, args: argparse.Namespace) -> None:
 
 
 def _say_slow(bf16: bool) -> None:
-    """A line where a recipe asks a processor for a number format that it has no instructions for."""
+    """A line where a recipe asks for a number format the processor has no instructions for."""
     import torch
 
     slow = lacks("bfloat16")
