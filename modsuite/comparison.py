@@ -85,7 +85,7 @@ def compare(
     bench: str | Sequence[str],
     *,
     limit: int | None = None,
-    batch_size: int = 1,
+    batch_size: int | str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     against: str | Sequence[str] | None = None,
@@ -108,6 +108,7 @@ def compare(
     }  # fmt: skip
     with spoken():
         from harness.common.errors import EXIT_INTERRUPTED, EXIT_OK
+        from harness.common.threads import kept
         from harness.jobs.benchmarks import Benchmarks
         from harness.jobs.runner import run
         from harness.store.rundir import default_out
@@ -118,7 +119,7 @@ def compare(
         if out is None:
             argv += ["--out", str(path)]
         said, wrong = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(wrong):
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(wrong), kept():
             require_files(mine.session)
             code = run(Benchmarks(_settings([*argv, "--quiet"]), argv, mine.session))
     if code == EXIT_INTERRUPTED:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.conditions import ITEMSIZE
 from harness.common.errors import CellError, HarnessError, StoreError, one_line
+from harness.common.threads import in_use
 from harness.options.runtime import DENSE
 from harness.readouts.stored import ANSWERS, read_out_cell
 from harness.store.cells import params_json
@@ -149,6 +150,7 @@ def identity(cell: Cell) -> dict[str, Any]:
         "dtype": key.dtype,
         "attn": key.attn,
         "positions": cell.method.numbering,
+        "threads": in_use() if key.device == "cpu" else None,
     }
 
 

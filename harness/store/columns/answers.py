@@ -27,6 +27,7 @@ attn | text | | attention backend
 finished_at | text | | UTC, ISO 8601
 positions | text | | how kept tokens are numbered: `original`, `compact`; empty: none or all leave
 reused_from | text | | the run that answered it (`--reuse`); empty: this one
+threads | int | threads | of the model, on a CPU
 """,
 )
 ACCURACY = table(
