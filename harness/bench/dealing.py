@@ -32,7 +32,7 @@ class Dealer(Protocol):
         """
 
     def answered(self, requests: int, seconds: float) -> int:
-        """Tell of a finished batch; returns how many requests all have answered since they began."""
+        """Tell of a finished batch; returns the requests answered by all since they began."""
 
     def close(self, notes: Sequence[str]) -> list[str]:
         """Wait until every share is answered; returns the notes of all.

@@ -124,6 +124,11 @@ class RoutedModel(lmms):
         mine = self._answer(batches, log, len(wanted))
         self.notes = self.dealer.close(self.notes)
         log.refresh()
+        if len(log) < len(wanted):
+            raise CellError(
+                f"{len(wanted) - len(log)} of {len(wanted)} answers are in no log here: all "
+                "processes must write to one folder; on several machines --out on a shared one"
+            )
         self.batch_size = min(self.batch_size, log.batch_size or self.batch_size)
         self.seconds = log.seconds
         self._show(log, (r for r in wanted if r.position not in mine))
@@ -282,14 +287,13 @@ class RoutedModel(lmms):
 
     def _show(self, log: ResponseLog, elsewhere: Iterable[Request]) -> None:
         """The images of pictured samples that were answered before, or by another process."""
-        for request in elsewhere if self.on_image is not None else ():
-            if self.pictured(request.position):
-                picture = log.answer(request.position).picture
-                if picture is None:
-                    continue
-                images = self.prompter.images(request)
-                for name, image in zip(picture["images"], images, strict=True):
-                    self.on_image(name, image)
+        if self.on_image is None:
+            return
+        for request in filter(lambda r: self.pictured(r.position), elsewhere):
+            picture = log.answer(request.position).picture
+            images = self.prompter.images(request) if picture else ()
+            for name, image in zip(picture["images"] if picture else (), images, strict=True):
+                self.on_image(name, image)
 
     def _told(self, answer: Answer, task: str) -> str:
         """What the scoring reads of an answer, which is counted."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.common.errors import UsageError
+from harness.common.roots import INSTALLED
+from harness.common.stops import COMMAND, PROGRAM
 
 WORDS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
 PLACE = ("MASTER_ADDR", "MASTER_PORT")
@@ -41,9 +43,13 @@ class Rank:
         return self.number == 0
 
     @property
-    def launcher(self) -> str:
-        """What stands before the program where a command is to be repeated."""
-        return "" if self.alone else f"torchrun --nproc-per-node {self.here} "
+    def command(self) -> str:
+        """How the program is started again in as many processes."""
+        if self.alone:
+            return COMMAND
+        nodes = f"--nnodes {self.count // self.here} " * (self.count > self.here)
+        program = "-m modsuite" if INSTALLED else PROGRAM
+        return f"torchrun {nodes}--nproc-per-node {self.here} {program}"
 
 
 ALONE = Rank()

@@ -9,6 +9,7 @@ import torch
 
 from harness.common.conditions import ATTENTION, ATTENTION_ALIASES, DTYPE_ALIASES, DTYPES
 from harness.common.errors import UsageError, one_line
+from harness.common.ranks import Rank, this
 from harness.common.torchvision_ops import declare_missing_ops
 from harness.families.catalog import shape_from_config
 from harness.model.features import FeatureCache
@@ -60,10 +61,19 @@ def load(
 
 
 def pick_device(wish: str) -> torch.device:
-    """The torch device behind a wish; UsageError if this machine has none such."""
+    """The torch device behind a wish; UsageError if this machine has none such.
+
+    Of several processes each gets the CUDA device of its number on this machine.
+    """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wish == "auto":
-        return torch.device("cuda:0" if cuda else "mps" if mps else "cpu")
+        wish = "cuda" if cuda else "mps" if mps else "cpu"
+    rank = this()
+    if not rank.alone and wish not in ("cpu", "cuda"):
+        raise UsageError(
+            f"--device: {wish} is one device, and {rank.count} processes run: with --device cuda "
+            "each takes one of its own, or start one process"
+        )
     have = ", ".join(["cpu", *(["mps"] if mps else []), *_cuda_names()])
     try:
         device = torch.device(wish)
@@ -75,8 +85,19 @@ def pick_device(wish: str) -> torch.device:
     if device.type == "cuda":
         if (device.index or 0) >= torch.cuda.device_count():
             raise UsageError(f"--device: no {wish} on this machine; it has {have}")
-        return torch.device("cuda", device.index or 0)
+        return torch.device("cuda", _share(rank) if device.index is None else device.index)
     return device
+
+
+def _share(rank: Rank) -> int:
+    """The CUDA device of this process, one where its launcher shows it no other."""
+    count = torch.cuda.device_count()
+    if rank.local >= count > 1:
+        raise UsageError(
+            f"--device: {rank.here} processes and {count} CUDA devices on this machine: start one "
+            f"process a device (--nproc-per-node {count})"
+        )
+    return rank.local if count > 1 else 0
 
 
 def _cuda_names() -> list[str]:

@@ -266,6 +266,14 @@ class Settings:
     max_seconds: float | None = _timing(
         None, seconds, "S", help="stop the rounds of a workload then"
     )
+    rank_timeout: float | None = _free(
+        None,
+        seconds,
+        "S",
+        help="under torchrun: a process without progress for so long ends the run (default 600, or "
+        "20 times the slowest batch)",
+        jobs=JobKind.RUN,
+    )
     out: str | None = _free(
         None,
         validators.target,

@@ -183,7 +183,7 @@ class _File:
 
     def _batch(self, file: io.BufferedReader) -> Found | None:
         line = file.readline()
-        said = _parsed(line) if line.endswith(b"\n") else None
+        said: Any = _parsed(line) if line.endswith(b"\n") else None
         try:
             positions, sizes = said["positions"], said["sizes"]
             body = file.read(sum(sizes))
