@@ -25,6 +25,7 @@ from harness.common.errors import CellError, HarnessError, UsageError
 from harness.store.packing import pack
 from harness.store.response_log import Answer, Answers, Batch, ResponseLog
 
+OUT_OF_MEMORY = "out of memory"
 NAMED = 4  # samples of a failed batch that its error names
 OnBatch = Callable[[int, int], None]  # answered requests, all requests
 OnImage = Callable[[str, Any], None]  # image id, PIL image of a pictured sample
@@ -118,18 +119,18 @@ class RoutedModel(lmms):
         order = self._order(wanted)
         batches = compose(order, self.batch_size)
         log = self.open_log(self._fingerprint(order))
-        if (size := log.batch_size or self.batch_size) < self.batch_size:
-            self.batch_size = size
-            self.notes.append(f"batch size {size} after running out of memory earlier")
+        asked, self.batch_size = self.batch_size, self._ran_at(log)
         mine = self._answer(batches, log, len(wanted))
         self.notes = self.dealer.close(self.notes)
         log.refresh()
+        self.batch_size = self._ran_at(log)
+        if self.batch_size < asked and not any(OUT_OF_MEMORY in note for note in self.notes):
+            self.notes.append(f"batch size {self.batch_size} after running {OUT_OF_MEMORY} earlier")
         if len(log) < len(wanted):
             raise CellError(
                 f"{len(wanted) - len(log)} of {len(wanted)} answers are in no log here: all "
                 "processes must write to one folder; on several machines --out on a shared one"
             )
-        self.batch_size = min(self.batch_size, log.batch_size or self.batch_size)
         self.seconds = log.seconds
         self._show(log, (r for r in wanted if r.position not in mine))
         self.answers = Answers(log, {(r.task, r.doc_id): r.position for r in wanted})
@@ -211,6 +212,10 @@ class RoutedModel(lmms):
                 self._on_batch(min(before + answered, everything), everything)
         return mine
 
+    def _ran_at(self, log: ResponseLog) -> int:
+        """The smallest batch size that anybody came down to."""
+        return min(self.batch_size, log.batch_size or self.batch_size)
+
     def _on_batch(self, answered: int, everything: int) -> None:
         if self.on_batch is not None:
             self.on_batch(answered, everything)
@@ -250,7 +255,7 @@ class RoutedModel(lmms):
                 f"sample {first.name}"
             )
         self.batch_size = size // 2
-        self.notes.append(f"out of memory at batch size {size}, halved to {self.batch_size}")
+        self.notes.append(f"{OUT_OF_MEMORY} at batch size {size}, halved to {self.batch_size}")
 
     def _keep(self, request: Request, output: Any) -> Answer:
         if len(output.images) == 1:
@@ -306,7 +311,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text
+    return OUT_OF_MEMORY in text or "can't allocate memory" in text
 
 
 def _free_memory(device: torch.device) -> None:

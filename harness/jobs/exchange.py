@@ -160,7 +160,7 @@ class _Watch:
             self._step, self._moved = step, now
         doing, slowest = (step[1], step[2]) if step else ("starting", 0.0)
         limit = exchange.patience(slowest)
-        silent = min(SILENT, limit)
+        silent = min(SILENT, limit) if self._alive is not None else max(MEET, limit)
         if now - self._lived > silent:
             self._fail(f"gone or stopped: no sign of life for {silent:.0f} s", doing)
         # The first process writes, scores and draws at its own pace.
@@ -232,13 +232,16 @@ class CellDealer:
             raise CellError(f"rank {failure[0]}: {failure[1]}" if failure[2] else failure[1])
 
 
-def join(rank: Rank, timeout: float | None) -> Exchange:
-    """Meet the other processes. Raises RankError when nobody is there within `MEET` seconds."""
+def join(rank: Rank, timeout: float | None = None, meet: float = MEET) -> Exchange:
+    """Come to the meeting place. Raises RankError when there is none within ``meet`` seconds.
+
+    ``timeout``: seconds without progress after which another process hangs; None: see `patience`.
+    """
     import torch
     from torch.distributed import PrefixStore, TCPStore
 
     keeps = rank.leads and not rank.agent
-    wait = timedelta(seconds=MEET if timeout is None else max(timeout, BEAT))
+    wait = timedelta(seconds=meet)
     try:
         meeting = TCPStore(
             rank.host, rank.port, is_master=keeps, timeout=wait, wait_for_workers=False
@@ -246,7 +249,7 @@ def join(rank: Rank, timeout: float | None) -> Exchange:
     except (RuntimeError, ValueError) as error:
         raise RankError(
             f"rank {rank.number}: no meeting place at {rank.host}:{rank.port} within "
-            f"{wait.total_seconds():.0f} s ({one_line(error, 80)})"
+            f"{meet:.0f} s ({one_line(error, 80)})"
         ) from None
     threads = cpu_share(rank)
     if threads:

@@ -70,7 +70,7 @@ def said_by_the_first(rank: Rank) -> Iterator[None]:
         if rank.leads:
             raise
         try:
-            with join(rank, SHORT) as exchange:
+            with join(rank, meet=SHORT) as exchange:
                 exchange.end(getattr(error, "exit_code", EXIT_CELLS_FAILED), error)
                 exchange.linger()
         except HarnessError:  # nobody is there
@@ -102,6 +102,7 @@ class Leading(Benchmarks):
     def open(self, out: Path, show: Progressing) -> dict[str, Any] | None:
         show.phase(f"meeting {self.exchange.rank.count - 1} other processes", soon=True)
         devices = agree(self.exchange, facts(self))
+        show.say(f"{len(devices)} processes answer together: {', '.join(devices)}")
         self._out = out
         about = super().open(out, show)
         if not self._shared:
@@ -191,11 +192,11 @@ def device_of(job: Benchmarks) -> tuple[str, list[str] | None, str]:
     """A device's name, what no other device has (None on a CPU), and what its numbers follow."""
     import torch
 
-    from harness.model.loading import pick_device
-
     if job.grid.runtime.device != "cuda":
         kind = f"{job.grid.runtime.device} {torch.backends.cpu.get_cpu_capability()}"
         return job.grid.runtime.device, None, kind
+    from harness.model.loading import pick_device
+
     device = pick_device(job.settings.device)
     about = torch.cuda.get_device_properties(device)
     return f"{device} {about.name}", [socket.gethostname(), str(about.uuid)], about.name
