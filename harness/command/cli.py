@@ -170,7 +170,7 @@ def _together(argv: list[str], rank: Rank) -> int:
             refuse(argv[0])
         raw, settings = parse(argv)
         job = _job(raw, settings)
-        for name in ("with_throughput", "analyse"):
+        for name in ("with_throughput", "analyse", "device_map"):
             if getattr(settings, name):
                 refuse(flag(name))
         if job is not JobKind.RUN:

@@ -99,7 +99,8 @@ class Benchmarks(Job):
         if self.session is not None:
             return self.session
         asked = self.settings
-        return load_model(self.grid.source, asked.device, asked.dtype, asked.attn, show.say)
+        how = (asked.device, asked.dtype, asked.attn, show.say)
+        return load_model(self.grid.source, *how, device_map=asked.device_map)
 
     def counters(self) -> Any:
         """The counters of FLOPs on the model's parts, see `harness.cost.referees.Referees`."""

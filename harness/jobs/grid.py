@@ -136,6 +136,7 @@ def make_grid(
                 batch_size=batch_size,
                 seed=settings.seed,
                 allow=settings.allow,
+                device_map=settings.device_map,
             )
             cells.append(Cell(key, method, bench, path))
     return Grid(settings, source, runtime, tuple(cells), notes)

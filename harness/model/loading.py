@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from harness.common.ranks import Rank, this
 from harness.common.torchvision_ops import declare_missing_ops
 from harness.families.catalog import shape_from_config
 from harness.model.features import FeatureCache
+from harness.model.offload import come_back
 from harness.model.quiet import quiet_library
 from harness.model.session import Session
 from harness.model.weights import read_header, weight_files
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 # the rest is for activations and the KV cache.
 WEIGHTS_SHARE = 0.8
 SPREAD = "auto"
+DeviceMap = str | Mapping[str, Any] | None  # a word of transformers', or module -> device or disk
 
 
 def load(
@@ -33,25 +36,29 @@ def load(
     attn: str,
     progress: Progress | None,
     feature_cache_mib: int,
+    device_map: DeviceMap = None,
 ) -> Session:
     """See :func:`harness.model.catalog.load_model`."""
     declare_missing_ops()
     place = pick_device(device)
     kind = pick_dtype(dtype, place, mini=source.mini)
     backend = pick_attention(attn, place, kind)
-    spread = device == "auto" and place.type == "cuda" and not _fits(source, kind, place)
+    if device_map is None and device == "auto" and place.type == "cuda":
+        device_map = None if _fits(source, kind, place) else SPREAD
     tell = progress or (lambda line: None)
-    tell(f"loading {source.model_id} on {SPREAD if spread else place}, {_name(kind)}, {backend}")
+    tell(f"loading {source.model_id} on {device_map or place}, {_name(kind)}, {backend}")
     with quiet_library():
-        model = _model(source, kind, backend, SPREAD if spread else place)
+        model = _model(source, kind, backend, device_map or place)
         processor = load_processor(source)
+    if device_map is not None:
+        come_back(model, source.family.decoder(model))
     model.eval().requires_grad_(False)
     left_out = _greedy_defaults(model)
     return Session(
         model=model,
         processor=processor,
         source=source,
-        device_name=_device_name(place) + (" (spread over devices)" if spread else ""),
+        device_name=_device_name(place) + (" (spread over devices)" if device_map else ""),
         dtype=_name(kind),
         attn=backend,
         info=shape_from_config(model.config.to_dict(), source.model_id),

@@ -123,6 +123,15 @@ class Settings:
     device: str = setting(
         "auto", validators.device, "DEVICE", help="auto, cpu, cuda, cuda:N or mps"
     )
+    device_map: str | None = setting(
+        None,
+        one_of("device map", conditions.DEVICE_MAPS),
+        "|".join(conditions.DEVICE_MAPS),
+        help="spread a model larger than a device over all of them, then the host, then disk, as "
+        "transformers does",
+        jobs=ON_BENCHES,
+        record=Record.SET,
+    )
     dtype: str = setting(
         "auto",
         one_of("dtype", conditions.DTYPES, conditions.DTYPE_ALIASES),
@@ -272,7 +281,7 @@ class Settings:
         "S",
         help="under torchrun: a process without progress for so long ends the run (default 600, or "
         "20 times the slowest batch)",
-        jobs=JobKind.RUN,
+        jobs=ON_BENCHES,
     )
     out: str | None = _free(
         None,
