@@ -68,18 +68,8 @@ def test_each_process_takes_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_torchrun_gives_the_bytes_of_one_process(tmp_path: Path) -> None:
-    words = [
-        "--methods",
-        "fastv,pmod",
-        "--bench",
-        "gqa",
-        "--limit",
-        "10",
-        "--batch-size",
-        "2",
-        "--quiet",
-        "--out",
-    ]
+    words = ["--methods", "fastv,pmod", "--bench", "gqa", "--limit", "10", "--batch-size", "2"]
+    words += ["--quiet", "--out"]
     environment = {k: v for k, v in os.environ.items() if k not in ranks.WORDS}
     environment |= {"OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
