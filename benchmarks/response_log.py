@@ -6,9 +6,9 @@
 No model: a stand-in answers, with a routing record of the size of LLaVA-1.5's (576 image tokens, 32
 layers). Printed: bytes a document; CPU seconds (on a quiet machine: seconds) to open the log, as a
 killed cell's next try does, and to read every answer, in order and across the file as batches
-sorted by length lie; the resident memory that each step adds. ``--loop``: lmms-eval's evaluator around the stand-in on as many gqa
-documents, each in a process of its own; the slope between two numbers is a document's share, of
-lmms-eval's documents, requests and samples, and of the loop's.
+sorted by length lie; the resident memory that each step adds. ``--loop``: lmms-eval's evaluator
+around the stand-in on as many gqa documents, each in a process of its own; the slope between two
+numbers is a document's share, of lmms-eval's documents, requests and samples, and of the loop's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from harness.common.torchvision_ops import declare_missing_ops  # noqa: E402
 from harness.store.packing import pack  # noqa: E402
 from harness.store.record import DROPPED, dense_record  # noqa: E402
 from harness.store.response_log import Answer, Batch, ResponseLog  # noqa: E402
@@ -97,6 +98,7 @@ def log_times(documents: int, size: int) -> None:
 
 def loop_memory(documents: int) -> None:
     """One number of ``--loop``: MiB before, behind the requests, and behind the scores."""
+    declare_missing_ops()
     import datasets
 
     from harness.bench.benches import resolve_bench
