@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,8 +100,11 @@ def compare(
     flags by their names with underscores (`controls=True`, `data="hub"`, `margin=1`, ...). Raises
     Error, also when a cell failed (the others are kept in the run directory).
     """
+    from harness.common.ranks import from_environment
     from modsuite.model import load
 
+    if not from_environment(os.environ).alone:
+        raise Error("compare: works in one process; under torchrun use the command, run_suite.py")
     mine = load(model) if isinstance(model, str) else model
     words = {
         "methods": methods, "bench": bench, "limit": limit, "batch_size": batch_size,

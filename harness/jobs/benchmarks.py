@@ -113,7 +113,8 @@ class Benchmarks(Job):
         declare_missing_ops()
         import harness.bench.upstream  # noqa: F401
 
-        return load_model(self.grid.source, asked.device, asked.dtype, asked.attn, show.say)
+        how = (asked.device, asked.dtype, asked.attn, show.say)
+        return load_model(self.grid.source, *how, device_map=asked.device_map)
 
     def counters(self) -> Any:
         """The counters of FLOPs on the model's parts, see `harness.cost.referees.Referees`."""

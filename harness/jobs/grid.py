@@ -138,6 +138,7 @@ def make_grid(
                 batch_size=batch_size,
                 seed=settings.seed,
                 allow=settings.allow,
+                device_map=settings.device_map,
             )
             cells.append(Cell(key, method, bench, path))
     if runtime.device == "cpu":

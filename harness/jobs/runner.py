@@ -21,6 +21,7 @@ from harness.common.errors import (
     one_line,
 )
 from harness.common.progress import Progressing
+from harness.common.ranks import this
 from harness.common.stops import COMMAND, PROGRAM, stoppable
 from harness.options.settings import Settings
 from harness.readouts.ending import Ending, conclude
@@ -143,4 +144,4 @@ def _report(job: Job, out: Path, show: Progressing) -> Path | None:
 def resume_command(argv: Sequence[str], settings: Settings, out: Path) -> str:
     """The command that goes on with this run."""
     words = [*argv, *([] if settings.out else ["--out", str(out)])]
-    return f"{COMMAND} {shlex.join(words)}"
+    return f"{this().command} {shlex.join(words)}"

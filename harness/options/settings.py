@@ -133,6 +133,15 @@ class Settings:
     device: str = setting(
         "auto", validators.device, "DEVICE", help="auto, cpu, cuda, cuda:N or mps"
     )
+    device_map: str | None = setting(
+        None,
+        one_of("device map", conditions.DEVICE_MAPS),
+        "|".join(conditions.DEVICE_MAPS),
+        help="spread a model larger than a device over all of them, then the host, then disk, as "
+        "transformers does",
+        jobs=ON_BENCHES,
+        record=Record.SET,
+    )
     dtype: str = setting(
         "auto",
         one_of("dtype", conditions.DTYPES, conditions.DTYPE_ALIASES),
@@ -275,6 +284,14 @@ class Settings:
     min_seconds: float = _timing(10.0, seconds, "S", help="of dense's time, at least")
     max_seconds: float | None = _timing(
         None, seconds, "S", help="stop the rounds of a workload then"
+    )
+    rank_timeout: float | None = _free(
+        None,
+        seconds,
+        "S",
+        help="under torchrun: a process without progress for so long ends the run (default 600, or "
+        "20 times the slowest batch)",
+        jobs=ON_BENCHES,
     )
     out: str | None = _free(
         None,
