@@ -31,7 +31,7 @@ from harness.options.settings import (
 if TYPE_CHECKING:
     from harness.jobs.runner import Job
 
-CONVERT, PACK, VIEW = "convert", "pack", "view"  # first words that are no flag
+CONVERT, MERGE, PACK, VIEW = "convert", "merge", "pack", "view"  # first words that are no flag
 LIGHT = (
     JobKind.LIST | JobKind.CHECK | JobKind.PLOTS_ONLY | JobKind.DIFF | JobKind.DERIVE
 )  # jobs that have no settings
@@ -108,6 +108,10 @@ def _guarded(argv: list[str]) -> int:
             from harness.model.convert.command import run as convert
 
             return convert(argv[1:])
+        if argv[:1] == [MERGE]:
+            from harness.command.merge import run as merge
+
+            return merge(argv[1:])
         if argv[:1] == [PACK]:
             from harness.command.pack import run as pack
 

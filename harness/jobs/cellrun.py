@@ -112,6 +112,12 @@ def _commit(cell: Cell, result: Any, store: Store, basis: Basis, referees: Any) 
     store.drop_partial(cell.key.cell_id)
 
 
+def told(result: Any) -> str:
+    """What a line of progress says of a finished cell."""
+    first = result.headline
+    return f"{first.metric} {first.value:.4g} ({result.n} samples, {result.seconds:.1f} s)"
+
+
 def weights_notes(cell: Cell) -> list[str]:
     """What must be said of a training-free method that runs with weights tuned for it."""
     from harness.model.checkpoints import read_meta
