@@ -235,9 +235,10 @@ class Benchmarks(Parts):
             show.say(line)
         before = len(self.cells) - len(todo)
         here = f", of them {len(self.reuse.taken)} in other runs" if self.reuse.taken else ""
-        whole = len(grid.cells)
-        part = f" (share {self.settings.shard} of {whole})" if self.settings.shard else ""
-        show.say(f"{store.path}: {len(self.cells)} cells{part}, {before} done before{here}")
+        show.say(f"{store.path}: {len(self.cells)} cells, {before} done before{here}")
+        if self.settings.shard:
+            of = f"share {self.settings.shard} of {len(grid.cells)} cells"
+            show.say(f"{of}: what needs the others (differences, times, analyses) waits for merge")
         for cell in (cell for cell in todo if cell.key.cell_id in self.damaged):
             why = one_line(self.damaged[cell.key.cell_id])
             show.warn(f"{PROGRAM}: {cell.name} is answered again: {why}")
