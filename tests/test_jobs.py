@@ -147,11 +147,9 @@ def test_one_process_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         environments(Settings(device="cuda:1"), gpu, 2)
 
 
-def test_bad_numbers_and_ranks_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_numbers_and_ranks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("0", "-1", "two"):
-        with pytest.raises(UsageError, match="^--jobs: expected a whole number"):
+        with pytest.raises(UsageError, match=r"^--jobs: expected a whole number"):
             parse(["--methods", "fastv", "--bench", "gqa", f"--jobs={text}"])
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="--jobs has no meaning under torchrun"):

@@ -182,9 +182,7 @@ def test_places_that_are_no_runs_are_refused(
     assert "merge: the following arguments are required: --out" in capsys.readouterr().err
 
 
-def test_a_share_in_work_gives_what_is_done(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_share_in_work_gives_what_is_done(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lock = RunLock(runs / "two" / "run.lock")
     with lock:
         targets = [str(runs / name) for name in ("one", "two")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +38,7 @@ def test_shares_are_a_partition_in_stretches_of_one_load(cells: list[Any], data:
     assert len(shares) == count and all(shares)
     flat = [one for share in shares for one in share]
     assert sorted(c.key.cell_id for c in flat) == sorted(c.key.cell_id for c in cells)
-    switches = sum(a.checkpoint != b.checkpoint for a, b in zip(flat, flat[1:], strict=False))
+    switches = sum(a.checkpoint != b.checkpoint for a, b in pairwise(flat))
     assert switches == len({c.checkpoint for c in cells}) - 1
 
 
@@ -93,7 +94,7 @@ def test_what_lies_in_a_cache_does_not_move_the_cut() -> None:
     ],
 )
 def test_bad_shares_are_refused(text: str, says: str) -> None:
-    with pytest.raises(UsageError, match="^--shard: ") as error:
+    with pytest.raises(UsageError, match=r"^--shard: ") as error:
         parse(["--methods", "fastv", "--bench", "gqa", f"--shard={text}"])
     assert says in str(error.value)
 

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.common.errors import (
     EXIT_CELLS_FAILED,
@@ -27,9 +27,6 @@ from harness.options.settings import (
     add_checkpoint,
     make_settings,
 )
-
-if TYPE_CHECKING:
-    from harness.jobs.runner import Job
 
 CONVERT, MERGE, PACK, VIEW = "convert", "merge", "pack", "view"  # first words that are no flag
 LIGHT = (
@@ -153,12 +150,17 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
         from harness.jobs.derive import run_derive
 
         return run_derive(raw["derive"], settings.quiet, settings.against, settings.table)
+    made = _work(job, settings)(settings, argv)
+    if settings.cluster:
+        from harness.jobs.cluster import run_cluster
+
+        return run_cluster(made)
     from harness.jobs.runner import run
 
-    return run(_work(job, settings)(settings, argv))
+    return run(made)
 
 
-def _work(job: JobKind, settings: Settings) -> type[Job]:
+def _work(job: JobKind, settings: Settings) -> type[Any]:
     """What does a job that writes a run. Raises UsageError where the settings name too little."""
     if job is JobKind.PUBLISHED:
         from harness.jobs.published import Published

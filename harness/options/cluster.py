@@ -104,4 +104,6 @@ def parse_cluster(text: str) -> ClusterSpec:
         except UsageError as error:
             raise UsageError(f"{key} is {error}") from None
         wishes[key] = value
+    if kind == "slurm" and "time" not in wishes:
+        raise UsageError(f"'{text}' does not say for how long: add time=4h")
     return ClusterSpec(kind, tasks, wishes)

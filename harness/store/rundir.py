@@ -175,7 +175,11 @@ class Store:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise UsageError(f"{self.asked}: {cannot_write(self.path, error)}") from None
-        remove_leftovers(self.path)
+        for place in self.path.iterdir():
+            if place.is_dir() and place.name not in (SHARES, CLUSTER):  # others may write there
+                remove_leftovers(place)
+            elif TEMPORARY in place.name:
+                place.unlink(missing_ok=True)
         if repair(self.cells_csv):
             self.warnings.append(f"{self.cells_csv}: removed a last line that was cut off")
         return self
