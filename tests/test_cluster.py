@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def test_a_spec_asks_for_what_it_says() -> None:
 def test_without_the_extra_it_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "submitit", None)
+    monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UsageError, match=r"pip install 'modsuite\[cluster\]'"):
         start(tmp_path / "run", FakeRun(), "local:2")
     assert not (tmp_path / "run").exists()
@@ -106,3 +107,63 @@ def test_a_killed_task_is_reported_and_the_command_goes_on(
     assert run(out, **FEW) == 0  # the run of one process
     with pytest.raises(UsageError, match="was made with --seed 0, now it is --seed 1"):
         start(out, FakeRun(), "local:2", seed=1)
+
+
+# A scheduler of four commands: an array's tasks begin at once, on this machine.
+COMMANDS = {
+    "sbatch": r"""#!{python}
+import os, re, subprocess, sys
+first, last = re.search(r"--array=(\d+)-(\d+)", open(sys.argv[-1]).read()).groups()
+for n in range(int(first), int(last) + 1):
+    about = dict(SLURM_JOB_ID=str(701 + n), SLURM_ARRAY_JOB_ID="700", SLURM_ARRAY_TASK_ID=str(n),
+                 SLURM_PROCID="0", SLURM_LOCALID="0", SLURM_NODEID="0", SLURM_NTASKS="1",
+                 SLURM_JOB_NUM_NODES="1", SLURM_JOB_NODELIST="localhost")
+    subprocess.Popen(["bash", sys.argv[-1]], env=os.environ | about)
+print("Submitted batch job 700")
+""",
+    "srun": """#!/bin/bash
+while [[ "$1" == -* ]]; do [[ "$1" == --unbuffered ]] && shift || shift 2; done
+exec "$@" > /dev/null 2>&1
+""",
+    "sacct": """#!/bin/bash
+echo "JobID|State|NodeList"
+for n in 0 1; do
+    [[ -e "$TASKS/700_${n}_0_result.pkl" ]] && state=COMPLETED || state=RUNNING
+    echo "700_$n|$state|localhost"
+done
+""",
+    "scancel": "#!/bin/bash\n",
+}
+
+
+@pytest.mark.slow
+def test_an_array_is_submitted_waited_for_and_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against stand-ins for the scheduler's commands: there is no SLURM here."""
+    pytest.importorskip("submitit")
+    place, out, whole = tmp_path / "bin", tmp_path / "run", tmp_path / "whole"
+    place.mkdir()
+    for name, text in COMMANDS.items():
+        (place / name).write_text(text.replace("{python}", sys.executable))
+        (place / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("reports.build.build_report", lambda out: out / "report.html")
+    monkeypatch.setenv("TASKS", str(out / "cluster"))
+    monkeypatch.setitem(cluster.LOOK, "slurm", 0.5)
+    assert start(out, FakeRun(), "slurm:partition=gpu:gpus=1:mem=8GB:time=4h:parallel=1:2") == 0
+    script = (out / "cluster" / "700_submission.sh").read_text()
+    for line in ("--array=0-1%1", "--partition=gpu", "--gpus-per-node=1", "--mem=8GB"):
+        assert f"#SBATCH {line}\n" in script
+    assert "#SBATCH --time=240\n" in script
+    assert run(whole, **FEW) == 0
+    assert derived(out) == derived(whole)
+
+
+def test_without_a_scheduler_slurm_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UsageError, match=r"--cluster: .*srun"):
+        start(tmp_path / "run", FakeRun(), "slurm:time=1h:2")
