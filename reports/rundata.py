@@ -163,8 +163,8 @@ def _note_share(raw: dict[str, Any], notices: list[str]) -> None:
     if isinstance(shard, dict):
         mine, whole = len(raw.get("cells") or ()), len(shard.get("cells") or ())
         notices.append(
-            f"This is share {shard.get('of')} of a run: {mine} of its {whole} cells. Differences to "
-            "rows of other shares are left empty until they are merged (modsuite merge)."
+            f"This is share {shard.get('of')} of a run: {mine} of its {whole} cells. Differences "
+            "to rows of other shares are left empty until they are merged (modsuite merge)."
         )
 
 
