@@ -49,9 +49,9 @@ _workers = partial(  # who computes which cells changes no number
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a run depends on; `out`, `quiet`, `verbose`, and who computes which cells (`shard`,
-    `jobs`, `cluster`), are the only ones that cannot change a number; `margin` changes verdicts
-    only, `against` what is shown first."""
+    """Everything a run depends on; `out`, `quiet`, `verbose`, and who computes which cells
+    (`shard`, `jobs`, `cluster`), are the only ones that cannot change a number; `margin` changes
+    verdicts only, `against` what is shown first."""
 
     methods: tuple[str, ...] = _do(
         (),
