@@ -99,6 +99,11 @@ def test_bad_shares_are_refused(text: str, says: str) -> None:
     assert says in str(error.value)
 
 
+def test_a_share_needs_a_place_of_its_own() -> None:
+    with pytest.raises(UsageError, match="--shard needs --out"):
+        parse(["--methods", "fastv", "--bench", "gqa", "--shard", "1/2"])
+
+
 def test_more_shares_than_cells_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(UsageError, match="7 shares are too many: 6 cells make at most 6 shares"):
