@@ -16,7 +16,7 @@ from harness.jobs.extra import Extra
 from harness.jobs.grid import Cell, Grid, make_grid, too_few
 from harness.jobs.parts import Parts
 from harness.jobs.planned import part_of, plan_cells
-from harness.jobs.resolve import named_methods, require_same_files, with_dense
+from harness.jobs.resolve import named_methods, on_cpu, require_same_files, with_dense
 from harness.jobs.reuse import Reuse, open_sources
 from harness.jobs.shards import share
 from harness.options.runtime import Runtime
@@ -287,6 +287,7 @@ def describe_run(grid: Grid, device_name: str) -> dict[str, Any]:
         "device_name": device_name,
         "dtype": grid.runtime.dtype,
         "attn": grid.runtime.attn,
+        **on_cpu(grid.runtime),
         "seed": grid.settings.seed,
         "model_id": grid.source.model_id,
         "mini": bool(grid.source.mini),
