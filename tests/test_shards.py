@@ -119,7 +119,7 @@ def test_words_of_whoever_runs_it_are_no_keys_of_a_suite(
     assert main(["--suite", str(suite)]) == 2
     said = capsys.readouterr().err
     assert "--shard belongs on the command line" in said and said.count("\n") == 1
-    assert main(["--methods", "fastv", "--costs-only", "--shard", "1/2"]) == 2
+    assert main(["--methods", "fastv", "--costs-only", "--shard", "1/2", "--out", "x"]) == 2
     assert "--shard has no meaning with --costs-only" in capsys.readouterr().err
 
 
