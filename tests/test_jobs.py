@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from harness.command.cli import parse
+from harness.command.cli import main, parse
+from harness.common import ranks, threads
 from harness.common.errors import CellError, UsageError
-from harness.jobs.devices import environments, processors
+from harness.jobs.devices import environments
 from harness.options.runtime import Runtime
 from harness.options.settings import Settings
 from harness.store.csvfile import read_rows
 from tests.fakes import DERIVED, FakeRun, derived, run
 
-TIMES = ("threads", "seconds", "finished_at")
+TIMES = ("seconds", "finished_at", "threads")  # a process with a stand-in has no torch
 FEW: dict[str, Any] = {"limit": 4}
 
 
@@ -125,12 +126,12 @@ def test_what_a_process_refuses_is_refused(tmp_path: Path) -> None:
 
 # --- devices ----------------------------------------------------------------------------------
 def test_processors_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "cores", lambda: 8)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    cpu = Runtime("cpu", "float32", "sdpa")
-    each = max(1, processors() // 2)
-    assert environments(Settings(), cpu, 2) == [{"OMP_NUM_THREADS": str(each)}] * 2
+    assert [threads.choose(4096, count) for count in (1, 2, 3, 16)] == [8, 4, 2, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # as the user says
-    assert environments(Settings(), cpu, 2) == [{"OMP_NUM_THREADS": "3"}] * 2
+    assert threads.choose(4096, 4) == 3
 
 
 def test_one_process_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,10 +148,15 @@ def test_one_process_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         environments(Settings(device="cuda:1"), gpu, 2)
 
 
-def test_bad_numbers_and_ranks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_numbers_and_ranks_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--methods", "fastv", "--bench", "gqa"]
     for text in ("0", "-1", "two"):
         with pytest.raises(UsageError, match=r"^--jobs: expected a whole number"):
-            parse(["--methods", "fastv", "--bench", "gqa", f"--jobs={text}"])
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="--jobs has no meaning under torchrun"):
-        run(tmp_path / "run", jobs=2)
+            parse([*words, f"--jobs={text}"])
+    monkeypatch.setattr(ranks, "_claimed", [ranks.Rank(0, 2, 0, 2, "127.0.0.1", 1)])
+    for more in (["--jobs", "2"], ["--cluster", "local:2"]):
+        assert main([*words, *more]) == 2
+        said = capsys.readouterr().err
+        assert f"{more[0]} runs in one process: start it without torchrun" in said

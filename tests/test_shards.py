@@ -99,6 +99,11 @@ def test_bad_shares_are_refused(text: str, says: str) -> None:
     assert says in str(error.value)
 
 
+def test_a_share_needs_a_place_of_its_own() -> None:
+    with pytest.raises(UsageError, match="--shard needs --out"):
+        parse(["--methods", "fastv", "--bench", "gqa", "--shard", "1/2"])
+
+
 def test_more_shares_than_cells_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(UsageError, match="7 shares are too many: 6 cells make at most 6 shares"):
@@ -114,7 +119,7 @@ def test_words_of_whoever_runs_it_are_no_keys_of_a_suite(
     assert main(["--suite", str(suite)]) == 2
     said = capsys.readouterr().err
     assert "--shard belongs on the command line" in said and said.count("\n") == 1
-    assert main(["--methods", "fastv", "--costs-only", "--shard", "1/2"]) == 2
+    assert main(["--methods", "fastv", "--costs-only", "--shard", "1/2", "--out", "x"]) == 2
     assert "--shard has no meaning with --costs-only" in capsys.readouterr().err
 
 

@@ -181,6 +181,8 @@ def _together(argv: list[str], rank: Rank) -> int:
         for name in ("with_throughput", "analyse", "device_map", "cluster"):
             if getattr(settings, name):
                 refuse(flag(name))
+        if settings.jobs > 1:
+            refuse(flag("jobs"))
         if job is not JobKind.RUN:
             refuse(job.shown)
         _work(job, settings)

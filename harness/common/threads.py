@@ -44,11 +44,12 @@ def sleeping() -> bool:
     return asked["OMP_WAIT_POLICY"] == "passive" or asked["GOMP_SPINCOUNT"] == "0"
 
 
-def choose(hidden: int) -> int:
-    """What `auto` means for a model of this hidden size.
+def choose(hidden: int, processes: int = 1) -> int:
+    """What `auto` means for a model of this hidden size, in each of so many processes.
 
     The user's own number where there is one; else a thread for every `PER_THREAD` of the hidden
-    size and every core at most; but one for a small model whose threads would spin.
+    size and a process's share of the cores at most; but one for a small model whose threads would
+    spin.
     """
     asked = os.environ.get(ASKED, "").partition(",")[0]
     nobody = asked == "1" and not this().alone  # torchrun sets that where nothing is set
@@ -56,7 +57,7 @@ def choose(hidden: int) -> int:
         return int(asked)
     if hidden < SMALL and not sleeping():
         return 1
-    return min(cores(), max(1, hidden // PER_THREAD))
+    return max(1, min(cores() // processes, hidden // PER_THREAD))
 
 
 def in_use() -> int | None:

@@ -83,9 +83,8 @@ class Benchmarks(Parts):
         """Of the processes of --jobs; empty for a run in this one. Raises UsageError."""
         if self.settings.jobs == 1 or self.session is not None:
             return []
-        from harness.jobs.devices import FLAG, environments, refuse_ranks
+        from harness.jobs.devices import environments
 
-        refuse_ranks(FLAG)
         return environments(self.settings, runtime, self.settings.jobs)
 
     def _extras(self, out: Path) -> Sequence[Extra]:

@@ -30,7 +30,8 @@ from harness.common.errors import (
 from harness.common.progress import Progressing
 from harness.common.roots import INSTALLED, ROOT
 from harness.common.stops import PROGRAM, stoppable
-from harness.jobs.devices import environment, environments, refuse_ranks
+from harness.common.threads import choose
+from harness.jobs.devices import environment, environments
 from harness.jobs.merge import merge_into, open_merge
 from harness.jobs.merged import full_command
 from harness.jobs.runner import resume_command, run
@@ -52,7 +53,13 @@ if TYPE_CHECKING:
     from harness.jobs.benchmarks import Benchmarks
 
 FLAG = "--cluster"
-MACHINES = ("device", "dtype", "attn", "batch_size")  # what `auto` means is the tasks' to say
+MACHINES = (
+    "device",
+    "dtype",
+    "attn",
+    "batch_size",
+    "threads",
+)  # what `auto` means is the tasks' to say
 LOOK = {"local": 1.0, "slurm": 10.0}  # seconds between two looks at the tasks
 YEAR = 365 * 24 * 60  # minutes: a local task has no limit of its own
 
@@ -97,7 +104,6 @@ def run_cluster(job: Benchmarks) -> int:
     """
     settings = job.settings
     spec = parse_cluster(settings.cluster or "")
-    refuse_ranks(FLAG)
     _require_submitit()
     with Progressing(settings.quiet) as show:
         show.phase("looking up names, model and data", soon=True)
@@ -105,7 +111,7 @@ def run_cluster(job: Benchmarks) -> int:
         recorded = job.resolve(out)
         if is_run(out):
             before = read_run_json(out).get("settings") or {}
-            auto = {n: before.get(n) for n in MACHINES if getattr(settings, n) == "auto"}
+            auto = {n: before.get(n) for n in MACHINES if getattr(settings, n) in ("auto", None)}
             recorded = recorded | auto
         check_out(out, recorded)
         spec = replace(spec, tasks=min(spec.tasks, len(job.cells)))
@@ -129,7 +135,8 @@ def _work(job: Benchmarks, spec: ClusterSpec, store: Store, show: Progressing) -
         names = [f"{number}/{spec.tasks}" for number in range(1, spec.tasks + 1)]
         left = [name for name in names if not _is_whole(_place(out, name))]
         going = {name: Going(_place(out, name)) for name in left if is_busy(_place(out, name))}
-        tasks = {name: Task(_share(job, name, out)) for name in left if name not in going}
+        threads = _threads(job, spec, out)
+        tasks = {name: Task(_share(job, name, out, threads)) for name in left if name not in going}
         _wait({**going, **_submit(tasks, spec, job, out)}, spec, out, show)
     shares = [str(path) for path in sorted((out / SHARES).glob("*")) if is_run(path)]
     if not shares and not is_run(out):
@@ -146,7 +153,7 @@ def _place(out: Path, name: str) -> Path:
     return out / SHARES / name.replace("/", "-of-")
 
 
-def _share(job: Benchmarks, name: str, out: Path) -> Benchmarks:
+def _share(job: Benchmarks, name: str, out: Path, threads: int | str) -> Benchmarks:
     """The job of one share."""
     found, place = copy.copy(job), str(_place(out, name))
     reuse = [*job.settings.reuse, *([str(out)] if is_run(out) else [])]
@@ -161,6 +168,18 @@ def _share(job: Benchmarks, name: str, out: Path) -> Benchmarks:
     )
     found.argv = [*full_command(job.argv, Path(place)), "--shard", name]
     return found
+
+
+def _threads(job: Benchmarks, spec: ClusterSpec, out: Path) -> int | str:
+    """The number that all shares of a run have on a CPU: its own, else of these cores a share."""
+    if job.settings.threads == "auto":
+        for place in (out, *(out / SHARES).glob("*")):
+            before = read_run_json(place).get("settings") if is_run(place) else None
+            if before and before.get("threads"):
+                return int(before["threads"])
+        if spec.kind == "local" and job.grid.runtime.device == "cpu":
+            return choose(job.grid.source.info.hidden, spec.tasks)
+    return job.settings.threads
 
 
 def _is_whole(path: Path) -> bool:

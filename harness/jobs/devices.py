@@ -8,33 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.common.errors import UsageError
-from harness.common.ranks import this
 from harness.options.runtime import Runtime
 from harness.options.settings import Settings
 
 FLAG = "--jobs"
-RANKS = "WORLD_SIZE"  # set by torchrun and accelerate launch
-
-
-def refuse_ranks(asked: str) -> None:
-    """Processes that were started as ranks share one cell already. Raises UsageError."""
-    count = os.environ.get(RANKS) or str(this().count)
-    if count != "1":
-        raise UsageError(
-            f"{asked} has no meaning under torchrun or accelerate launch, whose "
-            f"{count} processes share each cell: leave out one of the two"
-        )
 
 
 def environments(settings: Settings, runtime: Runtime, count: int) -> list[dict[str, str]]:
-    """What each of `count` workers finds in its environment: a device, or its processors.
+    """What each of `count` workers finds in its environment: its device, nothing on a CPU.
 
     Raises UsageError for more workers than devices.
     """
-    if runtime.device == "cpu":
-        threads = max(1, processors() // count)
-        told = os.environ.get("OMP_NUM_THREADS") or str(threads)
-        return [{"OMP_NUM_THREADS": told} for _ in range(count)]
+    if runtime.device == "cpu":  # how many threads each has is a setting of the run
+        return [{} for _ in range(count)]
     if ":" in settings.device:
         raise UsageError(f"{FLAG}: --device {settings.device} is one device; give --device cuda")
     devices = _devices(runtime.device)
@@ -44,13 +30,6 @@ def environments(settings: Settings, runtime: Runtime, count: int) -> list[dict[
             f"device{'s' * (len(devices) != 1)}: at most one a device"
         )
     return [{"CUDA_VISIBLE_DEVICES": name} if name else {} for name in devices[:count]]
-
-
-def processors() -> int:
-    """Those that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _devices(kind: str) -> list[str]:

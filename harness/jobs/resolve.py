@@ -67,8 +67,7 @@ def use_threads(settings: Settings, hidden: int) -> int | None:
         if number > max(cores(), before or 0):
             raise UsageError(f"--threads: {number} asked for, this process may use {cores()} cores")
     else:
-        share = max(1, cores() // settings.jobs)  # of each process of --jobs
-        number = int(before or min(choose(hidden), share))
+        number = int(before or choose(hidden, settings.jobs))
     torch.set_num_threads(number)
     return None if known and before is None and asked == "auto" else number
 

@@ -24,6 +24,7 @@ from harness.common.errors import EXIT_USAGE, CellError, HarnessError, StoreErro
 from harness.common.forecast import Part
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
+from harness.common.threads import in_use
 from harness.jobs.cellrun import record_failure
 from harness.jobs.devices import FLAG, environment, undisturbed
 from harness.jobs.grid import Cell
@@ -65,8 +66,9 @@ class Team:
 
     @property
     def described(self) -> dict[str, Any]:
-        """What run.json says of it: how many processes, each with which device or threads."""
-        return {"processes": len(self.environments), "each": list(self.environments)}
+        """What run.json says of it: how many processes, and on which GPUs."""
+        gpus = [one["CUDA_VISIBLE_DEVICES"] for one in self.environments if one]
+        return {"processes": len(self.environments), **({"gpus": gpus} if gpus else {})}
 
     # --- starting -----------------------------------------------------------------------------
     def start(self, show: Progressing) -> dict[str, Any]:
@@ -98,6 +100,8 @@ class Team:
     def _spawn(self, slot: int, checks: tuple[int, int] | None) -> _Worker:
         job = copy.copy(self.job)
         job.settings = replace(job.settings, jobs=1)
+        if self.job.grid.runtime.device == "cpu":
+            job.settings = replace(job.settings, threads=in_use() or 1)
         ours, theirs = multiprocessing.Pipe()
         process = multiprocessing.get_context("spawn").Process(
             target=serve, args=(theirs, job, self.out, checks), daemon=True

@@ -396,6 +396,8 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         if settings.with_throughput and getattr(settings, name):
             both = f"--with-throughput and {flag(name)} exclude each other"
             raise UsageError(f"{both}: it adds times to a run on benchmarks")
+    if settings.shard and not settings.out:
+        raise UsageError("--shard needs --out: each share has a run directory of its own")
     if settings.shard and settings.cluster:
         raise UsageError("--shard and --cluster exclude each other: the tasks take the shares")
     if "plan" in settings.analyse and (settings.limit or math.inf) <= settings.analyse_samples:
