@@ -3,8 +3,8 @@
     python -m benchmarks.large_cells RUN METHODS BENCHES DOCUMENTS TOKENS LAYERS DISTINCT
     python -m benchmarks.large_cells view RUN
 
-Prints seconds of processor by step as one JSON object. Every third bench scores in tenths as VQA does, every
-second one shows an image to three questions.
+Prints seconds of processor by step as one JSON object. Every third bench scores in tenths as VQA
+does, every second one shows an image to three questions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from harness.store.record import DROPPED, IMAGE, SKIPPED, RoutingRecord, dense_r
 from harness.store.records import Basis
 from harness.store.response_log import PackedRecords
 from reports.samples.index import Index
-from tests.fakes import FakeBench, FakeRun, FakeSession, FakeSource, settings
+from tests.fakes import FakeBench, FakeRun, FakeSession, FakeSource
 from tests.fakes import run as run_job
 
 SPENT: dict[str, float] = defaultdict(float)

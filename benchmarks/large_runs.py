@@ -24,11 +24,20 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 GROWTH = "2x2x500 4x2x500 4x4x500 4x4x1000 4x4x2000 8x8x1000"
 STEPS = ("run", "resume", "plots-only", "derive", "diff", "pack", "view")
-HEAD = "methods benches documents step seconds cpu_seconds peak_mib bytes_a_sample".split()
+HEAD = [
+    "methods",
+    "benches",
+    "documents",
+    "step",
+    "seconds",
+    "cpu_seconds",
+    "peak_mib",
+    "bytes_a_sample",
+]
 
 
 class Size(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +176,10 @@ class PackedRecords(Mapping[str, RoutingRecord]):
     def add(self, doc_id: str, packed: bytes) -> None:
         """Keep one packed record."""
         self._packed[doc_id] = packed
+
+    def plain(self, doc_id: str) -> bytes:
+        """The record in the form of `harness.store.packing.plain`, as it was packed."""
+        return zlib.decompress(self._packed[doc_id])
 
     def __getitem__(self, doc_id: str) -> RoutingRecord:
         return unpack(self._packed[doc_id])
