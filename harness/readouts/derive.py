@@ -9,9 +9,11 @@ interrupted and resumed run writes the same bytes as one that ran through.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.cost.rows import cost_rows
 from harness.readouts.accuracy import (
@@ -27,8 +29,9 @@ from harness.readouts.budgets import budget_columns
 from harness.readouts.comparisons import Comparisons
 from harness.readouts.controls import Contender, Controls, positions_of
 from harness.readouts.curves import Curves
+from harness.readouts.documents import Column, Documents, Images, Library, Texts
 from harness.readouts.evidence import evidence_rows
-from harness.readouts.fronts import Fronts, Subject, prefill_of
+from harness.readouts.fronts import Fronts, Subject
 from harness.readouts.matrix import Matrix
 from harness.readouts.stored import read_samples
 from harness.statistics import stats
@@ -50,10 +53,11 @@ class Derived:
     ) -> None:
         self.store = store
         self.margin = margin  # of non-inferiority, in points
-        self._fronts = Fronts(seed)
-        self._controls = Controls(seed)
+        self.library = Library()
+        self._fronts = Fronts(seed, self.library)
+        self._controls = Controls(seed, self.library)
         self._curves = Curves(seed)
-        self._matrix = Matrix(seed)
+        self._matrix = Matrix(seed, self.library)
         self._comparisons = Comparisons(seed, margin)
         self.order = list(order)  # requested ids, in the order of the settings
         self.seed = seed
@@ -114,7 +118,7 @@ class Derived:
         found = [done[requested] for requested in order if requested in done]
         for row in found:
             if row["cell_id"] not in self._cells:
-                self._cells[row["cell_id"]] = read_cell(self.store, row, self.seed)
+                self._cells[row["cell_id"]] = read_cell(self.store, row, self.seed, self.library)
         return [self._cells[row["cell_id"]] for row in found]
 
     def _accuracy_rows(
@@ -122,32 +126,48 @@ class Derived:
     ) -> list[MetricRow]:
         key = tuple(one.row["cell_id"] if one else "" for one in (cell, dense, blind))
         if key not in self._accuracy:
-            against = Against(dense, blind, self.seed, self.margin)
+            against = Against(dense, blind, self.seed, self.margin, self.library)
             self._accuracy[key] = [
                 row for m in cell.metrics for row in metric_rows(cell, m, against)
             ]
         return self._accuracy[key]
 
 
-def read_cell(store: Store, row: dict[str, str], seed: int) -> CellData:
-    """One finished cell; its samples are reduced to cost rows and image ids at once."""
+def read_cell(store: Store, row: dict[str, str], seed: int, library: Library) -> CellData:
+    """One finished cell; its samples are reduced to cost rows and a few columns at once."""
     cell_id = row["cell_id"]
     samples = read_samples(store, row)
     about = {name: row.get(name, "") for name in columns.CELL}
-    images = {sample["doc_id"]: sample.get("image_id", "") for sample in samples}
-    metrics = store.read_metrics(cell_id)
+    ids, images = (samples.texts(name).to_pylist() for name in ("doc_id", "image_id"))
+    docs = library.documents(ids, images)
+    metrics = [_scored(one, docs, library) for one in store.read_metrics(cell_id)]
+    prefill = samples.numbers("tflops_prefill")
+    counted = ~np.isnan(prefill)
     return CellData(
         row=row,
-        n=len(samples),
-        images=images,
+        docs=docs,
         metrics=metrics,
         routing=store.read_routing(cell_id),
         cost=cost_rows(about, samples, seed),
-        evidence=evidence_rows(store.read_evidence(cell_id), metrics, images, seed),
-        prefill=prefill_of(samples),
+        evidence=evidence_rows(store.read_evidence(cell_id), metrics, Images(docs), seed),
+        prefill=Column(_part(docs, counted, library), prefill[counted]),
+        answers=Texts(docs, samples.texts("prediction")),
         budget=budget_columns(row.get("params", ""), samples),
-        answers={sample["doc_id"]: sys.intern(sample["prediction"]) for sample in samples},
     )
+
+
+def _scored(metric: dict[str, Any], docs: Documents, library: Library) -> dict[str, Any]:
+    """A metric with its scores as an array."""
+    scores = metric.get("scores") or {}
+    own = docs if tuple(scores) == docs.ids else library.of(scores, Images(docs))
+    return {**metric, "scores": Column(own, np.fromiter(scores.values(), np.float64))}
+
+
+def _part(docs: Documents, known: NDArray[np.bool_], library: Library) -> Documents:
+    if known.all():
+        return docs
+    there = np.flatnonzero(known).tolist()
+    return library.documents([docs.ids[i] for i in there], [docs.images[i] for i in there])
 
 
 def subject(cell: CellData) -> Subject:
@@ -155,7 +175,7 @@ def subject(cell: CellData) -> Subject:
     main = next((m for m in cell.metrics if m["headline"] and m.get("scores")), None)
     name = f"{main['metric']}{'' if main['is_mean'] else SAMPLE_MEAN}" if main else ""
     scores, better = (main["scores"], main["higher_is_better"]) if main else ({}, True)
-    return Subject(cell.about, name, scores, bool(better), cell.prefill, cell.images)
+    return Subject(cell.about, name, scores, bool(better), cell.prefill, Images(cell.docs))
 
 
 def rows_of(cells: Sequence[CellData], table: str) -> Iterator[dict[str, Any]]:

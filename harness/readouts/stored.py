@@ -23,7 +23,8 @@ from harness.store import columns
 from harness.store.csvfile import cell_text, write_json, written
 from harness.store.records import AGAIN, Basis, Records
 from harness.store.rundir import Store
-from harness.store.tables import each_row, read_rows
+from harness.store.samples import Samples, read
+from harness.store.tables import each_row
 
 ANSWERS = ("doc_id", "score", "prediction", "target", "n_out", "image_id")
 COUNTED = tuple(f"{name}_{c}" for c in columns.COUNTERS for name in columns.COUNTED.values())
@@ -125,15 +126,15 @@ class _Taken:
         return self._texts[id(cost)][1]
 
 
-def read_samples(store: Store, row: Mapping[str, str]) -> list[dict[str, str]]:
+def read_samples(store: Store, row: Mapping[str, str]) -> Samples:
     """The samples of a finished cell by its row. Raises StoreError, also where some are missing."""
     path = store.samples_csv(row["cell_id"])
     try:
-        samples = read_rows(path)
+        samples = read(path)
     except StoreError as error:
         raise StoreError(f"{error}; {AGAIN}") from None
-    if str(len(samples)) != row["n"]:
-        raise StoreError(f"{path}: {len(samples)} samples, {row['n']} expected; {AGAIN}")
+    if str(samples.count) != row["n"]:
+        raise StoreError(f"{path}: {samples.count} samples, {row['n']} expected; {AGAIN}")
     return samples
 
 
@@ -149,7 +150,7 @@ def require_readable(store: Store, row: Mapping[str, str]) -> None:
         store.read_evidence(cell_id)
         return
     found = [doc_id for doc_id, _ in Records(store.records_gz(cell_id))]
-    if found != [sample["doc_id"] for sample in samples]:
+    if found != samples.texts("doc_id").to_pylist():
         raise _foreign(store, cell_id)
 
 

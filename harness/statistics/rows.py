@@ -23,7 +23,7 @@ class Rows:
     With the key (seed, images + 2) they are those of `stats.paired`.
     """
 
-    def __init__(self, images: Sequence[Hashable], *key: int) -> None:
+    def __init__(self, images: Sequence[Hashable] | stats.Groups, *key: int) -> None:
         self.groups = stats.cluster_ids(images, len(images))
         self.sizes = np.bincount(self.groups).astype(np.float64)
         self.n, self.images = len(images), self.sizes.size
@@ -35,7 +35,7 @@ class Rows:
         self._invented = np.zeros((RESAMPLES, 2))  # documents of each of the two
         self._documents = np.ones(RESAMPLES)
 
-    def add(self, rows: Mapping[str, Sequence[float]]) -> None:
+    def add(self, rows: Mapping[str, Sequence[float] | Floats]) -> None:
         """Take up those rows that are not here yet."""
         new = {name: np.asarray(row, np.float64) for name, row in rows.items()
                if name not in self.scores}  # fmt: skip
