@@ -277,7 +277,7 @@ class Benchmarks(Job):
                 gc.collect()  # an exception's frames hold tensors; free them before the next cell
             derived.left_out.discard(cell.key.cell_id)
             show.phase("tables", soon=True)
-            derived.write()
+            derived.write(last=number == len(todo))
         if not todo:
             show.phase("tables", soon=True)
             derived.write()

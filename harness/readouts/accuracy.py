@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from harness.statistics import joint, stats
 from harness.statistics.changes import changes
 from harness.statistics.power import detectable, smallest_n
 from harness.store import columns
+from harness.store.csvfile import cell_text, csv_lines
 from methods import BLIND, REFERENCE
 
 SAMPLE_MEAN = " (mean of samples)"
@@ -53,6 +55,11 @@ class MetricRow:
     margin: float = 0.0
     higher_is_better: bool = True
     in_family: bool = False  # the one test of its bench
+
+    @cached_property
+    def fields(self) -> list[str]:
+        """Its line in the file, without what the correction adds."""
+        return list(*csv_lines(columns.ACCURACY, [self.row], header=False))
 
 
 @dataclass(frozen=True)
@@ -168,8 +175,18 @@ def _skill(
     return {"skill": kept.value, "skill_ci_low": kept.low, "skill_ci_high": kept.high}
 
 
+def accuracy_lines(rows: Sequence[MetricRow]) -> Iterator[Sequence[str]]:
+    """accuracy.csv as lines of fields; a row's own are made once."""
+    yield columns.ACCURACY
+    for one, extra in zip(rows, adjusted(rows), strict=True):
+        line = list(one.fields)
+        for name, value in extra.items():
+            line[columns.ACCURACY.index(name)] = cell_text(value)
+        yield line
+
+
 def adjusted(rows: Sequence[MetricRow]) -> list[dict[str, Any]]:
-    """The rows with Holm over all methods x benches (one test a bench) and the verdicts."""
+    """What Holm over all methods x benches (one test a bench) adds to each row, and verdicts."""
     family = [one for one in rows if one.in_family and one.paired is not None]
     p_values = stats.holm([one.paired.p_value for one in family if one.paired])
     extra: dict[int, dict[str, Any]] = {}
@@ -180,7 +197,7 @@ def adjusted(rows: Sequence[MetricRow]) -> list[dict[str, Any]]:
         extra[id(one)] = {"p_adjusted": p_value}
         if one.row.get("budget_within") != 0:  # else it is no row at the budget asked for
             extra[id(one)]["verdict"] = word
-    return [{**one.row, **extra.get(id(one), {})} for one in rows]
+    return [extra.get(id(one), {}) for one in rows]
 
 
 def _same_metric(dense: CellData | None, metric: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -9,7 +9,10 @@ interrupted and resumed run writes the same bytes as one that ran through.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,7 @@ from harness.readouts.accuracy import (
     Against,
     CellData,
     MetricRow,
-    adjusted,
+    accuracy_lines,
     metric_rows,
 )
 from harness.readouts.averages import average_rows
@@ -36,9 +39,19 @@ from harness.readouts.matrix import Matrix
 from harness.readouts.stored import read_samples
 from harness.statistics import stats
 from harness.store import columns
-from harness.store.csvfile import write_csv
+from harness.store.csvfile import (
+    csv_lines,
+    csv_text,
+    to_csv,
+    write_atomic,
+    write_csv,
+    write_lines,
+)
 from harness.store.rundir import Store
 from methods import BLIND, REFERENCE
+
+BY_CELL = {"cost": columns.COST, "routing": columns.ROUTING, "evidence": columns.EVIDENCE}
+SELDOM = 20  # times as long as they take lies between two writings of tables of pairs
 
 
 class Derived:
@@ -64,13 +77,25 @@ class Derived:
         self.left_out: set[str] = set()  # requested ids of cells whose files are damaged
         self._cells: dict[str, CellData] = {}
         self._accuracy: dict[tuple[str, ...], list[MetricRow]] = {}
+        self._texts: dict[str, dict[str, str]] = {}  # by cell and table
+        self._compared, self._comparing = -math.inf, 0.0  # when last, and how long it took
 
-    def write(self) -> None:
-        """Write all files, each atomically.
+    def write(self, last: bool = True) -> None:
+        """Write the files, each atomically.
 
-        curves.csv only where a method has two budgets, evidence.csv only where a bench has boxes.
+        Before the `last` cell of a run: always those that have rows by cell; those that hold cells
+        against each other only while that is a small part of the run's time.
         """
         cells = self._finished()
+        self._write_rows(cells)
+        begun = time.monotonic()
+        if last or begun - self._compared >= SELDOM * self._comparing:
+            self._write_pairs(cells)
+            self._compared = time.monotonic()
+            self._comparing = self._compared - begun
+
+    def _write_rows(self, cells: Sequence[CellData]) -> None:
+        """accuracy.csv, cost.csv, routing.csv and, only where a bench has boxes, evidence.csv."""
         dense, blind = (
             {cell.row["bench"]: cell for cell in cells if cell.row["method"] == name}
             for name in (REFERENCE, BLIND)
@@ -82,14 +107,20 @@ class Derived:
                 cell, dense.get(cell.row["bench"]), blind.get(cell.row["bench"])
             )
         ]
+        write_lines(self.store.path / "accuracy.csv", accuracy_lines(rows), durable=False)
+        for name, table in BY_CELL.items():
+            path = self.store.path / table.file
+            texts = [self._texts[cell.row["cell_id"]][name] for cell in cells]
+            if any(texts) or name != "evidence" or path.exists():
+                header = to_csv(table, [])
+                write_atomic(path, [header, *(text.encode() for text in texts)], durable=False)
+
+    def _write_pairs(self, cells: Sequence[CellData]) -> None:
+        """The files that hold cells against each other.
+
+        curves.csv only where a method has two budgets.
+        """
         path = self.store.path
-        cost = [row for cell in cells for row in cell.cost]
-        write_csv(path / "accuracy.csv", columns.ACCURACY, adjusted(rows), durable=False)
-        write_csv(path / "cost.csv", columns.COST, cost, durable=False)
-        write_csv(path / "routing.csv", columns.ROUTING, rows_of(cells, "routing"), durable=False)
-        evidence = list(rows_of(cells, "evidence"))
-        if evidence or (path / "evidence.csv").exists():
-            write_csv(path / "evidence.csv", columns.EVIDENCE, evidence, durable=False)
         subjects = [subject(cell) for cell in cells]
         write_csv(path / "fronts.csv", columns.FRONTS, self._fronts.rows(subjects), durable=False)
         contenders = [
@@ -118,7 +149,9 @@ class Derived:
         found = [done[requested] for requested in order if requested in done]
         for row in found:
             if row["cell_id"] not in self._cells:
-                self._cells[row["cell_id"]] = read_cell(self.store, row, self.seed, self.library)
+                cell = read_cell(self.store, row, self.seed, self.library)
+                self._texts[row["cell_id"]] = {name: _text(cell, name) for name in BY_CELL}
+                self._cells[row["cell_id"]] = replace(cell, routing=[], evidence=[])
         return [self._cells[row["cell_id"]] for row in found]
 
     def _accuracy_rows(
@@ -178,8 +211,8 @@ def subject(cell: CellData) -> Subject:
     return Subject(cell.about, name, scores, bool(better), cell.prefill, Images(cell.docs))
 
 
-def rows_of(cells: Sequence[CellData], table: str) -> Iterator[dict[str, Any]]:
-    """Rows of routing.csv or evidence.csv of all cells."""
-    for cell in cells:
-        for row in getattr(cell, table):
-            yield {"cell_id": cell.row["cell_id"], "bench": cell.row["bench"], **row}
+def _text(cell: CellData, name: str) -> str:
+    """The rows of a cell in one of the tables `BY_CELL`, as CSV."""
+    about = {"cell_id": cell.row["cell_id"], "bench": cell.row["bench"]}
+    rows = cell.cost if name == "cost" else [{**about, **row} for row in getattr(cell, name)]
+    return csv_text(csv_lines(BY_CELL[name], rows, header=False))
