@@ -53,9 +53,15 @@ def config_of(tokens: int, layers: int) -> dict[str, Any]:
 def specs(count: int) -> tuple[str, ...]:
     """That many rows beside dense: methods at several budgets, so that controls match."""
     found = [f"fastv:r={r}" for r in (0.5, 0.75, 0.9, 0.25)]
-    found += [f"{name}:r={r}" for name in ("random", "uniform") for r in (0.5, 0.75, 0.9)]
+    found += [f"{name}:ratio={r}" for name in ("random", "uniform") for r in (0.5, 0.25, 0.1)]
     found += [f"fastv:k={k}:r={r}" for k in (3, 5, 8, 12) for r in (0.5, 0.75, 0.9)]
     return tuple(found[:count])
+
+
+def _away(params: dict[str, Any]) -> float:
+    """The share of image tokens that such a row leaves out."""
+    kept = params.get("ratio")
+    return float(params.get("r") or 0.0) if kept is None else 1.0 - float(kept)
 
 
 class Made(FakeRun):
@@ -89,7 +95,7 @@ class Made(FakeRun):
     def _result(self, method: Any, bench: Any, **options: Any) -> Any:
         count = options["limit"]
         records = PackedRecords()
-        pool = self._pool(method.spec, float(method.params().get("r", 0.0)))
+        pool = self._pool(method.spec, _away(method.params()))
         for doc in range(count):
             records.add(str(doc), pool[doc % len(pool)])
         number = int(bench.name.removeprefix("bench"))

@@ -46,14 +46,16 @@ def _outline(data: bytes) -> Outline | None:
     kind = np.frombuffer(kinds, np.uint8)
     stays = np.unpackbits(np.frombuffer(bits, np.uint8).reshape(count, -1), axis=1)[:, :n]
     leave = np.frombuffer(data[ends[-1] :], f"<i{item}")
-    rows, places = np.nonzero(stays == 0)
-    if rows.size != leave.size or (kind >= len(KINDS)).any() or not _sound(leave, places, n):
+    away = n - stays.sum(1, dtype=np.int64)  # tokens that leave, by row
+    if away.sum() != leave.size or (kind >= len(KINDS)).any() or not _sound(leave, stays, n):
         return None
     of_kind = (kind[:, None] == np.arange(len(KINDS))).astype(np.float32)
     order = np.frombuffer(index, "<u2")
     by_kind = (stays.astype(np.float32) @ of_kind)[order]  # exact below 2^24 tokens
-    skipped = int((leave[rows == order[-1]] == SKIPPED).sum())
-    words = [layers, n, n_out, skipped, int(stays[order[-1]].sum()), *(head[o] for o in NEEDED)]
+    last = order[-1]
+    before = int(away[:last].sum())
+    skipped = int((leave[before : before + away[last]] == SKIPPED).sum())
+    words = [layers, n, n_out, skipped, int(n - away[last]), *(head[o] for o in NEEDED)]
     text = json.dumps(words, sort_keys=True)
     return text, of_kind.sum(0).tobytes(), by_kind.tobytes(), mod, decode
 
@@ -62,6 +64,9 @@ def _width(bits: int) -> int:
     return (bits + 7) // 8
 
 
-def _sound(leave: NDArray[Any], places: NDArray[Any], n: int) -> bool:
+def _sound(leave: NDArray[Any], stays: NDArray[np.uint8], n: int) -> bool:
     """Whether tokens that leave their slots go to another one, or away."""
-    return not ((leave >= n) | (leave < DROPPED) | (leave == places)).any()
+    highest = int(leave.max(initial=DROPPED))
+    if highest >= n or int(leave.min(initial=DROPPED)) < DROPPED:
+        return False
+    return highest < 0 or not (leave == np.flatnonzero(stays == 0) % n).any()
