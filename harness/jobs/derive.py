@@ -54,7 +54,7 @@ def run_derive(
         keep(path, references)
         done = store.done()
         order = [cell for cell in about["cells"] if cell in done]
-        derived = Derived(store, order, about["seed"], store.margin(None))
+        derived = Derived(store, order, about["seed"], store.margin(None), fresh=True)
         failed = len(about["cells"]) - len(order)
         names = {cell: f"{done[cell]['label']} on {done[cell]['bench']}" for cell in order}
         for requested in show.each("reading out", order, names):

@@ -35,6 +35,7 @@ from harness.readouts.curves import Curves
 from harness.readouts.documents import Column, Documents, Images, Library, Texts
 from harness.readouts.evidence import evidence_rows
 from harness.readouts.fronts import Fronts, Subject
+from harness.readouts.kept import Kept
 from harness.readouts.matrix import Matrix
 from harness.readouts.stored import read_samples
 from harness.statistics import stats
@@ -63,9 +64,13 @@ class Derived:
         order: Sequence[str],
         seed: int,
         margin: float = stats.MARGIN_POINTS,
+        fresh: bool = False,
     ) -> None:
+        """`fresh`: whatever earlier tables have kept of the cells is made again."""
         self.store = store
         self.margin = margin  # of non-inferiority, in points
+        self.fresh = fresh
+        self._kept: dict[str, Kept] = {}  # cells whose rows of accuracy.csv were not asked for yet
         self.library = Library()
         self._fronts = Fronts(seed, self.library)
         self._controls = Controls(seed, self.library)
@@ -149,7 +154,9 @@ class Derived:
         found = [done[requested] for requested in order if requested in done]
         for row in found:
             if row["cell_id"] not in self._cells:
-                cell = read_cell(self.store, row, self.seed, self.library)
+                kept = Kept(self.store, row["cell_id"], row, self.seed, self.margin, self.fresh)
+                cell = read_cell(self.store, row, self.seed, self.library, kept.known)
+                self._kept[row["cell_id"]] = kept
                 self._texts[row["cell_id"]] = {name: _text(cell, name) for name in BY_CELL}
                 self._cells[row["cell_id"]] = replace(cell, routing=[], evidence=[])
         return [self._cells[row["cell_id"]] for row in found]
@@ -160,14 +167,27 @@ class Derived:
         key = tuple(one.row["cell_id"] if one else "" for one in (cell, dense, blind))
         if key not in self._accuracy:
             against = Against(dense, blind, self.seed, self.margin, self.library)
-            self._accuracy[key] = [
-                row for m in cell.metrics for row in metric_rows(cell, m, against)
-            ]
+            kept = self._kept[key[0]]
+            found = kept.rows_of(" ".join(key))
+            if found is None:
+                found = [row for m in cell.metrics for row in metric_rows(cell, m, against)]
+                kept.keep(" ".join(key), found)
+            self._accuracy[key] = found
         return self._accuracy[key]
 
 
-def read_cell(store: Store, row: dict[str, str], seed: int, library: Library) -> CellData:
-    """One finished cell; its samples are reduced to cost rows and a few columns at once."""
+def read_cell(
+    store: Store,
+    row: dict[str, str],
+    seed: int,
+    library: Library,
+    kept: dict[str, Any] | None = None,
+) -> CellData:
+    """One finished cell; its samples are reduced to cost rows and a few columns at once.
+
+    `kept` has the rows of it that are known already, and gets the others.
+    """
+    kept = {} if kept is None else kept
     cell_id = row["cell_id"]
     samples = read_samples(store, row)
     about = {name: row.get(name, "") for name in columns.CELL}
@@ -176,16 +196,21 @@ def read_cell(store: Store, row: dict[str, str], seed: int, library: Library) ->
     metrics = [_scored(one, docs, library) for one in store.read_metrics(cell_id)]
     prefill = samples.numbers("tflops_prefill")
     counted = ~np.isnan(prefill)
+    if "cost" not in kept:
+        found = store.read_evidence(cell_id)
+        kept["evidence"] = evidence_rows(found, metrics, Images(docs), seed)
+        kept["budget"] = budget_columns(row.get("params", ""), samples)
+        kept["cost"] = cost_rows(about, samples, seed)
     return CellData(
         row=row,
         docs=docs,
         metrics=metrics,
         routing=store.read_routing(cell_id),
-        cost=cost_rows(about, samples, seed),
-        evidence=evidence_rows(store.read_evidence(cell_id), metrics, Images(docs), seed),
+        cost=kept["cost"],
+        evidence=kept["evidence"],
         prefill=Column(_part(docs, counted, library), prefill[counted]),
         answers=Texts(docs, samples.texts("prediction")),
-        budget=budget_columns(row.get("params", ""), samples),
+        budget=kept["budget"],
     )
 
 

@@ -31,6 +31,7 @@ from harness.statistics.stats import (
 )
 
 Bools = NDArray[np.bool_]
+_LONG = 512
 _DIGITS = 12  # sums in another order differ in the last bits; equal rows must stay equal
 
 
@@ -55,6 +56,11 @@ def resampled_means(
 def times_drawn(drawn: NDArray[np.intp]) -> Floats:
     """How often each resample [lines, count] holds each of the `count`."""
     lines, count = drawn.shape
+    if count > _LONG:  # line by line, so that the counters stay near
+        found = np.empty((lines, count))
+        for line, one in zip(found, drawn, strict=True):
+            line[:] = np.bincount(one, minlength=count)
+        return found
     places = drawn + np.arange(lines)[:, None] * count
     return np.bincount(places.ravel(), minlength=lines * count).reshape(lines, count).astype(float)
 

@@ -24,6 +24,7 @@ UNITS = (
     60  # of the scale: halves, thirds, quarters, fifths, tenths and the thirtieths of VQA are exact
 )
 PERMUTATIONS = 49_999
+_NOTHING = 1e-45  # a chance that changes no digit of a p-value
 _RARE = 1e-30  # shares of the distribution that are left out
 _LEAST = 1e-20  # p-values end here
 _BLOCK = 1_000_000  # coins held at once
@@ -64,7 +65,8 @@ def _distribution(values: NDArray[np.int64]) -> tuple[int, Floats]:
             for i, share in enumerate(shares):
                 grown[i : i + size * count + 1 : size] += share * coins
         else:
-            for i, share in enumerate(coins):
+            for i in np.flatnonzero(coins > _NOTHING).tolist():
+                share = coins[i]
                 grown[size * i : size * i + shares.size] += share * shares
         kept = np.flatnonzero(grown > _RARE)
         start, shares = start + int(kept[0]), grown[kept[0] : kept[-1] + 1]
