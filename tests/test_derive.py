@@ -21,7 +21,7 @@ from harness.store.cells import engine_digest
 from harness.store.csvfile import read_rows
 from harness.store.records import Basis
 from harness.store.rundir import Store
-from tests.fakes import DOCUMENTS, FakeReferees, FakeRun, derived, run
+from tests.fakes import FakeReferees, FakeRun, derived, run
 
 METHODS = ("fastv", "cdpruner:relevance=words")  # the second takes its greedy choice from a helper
 
@@ -245,14 +245,14 @@ def test_counters_that_disagree_do_not_stop_a_repeated_run(
     gone = read_rows(out / "cells.csv")[2]["cell_id"]
     (out / f"records/{gone}.gz").unlink()
     monkeypatch.setattr(stored, "readout_keys", lambda: {COST: "of other code"})
-    real, calls = stored.read_out, iter(range(1000))
+    real, calls = stored.Readouts.of, iter(range(1000))
 
     def disagree(*words: Any) -> Any:
         if next(calls) == 0:
             raise RefereeError("the counters disagree")
         return real(*words)
 
-    monkeypatch.setattr(stored, "read_out", disagree)
+    monkeypatch.setattr(stored.Readouts, "of", disagree)
     capsys.readouterr()
     again = FakeRun()
     assert run(out, again, bench=("gqa",)) == 3
