@@ -15,7 +15,8 @@ import numpy as np
 
 from harness.readouts.documents import Column, Library, numbers
 from harness.statistics import joint
-from harness.statistics.stats import RESAMPLES, Floats, top_score
+from harness.statistics.draws import RESAMPLES
+from harness.statistics.stats import Floats, top_score
 from methods import BLIND
 
 AVERAGE = "(average)"  # stands in the bench column; no bench has such a name

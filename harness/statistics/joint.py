@@ -17,16 +17,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.statistics.draws import RESAMPLES, draws
 from harness.statistics.stats import (
     ALPHA,
-    RESAMPLES,
     Clusters,
     Floats,
     Groups,
     Interval,
     cluster_ids,
     cluster_sums,
-    draws,
     top_score,
 )
 

@@ -12,9 +12,10 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 
 from harness.statistics import stats
+from harness.statistics.draws import RESAMPLES, draws
 from harness.statistics.joint import times_drawn
 from harness.statistics.signflip import exact
-from harness.statistics.stats import ALPHA, RESAMPLES, Floats, Interval
+from harness.statistics.stats import ALPHA, Floats, Interval
 
 
 class Rows:
@@ -48,7 +49,7 @@ class Rows:
         sums = np.column_stack([self.sums[name] for name in new])
         size, count = self.n / self.images, self.images + 2
         found = np.empty((RESAMPLES, len(new)))
-        for lines, drawn in stats.draws(count, *self.key):
+        for lines, drawn in draws(count, *self.key):
             times = times_drawn(drawn)
             found[lines] = times[:, :-2] @ sums
             self._invented[lines] = times[:, -2:] * size

@@ -21,25 +21,21 @@ Verdict           on the Holm-adjusted p-value: ``better`` or ``worse`` when it 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.statistics import signflip
+from harness.statistics.draws import BLOCK, NEAR, RESAMPLES, draws
 
 Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 ALPHA = 1.0 - CONFIDENCE
 MARGIN_POINTS = 1.0
-RESAMPLES = 2000  # bootstrap; the interval's own noise is then about 2 % of its width
-_BLOCK = 4_000_000  # numbers drawn at once, so that memory stays flat at any sample count
-_NEAR = 250_000  # of them that are read again and again while they are near
-_KEPT = 40_000_000  # draws that are kept for the next rows on the same images
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,7 @@ def mean_intervals(values: Floats, clusters: Clusters = None, seed: int = 0) -> 
     sums = np.zeros((count, values.shape[1]))
     np.add.at(sums, groups, values)
     rng = np.random.default_rng([seed, count])
-    step = max(1, _BLOCK // count)
+    step = max(1, BLOCK // count)
     drawn = []
     for start in range(0, RESAMPLES, step):
         rows = min(step, RESAMPLES - start)
@@ -274,7 +270,7 @@ def _bootstraps(
         if (row == row[0]).all():  # whatever is drawn: the sum is the same, and added up alike
             sums[number] = row.sum()
     moving = [number for number, row in enumerate(rows) if (row != row[0]).any()]
-    for lines, drawn in draws(real.size + len(extra), seed, real.size + len(extra), step=_NEAR):
+    for lines, drawn in draws(real.size + len(extra), seed, real.size + len(extra), step=NEAR):
         for number in moving:
             sums[number, lines] = rows[number].take(drawn).sum(1)
     found: list[tuple[float | None, float | None]] = []
@@ -283,32 +279,6 @@ def _bootstraps(
         mean = float(column.mean())
         # A percentile interval can miss the mean by a rounding error when all scores are equal.
         found.append((min(float(low), mean), max(float(high), mean)))
-    return found
-
-
-def draws(count: int, *key: int, step: int = _BLOCK) -> Iterator[tuple[slice, NDArray[np.intp]]]:
-    """Which of `count` images each resample holds: blocks of about `step`, [lines, count]."""
-    kept = _drawn(count, key) if RESAMPLES * count <= _KEPT else None
-    rng = np.random.default_rng(key) if kept is None else None
-    step = max(1, step // count)
-    for start in range(0, RESAMPLES, step):
-        lines = slice(start, min(start + step, RESAMPLES))
-        if rng is None:
-            assert kept is not None
-            yield lines, kept[lines].astype(np.intp)
-        else:
-            yield lines, rng.integers(0, count, size=(lines.stop - start, count))
-
-
-@lru_cache(maxsize=2)
-def _drawn(count: int, key: tuple[int, ...]) -> NDArray[Any]:
-    """All draws, in few bytes: the cells of a bench have the same ones."""
-    rng = np.random.default_rng(key)
-    found = np.empty((RESAMPLES, count), np.uint16 if count < 1 << 16 else np.uint32)
-    step = max(1, _BLOCK // count)
-    for start in range(0, RESAMPLES, step):
-        stop = min(start + step, RESAMPLES)
-        found[start:stop] = rng.integers(0, count, size=(stop - start, count))
     return found
 
 
