@@ -18,10 +18,12 @@ from harness.statistics import signflip, stats
 from harness.store import samples
 from harness.store.csvfile import read_rows, to_csv
 from harness.store.outline import outline
-from harness.store.packing import from_plain, plain
+from harness.store.packing import from_plain, pack, plain
 from harness.store.record import DROPPED, IMAGE, QUESTION, SKIPPED, RoutingRecord, dense_record
+from harness.store.records import Basis, Records, write_records
+from harness.store.response_log import PackedRecords
 from harness.store.rundir import Store, read_run_json
-from tests.fakes import DERIVED, SHAPE, FakeRun, derived, run
+from tests.fakes import CONFIG, DERIVED, SHAPE, FakeRun, derived, run
 
 
 def records() -> list[RoutingRecord]:
@@ -160,3 +162,15 @@ def test_tables_of_pairs_wait_and_come_at_the_end(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "run", again)
     Derived(Store(again), read_run_json(again)["cells"], 0, fresh=True).write()
     assert derived(again) == derived(tmp_path / "run")
+
+
+def test_packed_records_are_written_as_they_are(tmp_path: Path) -> None:
+    named = {str(number): record for number, record in enumerate(records())}
+    packed = PackedRecords()
+    for name, record in named.items():
+        packed.add(name, pack(record))
+    basis = Basis("fake", CONFIG, 2, True)
+    write_records(tmp_path / "a.gz", basis, named)
+    write_records(tmp_path / "b.gz", basis, packed)
+    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+    assert [name for name, _ in Records(tmp_path / "b.gz")] == [*named]
