@@ -94,7 +94,15 @@ def measure(
         "plots-only": [*cli, "--plots-only", str(run), "--out", str(scratch / "report")],
         "derive": [*cli, "--derive", str(run)],
         "diff": [*cli, "--diff", str(run), str(copy), "--out", str(scratch / "diff")],
-        "pack": [sys.executable, "-m", "modsuite", "pack", str(copy)],
+        "pack": [
+            sys.executable,
+            "-m",
+            "modsuite",
+            "pack",
+            str(copy),
+            "--to",
+            str(scratch / "pack"),
+        ],
         "view": [sys.executable, "-m", "benchmarks.large_cells", "view", str(run)],
     }
     if step in ("diff", "pack") and not copy.exists():
