@@ -21,7 +21,7 @@ from harness.store.cells import engine_digest
 from harness.store.csvfile import read_rows
 from harness.store.records import Basis
 from harness.store.rundir import Store
-from tests.fakes import DOCUMENTS, FakeReferees, FakeRun, derived, run
+from tests.fakes import FakeReferees, FakeRun, derived, run
 
 METHODS = ("fastv", "cdpruner:relevance=words")  # the second takes its greedy choice from a helper
 
@@ -105,15 +105,15 @@ def test_what_an_edit_repeats(
     edit(name)
     assert {name for cell in ids for name in stored.stale(Store(out), cell)} == taken
     calls: list[str] = []
-    for readout, function in ((COST, "read_out"), (EVIDENCE, "counts")):
-        real = getattr(stored, function)
-        monkeypatch.setattr(stored, function, noted(calls, readout, real))
+    for readout, function in ((COST, "write_routing"), (EVIDENCE, "write_evidence")):
+        real = getattr(Store, function)
+        monkeypatch.setattr(Store, function, noted(calls, readout, real))
     again = Keyed()
     assert run(out, again, methods=METHODS, bench=("gqa",)) == 0
     assert [one.split()[0] for one in again.computed] == answered
     for readout in (COST, EVIDENCE):
         cells = len(answered) + (len(ids) if readout in taken else 0)
-        assert calls.count(readout) == DOCUMENTS * cells
+        assert calls.count(readout) == cells
     rows = read_rows(out / "cells.csv")
     assert not any(stored.stale(Store(out), row["cell_id"]) for row in rows)
     if not answered:
@@ -245,14 +245,14 @@ def test_counters_that_disagree_do_not_stop_a_repeated_run(
     gone = read_rows(out / "cells.csv")[2]["cell_id"]
     (out / f"records/{gone}.gz").unlink()
     monkeypatch.setattr(stored, "readout_keys", lambda: {COST: "of other code"})
-    real, calls = stored.read_out, iter(range(1000))
+    real, calls = stored.Readouts.of, iter(range(1000))
 
     def disagree(*words: Any) -> Any:
         if next(calls) == 0:
             raise RefereeError("the counters disagree")
         return real(*words)
 
-    monkeypatch.setattr(stored, "read_out", disagree)
+    monkeypatch.setattr(stored.Readouts, "of", disagree)
     capsys.readouterr()
     again = FakeRun()
     assert run(out, again, bench=("gqa",)) == 3

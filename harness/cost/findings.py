@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -114,9 +115,18 @@ class Curve:
             self._check(size, powers)
         sums = [int((sizes.astype(np.int64) ** i).sum()) for i in range(len(self.nodes))]
         return {
-            counter: float(sum(c * s for c, s in zip(terms, sums, strict=True)))
-            for counter, terms in powers.items()
+            counter: sum(c * s for c, s in zip(terms, sums, strict=True)) / whole
+            for counter, (terms, whole) in self._whole.items()
         }
+
+    @cached_property
+    def _whole(self) -> dict[str, tuple[list[int], int]]:
+        """counter -> `_powers` as whole numbers over one denominator: as exact, and faster."""
+        found = {}
+        for counter, terms in self._powers.items():
+            whole = math.lcm(*(term.denominator for term in terms))
+            found[counter] = [int(term * whole) for term in terms], whole
+        return found
 
 
 def _through(sizes: Sequence[int], values: Sequence[float]) -> list[Fraction]:

@@ -43,6 +43,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +136,12 @@ def skipped(counts: Counts, n: int) -> float:
 
 def linear_flops(shape: ModelShape, counts: Counts) -> float:
     """The decoder's linear layers, for the tokens [L] that each of them processed."""
-    return 2.0 * int(np.dot(np.array(shape.all_weights_met, dtype=np.int64), counts))
+    return 2.0 * int(np.dot(_weights_met(shape), counts))
+
+
+@lru_cache(maxsize=8)
+def _weights_met(shape: ModelShape) -> Counts:
+    return np.array(shape.all_weights_met, dtype=np.int64)
 
 
 def attention_flops(shape: ModelShape, counts: Counts, convention: str) -> float:
@@ -170,8 +176,13 @@ def fastv_rule(shape: ModelShape, counts: Counts) -> float:
     One layer of LLaVA-1.5-7B at n = 612 gives 2 x 99.3e9: the "99.3 B" of its README.
     """
     d, n = shape.hidden, counts.astype(np.int64)
-    weights = 4 * d * d + 2 * d * np.array(shape.ffn_met[: n.size], dtype=np.int64)
+    weights = 4 * d * d + 2 * d * _ffn_met(shape)[: n.size]
     return 2.0 * int(np.dot(weights, n)) + 4.0 * d * int((n**2).sum())
+
+
+@lru_cache(maxsize=8)
+def _ffn_met(shape: ModelShape) -> Counts:
+    return np.array(shape.ffn_met, dtype=np.int64)
 
 
 def eager_attention(shape: ModelShape, counts: Counts) -> float:
@@ -197,7 +208,7 @@ def gamma_rule(shape: ModelShape, n: int, skip: float, dense_layers: int) -> flo
     TFLOPs column of its tables.
     """
 
-    ffn = sum(shape.ffn_met) / shape.layers
+    ffn = int(_ffn_met(shape).sum()) / shape.layers
 
     def layer(tokens: int) -> float:
         d = shape.hidden

@@ -5,7 +5,7 @@ Whatever is read out here can be read out again from the stored record, without 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ from harness.cost.findings import TOLERANCE, RefereeError
 from harness.cost.ledger import Counts, sample_cost
 from harness.families.shapes import ModelShape
 from harness.store.columns import COUNTED, COUNTERS
+from harness.store.outline import Outline, outline
 from harness.store.record import ANSWER, KINDS, RoutingRecord
 
 ROUTING = "routing"
+KEPT = 4096  # readouts held at once
 
 
 def read_out(
@@ -60,6 +62,73 @@ def read_out(
     return columns
 
 
+class Readouts:
+    """`read_out` for sample after sample of a cell; equal outlines are computed once."""
+
+    def __init__(
+        self, shape: ModelShape, itemsize: int, vision_runs: bool, referees: Any = None
+    ) -> None:
+        self.how = shape, itemsize, vision_runs, referees
+        self._known: dict[Outline, dict[str, Any]] = {}
+
+    def of(self, data: bytes, record: Callable[[bytes], RoutingRecord]) -> dict[str, Any]:
+        """Of a record in the form of `packing.plain`, which `record` makes of it.
+
+        The answer is shared by samples and not to be changed.
+        """
+        seen = outline(data)
+        found = self._known.get(seen) if seen is not None else None
+        if found is None:
+            found = read_out(record(data), *self.how)
+            if seen is not None:
+                if len(self._known) >= KEPT:
+                    self._known.clear()
+                self._known[seen] = found
+        return found
+
+
+class RoutingTotals:
+    """`routing_table` of samples that come one by one."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, int] = {}
+        self._kept: dict[str, list[int]] = {}
+        self._times: dict[int, tuple[Mapping[str, Any], int]] = {}  # shared readouts by identity
+
+    def add(self, readout: Mapping[str, Any]) -> None:
+        """Take the counts of one sample."""
+        kept, times = self._times.get(id(readout), (readout, 0))
+        self._times[id(readout)] = kept, times + 1
+        if len(self._times) >= KEPT:
+            self._sum()
+
+    def _sum(self) -> None:
+        for readout, times in self._times.values():
+            for kind, counts in readout[ROUTING].items():
+                self._tokens[kind] = self._tokens.get(kind, 0) + times * counts["tokens"]
+                before = self._kept.get(kind) or [0] * len(counts["kept"])
+                pairs = zip(before, counts["kept"], strict=True)
+                self._kept[kind] = [a + times * b for a, b in pairs]
+        self._times.clear()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of `routing.csv` without the cell; kinds that never occurred have none."""
+        self._sum()
+        tokens = self._tokens
+        return [
+            {
+                "layer": layer,
+                "kind": kind,
+                "tokens": tokens[kind],
+                "kept": count,
+                "kept_fraction": count / tokens[kind],
+            }
+            for kind in KINDS
+            if tokens.get(kind)
+            for layer, count in enumerate(self._kept[kind])
+        ]
+
+
 def counter_columns(
     counted: Mapping[str, Mapping[str, float | None]],
 ) -> dict[str, float | None]:
@@ -101,26 +170,8 @@ def _kept_by_kind(record: RoutingRecord, by_kind: Counts) -> dict[str, dict[str,
 
 
 def routing_table(readouts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of `routing.csv` without the cell: tokens and kept tokens summed over samples.
-
-    Kinds that never occurred have no row.
-    """
-    tokens: dict[str, int] = {}
-    kept: dict[str, list[int]] = {}
+    """Rows of `routing.csv` without the cell: tokens and kept tokens summed over samples."""
+    totals = RoutingTotals()
     for one in readouts:
-        for kind, counts in one[ROUTING].items():
-            tokens[kind] = tokens.get(kind, 0) + counts["tokens"]
-            before = kept.get(kind) or [0] * len(counts["kept"])
-            kept[kind] = [a + b for a, b in zip(before, counts["kept"], strict=True)]
-    return [
-        {
-            "layer": layer,
-            "kind": kind,
-            "tokens": tokens[kind],
-            "kept": count,
-            "kept_fraction": count / tokens[kind],
-        }
-        for kind in KINDS
-        if tokens.get(kind)
-        for layer, count in enumerate(kept[kind])
-    ]
+        totals.add(one)
+    return totals.rows()

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from harness.statistics import stats
 from harness.store.columns import COUNTED, COUNTERS
+from harness.store.samples import Samples
 
 # convention -> column of the samples file that holds the prefill under it
 PREFILL = {
@@ -30,15 +33,16 @@ Sample = Mapping[str, Any]  # numbers, or their text as read back from a CSV
 
 
 def cost_rows(
-    about: Mapping[str, Any], samples: Sequence[Sample], seed: int, batch: int = 1
+    about: Mapping[str, Any], samples: Sequence[Sample] | Samples, seed: int, batch: int = 1
 ) -> list[dict]:
     """All cost rows of one cell; `about` are its identifying columns. [] without routing records.
 
     TFLOP are means over samples, of one sample, with a bootstrap interval that resamples images;
     cache sizes are those of `batch` such samples together.
     """
-    counted = [sample for sample in samples if sample.get("tflops_prefill") not in (None, "")]
-    if not counted:
+    every = samples if isinstance(samples, Samples) else Samples.of(samples)
+    counted = every.where(~np.isnan(every.numbers("tflops_prefill")))
+    if not counted.count:
         return []
     common = {**about, "unit": "FLOP"}
     common |= {name: _mean(counted, column) for name, column in MEANS.items()}
@@ -46,23 +50,24 @@ def cost_rows(
         mean = _mean(counted, name)
         common[name] = None if mean is None else batch * mean
     common["kv_batch"] = batch
-    clusters = [sample.get("image_id") for sample in counted]
-    known: dict[tuple[float, ...], dict[str, Any]] = {}  # counters agree, so series come again
-    rows = []
-    for counter, convention, scope, values in _series(counted):
-        figures = {"counter": counter, "convention": convention, "scope": scope}
-        if values is not None:
-            key = tuple(values)
-            if key not in known:
-                known[key] = _figures(values, clusters, seed)
-            figures |= known[key]
-        rows.append({**common, **figures})
-    return rows
+    series = list(_series(counted))
+    known = {v.tobytes(): v for *_, v in series if v is not None}  # counters agree: once each
+    images = counted.texts("image_id").to_pylist()
+    drawn = stats.quantity_intervals([*known.values()], images, seed)
+    figures = {key: _figures(one) for key, one in zip(known, drawn, strict=True)}
+    return [
+        {
+            **common,
+            "counter": counter,
+            "convention": convention,
+            "scope": scope,
+            **(figures[values.tobytes()] if values is not None else {}),
+        }
+        for counter, convention, scope, values in series
+    ]
 
 
-def _figures(values: list[float], clusters: list[Any], seed: int) -> dict[str, Any]:
-    interval = stats.quantity_interval(values, clusters, seed)
-    assert interval is not None  # there are samples
+def _figures(interval: stats.Interval) -> dict[str, Any]:
     return {
         "tflops_mean": interval.value,
         "tflops_ci_low": interval.low,
@@ -70,7 +75,7 @@ def _figures(values: list[float], clusters: list[Any], seed: int) -> dict[str, A
     }
 
 
-def _series(samples: Sequence[Sample]) -> Iterator[tuple[str, str, str, list[float] | None]]:
+def _series(samples: Samples) -> Iterator[tuple[str, str, str, stats.Floats | None]]:
     """(counter, convention, scope, TFLOP of every sample, None where a part is not counted).
 
     What the samples were written without, by an older version, is left out.
@@ -90,28 +95,28 @@ def _series(samples: Sequence[Sample]) -> Iterator[tuple[str, str, str, list[flo
 
 
 def _scopes(
-    samples: Sequence[Sample], columns: Mapping[str, str], whole: bool
-) -> Iterator[tuple[str, list[float] | None]]:
+    samples: Samples, columns: Mapping[str, str], whole: bool
+) -> Iterator[tuple[str, stats.Floats | None]]:
     """(scope, values) of the scopes there are, with the `whole`'s total behind them.
 
     The total stays empty where a part is.
     """
-    if samples[0].get(columns["llm_prefill"]) in (None, ""):
+    if np.isnan(samples.numbers(columns["llm_prefill"])[0]):
         return
-    series = {s: _column(samples, name) for s, name in columns.items() if name in samples[0]}
+    series = {s: _column(samples, name) for s, name in columns.items() if name in samples}
     if whole:
         parts = [values for scope, values in series.items() if scope != OF_WHICH]
         known = [values for values in parts if values is not None]
         complete = len(known) == len(parts)
-        series["total"] = [sum(p) for p in zip(*known, strict=True)] if complete else None
+        series["total"] = sum(known[1:], known[0]) if complete else None
     yield from series.items()
 
 
-def _column(samples: Sequence[Sample], name: str) -> list[float] | None:
-    values = [sample.get(name) for sample in samples]
-    return None if any(v in (None, "") for v in values) else [float(v) for v in values]  # type: ignore[arg-type]
+def _column(samples: Samples, name: str) -> stats.Floats | None:
+    values = samples.numbers(name)
+    return None if np.isnan(values).any() else values
 
 
-def _mean(samples: Sequence[Sample], column: str) -> float | None:
-    values = [float(v) for sample in samples if (v := sample.get(column)) not in (None, "")]
+def _mean(samples: Samples, column: str) -> float | None:
+    values = samples.known(column).tolist()
     return sum(values) / len(values) if values else None

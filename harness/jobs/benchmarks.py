@@ -246,12 +246,11 @@ class Benchmarks(Parts):
             failed = failed or lost
             derived.left_out.discard(cell.key.cell_id)
             show.phase("tables", soon=True)
-            derived.write()
+            derived.write(last=False)
         if self.team is not None:
             store.put_in_order(self._ids())
-        if not todo:
-            show.phase("tables", soon=True)
-            derived.write()
+        show.phase("tables", soon=True)
+        derived.write()
         return failed
 
     def _one_by_one(

@@ -102,7 +102,7 @@ def _commit(cell: Cell, result: Any, store: Store, basis: Basis, referees: Any) 
     metrics = [m.entry(headline=m is result.headline) for m in result.metrics]
     store.write_metrics(key.cell_id, metrics)
     write_records(store.records_gz(key.cell_id), basis, result.records)
-    answers = [{name: getattr(sample, name) for name in ANSWERS} for sample in result.samples]
+    answers = ({name: getattr(sample, name) for name in ANSWERS} for sample in result.samples)
     store.write_answers(key.cell_id, answers)
     read_out_cell(store, key.cell_id, referees=lambda basis: referees)
     store.record(

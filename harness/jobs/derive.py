@@ -54,14 +54,14 @@ def run_derive(
         keep(path, references)
         done = store.done()
         order = [cell for cell in about["cells"] if cell in done]
-        derived = Derived(store, order, about["seed"], store.margin(None))
+        derived = Derived(store, order, about["seed"], store.margin(None), fresh=True)
         failed = len(about["cells"]) - len(order)
         names = {cell: f"{done[cell]['label']} on {done[cell]['bench']}" for cell in order}
         for requested in show.each("reading out", order, names):
             row, name = done[requested], names[requested]
             try:
                 if packed:
-                    read_cell(store, row, about["seed"])
+                    read_cell(store, row, about["seed"], derived.library)
                 else:
                     read_out_cell(store, row["cell_id"])
             except (RefereeError, StoreError) as error:  # it keeps the readouts that it has
@@ -82,7 +82,7 @@ def run_derive(
 def _leave_out(derived: Derived, requested: str, row: dict[str, str]) -> None:
     """Take a cell out of the tables if what it had cannot be read either."""
     try:
-        read_cell(derived.store, row, derived.seed)
+        read_cell(derived.store, row, derived.seed, derived.library)
     except StoreError:
         derived.left_out.add(requested)
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.statistics.stats import CONFIDENCE, RESAMPLES, cluster_ids
+from harness.statistics.draws import RESAMPLES
+from harness.statistics.stats import CONFIDENCE, cluster_ids
 
 Floats = NDArray[np.float64]
 

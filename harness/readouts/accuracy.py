@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from harness.readouts.controls import positions_of
+from harness.readouts.documents import Column, Documents, Library, Texts, mean, numbers
 from harness.statistics import joint, stats
-from harness.statistics.changes import changes, same_answers
+from harness.statistics.changes import changes
 from harness.statistics.power import detectable, smallest_n
 from harness.store import columns
+from harness.store.csvfile import cell_text, csv_lines
 from methods import BLIND, REFERENCE
 
 SAMPLE_MEAN = " (mean of samples)"
@@ -21,15 +26,14 @@ class CellData:
     """What the tables need of a finished cell."""
 
     row: dict[str, str]  # its row of cells.csv
-    n: int
-    images: dict[str, str]  # doc_id -> image id, "" when the bench has none
-    metrics: list[dict[str, Any]]
+    docs: Documents  # that it answered
+    metrics: list[dict[str, Any]]  # their scores as a Column
     routing: list[dict[str, Any]]
     cost: list[dict[str, Any]]
-    evidence: list[dict[str, Any]] = field(default_factory=list)
-    prefill: dict[str, float] = field(default_factory=dict)  # doc_id -> TFLOP, causal
+    evidence: list[dict[str, Any]]
+    prefill: Column  # TFLOP, causal
+    answers: Texts
     budget: dict[str, Any] = field(default_factory=dict)  # columns of accuracy.csv
-    answers: dict[str, str] = field(default_factory=dict)  # doc_id -> what was answered
 
     @property
     def about(self) -> dict[str, str]:
@@ -52,6 +56,11 @@ class MetricRow:
     higher_is_better: bool = True
     in_family: bool = False  # the one test of its bench
 
+    @cached_property
+    def fields(self) -> list[str]:
+        """Its line in the file, without what the correction adds."""
+        return list(*csv_lines(columns.ACCURACY, [self.row], header=False))
+
 
 @dataclass(frozen=True)
 class Against:
@@ -61,6 +70,7 @@ class Against:
     blind: CellData | None
     seed: int
     margin: float = stats.MARGIN_POINTS
+    library: Library = field(default_factory=Library)
 
 
 def metric_rows(cell: CellData, metric: Mapping[str, Any], against: Against) -> Iterator[MetricRow]:
@@ -71,13 +81,14 @@ def metric_rows(cell: CellData, metric: Mapping[str, Any], against: Against) -> 
     scores follows as a row of its own and is what the tests speak about.
     """
     other = _same_metric(against.dense, metric)
-    scores, value = metric.get("scores") or {}, metric["value"]
+    scores: Column = metric["scores"]
+    value = metric["value"]
     row: dict[str, Any] = {
         **cell.about,
         "task": metric["task"],
         "metric": metric["metric"],
         "value": value,
-        "n": len(scores) or cell.n,
+        "n": len(scores) or len(cell.docs),
         "headline": int(bool(metric["headline"])),
         "positions": positions_of(cell.row),
         **cell.budget,
@@ -89,13 +100,13 @@ def metric_rows(cell: CellData, metric: Mapping[str, Any], against: Against) -> 
         row["dense_value"] = other["value"]
         if cell.row["method"] != REFERENCE:
             row["delta"] = value - other["value"]
-            row["same_answers"] = same_answers(cell.answers, against.dense.answers, cell.answers)
+            row["same_answers"] = cell.answers.same(against.dense.answers, cell.docs)
     yield MetricRow(row)
     if scores:
-        value = sum(scores.values()) / len(scores)
+        value = mean(scores.numbers)
         name = f"{metric['metric']}{SAMPLE_MEAN}"
-        mean = {**row, "metric": name, "value": value, "headline": 0}
-        yield _tested(mean, metric, other, cell, against)
+        plain = {**row, "metric": name, "value": value, "headline": 0}
+        yield _tested(plain, metric, other, cell, against)
 
 
 def _tested(
@@ -106,23 +117,23 @@ def _tested(
     against: Against,
 ) -> MetricRow:
     """`row`, a mean of scores, with interval, paired difference and p-value where there are any."""
-    ours: Mapping[str, float] = metric["scores"]
-    interval = stats.mean_interval(list(ours.values()), _images(cell, ours), against.seed)
+    ours: Column = metric["scores"]
+    interval = stats.mean_interval(ours.numbers, ours.docs.groups, against.seed)
     assert interval is not None  # there are scores
     row |= {"ci_low": interval.low, "ci_high": interval.high}
-    theirs = (other.get("scores") or {}) if other is not None else {}
+    theirs: Column | None = other["scores"] if other is not None else None
     if not theirs or against.dense is None:
         return MetricRow(row)
-    row["dense_value"] = sum(theirs.values()) / len(theirs)
-    shared = [doc for doc in ours if doc in theirs]
-    if cell.row["method"] == REFERENCE or not shared:
+    row["dense_value"] = mean(theirs.numbers)
+    shared = against.library.shared(ours.docs, theirs)
+    if cell.row["method"] == REFERENCE or not len(shared):
         return MetricRow(row)
-    scores = [ours[doc] for doc in shared], [theirs[doc] for doc in shared]
-    images = _images(cell, shared)
+    scores = numbers(ours, shared), numbers(theirs, shared)
+    images = shared.groups
     paired = stats.paired(*scores, images, against.seed)
     assert paired is not None  # there are shared documents
     better = bool(metric["higher_is_better"])
-    margin = stats.margin_for([*ours.values(), *theirs.values()], against.margin)
+    margin = stats.margin_for(np.append(ours.numbers, theirs.numbers), against.margin)
     row |= {
         "delta": paired.delta.value,
         "delta_ci_low": paired.delta.low,
@@ -131,7 +142,7 @@ def _tested(
         **changes(*scores, better).row(),
         "detectable": detectable(*scores, images),
         "margin": margin,
-        "same_answers": same_answers(cell.answers, against.dense.answers, shared),
+        "same_answers": cell.answers.same(against.dense.answers, shared),
         "smallest_n": smallest_n(against.margin / 100, images),
         **_skill(metric, other, cell, against),
     }
@@ -154,22 +165,28 @@ def _skill(
     floor = _same_metric(against.blind, metric)
     if dense is None or floor is None or not metric["headline"] or cell.row["method"] == BLIND:
         return {}
-    rows = [one.get("scores") or {} for one in (metric, dense, floor)]
-    shared = [doc for doc in rows[0] if doc in rows[1] and doc in rows[2]]
+    rows: list[Column] = [one["scores"] for one in (metric, dense, floor)]
+    shared = against.library.shared(rows[0].docs, *rows[1:])
     sign = 1.0 if metric["higher_is_better"] else -1.0
-    values = [[sign * row[doc] for doc in shared] for row in rows]
-    kept = joint.skill(values[0], values[1], values[2], _images(cell, shared), against.seed)
+    values = [sign * numbers(row, shared) for row in rows]
+    kept = joint.skill(values[0], values[1], values[2], shared.groups, against.seed)
     if kept is None:
         return {}
     return {"skill": kept.value, "skill_ci_low": kept.low, "skill_ci_high": kept.high}
 
 
-def _images(cell: CellData, docs: Iterable[str]) -> list[str | None]:
-    return [cell.images.get(doc) for doc in docs]
+def accuracy_lines(rows: Sequence[MetricRow]) -> Iterator[Sequence[str]]:
+    """accuracy.csv as lines of fields; a row's own are made once."""
+    yield columns.ACCURACY
+    for one, extra in zip(rows, adjusted(rows), strict=True):
+        line = list(one.fields)
+        for name, value in extra.items():
+            line[columns.ACCURACY.index(name)] = cell_text(value)
+        yield line
 
 
 def adjusted(rows: Sequence[MetricRow]) -> list[dict[str, Any]]:
-    """The rows with Holm over all methods x benches (one test a bench) and the verdicts."""
+    """What Holm over all methods x benches (one test a bench) adds to each row, and verdicts."""
     family = [one for one in rows if one.in_family and one.paired is not None]
     p_values = stats.holm([one.paired.p_value for one in family if one.paired])
     extra: dict[int, dict[str, Any]] = {}
@@ -180,7 +197,7 @@ def adjusted(rows: Sequence[MetricRow]) -> list[dict[str, Any]]:
         extra[id(one)] = {"p_adjusted": p_value}
         if one.row.get("budget_within") != 0:  # else it is no row at the budget asked for
             extra[id(one)]["verdict"] = word
-    return [{**one.row, **extra.get(id(one), {})} for one in rows]
+    return [extra.get(id(one), {}) for one in rows]
 
 
 def _same_metric(dense: CellData | None, metric: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.readouts.documents import Column, mean, numbers
 from harness.readouts.matrix import Matrix, Row, mean_kv
 from harness.statistics import stats
 from harness.statistics.rows import around
@@ -62,8 +63,8 @@ def average(matrix: Matrix, row: Row) -> stats.Interval:
     if len(matrix.averaged) == 1:
         (bench,), (top,) = matrix.averaged, matrix.tops
         cell = row.cells[bench].subject
-        images = [cell.images.get(doc) for doc in cell.scores]
-        only = stats.mean_interval([*cell.scores.values()], images, matrix.seed)
+        docs = matrix.library.of(cell.scores, cell.images)
+        only = stats.mean_interval(numbers(cell.scores, docs), docs.groups, matrix.seed)
         assert only is not None  # rows have scores
         low, high = (None if end is None else end / top for end in (only.low, only.high))
         return stats.Interval(only.value / top, low, high)
@@ -109,7 +110,11 @@ def _prefill(row: Row | None, benches: Sequence[str]) -> float | None:
         ) else {}  # fmt: skip
         if not counted:
             return None
-        means.append(sum(counted.values()) / len(counted))
+        means.append(
+            mean(counted.numbers)
+            if isinstance(counted, Column)
+            else sum(counted.values()) / len(counted)
+        )
     return sum(means) / len(means) if means else None
 
 

@@ -12,30 +12,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from harness.readouts.documents import mean
 from harness.store.curves import TOKENS, asked
+from harness.store.samples import Samples
 from methods.budget import met
 
 Sample = Mapping[str, Any]
 
 
-def budget_columns(params: str, samples: Sequence[Sample]) -> dict[str, Any]:
+def budget_columns(params: str, samples: Sequence[Sample] | Samples) -> dict[str, Any]:
     """The four budget columns of a cell; {} without a budget."""
     wanted = asked(params)
     if wanted is None:
         return {}
     unit, value = wanted
     row: dict[str, Any] = {"budget_asked": value, "budget_unit": unit}
-    images = [_image(sample) for sample in samples if sample.get("kv_ratio_vision")]
-    if not images:
+    every = samples if isinstance(samples, Samples) else Samples.of(samples)
+    seen = every.where(~np.isnan(every.numbers("kv_ratio_vision")))
+    if not seen.count:
         return row
-    size = sum(tokens for tokens, _ in images) / len(images)
-    kept = sum(tokens * share for tokens, share in images) / len(images)
-    share = sum(share for _, share in images) / len(images)
+    shares = seen.numbers("kv_ratio_vision")
+    tokens = seen.numbers("n_image") / np.fmax(1.0, seen.numbers("n_images"))  # of one image
+    size, kept, share = mean(tokens), mean(tokens * shares), mean(shares)
     got, scale = (kept, 1.0) if unit == TOKENS else (share, size)
     return row | {"budget_met": got, "budget_within": int(met(value * scale, got * scale))}
-
-
-def _image(sample: Sample) -> tuple[float, float]:
-    """(Tokens of one of its images, the share of them that layers processed) of a sample."""
-    tokens = float(sample["n_image"]) / max(1, int(sample.get("n_images") or 1))
-    return tokens, float(sample["kv_ratio_vision"])

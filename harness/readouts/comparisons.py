@@ -69,13 +69,12 @@ class Comparisons:
                     yield self._kept[mine.cell_id, cell.cell_id]
 
     def _pair(self, a: Contender, b: Contender, paired: stats.Paired, images: int) -> Found:
-        scores = [*a.subject.scores.values(), *b.subject.scores.values()]
-        about = a.subject.about
+        about, top = a.subject.about, max(a.subject.top, b.subject.top)
         row = {
             **_about(about, b.subject.about, a.positions, b.positions, a.kv, b.kv),
             "bench": about["bench"],
             "metric": a.subject.metric,
-            **_numbers(paired.n, images, paired.delta, stats.margin_for(scores, self.margin)),
+            **_numbers(paired.n, images, paired.delta, top * self.margin / 100.0),
             "p_value": paired.p_value,
         }
         return Found(row, paired.delta if a.subject.higher_is_better else -paired.delta)

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.readouts.documents import Library, mean, numbers
 from harness.readouts.fronts import Subject
 from harness.statistics import stats
 from harness.statistics.budgets import same_budget
@@ -44,8 +45,8 @@ class Contender:
 class Controls:
     """Computes the rows; a pair is drawn again only when one of its cells is new."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, library: Library | None = None) -> None:
+        self.seed, self.library = seed, library or Library()
         self._kept: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def rows(self, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
@@ -62,7 +63,7 @@ class Controls:
     def _row(self, one: Contender, name: str, found: Sequence[Contender]) -> dict[str, Any]:
         key = (name, one.cell_id, *(other.cell_id for other in found))
         if key not in self._kept:
-            self._kept[key] = compare(one, name, found, self.seed)
+            self._kept[key] = compare(one, name, found, self.seed, self.library)
         return self._kept[key]
 
 
@@ -97,7 +98,9 @@ def positions_of(row: Mapping[str, str]) -> str:
     return str(said or "original")
 
 
-def compare(one: Contender, name: str, found: Sequence[Contender], seed: int) -> dict[str, Any]:
+def compare(
+    one: Contender, name: str, found: Sequence[Contender], seed: int, library: Library
+) -> dict[str, Any]:
     """The row of one method and one control, before the correction for many comparisons."""
     row: dict[str, Any] = {
         **one.subject.about,
@@ -106,13 +109,15 @@ def compare(one: Contender, name: str, found: Sequence[Contender], seed: int) ->
         "kv_ratio_vision": one.kv,
     }
     ours = one.subject.scores
-    theirs = _pooled([other.subject.scores for other in found])
-    docs = [doc for doc in ours if doc in theirs]
-    if not docs:
+    rows = [other.subject.scores for other in found]
+    docs = library.shared(library.of(ours, one.subject.images), *rows)
+    if not rows or not len(docs):
         return row
-    scores = [ours[doc] for doc in docs], [theirs[doc] for doc in docs]
-    images = [one.subject.images.get(doc) for doc in docs]
-    paired = stats.paired(*scores, images, seed)
+    pooled = numbers(rows[0], docs)
+    for other in rows[1:]:  # one after the other: the same sums whoever adds them
+        pooled = pooled + numbers(other, docs)
+    scores = numbers(ours, docs), pooled / len(rows)
+    paired = stats.paired(*scores, docs.groups, seed)
     assert paired is not None  # there are documents
     known = [other.kv for other in found if other.kv is not None]
     return row | {
@@ -120,21 +125,13 @@ def compare(one: Contender, name: str, found: Sequence[Contender], seed: int) ->
         "control_rows": len(found),
         "control_kv": sum(known) / len(known) if known else None,
         "n": paired.n,
-        "value": sum(scores[0]) / len(docs),
+        "value": mean(scores[0]),
         "control_value": paired.dense,
         "delta": paired.delta.value,
         "delta_ci_low": paired.delta.low,
         "delta_ci_high": paired.delta.high,
         "p_value": paired.p_value,
     }
-
-
-def _pooled(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean score of every document that all rows answered."""
-    if not rows:
-        return {}
-    docs = [doc for doc in rows[0] if all(doc in row for row in rows)]
-    return {doc: sum(row[doc] for row in rows) / len(rows) for doc in docs}
 
 
 def _judged(

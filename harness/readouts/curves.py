@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from harness.readouts.controls import Contender
+from harness.readouts.documents import Documents, Library, numbers
 from harness.readouts.fronts import AVERAGE
 from harness.statistics import areas, stats
 from harness.statistics.budgets import same_budget
@@ -201,7 +202,7 @@ def _bench_rows(bench: Bench, seed: int) -> Iterator[dict[str, Any]]:
 def _average_rows(benches: Sequence[Bench], seed: int) -> Iterator[dict[str, Any]]:
     """The rows of the average, where there are several benches; bench after bench in memory."""
     common = [*_common(benches).items()] if len(benches) > 1 else []
-    if not common or not all(_docs(bench) for bench in benches):
+    if not common or not all(len(_docs(bench)) for bench in benches):
         return
     whole = areas.average(found[0] for b in benches if (found := _draw(b, common, seed)))
     for column, (key, budgets) in enumerate(common):
@@ -226,19 +227,19 @@ def _draw(
 ) -> tuple[areas.Drawn, float] | None:
     """The areas of a bench on its common documents, and the top of its metric's scale."""
     rows, docs = bench.contenders, _docs(bench)
-    if not docs:
+    if not len(docs):
         return None
-    known = {r.cell_id: np.array([r.subject.scores[doc] for doc in docs], float) for r in rows}
+    known = {r.cell_id: numbers(r.subject.scores, docs) for r in rows}
     top = stats.top_score(np.concatenate([*known.values()]))
     columns = [_column(bench, key, budgets, known) / top for key, budgets in asked]
-    images = [rows[0].subject.images.get(doc) for doc in docs]
-    return areas.draw(np.column_stack(columns), images, seed, bench.name), top
+    return areas.draw(np.column_stack(columns), docs.groups, seed, bench.name), top
 
 
-def _docs(bench: Bench) -> list[str]:
+def _docs(bench: Bench) -> Documents:
     """The documents that all rows of a bench answered."""
-    first, *rest = [one.subject.scores for one in bench.contenders]
-    return [doc for doc in first if all(doc in scores for scores in rest)]
+    first, *rest = [one.subject for one in bench.contenders]
+    library = Library()
+    return library.shared(library.of(first.scores, first.images), *(o.scores for o in rest))
 
 
 def _column(

@@ -9,9 +9,14 @@ interrupted and resumed run writes the same bytes as one that ran through.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.cost.rows import cost_rows
 from harness.readouts.accuracy import (
@@ -19,7 +24,7 @@ from harness.readouts.accuracy import (
     Against,
     CellData,
     MetricRow,
-    adjusted,
+    accuracy_lines,
     metric_rows,
 )
 from harness.readouts.averages import average_rows
@@ -27,15 +32,27 @@ from harness.readouts.budgets import budget_columns
 from harness.readouts.comparisons import Comparisons
 from harness.readouts.controls import Contender, Controls, positions_of
 from harness.readouts.curves import Curves
+from harness.readouts.documents import Column, Documents, Images, Library, Texts
 from harness.readouts.evidence import evidence_rows
-from harness.readouts.fronts import Fronts, Subject, prefill_of
+from harness.readouts.fronts import Fronts, Subject
+from harness.readouts.kept import Kept
 from harness.readouts.matrix import Matrix
 from harness.readouts.stored import read_samples
 from harness.statistics import stats
 from harness.store import columns
-from harness.store.csvfile import write_csv
+from harness.store.csvfile import (
+    csv_lines,
+    csv_text,
+    to_csv,
+    write_atomic,
+    write_csv,
+    write_lines,
+)
 from harness.store.rundir import Store
 from methods import BLIND, REFERENCE
+
+BY_CELL = {"cost": columns.COST, "routing": columns.ROUTING, "evidence": columns.EVIDENCE}
+SELDOM = 20  # times as long as they take lies between two writings of tables of pairs
 
 
 class Derived:
@@ -47,26 +64,43 @@ class Derived:
         order: Sequence[str],
         seed: int,
         margin: float = stats.MARGIN_POINTS,
+        fresh: bool = False,
     ) -> None:
+        """`fresh`: whatever earlier tables have kept of the cells is made again."""
         self.store = store
         self.margin = margin  # of non-inferiority, in points
-        self._fronts = Fronts(seed)
-        self._controls = Controls(seed)
+        self.fresh = fresh
+        self._kept: dict[str, Kept] = {}  # cells whose rows of accuracy.csv were not asked for yet
+        self.library = Library()
+        self._fronts = Fronts(seed, self.library)
+        self._controls = Controls(seed, self.library)
         self._curves = Curves(seed)
-        self._matrix = Matrix(seed)
+        self._matrix = Matrix(seed, self.library)
         self._comparisons = Comparisons(seed, margin)
         self.order = list(order)  # requested ids, in the order of the settings
         self.seed = seed
         self.left_out: set[str] = set()  # requested ids of cells whose files are damaged
         self._cells: dict[str, CellData] = {}
         self._accuracy: dict[tuple[str, ...], list[MetricRow]] = {}
+        self._texts: dict[str, dict[str, str]] = {}  # by cell and table
+        self._compared, self._comparing = -math.inf, 0.0  # when last, and how long it took
 
-    def write(self) -> None:
-        """Write all files, each atomically.
+    def write(self, last: bool = True) -> None:
+        """Write the files, each atomically.
 
-        curves.csv only where a method has two budgets, evidence.csv only where a bench has boxes.
+        Before the `last` cell of a run: always those that have rows by cell; those that hold cells
+        against each other only while that is a small part of the run's time.
         """
         cells = self._finished()
+        self._write_rows(cells)
+        begun = time.monotonic()
+        if last or begun - self._compared >= SELDOM * self._comparing:
+            self._write_pairs(cells)
+            self._compared = time.monotonic()
+            self._comparing = self._compared - begun
+
+    def _write_rows(self, cells: Sequence[CellData]) -> None:
+        """accuracy.csv, cost.csv, routing.csv and, only where a bench has boxes, evidence.csv."""
         dense, blind = (
             {cell.row["bench"]: cell for cell in cells if cell.row["method"] == name}
             for name in (REFERENCE, BLIND)
@@ -78,14 +112,20 @@ class Derived:
                 cell, dense.get(cell.row["bench"]), blind.get(cell.row["bench"])
             )
         ]
+        write_lines(self.store.path / "accuracy.csv", accuracy_lines(rows), durable=False)
+        for name, table in BY_CELL.items():
+            path = self.store.path / table.file
+            texts = [self._texts[cell.row["cell_id"]][name] for cell in cells]
+            if any(texts) or name != "evidence" or path.exists():
+                header = to_csv(table, [])
+                write_atomic(path, [header, *(text.encode() for text in texts)], durable=False)
+
+    def _write_pairs(self, cells: Sequence[CellData]) -> None:
+        """The files that hold cells against each other.
+
+        curves.csv only where a method has two budgets.
+        """
         path = self.store.path
-        cost = [row for cell in cells for row in cell.cost]
-        write_csv(path / "accuracy.csv", columns.ACCURACY, adjusted(rows), durable=False)
-        write_csv(path / "cost.csv", columns.COST, cost, durable=False)
-        write_csv(path / "routing.csv", columns.ROUTING, rows_of(cells, "routing"), durable=False)
-        evidence = list(rows_of(cells, "evidence"))
-        if evidence or (path / "evidence.csv").exists():
-            write_csv(path / "evidence.csv", columns.EVIDENCE, evidence, durable=False)
         subjects = [subject(cell) for cell in cells]
         write_csv(path / "fronts.csv", columns.FRONTS, self._fronts.rows(subjects), durable=False)
         contenders = [
@@ -114,7 +154,11 @@ class Derived:
         found = [done[requested] for requested in order if requested in done]
         for row in found:
             if row["cell_id"] not in self._cells:
-                self._cells[row["cell_id"]] = read_cell(self.store, row, self.seed)
+                kept = Kept(self.store, row["cell_id"], row, self.seed, self.margin, self.fresh)
+                cell = read_cell(self.store, row, self.seed, self.library, kept.known)
+                self._kept[row["cell_id"]] = kept
+                self._texts[row["cell_id"]] = {name: _text(cell, name) for name in BY_CELL}
+                self._cells[row["cell_id"]] = replace(cell, routing=[], evidence=[])
         return [self._cells[row["cell_id"]] for row in found]
 
     def _accuracy_rows(
@@ -122,32 +166,66 @@ class Derived:
     ) -> list[MetricRow]:
         key = tuple(one.row["cell_id"] if one else "" for one in (cell, dense, blind))
         if key not in self._accuracy:
-            against = Against(dense, blind, self.seed, self.margin)
-            self._accuracy[key] = [
-                row for m in cell.metrics for row in metric_rows(cell, m, against)
-            ]
+            against = Against(dense, blind, self.seed, self.margin, self.library)
+            kept = self._kept[key[0]]
+            found = kept.rows_of(" ".join(key))
+            if found is None:
+                found = [row for m in cell.metrics for row in metric_rows(cell, m, against)]
+                kept.keep(" ".join(key), found)
+            self._accuracy[key] = found
         return self._accuracy[key]
 
 
-def read_cell(store: Store, row: dict[str, str], seed: int) -> CellData:
-    """One finished cell; its samples are reduced to cost rows and image ids at once."""
+def read_cell(
+    store: Store,
+    row: dict[str, str],
+    seed: int,
+    library: Library,
+    kept: dict[str, Any] | None = None,
+) -> CellData:
+    """One finished cell; its samples are reduced to cost rows and a few columns at once.
+
+    `kept` has the rows of it that are known already, and gets the others.
+    """
+    kept = {} if kept is None else kept
     cell_id = row["cell_id"]
     samples = read_samples(store, row)
     about = {name: row.get(name, "") for name in columns.CELL}
-    images = {sample["doc_id"]: sample.get("image_id", "") for sample in samples}
-    metrics = store.read_metrics(cell_id)
+    ids, images = (samples.texts(name).to_pylist() for name in ("doc_id", "image_id"))
+    docs = library.documents(ids, images)
+    metrics = [_scored(one, docs, library) for one in store.read_metrics(cell_id)]
+    prefill = samples.numbers("tflops_prefill")
+    counted = ~np.isnan(prefill)
+    if "cost" not in kept:
+        found = store.read_evidence(cell_id)
+        kept["evidence"] = evidence_rows(found, metrics, Images(docs), seed)
+        kept["budget"] = budget_columns(row.get("params", ""), samples)
+        kept["cost"] = cost_rows(about, samples, seed)
     return CellData(
         row=row,
-        n=len(samples),
-        images=images,
+        docs=docs,
         metrics=metrics,
         routing=store.read_routing(cell_id),
-        cost=cost_rows(about, samples, seed),
-        evidence=evidence_rows(store.read_evidence(cell_id), metrics, images, seed),
-        prefill=prefill_of(samples),
-        budget=budget_columns(row.get("params", ""), samples),
-        answers={sample["doc_id"]: sys.intern(sample["prediction"]) for sample in samples},
+        cost=kept["cost"],
+        evidence=kept["evidence"],
+        prefill=Column(_part(docs, counted, library), prefill[counted]),
+        answers=Texts(docs, samples.texts("prediction")),
+        budget=kept["budget"],
     )
+
+
+def _scored(metric: dict[str, Any], docs: Documents, library: Library) -> dict[str, Any]:
+    """A metric with its scores as an array."""
+    scores = metric.get("scores") or {}
+    own = docs if tuple(scores) == docs.ids else library.of(scores, Images(docs))
+    return {**metric, "scores": Column(own, np.fromiter(scores.values(), np.float64))}
+
+
+def _part(docs: Documents, known: NDArray[np.bool_], library: Library) -> Documents:
+    if known.all():
+        return docs
+    there = np.flatnonzero(known).tolist()
+    return library.documents([docs.ids[i] for i in there], [docs.images[i] for i in there])
 
 
 def subject(cell: CellData) -> Subject:
@@ -155,11 +233,11 @@ def subject(cell: CellData) -> Subject:
     main = next((m for m in cell.metrics if m["headline"] and m.get("scores")), None)
     name = f"{main['metric']}{'' if main['is_mean'] else SAMPLE_MEAN}" if main else ""
     scores, better = (main["scores"], main["higher_is_better"]) if main else ({}, True)
-    return Subject(cell.about, name, scores, bool(better), cell.prefill, cell.images)
+    return Subject(cell.about, name, scores, bool(better), cell.prefill, Images(cell.docs))
 
 
-def rows_of(cells: Sequence[CellData], table: str) -> Iterator[dict[str, Any]]:
-    """Rows of routing.csv or evidence.csv of all cells."""
-    for cell in cells:
-        for row in getattr(cell, table):
-            yield {"cell_id": cell.row["cell_id"], "bench": cell.row["bench"], **row}
+def _text(cell: CellData, name: str) -> str:
+    """The rows of a cell in one of the tables `BY_CELL`, as CSV."""
+    about = {"cell_id": cell.row["cell_id"], "bench": cell.row["bench"]}
+    rows = cell.cost if name == "cost" else [{**about, **row} for row in getattr(cell, name)]
+    return csv_text(csv_lines(BY_CELL[name], rows, header=False))

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from harness.readouts.documents import Column, Library, numbers
 from harness.statistics import joint
-from harness.statistics.stats import RESAMPLES, Floats, cluster_ids, top_score
+from harness.statistics.draws import RESAMPLES
+from harness.statistics.stats import Floats, top_score
 from methods import BLIND
 
 AVERAGE = "(average)"  # stands in the bench column; no bench has such a name
@@ -29,6 +32,18 @@ class Subject:
     higher_is_better: bool
     prefill: Mapping[str, float]
     images: Mapping[str, str]
+
+    @cached_property
+    def top(self) -> float:
+        """The best score of its scale, see `stats.top_score`."""
+        return top_score(self._numbers)
+
+    @property
+    def _numbers(self) -> Floats:
+        scores = self.scores
+        if isinstance(scores, Column):
+            return scores.numbers
+        return np.fromiter(scores.values(), np.float64)
 
     @property
     def who(self) -> tuple[str, ...]:
@@ -56,17 +71,11 @@ class Resampled:
         return 1.0 if self.subjects[0].higher_is_better else -1.0
 
 
-def prefill_of(samples: Sequence[Mapping[str, str]]) -> dict[str, float]:
-    """Prefill TFLOP of the samples that were counted."""
-    found = {sample["doc_id"]: sample.get("tflops_prefill", "") for sample in samples}
-    return {doc: float(value) for doc, value in found.items() if value not in ("", None)}
-
-
 class Fronts:
     """Computes the rows; a bench is drawn again only when one of its cells is new."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, library: Library | None = None) -> None:
+        self.seed, self.library = seed, library or Library()
         self._kept: dict[str, tuple[tuple[str, ...], Resampled | None]] = {}
 
     def rows(self, subjects: Sequence[Subject]) -> list[dict[str, Any]]:
@@ -82,28 +91,28 @@ class Fronts:
     def _bench(self, name: str, subjects: list[Subject]) -> Resampled | None:
         ids = tuple(one.about["cell_id"] for one in subjects)
         if name not in self._kept or self._kept[name][0] != ids:
-            self._kept[name] = ids, resample(subjects, self.seed)
+            self._kept[name] = ids, resample(subjects, self.seed, self.library)
         return self._kept[name][1]
 
 
-def resample(subjects: Sequence[Subject], seed: int) -> Resampled | None:
+def resample(
+    subjects: Sequence[Subject], seed: int, library: Library | None = None
+) -> Resampled | None:
     """All methods of one bench on the same draws; None when they share no document."""
-    first = subjects[0]
-    docs = [
-        doc for doc in first.scores if all(doc in s.scores and doc in s.prefill for s in subjects)
-    ]
-    if not docs:
+    first, library = subjects[0], library or Library()
+    needed = [by_doc for one in subjects for by_doc in (one.scores, one.prefill)]
+    docs = library.shared(library.of(first.scores, first.images), *needed)
+    if not len(docs):
         return None
-    raw = np.array([[one.scores[doc] for one in subjects] for doc in docs], dtype=np.float64)
-    costs = np.array([[one.prefill[doc] for one in subjects] for doc in docs], dtype=np.float64)
+    raw = np.column_stack([numbers(one.scores, docs) for one in subjects])
+    costs = np.column_stack([numbers(one.prefill, docs) for one in subjects])
     top = top_score(raw.ravel())
     scores = raw / top * (1.0 if first.higher_is_better else -1.0)
-    images = [first.images.get(doc) for doc in docs]
     values = np.hstack([scores, costs])
-    means = joint.resampled_means(values, images, seed, first.about["bench"])
+    means = joint.resampled_means(values, docs.groups, seed, first.about["bench"])
     means = np.vstack([values.mean(axis=0), means])
     scores, costs = np.split(means, 2, axis=1)
-    count = int(cluster_ids(images, len(docs)).max()) + 1
+    count = int(docs.groups.numbers.max()) + 1
     return Resampled(tuple(subjects), len(docs), count, scores, costs, top)
 
 

@@ -6,15 +6,13 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from harness.readouts.controls import Contender
+from harness.readouts.documents import Documents, Library, numbers
 from harness.statistics import stats
 from harness.statistics.rows import Rows
 from methods import REFERENCE
 
 WHO = ("model", "method", "params", "label")
-Documents = tuple[tuple[str, ...], tuple[str, ...]]  # ids, and the image of each
 
 
 @dataclass
@@ -43,13 +41,12 @@ class Row:
 class Matrix:
     """Rows in the order of the run, dense first; `update` with all that is finished."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, library: Library | None = None) -> None:
+        self.seed, self.library = seed, library or Library()
         self.rows: list[Row] = []
         self.benches: list[str] = []
         self.averaged: list[str] = []
         """The benches of the average: those with scores where more is better."""
-        self._documents: dict[Documents, Documents] = {}  # one object for what is equal
         self._of: dict[str, Documents] = {}
         self._sheets: dict[tuple[str, int, bool], Rows] = {}
         self._tops: dict[str, float] = {}
@@ -103,16 +100,16 @@ class Matrix:
         if bench not in self._tops:
             cells = [row.cells[bench] for row in self.rows if bench in row.cells]
             self._tops[bench] = max(
-                stats.top_score(np.fromiter(cell.subject.scores.values(), float)) for cell in cells
+                stats.top_score(numbers(cell.subject.scores, self.documents(cell)))
+                for cell in cells
             )
         return self._tops[bench]
 
     def documents(self, cell: Contender) -> Documents:
         """The documents of a cell and their images; the same object for cells that agree."""
         if cell.cell_id not in self._of:
-            docs = tuple(cell.subject.scores)
-            found = docs, tuple(cell.subject.images.get(doc) or "" for doc in docs)
-            self._of[cell.cell_id] = self._documents.setdefault(found, found)
+            found = self.library.of(cell.subject.scores, cell.subject.images)
+            self._of[cell.cell_id] = found
         return self._of[cell.cell_id]
 
     def together(
@@ -129,7 +126,7 @@ class Matrix:
             if (other.subject.metric, other.subject.about["model"]) != (mine.metric, model):
                 continue
             docs = self._shared(one, other)
-            if docs[0]:
+            if len(docs):
                 sheets.setdefault(id(docs), (docs, []))[1].append(other)
         for docs, cells in sheets.values():
             yield self._sheet(docs, (one, *cells), apart), cells
@@ -149,22 +146,19 @@ class Matrix:
 
     def _shared(self, one: Contender, other: Contender) -> Documents:
         mine, theirs = self.documents(one), self.documents(other)
-        if mine is theirs or mine[0] == theirs[0]:
+        if mine is theirs or mine.ids == theirs.ids:
             return mine
-        both = [i for i, doc in enumerate(mine[0]) if doc in other.subject.scores]
-        found = tuple(mine[0][i] for i in both), tuple(mine[1][i] for i in both)
-        return self._documents.setdefault(found, found)
+        return self.library.shared(mine, other.subject.scores)
 
     def _sheet(self, docs: Documents, cells: Sequence[Contender], apart: bool) -> Rows:
         bench = cells[0].subject.about["bench"]
         key = (bench, id(docs), apart)
         if key not in self._sheets:
-            images = stats.cluster_ids(docs[1], len(docs[0])).tolist()
-            count = max(images) + 3
+            count = int(docs.groups.numbers.max()) + 3
             own = (zlib.crc32(bench.encode()),) if apart else ()
-            self._sheets[key] = Rows(images, self.seed, count, *own)
+            self._sheets[key] = Rows(docs.groups, self.seed, count, *own)
         sheet = self._sheets[key]
-        sheet.add({c.cell_id: [c.subject.scores[doc] for doc in docs[0]] for c in cells
+        sheet.add({c.cell_id: numbers(c.subject.scores, docs) for c in cells
                    if c.cell_id not in sheet.scores})  # fmt: skip
         return sheet
 

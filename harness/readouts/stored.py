@@ -8,25 +8,27 @@ answer is repeated.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from harness.common.errors import StoreError
 from harness.common.jsonfile import read_json
-from harness.cost.readouts import ROUTING, agreed, read_out, routing_table
+from harness.cost.readouts import KEPT, ROUTING, Readouts, RoutingTotals, agreed
 from harness.families.catalog import shape_from_config
 from harness.readouts.evidence import counts
 from harness.readouts.keys import COST, COUNTERS, EVIDENCE, readout_keys
 from harness.store import columns
-from harness.store.csvfile import write_json
-from harness.store.record import RoutingRecord
+from harness.store.csvfile import cell_text, write_json, written
 from harness.store.records import AGAIN, Basis, Records
 from harness.store.rundir import Store
-from harness.store.tables import read_rows
+from harness.store.samples import Samples, read
+from harness.store.tables import each_row
 
 ANSWERS = ("doc_id", "score", "prediction", "target", "n_out", "image_id")
 COUNTED = tuple(f"{name}_{c}" for c in columns.COUNTERS for name in columns.COUNTED.values())
+NO_EVIDENCE = b'"evidence":[]'  # stands so in a record's plain form
 MakeReferees = Callable[[Basis], Any]
 
 
@@ -57,39 +59,82 @@ def read_out_cell(
     if not wanted:
         return
     found = Records(store.records_gz(cell_id))
-    samples = read_rows(store.samples_csv(cell_id))
-    costs: list[dict[str, Any]] = []
-    evidence: list[dict[str, Any]] = []
     counters = (referees or referees_of)(found.basis) if COUNTERS in old else None
-    cost = _Cost(found.basis, counters)
-    for number, (doc_id, record) in enumerate(found):
-        if number >= len(samples) or samples[number]["doc_id"] != doc_id:
-            raise _foreign(store, cell_id)
-        if wanted != {EVIDENCE}:
-            costs.append(cost.of(record, samples[number]))
-        if EVIDENCE in wanted:
-            evidence += counts([(doc_id, record)])
-    if wanted != {EVIDENCE} and len(costs) != len(samples):
-        raise _foreign(store, cell_id)
-    store.stamp_json(cell_id).unlink(missing_ok=True)  # stopped half-way, all count as stale
-    if costs:
-        store.write_routing(cell_id, routing_table(costs))
-        rows = [_row(sample, one) for sample, one in zip(samples, costs, strict=True)]
-        store.write_samples(cell_id, rows)
+    taken = _Taken(store, cell_id, found, counters, EVIDENCE in wanted)
+    if wanted == {EVIDENCE}:
+        deque(taken.pairs(), 0)
+    else:
+        with written(store.samples_csv(cell_id), taken.lines()) as replace:
+            store.stamp_json(cell_id).unlink(missing_ok=True)  # half-way, all count as stale
+            store.write_routing(cell_id, taken.routing.rows())
+            replace()
+    store.stamp_json(cell_id).unlink(missing_ok=True)
     if EVIDENCE in wanted:
-        store.write_evidence(cell_id, evidence)
+        store.write_evidence(cell_id, taken.evidence)
     write_json(store.stamp_json(cell_id), readout_keys())
 
 
-def read_samples(store: Store, row: Mapping[str, str]) -> list[dict[str, str]]:
+class _Taken:
+    """Readouts of the samples of a cell, one after the other; what is small of them is kept."""
+
+    def __init__(
+        self, store: Store, cell_id: str, found: Records, counters: Any, evidence: bool
+    ) -> None:
+        self.store, self.cell_id, self.records = store, cell_id, found
+        self.counters = counters
+        self.wants_evidence = evidence
+        self.evidence: list[dict[str, Any]] = []
+        self.routing = RoutingTotals()
+        basis = found.basis
+        shape = shape_from_config(basis.config, basis.model)
+        self.costs = Readouts(shape, basis.itemsize, basis.vision_runs, counters)
+        self._texts: dict[int, tuple[Any, dict[str, str]]] = {}  # of readouts that samples share
+
+    def pairs(self) -> Iterator[tuple[dict[str, str], bytes]]:
+        """Samples with their records in plain form; StoreError where they are not theirs."""
+        samples = each_row(self.store.samples_csv(self.cell_id))
+        for doc_id, data in self.records.plain():
+            sample = next(samples, None)
+            if sample is None or sample["doc_id"] != doc_id:
+                raise _foreign(self.store, self.cell_id)
+            if self.wants_evidence and NO_EVIDENCE not in data:
+                self.evidence += counts([(doc_id, self.records.record(data))])
+            yield sample, data
+        if next(samples, None) is not None:
+            raise _foreign(self.store, self.cell_id)
+
+    def lines(self) -> Iterator[Sequence[str]]:
+        """The samples file with its cost columns."""
+        names = list(columns.SAMPLES)
+        yield names
+        for sample, data in self.pairs():
+            cost = self.costs.of(data, self.records.record)
+            self.routing.add(cost)
+            row = self._text(cost) | {name: sample[name] for name in ANSWERS}
+            if self.counters is None:  # theirs stay
+                said = {name: sample.get(name) for name in COUNTED}
+                numbers = {name: float(text) if text else None for name, text in said.items()}
+                row |= {name: cell_text(v) for name, v in agreed(cost, numbers).items()}
+            yield [row.get(name, "") for name in names]
+
+    def _text(self, cost: Mapping[str, Any]) -> dict[str, str]:
+        if id(cost) not in self._texts:
+            if len(self._texts) >= KEPT:
+                self._texts.clear()
+            texts = {name: cell_text(v) for name, v in cost.items() if name != ROUTING}
+            self._texts[id(cost)] = cost, texts  # its identity is its own as long as it is kept
+        return self._texts[id(cost)][1]
+
+
+def read_samples(store: Store, row: Mapping[str, str]) -> Samples:
     """The samples of a finished cell by its row. Raises StoreError, also where some are missing."""
     path = store.samples_csv(row["cell_id"])
     try:
-        samples = read_rows(path)
+        samples = read(path)
     except StoreError as error:
         raise StoreError(f"{error}; {AGAIN}") from None
-    if str(len(samples)) != row["n"]:
-        raise StoreError(f"{path}: {len(samples)} samples, {row['n']} expected; {AGAIN}")
+    if str(samples.count) != row["n"]:
+        raise StoreError(f"{path}: {samples.count} samples, {row['n']} expected; {AGAIN}")
     return samples
 
 
@@ -105,34 +150,13 @@ def require_readable(store: Store, row: Mapping[str, str]) -> None:
         store.read_evidence(cell_id)
         return
     found = [doc_id for doc_id, _ in Records(store.records_gz(cell_id))]
-    if found != [sample["doc_id"] for sample in samples]:
+    if found != samples.texts("doc_id").to_pylist():
         raise _foreign(store, cell_id)
 
 
 def _foreign(store: Store, cell_id: str) -> StoreError:
     samples, records = store.samples_csv(cell_id), store.records_gz(cell_id)
     return StoreError(f"{records}: not the records of {samples}; {AGAIN}")
-
-
-class _Cost:
-    """Token and cost columns of one sample after the other; without `counters` theirs stay."""
-
-    def __init__(self, basis: Basis, counters: Any) -> None:
-        self.basis, self.counters = basis, counters
-        self.shape = shape_from_config(basis.config, basis.model)
-
-    def of(self, record: RoutingRecord, sample: Mapping[str, str]) -> dict[str, Any]:
-        how = (self.shape, self.basis.itemsize, self.basis.vision_runs, self.counters)
-        found = read_out(record, *how)
-        if self.counters is None:
-            texts = {name: sample.get(name) for name in COUNTED}
-            found |= agreed(found, {n: float(text) if text else None for n, text in texts.items()})
-        return found
-
-
-def _row(sample: Mapping[str, str], cost: Mapping[str, Any]) -> dict[str, Any]:
-    numbers = {name: value for name, value in cost.items() if name != ROUTING}
-    return {**{name: sample[name] for name in ANSWERS}, **numbers}
 
 
 def referees_of(basis: Basis) -> Any:

@@ -13,13 +13,21 @@ p-value   sign-flip permutation over images: the same signs for all pairs of a b
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from harness.statistics import joint
-from harness.statistics.stats import ALPHA, Floats, Interval, cluster_ids, cluster_sums
+from harness.statistics.stats import (
+    ALPHA,
+    Clusters,
+    Floats,
+    Groups,
+    Interval,
+    cluster_ids,
+    cluster_sums,
+)
 
 FLIPS = 49_999
 AREAS = ("areas", "means", "flips", "moved")  # of `Drawn`, with a number a pair
@@ -72,14 +80,14 @@ class Drawn:
         return float((np.abs(self.flips[:, pair]) >= least).mean())
 
 
-def draw(differences: Floats, images: Sequence[Hashable] | None, seed: int, bench: str) -> Drawn:
+def draw(differences: Floats, images: Clusters, seed: int, bench: str) -> Drawn:
     """Areas of `differences` [documents, pairs], weighted score differences in -1..1 (n > 0)."""
     n, pairs = differences.shape
     groups = cluster_ids(images, n)
     count = int(groups.max()) + 1
     size = max(1, round(n / count))  # documents of a mean image
     invented = np.repeat([1.0, -1.0], size)[:, None] * np.ones(pairs)
-    clusters = [*groups.tolist(), *np.repeat([count, count + 1], size).tolist()]
+    clusters = Groups(np.concatenate([groups, np.repeat([count, count + 1], size)]))
     means = joint.resampled_means(np.vstack([differences, invented]), clusters, seed, bench)
     sums = np.column_stack([cluster_sums(groups, column) for column in differences.T]) / n
     flips = _flipped(sums, seed, bench)

@@ -6,10 +6,12 @@ differ in many answers. What that many changes can show is `harness.statistics.p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from harness.statistics.stats import Floats
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,10 @@ class Changes:
 
 
 def changes(
-    scores: Sequence[float], dense: Sequence[float], higher_is_better: bool = True
+    scores: Sequence[float] | Floats, dense: Sequence[float] | Floats, higher_is_better: bool = True
 ) -> Changes:
     """Count the changes of at least one document, both rows in the same order."""
     difference = np.asarray(scores, dtype=np.float64) - np.asarray(dense, dtype=np.float64)
     if not higher_is_better:
         difference = -difference
     return Changes(difference.size, int((difference < 0).sum()), int((difference > 0).sum()))
-
-
-def same_answers(ours: Mapping[str, str], theirs: Mapping[str, str], docs: Iterable[str]) -> int:
-    """How many of `docs` have the same text in both rows; equal scores are not equal answers."""
-    return sum(doc in ours and ours[doc] == theirs.get(doc) for doc in docs)

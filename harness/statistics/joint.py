@@ -12,28 +12,30 @@ Skill     (method - blind) / (dense - blind) with a percentile interval over the
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.statistics.draws import RESAMPLES, draws
 from harness.statistics.stats import (
     ALPHA,
-    RESAMPLES,
+    Clusters,
     Floats,
+    Groups,
     Interval,
     cluster_ids,
     cluster_sums,
-    draws,
     top_score,
 )
 
 Bools = NDArray[np.bool_]
+_LONG = 512
 _DIGITS = 12  # sums in another order differ in the last bits; equal rows must stay equal
 
 
 def resampled_means(
-    values: Floats, clusters: Sequence[Hashable] | None = None, seed: int = 0, name: str = ""
+    values: Floats, clusters: Clusters = None, seed: int = 0, name: str = ""
 ) -> Floats:
     """Means of the columns of `values` [documents, columns] in every draw: [draws, columns].
 
@@ -53,6 +55,11 @@ def resampled_means(
 def times_drawn(drawn: NDArray[np.intp]) -> Floats:
     """How often each resample [lines, count] holds each of the `count`."""
     lines, count = drawn.shape
+    if count > _LONG:  # line by line, so that the counters stay near
+        found = np.empty((lines, count))
+        for line, one in zip(found, drawn, strict=True):
+            line[:] = np.bincount(one, minlength=count)
+        return found
     places = drawn + np.arange(lines)[:, None] * count
     return np.bincount(places.ravel(), minlength=lines * count).reshape(lines, count).astype(float)
 
@@ -78,10 +85,10 @@ def front_probability(costs: Floats, scores: Floats) -> Floats:
 
 
 def skill(
-    method: Sequence[float],
-    dense: Sequence[float],
-    blind: Sequence[float],
-    clusters: Sequence[Hashable] | None = None,
+    method: Sequence[float] | Floats,
+    dense: Sequence[float] | Floats,
+    blind: Sequence[float] | Floats,
+    clusters: Clusters = None,
     seed: int = 0,
 ) -> Interval | None:
     """The share of dense's lead over blind that is kept; None where dense has no lead."""
@@ -98,8 +105,10 @@ def skill(
     top = top_score(rows.ravel())
     size = round(rows.shape[0] / (int(groups.max()) + 1))  # documents of a mean image
     invented = np.repeat([[top, 0.0, 0.0], [0.0, top, 0.0]], size, axis=0)
-    ends = np.repeat([groups.max() + 1, groups.max() + 2], size)
-    means = resampled_means(np.vstack([rows, invented]), [*groups.tolist(), *ends.tolist()], seed)
+    ends = np.repeat([groups.max() + 1, groups.max() + 2], size).astype(np.intp)
+    means = resampled_means(
+        np.vstack([rows, invented]), Groups(np.concatenate([groups, ends])), seed
+    )
     lead = means[:, 1] - means[:, 2]
     if (lead <= 0).any():
         return Interval(value, None, None)

@@ -17,7 +17,7 @@ Smallest n  from which a method that scores as dense on every document can be `n
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -29,9 +29,9 @@ _NEVER = 1e-12  # counts of discordant documents rarer than this are left out
 
 
 def detectable(
-    scores: Sequence[float],
-    dense: Sequence[float],
-    clusters: Sequence[Hashable] | None = None,
+    scores: Sequence[float] | stats.Floats,
+    dense: Sequence[float] | stats.Floats,
+    clusters: stats.Clusters = None,
 ) -> float | None:
     """The detectable difference on the metric's own scale; None where none would be found.
 
@@ -92,14 +92,14 @@ def _reach(low: int, high: int) -> stats.Floats:
     return fewest
 
 
-def smallest_n(margin: float, clusters: Sequence[Hashable] | None = None) -> int | None:
+def smallest_n(margin: float, clusters: stats.Clusters = None) -> int | None:
     """Documents from which on equal scores are `non-inferior` within `margin` (1 point: 0.01).
 
     `clusters`: the images of the documents at hand, for their mean number of documents; without
     them every document has its own. None for a margin of 0, which nothing reaches.
     """
     images = _fewest_images(margin)
-    if images is None or not clusters:
+    if images is None or clusters is None or not len(clusters):
         return images
     size = len(clusters) / (int(stats.cluster_ids(clusters, len(clusters)).max()) + 1)
     return math.ceil(images * size - 1e-9)

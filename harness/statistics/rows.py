@@ -12,9 +12,10 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 
 from harness.statistics import stats
+from harness.statistics.draws import RESAMPLES, draws
 from harness.statistics.joint import times_drawn
 from harness.statistics.signflip import exact
-from harness.statistics.stats import ALPHA, RESAMPLES, Floats, Interval
+from harness.statistics.stats import ALPHA, Floats, Interval
 
 
 class Rows:
@@ -23,7 +24,7 @@ class Rows:
     With the key (seed, images + 2) they are those of `stats.paired`.
     """
 
-    def __init__(self, images: Sequence[Hashable], *key: int) -> None:
+    def __init__(self, images: Sequence[Hashable] | stats.Groups, *key: int) -> None:
         self.groups = stats.cluster_ids(images, len(images))
         self.sizes = np.bincount(self.groups).astype(np.float64)
         self.n, self.images = len(images), self.sizes.size
@@ -35,7 +36,7 @@ class Rows:
         self._invented = np.zeros((RESAMPLES, 2))  # documents of each of the two
         self._documents = np.ones(RESAMPLES)
 
-    def add(self, rows: Mapping[str, Sequence[float]]) -> None:
+    def add(self, rows: Mapping[str, Sequence[float] | Floats]) -> None:
         """Take up those rows that are not here yet."""
         new = {name: np.asarray(row, np.float64) for name, row in rows.items()
                if name not in self.scores}  # fmt: skip
@@ -48,7 +49,7 @@ class Rows:
         sums = np.column_stack([self.sums[name] for name in new])
         size, count = self.n / self.images, self.images + 2
         found = np.empty((RESAMPLES, len(new)))
-        for lines, drawn in stats.draws(count, *self.key):
+        for lines, drawn in draws(count, *self.key):
             times = times_drawn(drawn)
             found[lines] = times[:, :-2] @ sums
             self._invented[lines] = times[:, -2:] * size

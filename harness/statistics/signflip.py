@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,13 @@ UNITS = (
     60  # of the scale: halves, thirds, quarters, fifths, tenths and the thirtieths of VQA are exact
 )
 PERMUTATIONS = 49_999
+_NOTHING = 1e-45  # a chance that changes no digit of a p-value
 _RARE = 1e-30  # shares of the distribution that are left out
 _LEAST = 1e-20  # p-values end here
 _BLOCK = 1_000_000  # coins held at once
+_PARTS = (1, 2, 3, 6, 10, 30, 60)  # of the least sum, of which the others may be multiples
+_EXACT = 1 << 24  # whole numbers below are exact in single precision
+_SAME = 1e-10
 
 
 def exact(sums: Floats, top: float) -> float:
@@ -60,7 +65,8 @@ def _distribution(values: NDArray[np.int64]) -> tuple[int, Floats]:
             for i, share in enumerate(shares):
                 grown[i : i + size * count + 1 : size] += share * coins
         else:
-            for i, share in enumerate(coins):
+            for i in np.flatnonzero(coins > _NOTHING).tolist():
+                share = coins[i]
                 grown[size * i : size * i + shares.size] += share * shares
         kept = np.flatnonzero(grown > _RARE)
         start, shares = start + int(kept[0]), grown[kept[0] : kept[-1] + 1]
@@ -75,21 +81,36 @@ def flipped(benches: Sequence[tuple[str, Floats]], seed: int) -> Floats:
     """
     out = np.zeros((1 + PERMUTATIONS, benches[0][1].shape[1]))
     for name, sums in benches:
-        total = sums.sum(0)
-        out[0] += total
-        for lines, heads in _coins(sums.shape[0], seed, name):
-            out[lines] += heads @ (2 * sums) - total  # what shows heads is added, the rest taken
+        counted, unit = _counted(sums)
+        total = counted.sum(0)
+        out[0] += unit * total.astype(np.float64)
+        for lines, heads in _coins(sums.shape[0], seed, name, counted.dtype):
+            # What shows heads is added, the rest taken.
+            out[lines] += unit * (heads @ (2 * counted) - total).astype(np.float64)
     return out
 
 
-def _coins(images: int, seed: int, name: str) -> Iterator[tuple[slice, Floats]]:
+def _counted(sums: Floats) -> tuple[NDArray[np.floating], float]:
+    """The sums as whole numbers of a unit where they are some, in single precision, exact there."""
+    least = float(np.abs(sums).min(initial=np.inf, where=sums != 0))
+    for parts in _PARTS if np.isfinite(least) else ():
+        counted = np.rint(sums / least * parts)
+        small = 4 * np.abs(counted).sum(0).max() < _EXACT
+        if small and np.abs(sums / least * parts - counted).max() < _SAME:
+            return counted.astype(np.float32), least / parts
+    return sums, 1.0
+
+
+def _coins(
+    images: int, seed: int, name: str, dtype: np.dtype[Any]
+) -> Iterator[tuple[slice, NDArray[Any]]]:
     """Blocks of draws [lines, images], 1 for heads."""
     rng = np.random.default_rng([seed, images, zlib.crc32(name.encode())])
     step, width = max(1, _BLOCK // images), -(-images // 8)
     for start in range(0, PERMUTATIONS, step):
         count = min(step, PERMUTATIONS - start)
         bits = rng.integers(0, 256, size=(count, width), dtype=np.uint8)
-        heads = np.unpackbits(bits, axis=1, count=images).astype(np.float64)
+        heads = np.unpackbits(bits, axis=1, count=images).astype(dtype)
         yield slice(1 + start, 1 + start + count), heads
 
 

@@ -21,21 +21,21 @@ Verdict           on the Holm-adjusted p-value: ``better`` or ``worse`` when it 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.statistics import signflip
+from harness.statistics.draws import BLOCK, NEAR, RESAMPLES, draws
 
 Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 ALPHA = 1.0 - CONFIDENCE
 MARGIN_POINTS = 1.0
-RESAMPLES = 2000  # bootstrap; the interval's own noise is then about 2 % of its width
-_BLOCK = 4_000_000  # numbers drawn at once, so that memory stays flat at any sample count
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,38 @@ class Paired:
     p_value: float
 
 
-def cluster_ids(clusters: Sequence[Hashable] | None, n: int) -> NDArray[np.intp]:
+@dataclass(frozen=True)
+class Groups:
+    """Numbers of clusters, from 0 by first appearance, as `cluster_ids` gives them."""
+
+    numbers: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return self.numbers.size
+
+    @cached_property
+    def sizes(self) -> NDArray[np.intp]:
+        """Samples in each of them."""
+        return np.bincount(self.numbers)
+
+
+Clusters = Sequence[Hashable] | Groups | None
+"""Of each sample: a name of its cluster ("" and None: it stands alone), or the numbers."""
+
+
+def cluster_ids(clusters: Clusters, n: int) -> NDArray[np.intp]:
     """Cluster number of each sample, numbered by first appearance; without names each its own."""
     if clusters is None:
         return np.arange(n)
+    if isinstance(clusters, Groups):
+        return clusters.numbers
     numbers: dict[Hashable, int] = {}
     names = [name if name not in (None, "") else ("alone", i) for i, name in enumerate(clusters)]
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.intp)
 
 
 def mean_interval(
-    scores: Sequence[float], clusters: Sequence[Hashable] | None = None, seed: int = 0
+    scores: Sequence[float] | Floats, clusters: Clusters = None, seed: int = 0
 ) -> Interval | None:
     """Mean score with its interval; None without samples, no bounds with a single cluster."""
     values = np.asarray(scores, dtype=np.float64)
@@ -87,19 +108,25 @@ def mean_interval(
 
 
 def quantity_interval(
-    values: Sequence[float], clusters: Sequence[Hashable] | None = None, seed: int = 0
+    values: Sequence[float], clusters: Clusters = None, seed: int = 0
 ) -> Interval | None:
     """`mean_interval` of a measured amount (FLOPs, bytes): always the bootstrap."""
     amounts = np.asarray(values, dtype=np.float64)
     if amounts.size == 0:
         return None
-    groups = cluster_ids(clusters, amounts.size)
-    return Interval(float(amounts.mean()), *_bootstrap(amounts, groups, seed))
+    return quantity_intervals([amounts], clusters, seed)[0]
 
 
-def mean_intervals(
-    values: Floats, clusters: Sequence[Hashable] | None = None, seed: int = 0
+def quantity_intervals(
+    columns: Sequence[Floats], clusters: Clusters = None, seed: int = 0
 ) -> list[Interval]:
+    """`quantity_interval` of several amounts of the same samples, which are drawn once for all."""
+    groups = cluster_ids(clusters, columns[0].size if columns else 0)
+    bounds = _bootstraps(columns, groups, seed)
+    return [Interval(float(one.mean()), *ends) for one, ends in zip(columns, bounds, strict=True)]
+
+
+def mean_intervals(values: Floats, clusters: Clusters = None, seed: int = 0) -> list[Interval]:
     """`quantity_interval` of every column of `values` [n, k], n > 0, drawn together.
 
     All columns see the same draws, so a curve's band is as smooth as the curve.
@@ -112,7 +139,7 @@ def mean_intervals(
     sums = np.zeros((count, values.shape[1]))
     np.add.at(sums, groups, values)
     rng = np.random.default_rng([seed, count])
-    step = max(1, _BLOCK // count)
+    step = max(1, BLOCK // count)
     drawn = []
     for start in range(0, RESAMPLES, step):
         rows = min(step, RESAMPLES - start)
@@ -143,9 +170,9 @@ def ratio_of_medians(numerator: Floats, denominator: Floats, seed: int = 0) -> I
 
 
 def paired(
-    scores: Sequence[float],
-    dense: Sequence[float],
-    clusters: Sequence[Hashable] | None = None,
+    scores: Sequence[float] | Floats,
+    dense: Sequence[float] | Floats,
+    clusters: Clusters = None,
     seed: int = 0,
 ) -> Paired | None:
     """The method's `scores` against `dense`'s on the same documents in the same order."""
@@ -183,7 +210,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def margin_for(scores: Sequence[float], points: float = MARGIN_POINTS) -> float:
+def margin_for(scores: Sequence[float] | Floats, points: float = MARGIN_POINTS) -> float:
     """`points` on the metric's own scale: 1 is 0.01 for scores in 0..1, 1 for scores in 0..100."""
     return top_score(np.asarray(scores, dtype=np.float64)) * points / 100.0
 
@@ -218,29 +245,41 @@ def _bootstrap(
     `extra` are invented values, each a cluster of mean size of its own. No bounds from a single
     real cluster.
     """
+    return _bootstraps([values], groups, seed, extra)[0]
+
+
+def _bootstraps(
+    columns: Sequence[Floats],
+    groups: NDArray[np.intp],
+    seed: int,
+    extra: tuple[float, ...] = (),
+) -> list[tuple[float | None, float | None]]:
+    """`_bootstrap` of every column, all on the same draws."""
+    if not columns:
+        return []
     real = np.bincount(groups)
-    size = values.size / real.size
-    sums = np.concatenate([cluster_sums(groups, values), size * np.asarray(extra)])
-    sizes = np.concatenate([real, np.full(len(extra), size)])
-    count = sums.size
-    if count - len(extra) < 2:
-        return None, None
-    means = np.empty(RESAMPLES)
-    for rows, drawn in draws(count, seed, count):
-        means[rows] = sums[drawn].sum(1) / sizes[drawn].sum(1)
-    low, high = np.quantile(means, [ALPHA / 2, 1 - ALPHA / 2])
-    mean = float(values.mean())
-    # A percentile interval can miss the mean by a rounding error when all scores are equal.
-    return min(float(low), mean), max(float(high), mean)
-
-
-def draws(count: int, *key: int) -> Iterator[tuple[slice, NDArray[np.intp]]]:
-    """Which of `count` images each resample holds: blocks of lines, [lines, count]."""
-    rng = np.random.default_rng(key)
-    step = max(1, _BLOCK // count)
-    for start in range(0, RESAMPLES, step):
-        lines = slice(start, min(start + step, RESAMPLES))
-        yield lines, rng.integers(0, count, size=(lines.stop - start, count))
+    size = columns[0].size / real.size
+    if real.size < 2:
+        return [(None, None)] * len(columns)
+    rows = [
+        np.concatenate([real, np.full(len(extra), size)]),
+        *(np.concatenate([cluster_sums(groups, c), size * np.asarray(extra)]) for c in columns),
+    ]
+    sums = np.empty((len(rows), RESAMPLES))
+    for number, row in enumerate(rows):
+        if (row == row[0]).all():  # whatever is drawn: the sum is the same, and added up alike
+            sums[number] = row.sum()
+    moving = [number for number, row in enumerate(rows) if (row != row[0]).any()]
+    for lines, drawn in draws(real.size + len(extra), seed, real.size + len(extra), step=NEAR):
+        for number in moving:
+            sums[number, lines] = rows[number].take(drawn).sum(1)
+    found: list[tuple[float | None, float | None]] = []
+    for column, drawn_sums in zip(columns, sums[1:], strict=True):
+        low, high = np.quantile(drawn_sums / sums[0], [ALPHA / 2, 1 - ALPHA / 2])
+        mean = float(column.mean())
+        # A percentile interval can miss the mean by a rounding error when all scores are equal.
+        found.append((min(float(low), mean), max(float(high), mean)))
+    return found
 
 
 def cluster_sums(groups: NDArray[np.intp], values: Floats) -> Floats:

@@ -15,7 +15,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,48 +47,86 @@ def cell_text(value: Any) -> str:
 
 def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> bytes:
     """Rows as UTF-8 CSV; a row may leave columns out, but not bring unknown ones."""
-    lines: list[Sequence[Any]] = [columns] if header else []
+    return csv_text(csv_lines(columns, rows, header)).encode()
+
+
+def csv_lines(
+    columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True
+) -> Iterator[Sequence[str]]:
+    """The fields of every line of `to_csv`."""
+    if header:
+        yield columns
+    known = set(columns)
     for row in rows:
-        unknown = set(row) - set(columns)
-        if unknown:
-            raise ValueError(f"no such column: {', '.join(sorted(unknown))}")
-        lines.append([cell_text(row.get(column)) for column in columns])
-    return csv_text(lines).encode()
+        if not known.issuperset(row):
+            unknown = sorted(set(row) - known)
+            raise ValueError(f"no such column: {', '.join(unknown)}")
+        yield [cell_text(row.get(column)) for column in columns]
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV with the line end ``\\n``, every field quoted that needs it.
+    """Rows as CSV with the line end ``\\n``, every field quoted that needs it."""
+    return "".join(csv_pieces(rows))
+
+
+def csv_pieces(rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """`csv_text`, line by line.
 
     The csv module quotes a bare carriage return only where it is part of the line end.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\r\n")
-    lines = []
     for row in rows:
         writer.writerow(row)
-        lines.append(buffer.getvalue()[:-2])
+        yield f"{buffer.getvalue()[:-2]}\n"
         buffer.seek(0)
         buffer.truncate()
-    return "".join(f"{line}\n" for line in lines)
 
 
-def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
+def write_atomic(path: Path, content: bytes | Iterable[bytes], durable: bool = True) -> None:
     """Replace `path` by `content` in one step; a crash leaves the old file. Raises StoreError.
 
-    `durable` waits for the disk, so that even a power cut keeps what was promised; files that
-    can be derived again do without.
+    `content` may come in pieces, so that it need not be in memory as a whole; what they raise
+    leaves the old file too. `durable` waits for the disk, so that even a power cut keeps what was
+    promised; files that can be derived again do without.
     """
+    with _beside(path, content, durable) as replace:
+        replace()
+
+
+@contextlib.contextmanager
+def written(path: Path, lines: Iterable[Sequence[str]]) -> Iterator[Callable[[], None]]:
+    """A CSV written whole beside `path`, to take its place when what is given is called.
+
+    For what is known only when all lines are written. Raises StoreError.
+    """
+    with _beside(path, _encoded(lines), True) as replace:
+        yield replace
+
+
+@contextlib.contextmanager
+def _beside(
+    path: Path, content: bytes | Iterable[bytes], durable: bool
+) -> Iterator[Callable[[], None]]:
     temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
+
+    def replace() -> None:
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                file.writelines([content] if isinstance(content, bytes) else content)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        yield replace
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -100,8 +138,17 @@ def write_csv(
     rows: Iterable[Mapping[str, Any]],
     durable: bool = True,
 ) -> None:
-    """A whole CSV, atomically."""
-    write_atomic(path, to_csv(columns, rows), durable)
+    """A whole CSV, atomically, line by line."""
+    write_lines(path, csv_lines(columns, rows), durable)
+
+
+def write_lines(path: Path, lines: Iterable[Sequence[str]], durable: bool = True) -> None:
+    """A whole CSV, atomically, of lines of fields; the first is the header."""
+    write_atomic(path, _encoded(lines), durable)
+
+
+def _encoded(lines: Iterable[Sequence[str]]) -> Iterator[bytes]:
+    return (piece.encode() for piece in csv_pieces(lines))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -157,29 +204,41 @@ class Scan:
 def scan(lines: Iterable[str]) -> Scan:
     """The records in ``lines``, which have their line ends; row 1 is the header."""
     found = Scan()
+    for found.lines, row in records(lines):
+        if isinstance(row, str):
+            found.wrong.append(row)
+        elif not found.header:
+            found.header = row
+        elif row:
+            found.rows.append(row)
+    return found
+
+
+def records(lines: Iterable[str]) -> Iterator[tuple[int, list[str] | str]]:
+    """Header and records one by one, each with the number of lines read so far.
+
+    In place of one that cannot be used a line says why; an empty one is an empty list.
+    """
     reader = csv.reader(lines, strict=True)
-    number = 0
+    number, width, whole = 0, 0, 0
     while True:
         try:
             row = next(reader)
         except StopIteration:
-            return found
+            return
         except csv.Error as error:
             number += 1
             if "unexpected end of data" in str(error):  # inside quotes: cut off
-                return found
-            found.wrong.append(f"row {number} is no CSV")
+                return
+            yield whole, f"row {number} is no CSV"
             continue
-        found.lines = reader.line_num
-        if not row:
-            continue
-        number += 1
-        if number == 1:
-            found.header = row
-        elif len(row) == len(found.header):
-            found.rows.append(row)
+        whole = reader.line_num
+        number += bool(row)
+        width = width or len(row)
+        if row and len(row) != width:
+            yield whole, f"row {number} has {len(row)} fields instead of {width}"
         else:
-            found.wrong.append(f"row {number} has {len(row)} fields instead of {len(found.header)}")
+            yield whole, row
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from harness.common.jsonfile import parse_json
 from harness.store.csvfile import cell_text, write_atomic
 from harness.store.packing import from_plain, plain
 from harness.store.record import RoutingRecord
+from harness.store.response_log import PackedRecords
 
 VERSION = 1
+PIECE = 1 << 20  # bytes written together
 LENGTHS = struct.Struct("<II")
 AGAIN = "the run's own command answers its cell again"
 
@@ -46,13 +48,29 @@ class Basis:
 def write_records(path: Path, basis: Basis, records: Mapping[str, RoutingRecord]) -> None:
     """The file of a cell, whole or not at all. Raises StoreError when the disk does not take it."""
     head = {"version": VERSION, "samples": len(records), **asdict(basis)}
+    write_atomic(path, _compressed(_pieces(head, records)))
+
+
+def _pieces(head: Mapping[str, Any], records: Mapping[str, RoutingRecord]) -> Iterator[bytes]:
+    yield json.dumps(head, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    packed = isinstance(records, PackedRecords)
+    for doc_id in records:
+        name = cell_text(doc_id).encode()
+        content = records.plain(doc_id) if packed else plain(records[doc_id])  # type: ignore[attr-defined]
+        yield LENGTHS.pack(len(name), len(content)) + name + content
+
+
+def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """A gzip file piece by piece, of the same bytes every time."""
     buffer = io.BytesIO()
-    with gzip.GzipFile("", "wb", 6, buffer, mtime=0) as file:  # the same bytes every time
-        file.write(json.dumps(head, sort_keys=True, separators=(",", ":")).encode() + b"\n")
-        for doc_id, record in records.items():
-            name, content = cell_text(doc_id).encode(), plain(record)
-            file.write(LENGTHS.pack(len(name), len(content)) + name + content)
-    write_atomic(path, buffer.getvalue())
+    with gzip.GzipFile("", "wb", 6, buffer, mtime=0) as file:
+        for piece in pieces:
+            file.write(piece)
+            if buffer.tell() > PIECE:
+                yield buffer.getvalue()
+                buffer.seek(0)
+                buffer.truncate()
+    yield buffer.getvalue()
 
 
 class Records:
@@ -84,16 +102,26 @@ class Records:
         return Basis(**head), samples
 
     def __iter__(self) -> Iterator[tuple[str, RoutingRecord]]:
+        for doc_id, content in self.plain():
+            yield doc_id, self.record(content)
+
+    def record(self, content: bytes) -> RoutingRecord:
+        """The record in plain form that `plain` gave. Raises StoreError for a damaged one."""
+        found: RoutingRecord = self._guarded(lambda: from_plain(content))
+        return found
+
+    def plain(self) -> Iterator[tuple[str, bytes]]:
+        """The samples with their records in the form of `harness.store.packing.plain`."""
         with self._file:
             for _ in range(self._samples):
                 yield self._guarded(self._next)
             if self._guarded(lambda: self._file.read(1)):
                 raise StoreError(f"{self.path}: more records than it says; {AGAIN}")
 
-    def _next(self) -> tuple[str, RoutingRecord]:
+    def _next(self) -> tuple[str, bytes]:
         sizes = LENGTHS.unpack(self._take(LENGTHS.size))
         name, content = (self._take(size) for size in sizes)
-        return name.decode(), from_plain(content)
+        return name.decode(), content
 
     def _take(self, size: int) -> bytes:
         data = self._file.read(size)

@@ -313,6 +313,10 @@ class PackedRecords(Mapping[str, RoutingRecord]):
         """Keep one packed record."""
         self._packed[doc_id] = packed
 
+    def plain(self, doc_id: str) -> bytes:
+        """The record in the form of `harness.store.packing.plain`, as it was packed."""
+        return zlib.decompress(self._packed[doc_id])
+
     def __getitem__(self, doc_id: str) -> RoutingRecord:
         return unpack(self._packed[doc_id])
 

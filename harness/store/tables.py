@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.common.errors import StoreError
 from harness.store import columns
-from harness.store.csvfile import scan, to_csv
+from harness.store.csvfile import records, scan, to_csv
 
 SAMPLES, METRICS, EVIDENCE = "samples.parquet", "metrics.parquet", "evidence.parquet"
 CELL = "cell_id"
@@ -86,6 +86,32 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if seen.wrong:
         raise StoreError(f"{path} is damaged: {seen.wrong[0]}")
     return [dict(zip(seen.header, row, strict=True)) for row in seen.rows]
+
+
+def each_row(path: Path) -> Iterator[dict[str, str]]:
+    """`read_rows` one by one: the file is never in memory as a whole, unless it is packed."""
+    place = stored(path)
+    header: list[str] = []
+    if place is None:
+        yield from read_rows(path)
+        return
+    for row in _records(place, path):
+        if not header:
+            header = row
+        elif row:
+            yield dict(zip(header, row, strict=True))
+
+
+def _records(place: Path, path: Path) -> Iterator[list[str]]:
+    try:
+        with place.open("rb") if place == path else gzip.open(place, "rb") as file:
+            whole = (line.decode("utf-8", errors="replace") for line in file if line[-1:] == b"\n")
+            for _, row in records(whole):
+                if isinstance(row, str):
+                    raise StoreError(f"{path} is damaged: {row}")
+                yield row
+    except (OSError, EOFError, zlib.error) as error:
+        raise Unreadable(place, error) from None
 
 
 def metric(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from harness.statistics.stats import RESAMPLES
+from harness.statistics.draws import RESAMPLES
 from reports import text
 from reports.cell import Series
 from reports.fronts import AVERAGE

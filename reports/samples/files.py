@@ -10,12 +10,12 @@ import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from harness.common.jsonfile import parse_json
 from harness.store import tables
 from harness.store.columns import SAMPLES
-from harness.store.records import LENGTHS, Records
+from harness.store.records import Records
 
 NUMBERS = ("score", "n_text", "n_image", "n_out", "kv_ratio", "kv_ratio_vision", "tflops_prefill",
            "tflops_decode", "n_images")  # fmt: skip
@@ -116,14 +116,8 @@ def packed_records(path: Path) -> Iterator[tuple[str, bytes]]:
     Most of a file's records are only put away here; taking each apart is five times the work.
     Raises StoreError, one line, for a file that is damaged.
     """
-    return cast(Iterator[tuple[str, bytes]], iter(_Packed(path)))
-
-
-class _Packed(Records):
-    def _next(self) -> tuple[str, Any]:
-        sizes = LENGTHS.unpack(self._take(LENGTHS.size))
-        name, content = (self._take(size) for size in sizes)
-        return name.decode(), zlib.compress(content, 1)
+    for name, content in Records(path).plain():
+        yield name, zlib.compress(content, 1)
 
 
 def _objects(file: IO[str]) -> Iterator[dict[str, Any]]:
