@@ -15,6 +15,7 @@ from harness.engine.arguments import check_decoder, check_media, image_arguments
 from harness.engine.cache import RoutedCache, adopt
 from harness.engine.decoding import leaves_alone, run_untouched
 from harness.engine.loop import plain_mask, run_prompt, run_step
+from harness.engine.masks import borders
 from harness.engine.model import EngineError, Parts, backend, check_method, find_parts
 from harness.engine.positions import PositionIds
 from harness.engine.recorder import Recorder
@@ -239,8 +240,8 @@ class Run:
         self._cache = cache
         if cache is not None:
             cache.on_reorder = self._reordered
-        extra = kwargs | {"position_ids": single}
-        hidden = run_prompt(self.method, seq, cache, extra, self._recorder)
+        kwargs = kwargs | {"position_ids": borders(kind, single)}
+        hidden = run_prompt(self.method, seq, cache, kwargs, self._recorder)
         self._losses = seq.losses
         return hidden
 
