@@ -35,8 +35,8 @@ ASKS = ("tolist", "__bool__", "item", "__int__", "__float__")
 USUAL = ("pmod", "fastv", "visionzip")
 FIXED = (
     "dense", "blind", "mod", "gamma:rule=topk", "uniform", "random", "pool", "llavolta",
-    "fastv:positions=compact", "fastv:score=all", "pyramiddrop", "fastervlm", "scope", "divprune", "vscan",
-    "sparsevlm", "prumerge:tokens=4", "illava", "mqt",
+    "fastv:positions=compact", "fastv:score=all", "pyramiddrop", "fastervlm", "scope",
+    "divprune", "vscan", "sparsevlm", "prumerge:tokens=4", "illava", "mqt",
 )  # fmt: skip
 # The device decides how many stay: questions in a prompt of five layers and two steps.
 DECIDED = {"prumerge": 4, "gamma:layers=all": 1 + 5 + 2 * 5}

@@ -6,7 +6,6 @@ The kernel is a stand-in that runs each sequence of a packed batch on its own; e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -56,7 +55,7 @@ class Kernel:
 
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     found = Kernel()
 
     def imports(*_: Any, **__: Any) -> Any:
@@ -75,7 +74,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
                  "_flash_with_kvcache_fn", "_process_flash_kwargs_fn",
                  "_process_with_kvcache_kwargs_fn"):  # fmt: skip
         monkeypatch.setattr(library, name, None, raising=False)
-    yield found
+    return found
 
 
 def logits(spec: str, rows: Any, kernel: Kernel | None) -> tuple[torch.Tensor, list[Any]]:
