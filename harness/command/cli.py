@@ -12,11 +12,13 @@ from harness.common.errors import (
     EXIT_CELLS_FAILED,
     EXIT_OK,
     HarnessError,
+    SaidElsewhere,
     UsageError,
     is_text,
     one_line,
 )
 from harness.common.nearest import unknown
+from harness.common.ranks import claim
 from harness.common.stops import PROGRAM, interrupted, put, silence, stoppable, tell
 from harness.options.flags import OPTIONS, build_parser, refuse_idle
 from harness.options.option import JobKind, checked, flag
@@ -29,9 +31,9 @@ from harness.options.settings import (
 )
 
 if TYPE_CHECKING:
-    from harness.jobs.runner import Job
+    from harness.common.ranks import Rank
 
-CONVERT, PACK, VIEW = "convert", "pack", "view"  # first words that are no flag
+CONVERT, MERGE, PACK, VIEW = "convert", "merge", "pack", "view"  # first words that are no flag
 LIGHT = (
     JobKind.LIST | JobKind.CHECK | JobKind.PLOTS_ONLY | JobKind.DIFF | JobKind.DERIVE
 )  # jobs that have no settings
@@ -84,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _guarded(argv)
             put("", end="")  # what is still waiting
             return code
+    except SaidElsewhere as error:
+        return error.exit_code
     except HarnessError as error:
         tell(f"{PROGRAM}: {one_line(error, 1000)}")
         return error.exit_code
@@ -104,10 +108,16 @@ def _guarded(argv: list[str]) -> int:
 
     settings = None
     try:
+        if not (rank := claim()).alone:
+            return _together(argv, rank)
         if argv[:1] == [CONVERT]:
             from harness.model.convert.command import run as convert
 
             return convert(argv[1:])
+        if argv[:1] == [MERGE]:
+            from harness.command.merge import run as merge
+
+            return merge(argv[1:])
         if argv[:1] == [PACK]:
             from harness.command.pack import run as pack
 
@@ -149,12 +159,35 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
         from harness.jobs.derive import run_derive
 
         return run_derive(raw["derive"], settings.quiet, settings.against, settings.table)
+    made = _work(job, settings)(settings, argv)
+    if settings.cluster:
+        from harness.jobs.cluster import run_cluster
+
+        return run_cluster(made)
     from harness.jobs.runner import run
 
-    return run(_work(job, settings)(settings, argv))
+    return run(made)
 
 
-def _work(job: JobKind, settings: Settings) -> type[Job]:
+def _together(argv: list[str], rank: Rank) -> int:
+    """One of several processes: together they answer benchmarks, and do nothing else."""
+    from harness.jobs.together import refuse, run_together, said_by_the_first
+
+    with said_by_the_first(rank):
+        if argv[:1] and argv[0] in (CONVERT, MERGE, PACK, VIEW):
+            refuse(argv[0])
+        raw, settings = parse(argv)
+        job = _job(raw, settings)
+        for name in ("with_throughput", "analyse", "device_map", "cluster"):
+            if getattr(settings, name):
+                refuse(flag(name))
+        if job is not JobKind.RUN:
+            refuse(job.shown)
+        _work(job, settings)
+        return run_together(settings, argv, rank)
+
+
+def _work(job: JobKind, settings: Settings) -> type[Any]:
     """What does a job that writes a run. Raises UsageError where the settings name too little."""
     if job is JobKind.PUBLISHED:
         from harness.jobs.published import Published

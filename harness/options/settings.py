@@ -42,12 +42,16 @@ _timing = partial(setting, group=option.TIMES, jobs=MEASURING, record=Record.USE
 _shape = partial(setting, group=option.TIMES, jobs=JobKind.THROUGHPUT, record=Record.USED)
 COSTS = JobKind.COSTS_ONLY | JobKind.PUBLISHED
 _free = partial(setting, jobs=~JobKind(0), record=Record.NEVER)
+_workers = partial(  # who computes which cells changes no number
+    setting, group=option.DO, jobs=ON_BENCHES, record=Record.NEVER, in_suites=False
+)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a run depends on; `out`, `quiet` and `verbose` are the only ones that cannot
-    change a number; `margin` changes verdicts only, `against` what is shown first."""
+    """Everything a run depends on; `out`, `quiet`, `verbose`, and who computes which cells
+    (`shard`, `jobs`, `cluster`), are the only ones that cannot change a number; `margin` changes
+    verdicts only, `against` what is shown first."""
 
     methods: tuple[str, ...] = _do(
         (),
@@ -87,6 +91,28 @@ class Settings:
         record=Record.NEVER,
         repeats=True,
     )
+    shard: str | None = _workers(
+        None,
+        validators.shard,
+        "i/N",
+        help="the i-th of N shares of the cells, from 1, into a run directory of its own; "
+        "python -m modsuite merge makes one run of them",
+        record=Record.SET,
+    )
+    jobs: int = _workers(
+        1,
+        positive,
+        "N",
+        help="N processes on this machine take the cells from one queue: one a GPU, or of the "
+        "processors a share each",
+    )
+    cluster: str | None = _workers(
+        None,
+        validators.cluster,
+        "SPEC",
+        help="submit the shares, wait, merge: slurm:partition=gpu:gpus=1:time=4h:8 (8 tasks), or "
+        "local:2; needs the extra 'cluster'",
+    )
     model: str = setting(
         "tiny-llava",
         validators.place,
@@ -113,15 +139,34 @@ class Settings:
         help="only the first N documents of each bench",
         jobs=RUNS | JobKind.STUDY,
     )
-    batch_size: int | str = setting(
-        1,
+    batch_size: int | str | None = setting(
+        None,
         validators.batch_size,
         "N|auto",
-        help=f"samples per batch, at most {validators.MAX_BATCH}",
+        help=f"samples per batch, at most {validators.MAX_BATCH} (default auto for answers: 8, on "
+        "CUDA 32; 1 for times and costs)",
         jobs=RUNS | JobKind.STUDY,
+    )
+    threads: int | str = setting(
+        "auto",
+        validators.threads,
+        "N|auto",
+        help="of the model on a CPU; auto: OMP_NUM_THREADS, else the cores, at most one for every "
+        "128 of the hidden size; a resumed run keeps its number",
+        jobs=ON_BENCHES | JobKind.THROUGHPUT,
+        record=Record.USED,
     )
     device: str = setting(
         "auto", validators.device, "DEVICE", help="auto, cpu, cuda, cuda:N or mps"
+    )
+    device_map: str | None = setting(
+        None,
+        one_of("device map", conditions.DEVICE_MAPS),
+        "|".join(conditions.DEVICE_MAPS),
+        help="spread a model larger than a device over all of them, then the host, then disk, as "
+        "transformers does",
+        jobs=ON_BENCHES,
+        record=Record.SET,
     )
     dtype: str = setting(
         "auto",
@@ -266,6 +311,14 @@ class Settings:
     max_seconds: float | None = _timing(
         None, seconds, "S", help="stop the rounds of a workload then"
     )
+    rank_timeout: float | None = _free(
+        None,
+        seconds,
+        "S",
+        help="under torchrun: a process without progress for so long ends the run (default 600, or "
+        "20 times the slowest batch)",
+        jobs=ON_BENCHES,
+    )
     out: str | None = _free(
         None,
         validators.target,
@@ -294,6 +347,13 @@ class Settings:
             return JobKind.THROUGHPUT
         return JobKind.TIMED_RUN if self.with_throughput else JobKind.RUN
 
+    @property
+    def batch(self) -> int | str:
+        """`batch_size`, and what it means where it was not given."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return 1 if self.job in JobKind.THROUGHPUT | COSTS else "auto"
+
     def changed(self) -> set[str]:
         """Names of the settings that are not at their default."""
         return {name for name, o in SETTING.items() if getattr(self, name) != o.default}
@@ -302,6 +362,7 @@ class Settings:
         """The settings that must agree when a run directory is resumed (JSON-able)."""
         values = {name: getattr(self, name) for name, o in SETTING.items() if self._records(o)}
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        values["batch_size"] = self.batch
         return values | {"checkpoint": dict(sorted(self.checkpoint.items()))}
 
     def _records(self, asked: Option) -> bool:
@@ -335,6 +396,8 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         if settings.with_throughput and getattr(settings, name):
             both = f"--with-throughput and {flag(name)} exclude each other"
             raise UsageError(f"{both}: it adds times to a run on benchmarks")
+    if settings.shard and settings.cluster:
+        raise UsageError("--shard and --cluster exclude each other: the tasks take the shares")
     if "plan" in settings.analyse and (settings.limit or math.inf) <= settings.analyse_samples:
         raise UsageError(
             f"--analyse: plans are checked on documents behind the first "

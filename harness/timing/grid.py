@@ -71,6 +71,7 @@ class TimingGrid:
             "device": self.runtime.device,
             "dtype": self.runtime.dtype,
             "attn": self.runtime.attn,
+            "threads": self.runtime.threads,
         }
 
     def cell_id(self, method: Any, work: Workload, attn: str, engine: str) -> str:
