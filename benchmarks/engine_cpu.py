@@ -33,8 +33,8 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def build(side: int, layers: int, width: int) -> Any:
-    """A random LLaVA with side*side image tokens and a one-layer tower (not what is timed)."""
+def build(side: int, layers: int, width: int, tower: int = 1) -> Any:
+    """A random LLaVA with side*side image tokens and a small tower (not what is timed)."""
     declare_missing_ops()
     import transformers as t
 
@@ -48,12 +48,15 @@ def build(side: int, layers: int, width: int) -> Any:
         eos_token_id=None,
     )
     vision = t.CLIPVisionConfig(
-        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        hidden_size=32, intermediate_size=32, num_hidden_layers=tower, num_attention_heads=2,
         image_size=side * PATCH, patch_size=PATCH,
     )  # fmt: skip
     torch.manual_seed(0)
     config = t.LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=IMAGE, vision_feature_layer=-1
+        vision_config=vision,
+        text_config=text,
+        image_token_index=IMAGE,
+        vision_feature_layer=-min(2, tower),
     )
     return t.LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()
 

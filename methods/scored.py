@@ -80,8 +80,11 @@ class Scored(Once):
 
     def layer(self, layer: int, seq: Tokens) -> Drop | None:
         if layer == self.k - self.early and any(seq.image_counts):
+            import torch
+
             scores = self.scores(layer, seq)
-            if scores.device.type == "cpu":  # other devices are not waited for; --check has it too
+            # Other devices are not waited for, and a graph is not broken; --check has it too.
+            if scores.device.type == "cpu" and not torch.compiler.is_compiling():
                 finite = bool(scores[seq.image].isfinite().all())
                 self.require(finite, f"scores of layer {layer} are not all finite")
             seq.memo[self.name] = scores

@@ -36,6 +36,7 @@ class RoutedCache(DynamicCache):
         self.states: list[LayerState] = []
         self.global_length = 0
         self.on_reorder: Callable[[Tensor], None] | None = None
+        self.decoding: Any = None  # ``decoding.Decoding``, ahead of ``states`` until settled
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns of the full sequence so far, padding included, as ``generate`` counts."""
@@ -55,8 +56,15 @@ class RoutedCache(DynamicCache):
                 total += layer.keys.nbytes + layer.values.nbytes
         return total
 
+    def settle(self) -> None:
+        """Bring ``states`` up to what the layers hold."""
+        if self.decoding is not None:
+            self.decoding.settle(self)
+            self.decoding = None
+
     def _take(self, rows: Tensor) -> None:
         """Reorder the bookkeeping along the batch; tensors shared by layers stay shared."""
+        self.settle()
         memo: dict[int, Tensor] = {}
 
         def pick(value: Tensor | None) -> Tensor | None:

@@ -52,6 +52,17 @@ def prefill_mask(
     return to_backend(allowed, kind, dtype)
 
 
+def borders(kind: str, position_ids: Tensor | None) -> Tensor | None:
+    """Position ids [B or 1, n] for stock layers, None where they only cost.
+
+    Flash attention takes gaps in the ids of a single row for borders of packed sequences, and asks
+    the device for them in every layer; here it is asked once.
+    """
+    if kind != "flash" or position_ids is None or position_ids.shape[0] > 1:
+        return position_ids
+    return position_ids if bool((position_ids.diff(dim=-1) != 1).any()) else None
+
+
 def step_mask(
     kind: str,
     dtype: torch.dtype,

@@ -44,6 +44,11 @@ class Recorder:
     order: list[Tensor] = field(default_factory=list)  # beam reorderings
     scoring: Scoring = field(default_factory=Scoring)
 
+    def passed(self, ids: Tensor) -> None:
+        """New tokens [B, q] went through every layer."""
+        self.steps.append((ids, {}))
+        self.scoring.passed(ids.shape[1])
+
     def records(
         self,
         parts: Parts,
@@ -61,6 +66,7 @@ class Recorder:
         decoded, fed = self._decoded(depth)
         valid = _host(self.samples.valid)
         if cache is not None:
+            cache.settle()
             self._check_bytes(parts, routes, decoded, valid, cache)
         merge = self.samples.merge(method)
         kinds, names, grids = _host(self.samples.kinds), self.samples.names, self._grids()

@@ -13,7 +13,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from harness.engine.arguments import check_decoder, check_media, image_arguments
 from harness.engine.cache import RoutedCache, adopt
+from harness.engine.decoding import leaves_alone, run_untouched
 from harness.engine.loop import plain_mask, run_prompt, run_step
+from harness.engine.masks import borders
 from harness.engine.model import EngineError, Parts, backend, check_method, find_parts
 from harness.engine.positions import PositionIds
 from harness.engine.recorder import Recorder
@@ -238,8 +240,8 @@ class Run:
         self._cache = cache
         if cache is not None:
             cache.on_reorder = self._reordered
-        extra = kwargs | {"position_ids": single}
-        hidden = run_prompt(self.method, seq, cache, extra, self._recorder)
+        kwargs = kwargs | {"position_ids": borders(kind, single)}
+        hidden = run_prompt(self.method, seq, cache, kwargs, self._recorder)
         self._losses = seq.losses
         return hidden
 
@@ -270,30 +272,31 @@ class Run:
         return samples, start
 
     def _step(
-        self,
-        embeds: Tensor,
-        ids: Tensor | None,
-        mask: Tensor | None,
-        position_ids: Tensor,
-        cache: RoutedCache,
-        kwargs: dict[str, Any],
-    ) -> Tensor:
+        self, embeds: Tensor, ids: Tensor | None, mask: Tensor | None, position_ids: Tensor,
+        cache: RoutedCache, kwargs: dict[str, Any],
+    ) -> Tensor:  # fmt: skip
         if mask is not None and mask.dim() != 2:
             raise EngineError("a 4-D mask cannot be used behind a routed cache")
         if cache is not self._cache:
             raise EngineError("this cache belongs to another routing context: start without one")
         rows, width = embeds.shape[:2]
-        kinds = torch.full((rows, width), ANSWER, dtype=torch.uint8, device=embeds.device)
         if ids is not None and width > 1 and bool((ids == self.parts.image_token).any()):
             raise EngineError("image tokens behind a cache: chunked prefill cannot be routed")
+        kind = backend(self.parts.config)
+        positions, _ = PositionIds.given(position_ids, self.parts.family.axes)
+        if ids is None:
+            ids = torch.zeros((rows, width), dtype=torch.long, device=embeds.device)
+        if leaves_alone(self.method):
+            if self._recorder is not None:
+                self._recorder.passed(ids)
+            return run_untouched(self.parts, kind, embeds, positions, cache, kwargs)
+        cache.settle()
+        kinds = torch.full((rows, width), ANSWER, dtype=torch.uint8, device=embeds.device)
         seq = RunningTokens(
-            self.parts, backend(self.parts.config), self.modules, embeds, kinds,
-            torch.ones_like(kinds, dtype=torch.bool),
-            PositionIds.given(position_ids, self.parts.family.axes)[0], [width] * rows,
-            [0] * rows, [0] * rows, None, training=False, generated=True,
+            self.parts, kind, self.modules, embeds, kinds, torch.ones_like(kinds, dtype=torch.bool),
+            positions, [width] * rows, [0] * rows, [0] * rows, None, training=False, generated=True,
         )  # fmt: skip
-        fed = ids if ids is not None else torch.full_like(kinds, 0, dtype=torch.long)
-        return run_step(self.method, seq, cache, kwargs, self._recorder, fed)
+        return run_step(self.method, seq, cache, kwargs, self._recorder, ids)
 
     def _reordered(self, rows: Tensor) -> None:
         if self._recorder is not None:

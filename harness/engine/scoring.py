@@ -44,6 +44,10 @@ class Scoring:
         self._seq, self._routes_text = seq, routes_text
         seq.scoring = self
 
+    def passed(self, columns: int) -> None:
+        """A pass over so many columns in which nothing was computed beside the layers."""
+        self.passes.append((columns, Counter()))
+
     def end(self) -> None:
         """The pass is over: let go of its tensors, and note nothing before the next one."""
         if self._seq is not None:
