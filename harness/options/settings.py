@@ -182,8 +182,9 @@ class Settings:
         None,
         parse_gpu,
         "NAME|24GiB",
-        help="with --costs-only: the largest batch that fits this GPU, and bounds of its times",
-        jobs=JobKind.COSTS_ONLY,
+        help="with --costs-only: the largest batch that fits this GPU, and bounds of its times; "
+        "with --concurrency: the requests that fit",
+        jobs=JobKind.COSTS_ONLY | JobKind.THROUGHPUT,
         record=Record.SET,
     )
     costs_only: bool = _do(
@@ -246,6 +247,16 @@ class Settings:
         help="n_text=58:n_image=576:n_out=32:batch=8 (n_image as the model makes it when left "
         "out, 0 for none) or bench=gqa:n_out=32:batch=8; repeatable",
         repeats=True,
+    )
+    concurrency: tuple[int, ...] = setting(
+        (),
+        validators.concurrency,
+        "LIST",
+        help="--throughput under load instead: closed loops of so many requests of unequal "
+        "lengths (1,8,32), drawn around --workload, --bench or --n-text and --n-out",
+        group=option.TIMES,
+        jobs=JobKind.THROUGHPUT,
+        record=Record.SET,
     )
     random_weights: bool = _shape(
         False, help="the model's shapes with random weights, built on the device: needs no files"
@@ -335,6 +346,8 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         if settings.with_throughput and getattr(settings, name):
             both = f"--with-throughput and {flag(name)} exclude each other"
             raise UsageError(f"{both}: it adds times to a run on benchmarks")
+    if settings.throughput and settings.gpu and not settings.concurrency:
+        raise UsageError("--gpu has no meaning with --throughput without --concurrency")
     if "plan" in settings.analyse and (settings.limit or math.inf) <= settings.analyse_samples:
         raise UsageError(
             f"--analyse: plans are checked on documents behind the first "

@@ -1,7 +1,8 @@
 """Which timed cells a run directory holds already, and writing new ones down. Torch-free.
 
-A cell is a method on a workload. Its rows in throughput.csv come first and its row in cells.csv
-last: rows without that one belong to a run that was killed, and are taken out again.
+A cell is a method on a workload. Its rows in throughput.csv (under load, load.csv) come first and
+its row in cells.csv last: rows without that one belong to a run that was killed, and are taken out
+again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from harness.options.workload import Workload
 from harness.store import columns
 from harness.store.cells import params_json
+from harness.store.columns.table import Table
 from harness.store.csvfile import append_row, has_header, read_rows, repair, write_csv
 from harness.store.rundir import DONE, FAILED, Store
 from harness.store.runinfo import now
@@ -32,14 +34,16 @@ class TimedCell:
 
 
 class TimedCells:
-    """The timed cells of one run directory."""
+    """The timed cells of one run directory; ``table`` is the file of their rows."""
+
+    table: Table = columns.THROUGHPUT
 
     def __init__(self, path: Path, grid: TimingGrid, engine: str) -> None:
         self.path, self.grid, self.engine = path, grid, engine
 
     @property
-    def throughput_csv(self) -> Path:
-        return self.path / "throughput.csv"
+    def rows_csv(self) -> Path:
+        return self.path / self.table.file
 
     def rounds_csv(self, cell_id: str) -> Path:
         """The raw times of a cell."""
@@ -52,7 +56,7 @@ class TimedCells:
 
     def done(self) -> set[str]:
         """Ids of the cells that are complete."""
-        timed = {row.get("cell_id", "") for row in read_rows(self.throughput_csv)}
+        timed = {row.get("cell_id", "") for row in read_rows(self.rows_csv)}
         rows = read_rows(self.path / "cells.csv")
         return {r["cell_id"] for r in rows if r.get("status") == DONE and r["cell_id"] in timed}
 
@@ -63,16 +67,16 @@ class TimedCells:
 
     def tidy(self) -> None:
         """Take out what a killed run left behind: a torn line, rows of unfinished cells."""
-        repair(self.throughput_csv)
+        repair(self.rows_csv)
         done = self.done()
-        rows = read_rows(self.throughput_csv)
+        rows = read_rows(self.rows_csv)
         kept = [row for row in rows if row["cell_id"] in done]
-        if len(kept) < len(rows) or not has_header(self.throughput_csv, columns.THROUGHPUT):
-            known = [{name: row.get(name, "") for name in columns.THROUGHPUT} for row in kept]
-            write_csv(self.throughput_csv, columns.THROUGHPUT, known)
+        if len(kept) < len(rows) or not has_header(self.rows_csv, self.table):
+            known = [{name: row.get(name, "") for name in self.table} for row in kept]
+            write_csv(self.rows_csv, self.table, known)
 
     def about(self, cell: TimedCell, sizes: Mapping[str, Any]) -> dict[str, Any]:
-        """The identifying columns of throughput.csv; ``sizes`` are n_text and n_image."""
+        """The identifying columns of a row; ``sizes`` are n_text and n_image."""
         return {
             **self._named(cell),
             "bench": cell.work.bench,
@@ -96,7 +100,7 @@ class TimedCells:
         """A finished cell: raw times, its rows, and last the row that makes it count."""
         write_csv(self.rounds_csv(cell.cell_id), columns.ROUNDS, raw)
         for row in rows:
-            append_row(self.throughput_csv, columns.THROUGHPUT, row)
+            append_row(self.rows_csv, self.table, row)
         done = {"status": DONE, "n": rounds, "seconds": round(seconds, 3)}
         store.record({**self._identity(cell), **done, "notes": "; ".join(notes)})
 
@@ -136,6 +140,12 @@ class TimedCells:
             "device": self.grid.runtime.device,
             "finished_at": now(),
         }
+
+
+class LoadCells(TimedCells):
+    """The cells of loads: a row of load.csv each."""
+
+    table = columns.LOAD
 
 
 def label(cell: TimedCell, usual: str) -> str:

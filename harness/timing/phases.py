@@ -106,8 +106,11 @@ def timed(
     n_out: int,
     clock: Clock,
     now: Callable[[], int] = time.perf_counter_ns,
+    on_tokens: Callable[[list[float]], object] | None = None,
 ) -> dict[str, float]:
     """Milliseconds by phase of one call, under whatever method the model is routed by.
+
+    ``on_tokens`` hears when the tokens came, in ms from the call's start, first token first.
 
     ``decode`` is missing for one new token, ``vision`` without images. The extra entry
     ``launch_bound`` is 1 where the device's own times and the host's differ by more than 5 %.
@@ -123,6 +126,8 @@ def timed(
     host = (now() - began) / 1e6
     if len(marks.tokens) != n_out:
         raise CellError(f"{len(marks.tokens)} tokens were generated instead of {n_out}")
+    if on_tokens is not None:
+        on_tokens([clock.ms(marks.start, token) for token in marks.tokens])
     device = clock.ms(marks.start, end)
     found = {"end_to_end": host}
     if marks.vision:
