@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from harness.store.record import IMAGE, RoutingRecord
 from harness.timing import loadmaths
 from harness.timing.fit import need, weight_count
 from harness.timing.loadmaths import Floats, Round, Served
+from harness.timing.rows import PHASES
 
 MIB = 1024.0**2
 BACKEND = "batches"
@@ -148,6 +149,9 @@ def row(
         "kv_held_mib": total(ours.counted, "held") / len(ours.counted) / MIB,
         **_measured("requests_per_s", ours.served.per_s, dense and dense.served.per_s),
     }
+    rate = loadmaths.interval(ours.served.per_s)
+    if rate is not None:
+        found |= {"requests_per_s_low": rate.low, "requests_per_s_high": rate.high}
     for name, values in ours.served.times.items():
         for i, p in enumerate(loadmaths.PERCENTILES):
             other = dense and dense.served.times[name][:, i]
@@ -160,6 +164,17 @@ def row(
         other = dense.memory.fits(theirs) if dense and dense.memory and theirs is not None else None
         found |= {"gpu": ours.memory.name, **_measured("fits", ours.memory.fits(kv), other)}
     return found | _shares(ours, kept)
+
+
+def raw_rows(
+    cell_id: str, label: str, rounds: Sequence[Round], keep: NDArray[np.bool_]
+) -> Iterator[dict[str, Any]]:
+    """The raw times of `rounds/`, a line a round and phase."""
+    for number, one in enumerate(rounds):
+        head = {"cell_id": cell_id, "label": label, "round": number, "kept": int(keep[number])}
+        for phase, ms in one.phases.items():
+            if phase in PHASES:
+                yield {**head, "phase": phase, "ms": ms}
 
 
 def _measured(name: str, values: Floats, dense: Floats | None, unit: str = "") -> dict[str, Any]:

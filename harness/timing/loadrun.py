@@ -18,14 +18,13 @@ from harness.timing.clock import clock_for
 from harness.timing.device import Watch
 from harness.timing.grid import TimingGrid
 from harness.timing.loadmaths import Round
-from harness.timing.loadrows import BACKEND, Counted, Loaded, counted, loaded, memory
+from harness.timing.loadrows import BACKEND, Counted, Loaded, counted, loaded, memory, raw_rows
 from harness.timing.loadrows import row as load_row
 from harness.timing.measure import Budget, Measured, Times, rounds, warm_up
 from harness.timing.phases import selection_ms, timed, watched
 from harness.timing.prompts import alone
 from harness.timing.ratios import kept_rounds
 from harness.timing.requests import LoadBatch, make_batches
-from harness.timing.rows import round_rows
 from harness.timing.subject import Bench, Subject, active
 from harness.timing.workrun import Contender, Protocol, budget_of, remarks, subject_of
 
@@ -39,6 +38,7 @@ class Serving:
     subject: Subject
     counted: list[Counted] = field(default_factory=list)
     stamps: list[list[float]] = field(default_factory=list)
+    phases: list[dict[str, float]] = field(default_factory=list)
     times: Times = field(default_factory=Times)
     selection: list[float] = field(default_factory=list)
     agreement: Agreement | None = None
@@ -49,9 +49,9 @@ class Serving:
             Round(
                 np.asarray(stamps),
                 np.asarray(batches[number % len(batches)].lengths),
-                {phase: values[number] for phase, values in self.times.rounds.items()},
+                phases,
             )
-            for number, stamps in enumerate(self.stamps)
+            for number, (stamps, phases) in enumerate(zip(self.stamps, self.phases, strict=True))
         ]
 
 
@@ -98,8 +98,11 @@ def serve(
     def once(subject: Subject, batch: Any) -> dict[str, float]:
         with torch.no_grad(), active(bench, subject) as run:
             run.set_samples(list(batch.names))
-            hear = by_subject[id(subject)].stamps.append
-            return timed(bench.model, batch.prompt, batch.n_out, clock, on_tokens=hear)
+            one = by_subject[id(subject)]
+            hear = one.stamps.append
+            found = timed(bench.model, batch.prompt, batch.n_out, clock, on_tokens=hear)
+        one.phases.append(dict(found))  # not every batch has every phase
+        return found
 
     found = Measured([one.times for one in servings], idle_watt=watch.read().watt)
     subjects, prompts = [one.subject for one in servings], list(batches)
@@ -110,6 +113,7 @@ def serve(
         for batch in batches[1:]:
             once(one.subject, batch)
         one.stamps.clear()
+        one.phases.clear()
     on_stage("")
     rounds(once, subjects, prompts, budget, watch, seed, found, on_round)  # type: ignore[arg-type]
     for one in servings:
@@ -186,7 +190,7 @@ def _write(
         if one.cell.method.spec in wanted:
             said = remarks(serving.agreement, serving.times, found, notes)
             row = load_row(_about(cells, one, said), ours, dense, keep, seed)
-            raw = round_rows(cells.about(one.cell, {}), serving.times, found.readings)
+            raw = raw_rows(one.cell.cell_id, row["label"], rounds_, keep)
             share = seconds / len(contenders)
             cells.write(store, one.cell, [row], raw, share, said, len(found.readings))
             lines.append((one.cell, _line(row)))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -105,7 +104,7 @@ def timed(
     prompt: Prompt,
     n_out: int,
     clock: Clock,
-    now: Callable[[], int] = time.perf_counter_ns,
+    now: Callable[[], int] | None = None,
     on_tokens: Callable[[list[float]], object] | None = None,
 ) -> dict[str, float]:
     """Milliseconds by phase of one call, under whatever method the model is routed by.
@@ -116,7 +115,7 @@ def timed(
     ``launch_bound`` is 1 where the device's own times and the host's differ by more than 5 %.
     Raises CellError when another number of tokens came out: such rows do not compare.
     """
-    marks = _Marks(clock)
+    marks, now = _Marks(clock), now or clock.now
     clock.finish()
     began = now()
     marks.start = clock.mark()

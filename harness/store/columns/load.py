@@ -41,6 +41,8 @@ n_text | float | tokens | of text in a prompt, mean
 n_image | float | tokens | of images in a prompt, mean
 n_out | float | tokens | of an answer, mean
 requests_per_s | float | 1/s | answered in the time of all rounds
+requests_per_s_low | float | 1/s | 95 % interval: bootstrap over whole rounds
+requests_per_s_high | float | 1/s | its upper end
 tokens_per_s | float | 1/s | of answers
 """,
     _ratio("requests_per_s"),
