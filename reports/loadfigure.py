@@ -26,7 +26,8 @@ def draw(found: list[Loads], palette: Palette, folder: Path, mark: str) -> Drawn
     if not found:
         return None
     sheet = Sheet("load", 2 * len(found), width=4.4, height=3.4, columns=2)
-    alts, table = [], [[*HEADER]]
+    alts: list[str] = []
+    table: list[list[object]] = [[*HEADER]]
     for loads in found:
         where = f", {loads.requests}" if len(found) > 1 else ""
         _lines(sheet.panel(f"Requests a second{where}", mark), loads, palette, of_dense=False)
@@ -95,7 +96,7 @@ def falls(found: list[Loads], folder: Path, mark: str) -> Drawn | None:
     The reversed ones first, at their worst; else those that differ from dense with the most in
     flight, else all of these.
     """
-    table = [[*FALLS]]
+    table: list[list[object]] = [[*FALLS]]
     shown: list[tuple[Loads, Entry]] = []
     for loads in found:
         for entry in loads.at.values():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.options.load import Load
 from harness.options.workload import Workload
 from harness.store import columns
 from harness.store.cells import params_json
@@ -27,7 +28,7 @@ class TimedCell:
     """A method on a workload, under one attention backend."""
 
     method: Any
-    work: Workload
+    work: Workload | Load
     attn: str
     cell_id: str
     error: str = ""
@@ -49,7 +50,7 @@ class TimedCells:
         """The raw times of a cell."""
         return self.path / "rounds" / f"{cell_id}.csv"
 
-    def cell(self, method: Any, work: Workload, attn: str | None = None) -> TimedCell:
+    def cell(self, method: Any, work: Workload | Load, attn: str | None = None) -> TimedCell:
         """The cell of a method on a workload, at the run's backend or another."""
         attn = attn or self.grid.runtime.attn
         return TimedCell(method, work, attn, self.grid.cell_id(method, work, attn, self.engine))
@@ -60,7 +61,7 @@ class TimedCells:
         rows = read_rows(self.path / "cells.csv")
         return {r["cell_id"] for r in rows if r.get("status") == DONE and r["cell_id"] in timed}
 
-    def missing(self, work: Workload) -> list[Any]:
+    def missing(self, work: Workload | Load) -> list[Any]:
         """The methods that are not done on a workload."""
         done = self.done()
         return [m for m in self.grid.methods if self.cell(m, work).cell_id not in done]

@@ -113,9 +113,9 @@ def check_fit(grid: TimingGrid, workloads: Sequence[Workload | Load]) -> None:
     free = free_bytes(grid.settings.device, grid.runtime.device)
     for work in workloads:
         sized, pics = _sized(grid.shape, work)
-        require_fit(
-            grid.shape, sized, pics, grid.itemsize, grid.runtime.attn, free, grid.device_name
-        )
+        attn, device = grid.runtime.attn, grid.device_name
+        asked = "--concurrency" if isinstance(work, Load) else "--workload"
+        require_fit(grid.shape, sized, pics, grid.itemsize, attn, free, device, flag=asked)
 
 
 def _sized(shape: ModelShape, work: Workload | Load) -> tuple[Workload, Pictures]:
@@ -124,7 +124,8 @@ def _sized(shape: ModelShape, work: Workload | Load) -> tuple[Workload, Pictures
     Under load, every request as long as any, on the images that make the most tokens.
     """
     if isinstance(work, Load):
-        work, drawn = work.largest, work.middle.n_image is None and not work.bench
+        drawn = work.middle.n_image is None and not work.bench
+        work = work.largest
         if drawn:
             return work, max(image_choices(shape), key=lambda one: one.tokens)
     if work.bench:

@@ -71,8 +71,9 @@ def observed(rounds: Sequence[Round]) -> dict[str, Observed]:
 
 def _together(parts: Sequence[tuple[Floats, Floats, int]]) -> Observed:
     if not parts:
-        return Observed(*(np.zeros(0) for _ in range(2)), np.zeros(0, np.int64))
-    values, weights = (np.concatenate([part[i] for part in parts]) for i in range(2))
+        return Observed(np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
+    values = np.concatenate([part[0] for part in parts])
+    weights = np.concatenate([part[1] for part in parts])
     numbers = np.concatenate([np.full(len(part[0]), part[2]) for part in parts])
     return Observed(values, weights, numbers)
 
@@ -161,7 +162,7 @@ def steps(rounds: Sequence[Round], selection: float, padded: float) -> dict[str,
     total = mean([one.total for one in rounds])
     vision = mean([one.phases.get("vision", 0.0) for one in rounds])
     prompt = mean([one.phases["prefill"] for one in rounds])
-    chosen = min(selection / size, prompt)
+    chosen = min(float(selection / size), prompt)
     answering = [float((one.ends - one.stamps[0]).mean()) for one in rounds]
     waiting = [float((one.stamps[-1] - one.ends).mean()) for one in rounds]
     found = {

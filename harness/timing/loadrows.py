@@ -147,14 +147,14 @@ def row(
         "n_out": tokens,
         "tokens_per_s": float(ours.served.per_s[0]) * tokens,
         "kv_held_mib": total(ours.counted, "held") / len(ours.counted) / MIB,
-        **_measured("requests_per_s", ours.served.per_s, dense and dense.served.per_s),
+        **_measured("requests_per_s", ours.served.per_s, dense.served.per_s if dense else None),
     }
     rate = loadmaths.interval(ours.served.per_s)
     if rate is not None:
         found |= {"requests_per_s_low": rate.low, "requests_per_s_high": rate.high}
     for name, values in ours.served.times.items():
         for i, p in enumerate(loadmaths.PERCENTILES):
-            other = dense and dense.served.times[name][:, i]
+            other = dense.served.times[name][:, i] if dense else None
             found |= _measured(f"{name}_p{p}", values[:, i], other, "_ms")
     batches = loadmaths.draws(np.ones(len(ours.counted), bool), seed)
     kv, theirs = ours.kv(batches), dense.kv(batches) if dense else None

@@ -200,13 +200,14 @@ def _write(
 
 def _about(cells: TimedCells, one: Contender, notes: Sequence[str]) -> dict[str, Any]:
     """The columns of a row that say what it is of."""
-    agreed = one.serving.agreement
+    agreed, work = one.serving.agreement, one.cell.work
+    assert isinstance(work, Load)
     known = {name: v for name, v in cells.about(one.cell, {}).items() if name in columns.LOAD}
     return {
         **known,
         "threads": torch.get_num_threads(),
         "backend": BACKEND,
-        "concurrency": one.cell.work.in_flight,
+        "concurrency": work.in_flight,
         "agreement": None if agreed is None else agreed.share,
         "notes": "; ".join(notes),
     }
