@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from harness.store.columns.load import STEPS
 from reports import text
 from reports.cell import Series
 from reports.csvio import read_table
@@ -16,7 +17,6 @@ from reports.summary import Summary
 from reports.tables import Cell, Column, Table
 
 TITLE = "Speed under load"
-STEPS = ("vision", "selection", "prefill", "padding", "decode", "waiting", "rest")
 NAMES = {
     "vision": "vision",
     "selection": "selection",
@@ -34,12 +34,17 @@ NOTE = (
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """The method's over dense's."""
+class Span:
+    """A value with its 95 % interval."""
 
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Ratio(Span):
+    """The method's over dense's."""
 
     @property
     def shown(self) -> str:
@@ -81,9 +86,14 @@ class Entry:
         return self.series.short or self.series.label
 
     @property
-    def steps(self) -> dict[str, float]:
-        """Milliseconds of the engine's time that a request takes; they add up to it."""
-        return {name: float(getattr(self.row, f"{name}_ms")) for name in STEPS}
+    def added(self) -> dict[str, Span]:
+        """Milliseconds a request that each step adds to dense's; they add up to the difference."""
+        ends = ("ms", "low", "high")
+        values = {
+            name: [float(getattr(self.row, f"{name}_added_{end}")) for end in ends]
+            for name in STEPS
+        }
+        return {name: Span(*three) for name, three in values.items()}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator
 
 from reports import text, waterfall
 from reports.load import NAMES, Entry, Loads, conditions
-from reports.loadtext import change, reversed_at
+from reports.loadtext import reversed_at
 from reports.sheet import Drawn, Sheet
 from reports.style import INK, Palette
 
@@ -129,7 +129,7 @@ def _steps(loads: Loads, entry: Entry) -> dict[str, float] | None:
     base = loads.base(int(entry.concurrency))
     if base is None or entry.is_base or entry.request_ms != entry.request_ms:
         return None
-    parts = change(entry, base)
+    parts = {name: one.value for name, one in entry.added.items()}
     return {"dense": base.request_ms, **parts, "method": entry.request_ms}
 
 

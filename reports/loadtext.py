@@ -88,30 +88,26 @@ def _reversal(loads: Loads, entry: Entry) -> str:
     first = loads.at.get((entry.series, loads.counts[0]))
     if first is not None and first is not entry:
         said += f" (with {loads.counts[0]}: {first.gain.shown})"
-    base = loads.base(count)
-    return f"{said}. {cause(entry, base)}" if base is not None else f"{said}."
+    return f"{said}. {cause(entry)}"
 
 
-def change(entry: Entry, base: Entry) -> dict[str, float]:
-    """Milliseconds a request that each step adds to dense's; they add up to the difference."""
-    before = base.steps
-    return {name: value - before[name] for name, value in entry.steps.items()}
-
-
-def cause(entry: Entry, base: Entry) -> str:
-    """Which step costs most, and what the others add or save."""
-    parts = change(entry, base)
-    whole = sum(parts.values())
-    name = max(parts, key=lambda step: parts[step])
+def cause(entry: Entry) -> str:
+    """The step that adds most beyond its interval, and what the others add or save."""
+    parts = entry.added
+    whole = sum(one.value for one in parts.values())
+    in_all = f"{text.number(whole, 2, signed=True)} ms of the engine's time a request"
+    costly = {name: one for name, one in parts.items() if one.low > 0}
+    if not costly:
+        return f"It takes {in_all} more; no single step adds time beyond its interval."
+    name = max(costly, key=lambda step: costly[step].value)
+    one = costly[name]
     others = [
-        f"{NAMES[step]} {text.number(parts[step], 2, signed=True)}"
-        for step in sorted(parts, key=lambda step: -parts[step])
-        if step != name and abs(parts[step]) >= LEAST_SHARE * abs(whole)
+        f"{NAMES[step]} {text.number(parts[step].value, 2, signed=True)}"
+        for step in sorted(parts, key=lambda step: -parts[step].value)
+        if step != name and abs(parts[step].value) >= LEAST_SHARE * abs(whole)
     ]
-    said = (
-        f"The cause is {NAMES[name]}: {text.number(parts[name], 2, signed=True)} ms of the "
-        f"engine's time a request, of {text.number(whole, 2, signed=True)} ms in all"
-    )
+    said = f"The cause is {NAMES[name]}: {text.number(one.value, 2, signed=True)} ms "
+    said += f"{text.interval(one.low, one.high, 2, signed=True)}, of {in_all}"
     return f"{said} ({', '.join(others)})." if others else f"{said}."
 
 

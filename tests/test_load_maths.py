@@ -12,6 +12,7 @@ from harness.common.errors import UsageError
 from harness.families.catalog import shape_of
 from harness.options.load import Load, concurrency
 from harness.options.workload import is_workload, parse_workload
+from harness.store.columns.load import STEPS
 from harness.store.record import DROPPED, IMAGE, dense_record
 from harness.timing import loadmaths, loadrows
 from harness.timing.loadmaths import Observed, Round
@@ -127,7 +128,10 @@ def test_a_round_at_a_low_clock_counts_for_nothing_but_was_waited_for() -> None:
 
 def test_steps_add_up_to_a_request_s_share_of_the_time() -> None:
     rounds = rounds_of(np.random.default_rng(3))
-    steps = loadmaths.steps(rounds, selection=2.0, padded=0.25)
+    counts = loadmaths.draws(np.ones(9, bool), 0)
+    found = loadmaths.steps(rounds, [1.0, 3.0], padded=0.25, counts=counts, seed=0)
+    assert sum(found.values()) == pytest.approx(1e3 / loadmaths.rates(rounds, counts))  # each draw
+    steps = {name: values[0] for name, values in found.items()}
     total = sum(one.total for one in rounds) / (9 * 5)
     assert sum(steps.values()) == pytest.approx(total)
     assert steps["selection"] == pytest.approx(2.0 / 5)
@@ -182,6 +186,9 @@ def test_ratios_are_the_method_s_over_dense_s_of_the_same_rounds() -> None:
     assert row["kv_ratio"] == pytest.approx(half)
     assert row["tokens_per_s"] == pytest.approx(row["requests_per_s"] * row["n_out"])
     assert row["request_ms"] == pytest.approx(1e3 / row["requests_per_s"])
+    added = sum(row[f"{name}_added_ms"] for name in STEPS)
+    assert added == pytest.approx(-row["request_ms"])  # half of dense's
+    assert row["decode_added_low"] < row["decode_added_ms"] < row["decode_added_high"] < 0
     usable, weights = 24 * 2**30 * 0.95, 7.06e9 * 2
     most = (usable - weights) / (row["kv_mib"] / 5 * 2**20)  # activations are left out here
     assert 0.1 * most < row["fits"] < most

@@ -150,7 +150,7 @@ def test_the_reversal_is_told_with_its_cause(done: Path, table: Any) -> None:
     assert "Speed under load" in text
     assert "Reversed with 8 in flight: fastv serves 0." in text
     assert "although its layers process 75 % of the image tokens (with 1: 1." in text
-    assert "The cause is selection: +0.40 ms of the engine's time a request" in text
+    assert "The cause is selection: +0.40 ms [+0.40, +0.40], of +0." in text
     falls = pd.read_csv(done / "figures" / "load-waterfall.csv")
     falls = falls[falls.in_flight == 8].set_index("step").ms
     assert falls.drop("method").sum() == pytest.approx(falls["method"])

@@ -110,19 +110,19 @@ def time_all(
     """Time what is missing of some workloads, one after the other; True when a cell failed."""
     failed = False
     for number, work in enumerate(todo, start=1):
-        from harness.timing.workrun import PHASES, run_workload
+        from harness.timing.workrun import run_workload
 
-        how = PHASES
+        how: dict[str, Any] = {}
         if isinstance(work, Load):
             from harness.timing.loadrun import LOADED
 
-            how = LOADED
+            how = {"how": LOADED}
         title = f"[{number}/{len(todo)}] {work.spec}"
         with show.part(title, workload_part(work, grid, show.forecast), still=True) as on_round:
             notes = notes_before(grid, watch, busy)
             stage = partial(_stage, show, title)
             results = run_workload(
-                grid, bench, work, cells, store, watch, notes, on_round, stage, how
+                grid, bench, work, cells, store, watch, notes, on_round, stage, **how
             )
         failed = _say(results, title, show) or failed
     return failed

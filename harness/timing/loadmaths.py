@@ -144,33 +144,37 @@ def served(rounds: Sequence[Round], counts: NDArray[np.int64]) -> Served:
 
 
 # --- where the time goes ------------------------------------------------------------------------
-STEPS = ("vision", "selection", "prefill", "padding", "decode", "waiting", "rest")
+def steps(
+    rounds: Sequence[Round],
+    selection: Sequence[float],
+    padded: float,
+    counts: NDArray[np.int64],
+    seed: int,
+) -> dict[str, Floats]:
+    """[draws] milliseconds of the engine's time that a request takes, by step; they add up to it.
 
-
-def steps(rounds: Sequence[Round], selection: float, padded: float) -> dict[str, float]:
-    """Milliseconds of the engine's time that a request takes, by step; they add up to it.
-
-    ``selection``: ms of a batch, from a pass of its own. ``padded``: the share of the prompt's
-    positions that are padding; the rest of the prompt is divided by it. A batch's decoding is its
-    rows' mean time between first and last token, and its waiting the mean time after that.
+    ``selection``: ms of different batches, from a pass of their own, drawn by themselves.
+    ``padded``: the share of the prompt's positions that are padding; the rest of the prompt is
+    divided by it. A batch's decoding is its rows' mean time between first and last token, and its
+    waiting the mean time after that.
     """
-    size = np.mean([len(one.lengths) for one in rounds])
+    size = len(rounds[0].lengths)
 
-    def mean(values: Sequence[float]) -> float:
-        return float(np.mean(values) / size)
+    def mean(values: Sequence[float]) -> Floats:
+        return np.asarray(counts @ np.array(values) / counts.sum(1) / size)
 
-    total = mean([one.total for one in rounds])
-    vision = mean([one.phases.get("vision", 0.0) for one in rounds])
     prompt = mean([one.phases["prefill"] for one in rounds])
-    chosen = min(float(selection / size), prompt)
-    answering = [float((one.ends - one.stamps[0]).mean()) for one in rounds]
-    waiting = [float((one.stamps[-1] - one.ends).mean()) for one in rounds]
+    chosen = np.zeros(len(counts))
+    if len(selection):
+        drawn = draws(np.ones(len(selection), bool), seed)
+        chosen = np.minimum(drawn @ np.array(selection) / len(selection) / size, prompt)
     found = {
-        "vision": vision,
+        "vision": mean([one.phases.get("vision", 0.0) for one in rounds]),
         "selection": chosen,
         "prefill": (prompt - chosen) * (1 - padded),
         "padding": (prompt - chosen) * padded,
-        "decode": mean(answering),
-        "waiting": mean(waiting),
+        "decode": mean([float((one.ends - one.stamps[0]).mean()) for one in rounds]),
+        "waiting": mean([float((one.stamps[-1] - one.ends).mean()) for one in rounds]),
     }
-    return {**found, "rest": total - sum(found.values())}
+    total = mean([one.total for one in rounds])
+    return {**found, "rest": np.asarray(total - sum(found.values()))}

@@ -72,6 +72,12 @@ def total(batches: Sequence[Counted], name: str) -> float:
     return float(sum(getattr(one, name) for one in batches))
 
 
+def padding(batches: Sequence[Counted]) -> float:
+    """The share of the prompt's positions, over all layers, that are padding."""
+    padded, real = total(batches, "padded"), total(batches, "real")
+    return padded / (padded + real) if padded + real else 0.0
+
+
 @dataclass(frozen=True)
 class Memory:
     """What ``--gpu`` holds, and what a request takes of it beside its cache."""
@@ -107,8 +113,8 @@ class Loaded:
 
     rounds: Sequence[Round]
     counted: Sequence[Counted]
-    selection: Sequence[float]
     served: Served
+    steps: Mapping[str, Floats]
     memory: Memory | None
 
     def kv(self, counts: NDArray[np.int64]) -> Floats:
@@ -126,8 +132,10 @@ def loaded(
     room: Memory | None,
 ) -> Loaded:
     """A method's side, with the draws of rounds that all methods share."""
-    served = loadmaths.served(rounds, loadmaths.draws(keep, seed))
-    return Loaded(rounds, batches, selection, served, room)
+    counts = loadmaths.draws(keep, seed)
+    served = loadmaths.served(rounds, counts)
+    steps = loadmaths.steps(rounds, selection, padding(batches), counts, seed)
+    return Loaded(rounds, batches, served, steps, room)
 
 
 def row(
@@ -163,7 +171,7 @@ def row(
     if ours.memory is not None:
         other = dense.memory.fits(theirs) if dense and dense.memory and theirs is not None else None
         found |= {"gpu": ours.memory.name, **_measured("fits", ours.memory.fits(kv), other)}
-    return found | _shares(ours, kept)
+    return found | _steps(ours, dense)
 
 
 def raw_rows(
@@ -191,18 +199,22 @@ def _measured(name: str, values: Floats, dense: Floats | None, unit: str = "") -
     return found
 
 
-def _shares(ours: Loaded, kept: Sequence[Round]) -> dict[str, Any]:
-    """Where a request's share of the engine's time goes."""
-    padded, real = total(ours.counted, "padded"), total(ours.counted, "real")
-    share = padded / (padded + real) if padded + real else 0.0
-    chosen = float(np.mean(ours.selection)) if len(ours.selection) else 0.0
-    steps = loadmaths.steps(kept, chosen, share)
-    request, pictured = sum(steps.values()), total(ours.counted, "pictured")
-    return {
-        "padding_share": share,
-        "waiting_share": steps["waiting"] / request,
-        "selection_share": steps["selection"] / request,
+def _steps(ours: Loaded, dense: Loaded | None) -> dict[str, Any]:
+    """Where a request's share of the engine's time goes, and what each step adds to dense's."""
+    first = {name: float(values[0]) for name, values in ours.steps.items()}
+    request, pictured = sum(first.values()), total(ours.counted, "pictured")
+    found = {
+        "padding_share": padding(ours.counted),
+        "waiting_share": first["waiting"] / request,
+        "selection_share": first["selection"] / request,
         "kept_share": total(ours.counted, "kept") / pictured if pictured else None,
         "request_ms": request,
-        **{f"{name}_ms": value for name, value in steps.items()},
+        **{f"{name}_ms": value for name, value in first.items()},
     }
+    base = dense.steps if dense is not None else {}
+    for name in base:
+        added = loadmaths.interval(ours.steps[name] - base[name])
+        if added is not None:
+            found |= {f"{name}_added_ms": added.value, f"{name}_added_low": added.low}
+            found |= {f"{name}_added_high": added.high}
+    return found

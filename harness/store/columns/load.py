@@ -14,6 +14,18 @@ def _ratio(of: str) -> str:
 """
 
 
+STEPS = ("vision", "selection", "prefill", "padding", "decode", "waiting", "rest")
+
+
+def _added(step: str) -> str:
+    """What a step adds to dense's, with its interval."""
+    return f"""
+{step}_added_ms | float | ms | `{step}_ms` over dense's: what it adds, below 0 what it saves
+{step}_added_low | float | ms | 95 % interval: bootstrap over whole rounds
+{step}_added_high | float | ms | its upper end
+"""
+
+
 def _percentiles(name: str, what: str) -> str:
     """Median and 95th percentile of a time, each with its ratio to dense."""
     return "".join(
@@ -72,6 +84,9 @@ padding_ms | float | ms | of it: the rest of the prompt, padding (by share of po
 decode_ms | float | ms | of it: the other tokens of the answers
 waiting_ms | float | ms | of it: slots whose answer had ended
 rest_ms | float | ms | of it: what is in none of these
+""",
+    *(_added(step) for step in STEPS),
+    """
 agreement | float | share | rows of a batch that answer as they do alone
 rejected | int | rounds | left out because the clock had dropped
 notes | text | | what the run remarked
