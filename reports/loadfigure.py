@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -14,6 +15,7 @@ from reports.sheet import Drawn, Sheet
 from reports.style import INK, Palette
 
 MOST = 6
+LEGEND = 3  # names in a line
 HEADER = ("requests", "model", "label", "in_flight", "requests_per_s", "low", "high") + (
     "ratio", "ratio_low", "ratio_high",
 )  # fmt: skip
@@ -77,6 +79,8 @@ def _lines(axes: Axes, loads: Loads, palette: Palette, of_dense: bool) -> None:
             axes.vlines(x, low, high, color=colour, linewidth=1.4)
         axes.plot(x, value, color=colour, marker=palette.marker(series), markersize=4.5,
                   label=entries[0].name, linewidth=1.4)  # fmt: skip
+    if axes.lines:  # dense alone has no ratio
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=LEGEND)
     axes.set_xscale("log", base=2)
     axes.set_xticks(loads.counts, [str(count) for count in loads.counts])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -86,7 +90,6 @@ def _lines(axes: Axes, loads: Loads, palette: Palette, of_dense: bool) -> None:
     else:
         axes.set_ylim(bottom=0)
         axes.set_ylabel("requests/s")
-        axes.legend(frameon=False, loc="upper left")
     axes.set_xlabel("requests in flight")
 
 
@@ -130,6 +133,8 @@ def _steps(loads: Loads, entry: Entry) -> dict[str, float] | None:
     if base is None or entry.is_base or entry.request_ms != entry.request_ms:
         return None
     parts = {name: one.value for name, one in entry.added.items()}
+    if math.isnan(sum(parts.values())):
+        return None
     return {"dense": base.request_ms, **parts, "method": entry.request_ms}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from reports import text
 from reports.load import NAMES, Entry, Loads
 from reports.summary import Summary
@@ -88,13 +90,15 @@ def _reversal(loads: Loads, entry: Entry) -> str:
     first = loads.at.get((entry.series, loads.counts[0]))
     if first is not None and first is not entry:
         said += f" (with {loads.counts[0]}: {first.gain.shown})"
-    return f"{said}. {cause(entry)}"
+    return f"{said}. {cause(entry)}".rstrip()
 
 
 def cause(entry: Entry) -> str:
     """The step that adds most beyond its interval, and what the others add or save."""
     parts = entry.added
     whole = sum(one.value for one in parts.values())
+    if math.isnan(whole):
+        return ""
     in_all = f"{text.number(whole, 2, signed=True)} ms of the engine's time a request"
     costly = {name: one for name, one in parts.items() if one.low > 0}
     if not costly:
