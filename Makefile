@@ -44,7 +44,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(PY) run_suite.py --methods gamma,pmod --bench gqa,textvqa --out runs/demo \
-		--batch-size 8 --analyse arank --analyse-samples 20 --with-throughput --n-out 8 --max-seconds 10
+		--limit 300 --analyse arank --analyse-samples 10 --with-throughput \
+		--workload bench=gqa:n_out=8:batch=8 --warmup 2 --max-seconds 5
 	@echo
 	@echo "Report: `pwd`/runs/demo/report.html (open it in a browser)"
 	@echo "Next, a method of your own:  $(PY) run_suite.py --list methods"

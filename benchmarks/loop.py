@@ -25,10 +25,15 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from harness.common.threads import prepare  # noqa: E402
+
+prepare()  # both loops wait as a run does
+
+import torch  # noqa: E402
 
 import methods  # noqa: E402
 from harness.bench.benches import resolve_bench  # noqa: E402

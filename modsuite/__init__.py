@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.common.threads import prepare
 from modsuite import hook
 from modsuite.errors import Error
 
@@ -47,6 +48,7 @@ __all__ = [
     "methods", "parse", "routed",
 ]  # fmt: skip
 
+prepare()
 hook.install()
 
 

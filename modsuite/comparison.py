@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,7 @@ def compare(
     bench: str | Sequence[str],
     *,
     limit: int | None = None,
-    batch_size: int = 1,
+    batch_size: int | str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     against: str | Sequence[str] | None = None,
@@ -99,8 +100,11 @@ def compare(
     flags by their names with underscores (`controls=True`, `data="hub"`, `margin=1`, ...). Raises
     Error, also when a cell failed (the others are kept in the run directory).
     """
+    from harness.common.ranks import from_environment
     from modsuite.model import load
 
+    if not from_environment(os.environ).alone:
+        raise Error("compare: works in one process; under torchrun use the command, run_suite.py")
     mine = load(model) if isinstance(model, str) else model
     words = {
         "methods": methods, "bench": bench, "limit": limit, "batch_size": batch_size,
@@ -108,6 +112,7 @@ def compare(
     }  # fmt: skip
     with spoken():
         from harness.common.errors import EXIT_INTERRUPTED, EXIT_OK
+        from harness.common.threads import kept
         from harness.jobs.benchmarks import Benchmarks
         from harness.jobs.runner import run
         from harness.store.rundir import default_out
@@ -118,7 +123,7 @@ def compare(
         if out is None:
             argv += ["--out", str(path)]
         said, wrong = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(wrong):
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(wrong), kept():
             require_files(mine.session)
             code = run(Benchmarks(_settings([*argv, "--quiet"]), argv, mine.session))
     if code == EXIT_INTERRUPTED:

@@ -17,6 +17,7 @@ from reports.summary import Summary
 ENTRIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Model revision", ("revision", "model.revision", "model_revision")),
     ("Device", ("device_name", "device.name", "device", "settings.device")),
+    ("Threads", ("threads", "timing.threads")),
     ("Precision", ("dtype", "settings.dtype")),
     ("Attention", ("attn", "attention", "settings.attn")),
     ("Batch size", ("batch_size", "batch", "settings.batch_size")),
@@ -42,7 +43,6 @@ TIMING: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 BESIDE: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Timed on", ("timing.device_name",)),
-    ("Threads", ("timing.threads",)),
     ("Clock", ("timing.clock",)),
     ("Device state", ("timing.device_state",)),
     ("Rounds asked for", ("settings.repeats",)),

@@ -6,6 +6,7 @@ Unmarked tests run everywhere: CPU, no network, seconds. ``slow`` tests run with
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -70,15 +71,43 @@ def _empty(sheet: Any, folder: Path, title: str, caption: str, alts: Any, table:
     return Drawn(sheet.name, title, caption, "", rows, wide=sheet.columns == 1)
 
 
-@pytest.fixture(scope="module")
-def unpainted() -> Iterator[None]:
-    """Reports of this module's tests have their figures' tables and no pictures.
+PAINT: list[Any] = []  # how a sheet is really saved
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Figures of a report are their tables, and no pictures, unless a module is ``painted``.
 
     Painting takes two thirds of a report's time, and most tests read words and tables.
     """
+    from reports.sheet import Sheet
+
+    PAINT.append(Sheet.save)
+    Sheet.save = _empty  # type: ignore[method-assign]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported is no garbage: looking it through again and again takes a tenth."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+def _painted() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reports.sheet.Sheet.save", _empty)
+        patch.setattr("reports.sheet.Sheet.save", PAINT[0])
         yield
+
+
+@pytest.fixture
+def painted() -> Iterator[None]:
+    """Reports of this test have their pictures."""
+    yield from _painted()
+
+
+@pytest.fixture(scope="module")
+def painted_module() -> Iterator[None]:
+    """Reports of this module's tests have theirs, those of its fixtures as well."""
+    yield from _painted()
 
 
 @pytest.fixture(autouse=True)

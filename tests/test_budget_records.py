@@ -12,8 +12,6 @@ from harness.store.csvfile import read_rows
 from reports import build_report, numbering
 from tests.fakes import FakeRun, run
 
-pytestmark = pytest.mark.usefixtures("unpainted")
-
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:

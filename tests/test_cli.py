@@ -165,7 +165,7 @@ def test_every_flag_of_the_contract_is_known_and_kept() -> None:
 def test_defaults() -> None:
     _, settings = parse(["--methods", "pmod", "--bench", "gqa"])
     assert settings == Settings(methods=("pmod",), bench=("gqa",))
-    assert (settings.model, settings.data, settings.batch_size) == ("tiny-llava", "auto", 1)
+    assert (settings.model, settings.data, settings.batch_size) == ("tiny-llava", "auto", None)
 
 
 def test_data_may_be_a_folder(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def parsed(text: str) -> list[dict[str, str]]:
 
 
 def test_markdown_has_the_numbers_of_averages_and_stands_alone_on_standard_output(
-    path: Path, capsys: pytest.CaptureFixture[str], unpainted: None, tmp_path: Path
+    path: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     argv = ["--plots-only", str(path), "--out", str(tmp_path / "out"), "--table", "md"]
     assert main(argv) == 0

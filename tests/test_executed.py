@@ -22,7 +22,7 @@ from harness.cost.executed import executed
 from harness.cost.findings import RefereeError
 from harness.cost.ledger import sample_cost
 from harness.cost.readouts import read_out
-from harness.cost.referees import Referees
+from harness.cost.referees import referees_for
 from harness.cost.replica import DependsOnWeights, predicted_record
 from harness.engine import routed
 from harness.families import tiny
@@ -138,7 +138,7 @@ def test_the_text_tower_counts_where_a_method_asks_it(name: str) -> None:
     cost = sample_cost(record, shape, itemsize=8)
     assert cost.whole == pytest.approx(ran.tflops, rel=1e-12)
     assert cost.router > 0.2 * ran.tflops  # two chunks of 77 tokens: no small part here
-    for scopes in Referees(shape).sample(record).values():
+    for scopes in referees_for(shape).sample(record).values():
         assert scopes["router"] == pytest.approx(cost.router, rel=1e-12)
 
 
@@ -152,7 +152,7 @@ def test_three_counters_agree_on_what_every_method_does(spec: str) -> None:
     except DependsOnWeights:
         pytest.skip("its counts depend on weights")
     shape = shape_from_config(SMALL, "small")
-    found = read_out(record, shape, 2, spec != "blind", Referees(shape))
+    found = read_out(record, shape, 2, spec != "blind", referees_for(shape))
     for scope in ("router", "projector"):
         for counter in ("fvcore", "torch"):
             theirs, ours = found[f"tflops_{scope}_{counter}"], found[f"tflops_{scope}"]
@@ -194,5 +194,5 @@ def test_a_record_without_notes_has_no_router_line(tmp_path: Path) -> None:
         record = RoutingRecord.from_npz(tmp_path / f"{name}.npz")
         cost = sample_cost(record, shape, itemsize=2)
         assert cost.router == router
-        for scopes in Referees(shape).sample(record).values():
+        for scopes in referees_for(shape).sample(record).values():
             assert scopes["router"] == router

@@ -13,7 +13,7 @@ import torch
 import methods
 from harness.cost.ledger import sample_cost
 from harness.cost.readouts import read_out
-from harness.cost.referees import Referees
+from harness.cost.referees import referees_for
 from harness.engine import encode_images, routed
 from harness.families.catalog import shape_from_config
 from harness.families.sight import summed, tower_parts
@@ -205,7 +205,7 @@ def test_a_tower_without_class_token_is_counted_without_one() -> None:
     assert cost.vision is not None
     assert own == round(cost.vision * 1e12) + projector + rows
     assert not hasattr(tower.embeddings, "class_embedding")
-    read_out(record, shape, 4, vision_runs=True, referees=Referees(shape))  # or RefereeError
+    read_out(record, shape, 4, vision_runs=True, referees=referees_for(shape))
 
 
 def test_flops_follow_the_merge_and_the_counters_agree() -> None:
@@ -226,7 +226,9 @@ def test_flops_follow_the_merge_and_the_counters_agree() -> None:
         assert cost.projector == pytest.approx(images * 2 * 26 * (d * width + width**2) / 1e12)
         rows = [c for c in record.scoring if c["kind"] == "tower_rows"]
         assert sum(c["calls"] * c["tokens"] ** 2 for c in rows) == images * (37**2 + 32**2)
-        read_out(record, shape, 4, vision_runs=True, referees=Referees(shape))  # or RefereeError
+        read_out(
+            record, shape, 4, vision_runs=True, referees=referees_for(shape)
+        )  # or RefereeError
     record = records[0]
     assert sample_cost(record, shape, 4).vision < summed(tower_parts(vision, 1), "vision") / 1e12  # type: ignore[operator]
     stored = unpack(pack(record))

@@ -18,7 +18,7 @@ from harness.common.errors import UsageError
 from harness.cost.executed import executed
 from harness.cost.ledger import sample_cost
 from harness.cost.modules import decoder_like
-from harness.cost.referees import Referees
+from harness.cost.referees import referees_for
 from harness.engine import find_parts, routed
 from harness.families.catalog import FAMILIES, completed, shape_from_config, shape_of
 from harness.store.csvfile import read_rows
@@ -194,7 +194,7 @@ def test_what_runs_is_what_the_ledger_says(text: str, spec: str) -> None:
     cost = sample_cost(record, shape, itemsize=4, vision_runs=method.needs_images)
     assert cost.whole == pytest.approx(ran.tflops, rel=1e-12)
     parts = find_parts(model)
-    counted = Referees(shape, decoder_like(parts.layers[0], parts.config))
+    counted = referees_for(shape, decoder_like(parts.layers[0], parts.config))
     for scopes in counted.sample(record).values():
         assert scopes["llm_prefill"] == pytest.approx(cost.prefill["full"], rel=1e-9)
         assert scopes["llm_decode"] == pytest.approx(cost.decode, rel=1e-9)
@@ -247,6 +247,7 @@ def test_published_sizes() -> None:
     assert total == pytest.approx(7.24e9 + 16 * 3 * 3 * 4096 * 14336, rel=0.001)
 
 
+@pytest.mark.slow
 def test_costs_without_weights(tmp_path: Path) -> None:
     argv = ["--costs-only", "--methods", "fastv", "--model", PHI, "--quiet"]
     assert main([*argv, "--out", str(tmp_path / "run")]) == 0

@@ -282,7 +282,7 @@ def test_a_prompt_keeps_its_images_with_it(folder: Path) -> None:
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_repository_is_evaluated(folders: dict[str, Path], name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    argv = ["--model", str(folders[name]), "--bench", "gqa", "--data", "mini", "--limit", "4"]
+    argv = ["--model", str(folders[name]), "--bench", "gqa", "--data", "mini", "--limit", "2"]
     argv += ["--device", "cpu", "--dtype", "float32", "--batch-size", "2", "--quiet"]
     assert main([*argv, "--methods", "fastv,pool", "--out", str(out)]) == 0
     rows = {row["method"]: row for row in read_rows(out / "cells.csv")}

@@ -97,6 +97,7 @@ def state(path: Path) -> dict[Path, tuple[int, bytes]]:
     }
 
 
+@pytest.mark.usefixtures("painted")
 def test_plots_go_where_out_says_and_the_run_stays_as_it_is(tmp_path: Path) -> None:
     run, out = small(tmp_path / "run"), tmp_path / "a" / "report"
     for place in [run, *run.rglob("*")]:  # as on a read-only disk

@@ -20,6 +20,7 @@ from harness.cost.replica import predicted_record
 from harness.families.catalog import KNOWN, REGISTRY, shape_from_config, shape_of
 from harness.families.shapes import ModelShape
 from tests.fakes import FakeRun, run
+from tests.tiers import some
 
 SMALL = {
     "model_type": "llava",
@@ -46,7 +47,23 @@ def shape() -> ModelShape:
     return shape_from_config(SMALL, "small")
 
 
-@pytest.mark.parametrize("model", ["tiny-llava", *KNOWN])
+A_FAMILY = (
+    "tiny-llava",
+    "llava-hf/llava-1.5-7b-hf",
+    "llava-hf/llava-v1.6-mistral-7b-hf",
+    "llava-hf/LLaVA-NeXT-Video-7B-hf",
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    "Qwen/Qwen2-VL-7B-Instruct",
+    "Qwen/Qwen2.5-VL-7B-Instruct",
+    "Qwen/Qwen3-VL-8B-Instruct",
+    "OpenGVLab/InternVL3-8B-hf",
+    "llava-hr-7b",
+    "mini-gemini-hd-7b",
+    "moe-llava-2.7b-4e",
+)
+
+
+@pytest.mark.parametrize("model", some(["tiny-llava", *KNOWN], *A_FAMILY))
 def test_three_counters_agree_on_every_known_model(model: str) -> None:
     """Multiply-accumulates doubled; layers with a cache, without, and one query behind one."""
     found = Referees(shape_of(model)).examine()

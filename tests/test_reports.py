@@ -22,6 +22,8 @@ from reports.summary import summarise
 from reports.tables import normalised
 from tests.fixtures.runs import write_run
 
+pytestmark = pytest.mark.usefixtures("painted_module")
+
 METHODS = ("dense", "gamma", "pmod", "fastv k=3 r=0.75", "blind")
 FIGURES = ("pareto", "ranking", "heatmap", "retention_image")
 

@@ -18,8 +18,6 @@ from reports.summary import Summary, summarise
 from reports.tables import cells, overview
 from tests.fakes import FakeRun, run
 
-pytestmark = pytest.mark.usefixtures("unpainted")
-
 Rows = list[dict[str, str]]
 
 

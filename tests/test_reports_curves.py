@@ -14,8 +14,6 @@ from reports.rundata import load_run
 from reports.summary import summarise
 from tests.fakes import FakeRun, fake_record, run
 
-pytestmark = pytest.mark.usefixtures("unpainted")
-
 BUDGETS = ("0.8125", "0.625")
 
 

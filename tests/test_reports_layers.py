@@ -13,8 +13,6 @@ from reports import build_report
 from tests.fixtures.runs import write_run
 from tests.test_reports import Page
 
-pytestmark = pytest.mark.usefixtures("unpainted")
-
 DEPTH = 12
 ARANK = ("model", "bench", "variant", "layer", "n_samples", "arank", "arank_std", "ci_low")
 ARANK += ("ci_high", "dense", "tokens_mean", "data", "seconds")

@@ -29,7 +29,7 @@ def rendered(markdown: str) -> str:
     return html.unescape(re.sub(r"^<p>|</p>$", "", made))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(TEXT)
 @example(NASTY)
 @example("1. a")
@@ -45,7 +45,7 @@ def test_escaped_text_is_read_as_it_stands(text: str) -> None:
     assert not re.search(r"(?<!\\)://|www(?<!\\)\.", escape(text), re.IGNORECASE)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(st.sampled_from("`~a \n"), max_size=30))
 def test_a_fence_holds_whatever_stands_in_it(code: str) -> None:
     tokens = PARSER.parse(f"before\n\n{fenced(code)}\n\nafter")

@@ -168,6 +168,7 @@ def test_a_verdict_against_its_own_p_value_is_left_out(tmp_path: Path) -> None:
     assert any("comparisons.csv" in notice for notice in summary.run.notices)
 
 
+@pytest.mark.usefixtures("painted")
 def test_the_page_opens_with_the_table_and_folds_the_benches(run: Path, tmp_path: Path) -> None:
     page = build_report(run, tmp_path / "out").read_text(encoding="utf-8")
     first = page[page.index('<section id="overview"') : page.index('<section id="pairs"')]

@@ -35,7 +35,7 @@ def small(path: Path, methods: tuple[str, ...] = FEW, **choices: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, painted_module: None) -> Path:
     path = small(tmp_path_factory.mktemp("runs") / "routed", METHODS)
     build_report(path)
     return path

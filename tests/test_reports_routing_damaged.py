@@ -19,8 +19,7 @@ from reports.summary import summarise
 from tests.fixtures.routing import make_record
 from tests.test_reports import Page
 from tests.test_reports_routing import FEW, METHODS, payload, small
-
-pytestmark = pytest.mark.usefixtures("unpainted")
+from tests.tiers import some
 
 
 def with_meta(text: str) -> bytes:
@@ -49,11 +48,12 @@ DAMAGE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["00-0.npz", "00-0.json"])
-@pytest.mark.parametrize("content", DAMAGE)
-def test_a_damaged_sample_is_one_notice_and_a_gap(
-    tmp_path: Path, name: str, content: bytes
-) -> None:
+VICTIMS = [(name, content) for content in DAMAGE for name in ("00-0.npz", "00-0.json")]
+
+
+@pytest.mark.parametrize("case", some(VICTIMS, *VICTIMS[::3]))
+def test_a_damaged_sample_is_one_notice_and_a_gap(tmp_path: Path, case: tuple[str, bytes]) -> None:
+    name, content = case
     path = small(tmp_path / "damaged")
     victim = next((path / "routing").glob(f"*/{name}"))
     victim.write_bytes(content)

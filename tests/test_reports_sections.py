@@ -164,6 +164,7 @@ def _lead(summary: Summary, bench: str) -> float:
     return scores[0].value - scores[1].value if scores[0] and scores[1] else 0.0
 
 
+@pytest.mark.usefixtures("painted")
 def test_heat_map_marks_the_significant_cells_alone(tmp_path: Path) -> None:
     run_dir = write_run(tmp_path / "run")
     summary = summarise(load_run(run_dir))

@@ -18,8 +18,6 @@ from reports.summary import summarise
 from reports.tables import cells, overview
 from tests.fakes import DOCUMENTS, FakeRun, run
 
-pytestmark = pytest.mark.usefixtures("unpainted")
-
 CHANGED = 5  # answers of uniform that say the same with other words, so that no score differs
 
 

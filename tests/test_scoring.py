@@ -11,7 +11,7 @@ import torch
 
 import methods
 from harness.cost.ledger import sample_cost
-from harness.cost.referees import Referees
+from harness.cost.referees import referees_for
 from harness.cost.replica import predicted_record
 from harness.engine import find_parts, routed
 from harness.families.catalog import config_for, shape_from_config, shape_of
@@ -161,6 +161,6 @@ def test_counters_on_real_modules_agree() -> None:
     by_hand += 2 * (9 * 32 * 32 + 9 * 32 * 16 + 9 * 9 * 32)
     cost = sample_cost(record, shape, itemsize=4)
     assert cost.router == by_hand / 1e12
-    for scopes in Referees(shape).sample(record).values():
+    for scopes in referees_for(shape).sample(record).values():
         assert scopes["router"] == cost.router
         assert scopes["lm_head"] == cost.lm_head

@@ -52,9 +52,9 @@ def stopped(
         ("harness.options.settings", signal.SIGHUP),
         ("methods", signal.SIGINT),
         ("numpy._core._multiarray_umath", signal.SIGTERM),
-        ("torch.nn", signal.SIGHUP),
-        ("harness.model.loading", signal.SIGTERM),
-        ("harness.bench.benches", signal.SIGINT),
+        pytest.param("torch.nn", signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param("harness.model.loading", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("harness.bench.benches", signal.SIGINT, marks=pytest.mark.slow),
         ("harness.bench.loop", signal.SIGTERM),
     ],
 )
@@ -129,7 +129,11 @@ def test_a_reader_that_goes_ends_no_run(fail: str, code: int, deaf: int, tmp_pat
     [
         ("--list methods", 0),
         ("--list nothing", 2),
-        ("--costs-only --model llava-hf/llava-1.5-7b-hf --methods fastv --out {out}", 0),
+        pytest.param(
+            "--costs-only --model llava-hf/llava-1.5-7b-hf --methods fastv --out {out}",
+            0,
+            marks=pytest.mark.slow,
+        ),
         ("--diff {one} {two}", 0),
     ],
 )

@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn(tmp_path_factory: pytest.TempPathFactory, painted_module: None) -> Path:
     """The same run with its report, drawn once."""
     path = write(tmp_path_factory.mktemp("runs") / "timed")
     build_report(path)
@@ -261,6 +261,7 @@ def test_a_throttled_device_is_a_watermark_of_its_own(run: Path) -> None:
     assert watermark([]) == ""
 
 
+@pytest.mark.usefixtures("painted")
 def test_numbers_of_the_mini_model_are_marked_beside_what_disturbed_them(run: Path) -> None:
     for name in ("throughput.csv", "cells.csv"):
         frame = pd.read_csv(run / name)

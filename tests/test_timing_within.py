@@ -24,7 +24,7 @@ WORK = "bench=gqa:n_out=2:batch=1"
 
 
 def command(out: Path, *more: str) -> list[str]:
-    base = ["--methods", "pmod", "--bench", "gqa", "--limit", "1"]
+    base = ["--methods", "pmod", "--bench", "gqa", "--limit", "1", "--batch-size", "1"]
     return [*base, "--with-throughput", "--n-out", "2", *LITTLE, "--out", str(out), *more]
 
 
@@ -90,6 +90,7 @@ def test_nothing_is_left_to_do_the_third_time(done: Path, monkeypatch: pytest.Mo
     assert (done / "throughput.csv").read_bytes() == table
 
 
+@pytest.mark.usefixtures("painted")
 def test_the_report_joins_times_to_accuracy(done: Path) -> None:
     (done / "report.html").unlink()
     assert main(["--plots-only", str(done)]) == 0
@@ -201,7 +202,6 @@ def test_an_ordinary_run_records_and_resumes_as_before(tmp_path: Path) -> None:
         (["--layers", "2"], "--layers has no meaning with a run on benchmarks"),
         (["--n-text", "5"], "--n-text has no meaning with a run on benchmarks"),
         (["--workload", "batch=2"], "--n-out has no meaning beside --workload"),
-        (["--batch-size", "auto"], "a time belongs to one batch size"),
         (["--repeats", "5"], "at least 6"),
         (["--n-out", str(10**9)], "no batch fits"),
     ],
@@ -225,6 +225,7 @@ def test_a_study_is_not_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 # --- the device's state, from a reader that pretends ------------------------------------------
+@pytest.mark.usefixtures("painted")
 def test_a_busy_and_throttled_gpu_is_said_everywhere(
     interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

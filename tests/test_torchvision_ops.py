@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from harness.common.roots import ROOT
 
 
@@ -16,6 +18,7 @@ def run(code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow  # as every test that imports an image processor
 def test_torchvision_and_image_processors_import() -> None:
     out = run(
         "from harness.common.torchvision_ops import declare_missing_ops as declare\n"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness.command.cli import main
 from harness.common.roots import ROOT
 from harness.model.checkpoints import CheckpointError, load_checkpoint
 from methods import parse
@@ -53,18 +54,18 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_code_is_refused_in_one_line_whatever_stdin_says(trap: Path, name: str) -> None:
+def test_code_is_refused_in_one_line_whatever_stdin_says(
+    trap: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     spoil, words = RUNS[name]
     spoil(trap)
-    command = [sys.executable, "run_suite.py", "--model", str(trap), "--methods", "dense"]
-    run = subprocess.run(
-        [*command, *words.split(), "--out", str(trap.parent / "run")],
-        input="y\n" * 9, capture_output=True, text=True, cwd=ROOT, timeout=300,
-    )  # fmt: skip
-    assert not (trap.parent / "ran").exists()
-    assert run.returncode == 2 and not (trap.parent / "run").exists()
-    assert "'auto_map' asks for code of its own" in run.stderr
-    assert len(run.stderr.splitlines()) == 1
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    command = ["--model", str(trap), "--methods", "dense", "--quiet", *words.split()]
+    assert main([*command, "--out", str(trap.parent / "run")]) == 2
+    assert not (trap.parent / "ran").exists() and not (trap.parent / "run").exists()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "'auto_map' asks for code of its own" in said[0]
+    assert sys.stdin.read() == "y\n" * 9  # nobody asked
 
 
 def test_every_automatic_class_is_told_not_to_run_code() -> None:

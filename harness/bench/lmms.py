@@ -8,22 +8,24 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from lmms_eval.api.model import lmms
 
 from harness.bench.answerboxes import BOX_TASKS, in_image
+from harness.bench.dealing import Alone, Dealer, compose
 from harness.bench.generation import Generator
 from harness.bench.pictures import Boxes, words
 from harness.bench.prompter import Prompter
-from harness.bench.remarks import remarks
+from harness.bench.remarks import Tally
 from harness.bench.request import MAX_NEW_TOKENS, GenerationKwargs, Request
 from harness.common.errors import CellError, HarnessError, UsageError
 from harness.store.packing import pack
-from harness.store.response_log import Answer, Batch, ResponseLog
+from harness.store.response_log import Answer, Answers, Batch, ResponseLog
 
+OUT_OF_MEMORY = "out of memory"
 NAMED = 4  # samples of a failed batch that its error names
 OnBatch = Callable[[int, int], None]  # answered requests, all requests
 OnImage = Callable[[str, Any], None]  # image id, PIL image of a pictured sample
@@ -34,7 +36,8 @@ class RoutedModel(lmms):
 
     Requests with the same generation settings are answered together, the longest first when the
     batch size is above 1, in document order otherwise. A batch that does not fit in memory is
-    halved, once for all that follow; a single sample that does not fit ends the cell.
+    halved, and all that follow here; a single sample that does not fit ends the cell. ``dealer``
+    says which batches are this process's to answer.
     """
 
     is_simple = True  # requests carry a context and a function that gives the images
@@ -52,6 +55,7 @@ class RoutedModel(lmms):
         on_batch: OnBatch | None = None,
         pictured: Callable[[int], bool] | None = None,
         on_image: OnImage | None = None,
+        dealer: Dealer | None = None,
     ) -> None:
         super().__init__()
         self.accelerator = None  # lmms-eval would make one; a single process needs none
@@ -63,13 +67,15 @@ class RoutedModel(lmms):
         self.on_batch = on_batch
         self.pictured = pictured or (lambda position: True)
         self.on_image = on_image
+        self.dealer: Dealer = dealer or Alone()
         self.boxes = Boxes()
         self.answering = False  # whether documents are asked for one by one by now
         self.first: Request | None = None  # of those that are pictured
         self.notes: list[str] = []
         if not prompter.has_template:
             self.notes.append("the model has no chat template: prompts in the form of LLaVA-1.5")
-        self.answers: dict[tuple[str, str], Answer] = {}
+        self.answers: Mapping[tuple[str, str], Answer] = {}  # read from the log when asked for
+        self.tally = Tally()
         self.seconds = 0.0
 
     def found_truncated(self) -> None:
@@ -94,7 +100,7 @@ class RoutedModel(lmms):
     def answer_notes(self) -> list[str]:
         """What must be said of the answers."""
         framed = self.prompter.family.boxes_in_frame
-        return remarks(self.answers, self.generator.context, framed)
+        return self.tally.remarks(self.generator.context, framed)
 
     @property
     def device(self) -> torch.device:
@@ -111,20 +117,24 @@ class RoutedModel(lmms):
         wanted = [self._request(position, one) for position, one in enumerate(requests)]
         self.first = self.first or next((r for r in wanted if self.pictured(r.position)), None)
         order = self._order(wanted)
+        batches = compose(order, self.batch_size)
         log = self.open_log(self._fingerprint(order))
-        answers: dict[int, Answer] = {}
-        for batch in log.done:
-            self._take(batch, answers)
-        if self.on_batch is not None:
-            self.on_batch(len(answers), len(wanted))
-        for batch in self._run([r for r in order if r.position not in answers]):
-            log.append(batch)
-            self._take(batch, answers)
-            if self.on_batch is not None:
-                self.on_batch(len(answers), len(wanted))
-        for request in wanted:
-            self.answers[request.task, request.doc_id] = answers[request.position]
-        return [answers[request.position].for_scoring for request in wanted]
+        asked, self.batch_size = self.batch_size, self._ran_at(log)
+        mine = self._answer(batches, log, len(wanted))
+        self.notes = self.dealer.close(self.notes)
+        log.refresh()
+        self.batch_size = self._ran_at(log)
+        if self.batch_size < asked and not any(OUT_OF_MEMORY in note for note in self.notes):
+            self.notes.append(f"batch size {self.batch_size} after running {OUT_OF_MEMORY} earlier")
+        if len(log) < len(wanted):
+            raise CellError(
+                f"{len(wanted) - len(log)} of {len(wanted)} answers are in no log here: all "
+                "processes must write to one folder; on several machines --out on a shared one"
+            )
+        self.seconds = log.seconds
+        self._show(log, (r for r in wanted if r.position not in mine))
+        self.answers = Answers(log, {(r.task, r.doc_id): r.position for r in wanted})
+        return [self._told(log.answer(r.position), r.task) for r in wanted]
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Refused: given answers would be routed as part of the prompt, not as answers."""
@@ -180,23 +190,47 @@ class RoutedModel(lmms):
         return digest.hexdigest()
 
     # --- batches ----------------------------------------------------------------------------
-    def _run(self, todo: list[Request]) -> Iterator[Batch]:
-        """Answer what is left, batch by batch, halving the batch size when memory runs out."""
-        place = 0
-        while place < len(todo):
-            how = todo[place].how
-            batch = [r for r in todo[place : place + self.batch_size] if r.how == how]
-            started = time.perf_counter()
-            # The same draw for the same batch, whether or not others ran before it.
-            torch.manual_seed((self.seed * 1_000_003 + batch[0].position) % 2**63)
-            outputs = self._try(batch)
-            if outputs is None:
-                self._halve(len(batch), batch[0])
-                continue
-            answers = tuple(self._keep(r, o) for r, o in zip(batch, outputs, strict=True))
-            positions = tuple(r.position for r in batch)
-            yield Batch(positions, answers, self.batch_size, time.perf_counter() - started)
-            place += len(batch)
+    def _answer(self, batches: list[list[Request]], log: ResponseLog, everything: int) -> set[int]:
+        """Answer what is left of the batches that are dealt to this process; returns what it did.
+
+        A batch that does not fit in memory is halved, and so are those that follow.
+        """
+        before, mine = len(log), set[int]()
+        self._on_batch(before, everything)
+        while (number := self.dealer.take()) < len(batches):
+            left = [request for request in batches[number] if request.position not in log]
+            while left:
+                batch = left[: self.batch_size]
+                done = self._one(batch)
+                if done is None:
+                    self._halve(len(batch), batch[0])
+                    continue
+                log.append(done)
+                mine.update(done.positions)
+                left = left[len(batch) :]
+                answered = self.dealer.answered(len(batch), done.seconds)
+                self._on_batch(min(before + answered, everything), everything)
+        return mine
+
+    def _ran_at(self, log: ResponseLog) -> int:
+        """The smallest batch size that anybody came down to."""
+        return min(self.batch_size, log.batch_size or self.batch_size)
+
+    def _on_batch(self, answered: int, everything: int) -> None:
+        if self.on_batch is not None:
+            self.on_batch(answered, everything)
+
+    def _one(self, batch: list[Request]) -> Batch | None:
+        """A batch's answers; None when memory ran out."""
+        started = time.perf_counter()
+        # The same draw for the same batch, whether or not others ran before it.
+        torch.manual_seed((self.seed * 1_000_003 + batch[0].position) % 2**63)
+        outputs = self._try(batch)
+        if outputs is None:
+            return None
+        answers = tuple(self._keep(r, o) for r, o in zip(batch, outputs, strict=True))
+        positions = tuple(r.position for r in batch)
+        return Batch(positions, answers, self.batch_size, time.perf_counter() - started)
 
     def _try(self, batch: list[Request]) -> Any:
         """The batch's outputs, or None when memory ran out.
@@ -221,7 +255,7 @@ class RoutedModel(lmms):
                 f"sample {first.name}"
             )
         self.batch_size = size // 2
-        self.notes.append(f"out of memory at batch size {size}, halved to {self.batch_size}")
+        self.notes.append(f"{OUT_OF_MEMORY} at batch size {size}, halved to {self.batch_size}")
 
     def _keep(self, request: Request, output: Any) -> Answer:
         if len(output.images) == 1:
@@ -256,12 +290,20 @@ class RoutedModel(lmms):
         return {"images": names, "words": words(self.prompter.processor.tokenizer,
                                                 output.prompt_ids, kinds)}  # fmt: skip
 
-    def _take(self, batch: Batch, answers: dict[int, Answer]) -> None:
-        answers.update(zip(batch.positions, batch.answers, strict=True))
-        self.seconds += batch.seconds
-        if batch.batch_size < self.batch_size:
-            self.batch_size = batch.batch_size
-            self.notes.append(f"batch size {batch.batch_size} after running out of memory earlier")
+    def _show(self, log: ResponseLog, elsewhere: Iterable[Request]) -> None:
+        """The images of pictured samples that were answered before, or by another process."""
+        if self.on_image is None:
+            return
+        for request in filter(lambda r: self.pictured(r.position), elsewhere):
+            picture = log.answer(request.position).picture
+            images = self.prompter.images(request) if picture else ()
+            for name, image in zip(picture["images"] if picture else (), images, strict=True):
+                self.on_image(name, image)
+
+    def _told(self, answer: Answer, task: str) -> str:
+        """What the scoring reads of an answer, which is counted."""
+        self.tally.add(answer, task)
+        return answer.for_scoring
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -269,7 +311,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text
+    return OUT_OF_MEMORY in text or "can't allocate memory" in text
 
 
 def _free_memory(device: torch.device) -> None:

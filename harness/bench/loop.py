@@ -19,6 +19,7 @@ from harness.common.conditions import AUTO_BATCH
 from harness.common.errors import CellError
 
 if TYPE_CHECKING:
+    from harness.bench.dealing import Dealer
     from harness.bench.lmms import OnBatch, OnImage
     from harness.model.session import Session
     from harness.store.record import RoutingRecord
@@ -94,6 +95,7 @@ def evaluate(
     max_new_tokens: int | None = None,
     verbose: bool = False,
     allow: Sequence[str] = (),
+    dealer: Dealer | None = None,
 ) -> CellResult:
     """Run one cell.
 
@@ -104,7 +106,8 @@ def evaluate(
     ``attention``: also the attention maps of the first of them, of the model without any method.
     ``progress`` shows a bar of our own. ``sample`` allows sampling where a task asks for it.
     ``max_new_tokens``: for tasks that set none. ``allow``: ``over-length`` answers samples longer
-    than the model's context.
+    than the model's context. ``dealer``: several processes answer the cell together, see
+    `harness.bench.dealing`.
 
     Raises UsageError and CellError, one line each; other exceptions are faults.
     """
@@ -117,12 +120,12 @@ def evaluate(
     from harness.bench.generation import Generator
     from harness.bench.lmms import RoutedModel
     from harness.bench.quiet import quiet
-    from harness.bench.remarks import over_length, truncated
     from harness.bench.request import MAX_NEW_TOKENS
     from harness.bench.upstream import run_lmms_eval
     from harness.store.response_log import PackedRecords, ResponseLog
 
     path = Path(response_log) if response_log is not None else None
+    number = dealer.number if dealer is not None else 0
     if isinstance(batch_size, str):
         batch_size = AUTO_BATCH[loaded.model.device.type]
     with (
@@ -138,10 +141,11 @@ def evaluate(
             seed=seed,
             sample=sample,
             max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
-            open_log=lambda fingerprint: ResponseLog(path, f"{method.spec} {fingerprint}"),
+            open_log=lambda print_: ResponseLog(path, f"{method.spec} {print_}", number),
             on_batch=shown,
             pictured=pictured,
             on_image=on_image,
+            dealer=dealer,
         )
         results, tasks = run_lmms_eval(lm, bench, limit, seed)
         metrics = extract(results, tasks, bench.metric, bench.task)
@@ -162,8 +166,8 @@ def evaluate(
         max_new_tokens=lm.max_new_tokens,
         notes=(*loaded.notes, *lm.notes, *lm.answer_notes),
         attention=maps,
-        over_length=over_length(lm.answers.values()),
-        truncated_images=truncated(lm.answers.values()),
+        over_length=lm.tally.over_length,
+        truncated_images=lm.tally.truncated,
     )
 
 

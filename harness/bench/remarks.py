@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from harness.bench.answerboxes import BOX_TASKS, CONVERTED, UNKNOWN
 from harness.store.response_log import Answer
 
 
-def over_length(answers: Iterable[Answer]) -> int:
-    """Answered samples that are longer than the model's context."""
-    return sum(answer.over_length for answer in answers)
+@dataclass
+class Tally:
+    """Counts over a cell's answers, each added once.
 
+    ``over_length``: samples longer than the model's context. ``truncated``: images from files that
+    end too early, counted in every sample that shows them.
+    """
 
-def truncated(answers: Iterable[Answer]) -> int:
-    """Images from files that end too early, counted in every sample that shows them."""
-    return sum(answer.truncated for answer in answers)
+    n: int = 0
+    over_length: int = 0
+    truncated: int = 0
+    converted: bool = False  # a box was
+    boxes: bool = False  # a task asks for them
 
+    def add(self, answer: Answer, task: str) -> None:
+        """Count one answer."""
+        self.n += 1
+        self.over_length += answer.over_length
+        self.truncated += answer.truncated
+        self.converted = self.converted or answer.scored is not None
+        self.boxes = self.boxes or bool(BOX_TASKS.search(task))
 
-def remarks(
-    answers: Mapping[tuple[str, str], Answer], context: int | None, framed: bool
-) -> list[str]:
-    """Notes for the report. ``answers`` by task and document; ``context`` in tokens;
-    ``framed``: the frame of the model's boxes is known."""
-    all_of_them, notes = answers.values(), []
-    if any(answer.scored is not None for answer in all_of_them):
-        notes.append(CONVERTED)
-    elif not framed and any(BOX_TASKS.search(task) for task, _ in answers):
-        notes.append(UNKNOWN)
-    if over := over_length(all_of_them):
-        notes.append(
-            f"{over} of {len(answers)} samples longer than the model's context of {context} "
-            "tokens, allowed"
-        )
-    if cut := truncated(all_of_them):
-        notes.append(f"truncated images, their rest grey: {cut} in {len(answers)} samples")
-    return notes
+    def remarks(self, context: int | None, framed: bool) -> list[str]:
+        """Notes for the report. ``context`` in tokens; ``framed``: the frame of the model's boxes
+        is known."""
+        notes = []
+        if self.converted:
+            notes.append(CONVERTED)
+        elif not framed and self.boxes:
+            notes.append(UNKNOWN)
+        if self.over_length:
+            notes.append(
+                f"{self.over_length} of {self.n} samples longer than the model's context of "
+                f"{context} tokens, allowed"
+            )
+        if self.truncated:
+            notes.append(f"truncated images, their rest grey: {self.truncated} in {self.n} samples")
+        return notes

@@ -17,7 +17,7 @@ import torch
 import methods
 from harness.common.torchvision_ops import declare_missing_ops
 from harness.cost.modules import decoder_like
-from harness.cost.referees import Referees
+from harness.cost.referees import referees_for
 from harness.engine import EngineError, routed
 from harness.engine.model import check_method, find_parts
 from harness.families.catalog import config_for, family_of, shape_of
@@ -64,7 +64,7 @@ def dry_run(name: str, specs: Sequence[str] | None = None) -> DryRun:
             made, attn_implementation="sdpa", dtype=torch.bfloat16
         )
     parts = find_parts(model)
-    counters = Referees(shape, decoder_like(parts.layers[0], parts.config))
+    counters = referees_for(shape, decoder_like(parts.layers[0], parts.config))
     works: list[str] = []
     refused: list[str] = []
     for spec in specs or methods.names():

@@ -12,11 +12,13 @@ from harness.common.errors import (
     EXIT_CELLS_FAILED,
     EXIT_OK,
     HarnessError,
+    SaidElsewhere,
     UsageError,
     is_text,
     one_line,
 )
 from harness.common.nearest import unknown
+from harness.common.ranks import claim
 from harness.common.stops import PROGRAM, interrupted, put, silence, stoppable, tell
 from harness.options.flags import OPTIONS, build_parser, refuse_idle
 from harness.options.option import JobKind, checked, flag
@@ -29,6 +31,7 @@ from harness.options.settings import (
 )
 
 if TYPE_CHECKING:
+    from harness.common.ranks import Rank
     from harness.jobs.runner import Job
 
 CONVERT, PACK, VIEW = "convert", "pack", "view"  # first words that are no flag
@@ -84,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _guarded(argv)
             put("", end="")  # what is still waiting
             return code
+    except SaidElsewhere as error:
+        return error.exit_code
     except HarnessError as error:
         tell(f"{PROGRAM}: {one_line(error, 1000)}")
         return error.exit_code
@@ -104,6 +109,8 @@ def _guarded(argv: list[str]) -> int:
 
     settings = None
     try:
+        if not (rank := claim()).alone:
+            return _together(argv, rank)
         if argv[:1] == [CONVERT]:
             from harness.model.convert.command import run as convert
 
@@ -152,6 +159,24 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     from harness.jobs.runner import run
 
     return run(_work(job, settings)(settings, argv))
+
+
+def _together(argv: list[str], rank: Rank) -> int:
+    """One of several processes: together they answer benchmarks, and do nothing else."""
+    from harness.jobs.together import refuse, run_together, said_by_the_first
+
+    with said_by_the_first(rank):
+        if argv[:1] and argv[0] in (CONVERT, PACK, VIEW):
+            refuse(argv[0])
+        raw, settings = parse(argv)
+        job = _job(raw, settings)
+        for name in ("with_throughput", "analyse", "device_map"):
+            if getattr(settings, name):
+                refuse(flag(name))
+        if job is not JobKind.RUN:
+            refuse(job.shown)
+        _work(job, settings)
+        return run_together(settings, argv, rank)
 
 
 def _work(job: JobKind, settings: Settings) -> type[Job]:

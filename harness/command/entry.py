@@ -7,6 +7,7 @@ import sys
 from typing import NoReturn
 
 from harness.common.stops import EXIT_INTERRUPTED, ask, catch, interrupted
+from harness.common.threads import prepare
 
 
 def main() -> NoReturn:
@@ -16,6 +17,7 @@ def main() -> NoReturn:
     """
     try:
         catch(ask)
+        prepare()
         from harness.command.cli import main as run
 
         code = run()

@@ -33,6 +33,10 @@ class StoreError(HarnessError):
     """The run directory cannot be written (full disk, lost permission) while a run is going on."""
 
 
+class SaidElsewhere(HarnessError):
+    """Another process of the run ended it and says why: nothing is left to say here."""
+
+
 def is_text(text: str) -> bool:
     """Whether a word can be a name or be written to a file: no NUL, no half of a character."""
     return "\0" not in text and text.encode(errors="ignore").decode() == text

@@ -46,10 +46,14 @@ def stoppable() -> Iterator[None]:
 
 
 def interrupted(argv: Sequence[str]) -> int:
-    """Say how to begin again; returns the exit code."""
+    """Say how to begin again, once in all processes of a run; returns the exit code."""
     import shlex
 
-    tell(f"{PROGRAM}: interrupted; resume with: {COMMAND} {shlex.join(argv)}")
+    from harness.common.ranks import claim
+
+    rank = claim()
+    if rank.leads:
+        tell(f"{PROGRAM}: interrupted; resume with: {rank.command} {shlex.join(argv)}")
     return EXIT_INTERRUPTED
 
 

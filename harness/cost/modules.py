@@ -6,7 +6,7 @@ A layer is made on the current default device; on ``meta`` it takes no memory at
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -109,14 +109,26 @@ class Alone(nn.Module):
         return self.layer(states, attention_mask=None)
 
 
-def decoder_like(layer: nn.Module, config: Any) -> Callable[[], nn.Module]:
+@dataclass(frozen=True)
+class DecoderLike:
+    """Makes decoder layers of one class and config; equal ones make equal layers."""
+
+    layer: type[nn.Module]
+    sizes: str  # the config as JSON
+    config: Any = field(compare=False, repr=False)
+
+    def __call__(self) -> nn.Module:
+        return self.layer(self.config, 0)
+
+
+def decoder_like(layer: nn.Module, config: Any) -> DecoderLike:
     """What makes a decoder layer of this one's own class, for `Referees`.
 
     Counted under sdpa whatever kernel runs, so that eager and fused kernels are never mixed.
     """
     config = copy.deepcopy(config)
     config._attn_implementation = "sdpa"
-    return lambda: type(layer)(config, 0)
+    return DecoderLike(type(layer), config.to_json_string(use_diff=False), config)
 
 
 def with_experts(layer: Any, shape: ModelShape) -> nn.Module:

@@ -12,7 +12,7 @@ form only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -275,3 +275,12 @@ class Referees:
 def entries_seen(counts: Counts, decode: NDArray[np.bool_]) -> Counts:
     """Cache entries that each processed decode token meets, itself included, over these layers."""
     return (counts[:, None] + np.cumsum(decode, axis=1))[decode]
+
+
+@lru_cache(maxsize=32)
+def referees_for(shape: ModelShape, decoder: Callable[[], nn.Module] | None = None) -> Referees:
+    """The counters on one model, the same object for all in this process that ask for it.
+
+    Examining a model takes seconds, and no sample changes what they say of another one.
+    """
+    return Referees(shape, decoder)

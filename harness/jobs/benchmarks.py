@@ -15,7 +15,14 @@ from harness.cost.findings import RefereeError
 from harness.jobs.cellrun import record_failure, run_cell
 from harness.jobs.grid import Cell, Grid, make_grid, too_few
 from harness.jobs.planned import part_of, plan_cells
-from harness.jobs.resolve import named_methods, require_same_files, runtime_of, with_dense
+from harness.jobs.resolve import (
+    named_methods,
+    on_cpu,
+    require_same_files,
+    runtime_of,
+    use_threads,
+    with_dense,
+)
 from harness.jobs.reuse import Reuse, open_sources
 from harness.jobs.runner import Job
 from harness.model.session import Session
@@ -79,8 +86,10 @@ class Benchmarks(Job):
     def runtime(self, source: Any) -> Runtime:
         """Device, dtype and backend. Raises UsageError."""
         if self.session is None:
-            return runtime_of(self.settings, source.mini)
-        return Runtime(self.session.model.device.type, self.session.dtype, self.session.attn)
+            return runtime_of(self.settings, source.mini, source.info.hidden)
+        device = self.session.model.device.type
+        threads = use_threads(self.settings, source.info.hidden) if device == "cpu" else None
+        return Runtime(device, self.session.dtype, self.session.attn, threads)
 
     def bench(self, name: str, source: Any) -> Any:
         """A bench on concrete data. Raises UsageError."""
@@ -94,22 +103,28 @@ class Benchmarks(Job):
 
     def load(self, show: Progressing) -> Any:
         """The one session of this run. Raises UsageError."""
+        from harness.common.torchvision_ops import declare_missing_ops
         from harness.model.catalog import load_model
 
         if self.session is not None:
             return self.session
         asked = self.settings
-        return load_model(self.grid.source, asked.device, asked.dtype, asked.attn, show.say)
+        # What asks the questions: a third of a start, and cheapest while nothing is collected.
+        declare_missing_ops()
+        import harness.bench.upstream  # noqa: F401
+
+        how = (asked.device, asked.dtype, asked.attn, show.say)
+        return load_model(self.grid.source, *how, device_map=asked.device_map)
 
     def counters(self) -> Any:
         """The counters of FLOPs on the model's parts, see `harness.cost.referees.Referees`."""
         from harness.cost.modules import decoder_like
-        from harness.cost.referees import Referees
+        from harness.cost.referees import referees_for
         from harness.engine.model import find_parts
 
         assert self.session is not None
         found = find_parts(self.session.model)
-        return Referees(self.session.info, decoder_like(found.layers[0], found.config))
+        return referees_for(self.session.info, decoder_like(found.layers[0], found.config))
 
     def evaluate(self, session: Any, method: Any, bench: Any, **options: Any) -> Any:
         """One cell: see `harness.bench.loop.evaluate`."""
@@ -302,6 +317,7 @@ def describe_run(grid: Grid, device_name: str) -> dict[str, Any]:
         "device_name": device_name,
         "dtype": grid.runtime.dtype,
         "attn": grid.runtime.attn,
+        **on_cpu(grid.runtime),
         "seed": grid.settings.seed,
         "model_id": grid.source.model_id,
         "mini": bool(grid.source.mini),

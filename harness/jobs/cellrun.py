@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.conditions import ITEMSIZE
 from harness.common.errors import CellError, HarnessError, StoreError, one_line
+from harness.common.threads import in_use
+from harness.common.ranks import this
 from harness.options.runtime import DENSE
 from harness.readouts.stored import ANSWERS, read_out_cell
 from harness.store.cells import params_json
@@ -50,18 +52,10 @@ def run_cell(
             loaded,
             cell.method,
             cell.bench,
-            checkpoint=cell.checkpoint,
-            limit=key.limit,
-            batch_size=key.batch_size,
-            seed=key.seed,
-            progress=False,
-            response_log=store.partial_dir(key.cell_id) / "answers.jsonl",
+            **asked(cell, store, verbose),
             on_batch=on_batch,
-            pictured=lambda position: position < PICTURED,
             on_image=functools.partial(save_image, store.path / "routing"),
             attention=cell.method.name == DENSE,
-            verbose=verbose,
-            allow=key.allow,
         )
         if not result.samples:
             raise CellError(f"{cell.bench.name}: no documents")
@@ -78,6 +72,22 @@ def run_cell(
         log_fault(store, key.cell_id)
         raise CellError(one_line(error)) from error
     return result
+
+
+def asked(cell: Cell, store: Store, verbose: bool) -> dict[str, Any]:
+    """What every process that answers a cell asks of `evaluate`."""
+    key = cell.key
+    return {
+        "checkpoint": cell.checkpoint,
+        "limit": key.limit,
+        "batch_size": key.batch_size,
+        "seed": key.seed,
+        "progress": False,
+        "response_log": store.partial_dir(key.cell_id) / "answers.jsonl",
+        "pictured": lambda position: position < PICTURED,
+        "verbose": verbose,
+        "allow": key.allow,
+    }
 
 
 def _commit(cell: Cell, result: Any, store: Store, basis: Basis, referees: Any) -> None:
@@ -105,6 +115,7 @@ def _commit(cell: Cell, result: Any, store: Store, basis: Basis, referees: Any) 
             "batch_size": result.batch_size,
             "over_length": result.over_length,
             "truncated_images": result.truncated_images,
+            "rank_count": this().count,
             "notes": "; ".join([*result.notes, *weights_notes(cell)]),
             "finished_at": now(),
         }
@@ -149,6 +160,7 @@ def identity(cell: Cell) -> dict[str, Any]:
         "dtype": key.dtype,
         "attn": key.attn,
         "positions": cell.method.numbering,
+        "threads": in_use() if key.device == "cpu" else None,
     }
 
 

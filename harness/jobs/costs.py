@@ -77,10 +77,10 @@ class Costs(Job):
 
     def open(self, out: Path, show: Progressing) -> dict[str, Any]:
         """All of it is computed here: where the counters disagree, nothing is written."""
-        from harness.cost.referees import Referees
+        from harness.cost.referees import referees_for
 
         show.phase("checking the counters of FLOPs", soon=True)
-        referees = Referees(self.shape)
+        referees = referees_for(self.shape)
         checked = referees.described()
         how = self.config, self.shape, self.settings, referees
         self.found, self.left_out = predict(show.each("counting", self.methods), *how)
@@ -107,9 +107,9 @@ class Costs(Job):
 
 def fixed_batch(settings: Settings) -> int:
     """The batch whose cache is counted; UsageError for one that a device would have to choose."""
-    if isinstance(settings.batch_size, str):
+    if isinstance(settings.batch, str):
         raise UsageError("--batch-size: --costs-only runs on no device, so give a number")
-    return settings.batch_size
+    return settings.batch
 
 
 def predict(
@@ -149,7 +149,7 @@ def _cost(
 ) -> Costed:
     workload = f"{record.n_text} text, {record.n_image} image, {settings.n_out} new"
     key = [shape.name, config, method.spec, method.source_hash(), workload, settings.dtype]
-    key.append(settings.batch_size)
+    key.append(settings.batch)
     about = {
         "cell_id": hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:ID_LENGTH],
         "model": shape.name,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.common.processor import lacks
 from harness.common.roots import DATA
 from harness.jobs.budgets import with_budgets
 from harness.jobs.resolve import (
@@ -60,6 +61,7 @@ class Grid:
             "dtype": self.runtime.dtype,
             "attn": self.runtime.attn,
             "batch_size": first.batch_size,
+            "threads": self.runtime.threads,
         }
 
     @property
@@ -104,7 +106,7 @@ def make_grid(
         methods, said = with_controls(methods, source.info, named_methods)
         notes += said
         checkpoints = find_checkpoints(settings, methods, source)  # theirs are dense's
-    batch = settings.batch_size
+    batch = settings.batch
     batch_size = AUTO_BATCH[runtime.device] if isinstance(batch, str) else batch
     cells = []
     for bench in benches:
@@ -136,8 +138,11 @@ def make_grid(
                 batch_size=batch_size,
                 seed=settings.seed,
                 allow=settings.allow,
+                device_map=settings.device_map,
             )
             cells.append(Cell(key, method, bench, path))
+    if runtime.device == "cpu":
+        notes = (*notes, *filter(None, [lacks(runtime.dtype)]))
     return Grid(settings, source, runtime, tuple(cells), notes)
 
 

@@ -51,12 +51,12 @@ class Published(Job):
 
     def open(self, out: Path, show: Progressing) -> dict[str, Any]:
         """All of it is computed here: where the counters disagree, nothing is written."""
-        from harness.cost.referees import Referees
+        from harness.cost.referees import referees_for
 
         table, records = self.table, Records()
         models = dict.fromkeys(row.model for row in table.rows)
         show.phase("checking the counters of FLOPs", soon=True)
-        referees = {model: Referees(paper_shape(model)) for model in models}
+        referees = {model: referees_for(paper_shape(model)) for model in models}
         checked = {model: one.described() for model, one in referees.items()}
         rows = show.each("counting", table.rows)
         self.found = [_costed(row, records, referees[row.model]) for row in rows]

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import UsageError, one_line
 from harness.common.nearest import unknown
+from harness.common.processor import lacks
 from harness.common.roots import DATA
+from harness.common.threads import choose, cores, in_use
 from harness.options.runtime import DENSE, Runtime
 from harness.options.settings import Settings
 from harness.options.specs import check_known_methods
-from harness.store.rundir import read_run_json
+from harness.store.rundir import is_run, read_run_json
 
 if TYPE_CHECKING:
     from harness.families.shapes import ModelShape
@@ -35,14 +37,47 @@ def named_methods(specs: Sequence[str]) -> list[Any]:
         raise UsageError(f"--methods: {one_line(error)}") from None
 
 
-def runtime_of(settings: Settings, mini: bool) -> Runtime:
-    """Device, dtype and backend that `auto` means here. Raises UsageError."""
+def runtime_of(settings: Settings, mini: bool, hidden: int) -> Runtime:
+    """Device, dtype, backend and threads that `auto` means here. Raises UsageError.
+
+    ``hidden``: the decoder's hidden size.
+    """
     from harness.model.loading import pick_attention, pick_device, pick_dtype
 
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device, mini=mini)
     attn = pick_attention(settings.attn, device, dtype)
-    return Runtime(device.type, str(dtype).removeprefix("torch."), attn)
+    threads = use_threads(settings, hidden) if device.type == "cpu" else None
+    return Runtime(device.type, str(dtype).removeprefix("torch."), attn, threads)
+
+
+def use_threads(settings: Settings, hidden: int) -> int | None:
+    """Set torch's threads: as asked, else as the run directory has them, else by the rule.
+
+    Returns what the run directory is to hold: None for an older one, which holds nothing of it.
+    Raises UsageError for more than there are cores.
+    """
+    import torch
+
+    out, asked = Path(settings.out or ""), settings.threads
+    known = _table(read_run_json(out).get("settings")) if settings.out and is_run(out) else {}
+    before = known.get("threads")
+    if isinstance(asked, int):
+        number = asked
+        if number > max(cores(), before or 0):
+            raise UsageError(f"--threads: {number} asked for, this process may use {cores()} cores")
+    else:
+        number = int(before or choose(hidden))
+    torch.set_num_threads(number)
+    return None if known and before is None and asked == "auto" else number
+
+
+def on_cpu(runtime: Runtime) -> dict[str, Any]:
+    """What `run.json` says of the processor that a run's model is on; empty elsewhere."""
+    if runtime.device != "cpu":
+        return {}
+    slow = lacks(runtime.dtype)
+    return {"threads": in_use(), **({"notes": [slow]} if slow else {})}
 
 
 def check_methods(methods: Sequence[Any], shape: ModelShape) -> None:

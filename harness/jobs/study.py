@@ -99,7 +99,7 @@ def _places(study: Study, settings: Settings, source: Any) -> Places:
     from harness.train.__main__ import SCENE_SEED
     from harness.train.__main__ import SCENES as COUNT
 
-    batch = settings.batch_size if isinstance(settings.batch_size, int) else 8
+    batch = settings.batch if isinstance(settings.batch, int) else 8
     data = work.fingerprints(settings.bench, source.mini)
     return gather(
         study,

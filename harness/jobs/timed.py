@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.bench.benches import resolve_bench
 from harness.common.errors import UsageError
+from harness.common.processor import lacks
 from harness.families.catalog import shape_from_config
 from harness.jobs.budgets import with_budgets
 from harness.jobs.resolve import (
@@ -37,7 +38,9 @@ def make_timing_grid(settings: Settings) -> TimingGrid:
     grid = replace(grid, workloads=tuple(work), data=_data(settings, work, grid.source))
     check_methods(grid.methods, grid.shape)
     methods, _ = with_budgets(grid.methods, settings.budgets, grid.shape)
-    return replace(grid, methods=tuple(methods))
+    slow = lacks(grid.runtime.dtype) if grid.runtime.device == "cpu" else ""
+    notes = (*grid.notes, slow) if slow else grid.notes
+    return replace(grid, methods=tuple(methods), notes=notes)
 
 
 def _data(settings: Settings, work: list[Workload | Load], source: Any) -> dict[str, str]:
@@ -55,7 +58,7 @@ def check_rounds(settings: Settings) -> None:
             f"--repeats: {settings.repeats} rounds are too few for a 95 % interval of a median "
             f"ratio; at least {FEWEST}, the protocol asks for {Settings().repeats}"
         )
-    if settings.batch_size == "auto":
+    if settings.batch == "auto":
         raise UsageError("--batch-size: a time belongs to one batch size; give a number")
     for name in ("layers", "width"):
         if getattr(settings, name) is not None and not settings.random_weights:
@@ -68,7 +71,7 @@ def check_rounds(settings: Settings) -> None:
 
 def of_benches(settings: Settings) -> list[Workload]:
     """One workload a bench, at the run's answer length and batch size."""
-    batch = int(settings.batch_size)
+    batch = int(settings.batch)
     return [Workload(bench=name, n_out=settings.n_out, batch=batch) for name in settings.bench]
 
 
@@ -91,20 +94,21 @@ def _single(settings: Settings) -> list[Workload]:
     found = [parse_workload(text) for text in settings.workload] + of_benches(settings)
     if found and (settings.n_text != Settings().n_text):
         raise UsageError("--n-text has no meaning beside --workload or --bench")
-    return found or [Workload(settings.n_text, None, settings.n_out, int(settings.batch_size))]
+    return found or [Workload(settings.n_text, None, settings.n_out, int(settings.batch))]
 
 
 def _random(settings: Settings, methods: list[Any]) -> TimingGrid:
-    runtime = runtime_of(settings, mini=False)
     name = random_name(settings.model, settings.layers, settings.width)
     config = random_config(config_behind(settings.model), name, settings.layers, settings.width)
+    shape = shape_from_config(config, name)
+    runtime = runtime_of(settings, mini=False, hidden=shape.hidden)
     changed = [method.for_random_weights() for method in methods]
     return TimingGrid(
         settings=settings,
         methods=tuple(method for method, _ in changed),
         workloads=(),
         model=name,
-        shape=shape_from_config(config, name),
+        shape=shape,
         config=config,
         source=None,
         runtime=runtime,
@@ -117,7 +121,7 @@ def _real(settings: Settings, methods: list[Any]) -> TimingGrid:
     source = find_model(settings.model)
     checkpoints = find_checkpoints(settings, methods, source)
     methods = with_trained_parameters(methods, checkpoints)
-    runtime = runtime_of(settings, mini=source.mini)
+    runtime = runtime_of(settings, source.mini, source.info.hidden)
     return TimingGrid(
         settings=settings,
         methods=tuple(methods),

@@ -95,6 +95,10 @@ def grid_within(grid: Grid) -> TimingGrid:
     Raises UsageError for a workload on a bench that there is not.
     """
     settings = grid.settings
+    # A time belongs to one batch size: that of the answers where it was asked for, else 1, which
+    # documents of unequally many images can be timed at too.
+    batch = 1 if settings.batch_size is None else grid.cells[0].key.batch_size
+    settings = replace(settings, batch_size=batch)
     check_rounds(settings)
     found = {cell.bench.name: cell.bench.data for cell in grid.cells}
     workloads = tuple(_workloads(settings))

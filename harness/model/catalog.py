@@ -7,8 +7,10 @@ everything that can be checked without loading: family, weight format, completen
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest, unknown
@@ -176,6 +178,7 @@ def load_model(
     attn: str = "auto",
     progress: Progress | None = None,
     feature_cache_mib: int = 1024,
+    device_map: str | Mapping[str, Any] | None = None,
 ) -> Session:
     """Load a model and its processor once, ready for every method in turn.
 
@@ -183,9 +186,10 @@ def load_model(
     model that does not fit over all devices. ``dtype``: auto, float32, bfloat16, float16 (or
     fp32, bf16, fp16). ``attn``: auto, sdpa, eager, flash_attention_2. ``progress`` gets one line
     per stage. ``feature_cache_mib`` bounds the shared vision features; 0 switches sharing off.
+    ``device_map``: spread it as transformers does (auto, balanced, ...), or module by module.
     Raises UsageError, one line, for anything wrong with the files or the wishes.
     """
     from harness.model.loading import load  # torch and transformers only from here on
 
     source = name if isinstance(name, ModelSource) else find_model(name)
-    return load(source, device, dtype, attn, progress, feature_cache_mib)
+    return load(source, device, dtype, attn, progress, feature_cache_mib, device_map)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from harness.common.conditions import ATTENTION, ATTENTION_ALIASES, DTYPE_ALIASES, DTYPES
 from harness.common.errors import UsageError, one_line
+from harness.common.ranks import Rank, this
 from harness.common.torchvision_ops import declare_missing_ops
 from harness.families.catalog import shape_from_config
 from harness.model.features import FeatureCache
+from harness.model.offload import come_back
 from harness.model.quiet import quiet_library
 from harness.model.session import Session
 from harness.model.weights import read_header, weight_files
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 # the rest is for activations and the KV cache.
 WEIGHTS_SHARE = 0.8
 SPREAD = "auto"
+DeviceMap = str | Mapping[str, Any] | None  # a word of transformers', or module -> device or disk
 
 
 def load(
@@ -32,25 +36,29 @@ def load(
     attn: str,
     progress: Progress | None,
     feature_cache_mib: int,
+    device_map: DeviceMap = None,
 ) -> Session:
     """See :func:`harness.model.catalog.load_model`."""
     declare_missing_ops()
     place = pick_device(device)
     kind = pick_dtype(dtype, place, mini=source.mini)
     backend = pick_attention(attn, place, kind)
-    spread = device == "auto" and place.type == "cuda" and not _fits(source, kind, place)
+    if device_map is None and device == "auto" and place.type == "cuda":
+        device_map = None if _fits(source, kind, place) else SPREAD
     tell = progress or (lambda line: None)
-    tell(f"loading {source.model_id} on {SPREAD if spread else place}, {_name(kind)}, {backend}")
+    tell(f"loading {source.model_id} on {device_map or place}, {_name(kind)}, {backend}")
     with quiet_library():
-        model = _model(source, kind, backend, SPREAD if spread else place)
+        model = _model(source, kind, backend, device_map or place)
         processor = load_processor(source)
+    if device_map is not None:
+        come_back(model, source.family.decoder(model))
     model.eval().requires_grad_(False)
     left_out = _greedy_defaults(model)
     return Session(
         model=model,
         processor=processor,
         source=source,
-        device_name=_device_name(place) + (" (spread over devices)" if spread else ""),
+        device_name=_device_name(place) + (" (spread over devices)" if device_map else ""),
         dtype=_name(kind),
         attn=backend,
         info=shape_from_config(model.config.to_dict(), source.model_id),
@@ -60,10 +68,19 @@ def load(
 
 
 def pick_device(wish: str) -> torch.device:
-    """The torch device behind a wish; UsageError if this machine has none such."""
+    """The torch device behind a wish; UsageError if this machine has none such.
+
+    Of several processes each gets the CUDA device of its number on this machine.
+    """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wish == "auto":
-        return torch.device("cuda:0" if cuda else "mps" if mps else "cpu")
+        wish = "cuda" if cuda else "mps" if mps else "cpu"
+    rank = this()
+    if not rank.alone and wish not in ("cpu", "cuda"):
+        raise UsageError(
+            f"--device: {wish} is one device, and {rank.count} processes run: with --device cuda "
+            "each takes one of its own, or start one process"
+        )
     have = ", ".join(["cpu", *(["mps"] if mps else []), *_cuda_names()])
     try:
         device = torch.device(wish)
@@ -75,8 +92,19 @@ def pick_device(wish: str) -> torch.device:
     if device.type == "cuda":
         if (device.index or 0) >= torch.cuda.device_count():
             raise UsageError(f"--device: no {wish} on this machine; it has {have}")
-        return torch.device("cuda", device.index or 0)
+        return torch.device("cuda", _share(rank) if device.index is None else device.index)
     return device
+
+
+def _share(rank: Rank) -> int:
+    """The CUDA device of this process, one where its launcher shows it no other."""
+    count = torch.cuda.device_count()
+    if rank.local >= count > 1:
+        raise UsageError(
+            f"--device: {rank.here} processes and {count} CUDA devices on this machine: start one "
+            f"process a device (--nproc-per-node {count})"
+        )
+    return rank.local if count > 1 else 0
 
 
 def _cuda_names() -> list[str]:

@@ -85,7 +85,9 @@ class Session:
         Raises CheckpointError and MethodError, one line each.
         """
         from harness.model.checkpoints import load_checkpoint
+        from harness.model.offload import require_in_memory
 
+        require_in_memory(self.model, method.label)
         hashes = list(self.weight_hashes.values())
         base = hashes[0] if len(hashes) == 1 else None  # a sharded model has no single hash
         return load_checkpoint(checkpoint, self.model, method, base, self._read)

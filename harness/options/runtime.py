@@ -13,8 +13,12 @@ AUTO_BATCH = {"cpu": 8, "mps": 8, "cuda": 32}
 
 @dataclass(frozen=True)
 class Runtime:
-    """The resolved wishes: device type (cpu, cuda, mps), dtype and attention backend."""
+    """The resolved wishes: device type (cpu, cuda, mps), dtype and attention backend.
+
+    ``threads``: of the model on a CPU, where the run directory fixes them.
+    """
 
     device: str
     dtype: str
     attn: str
+    threads: int | None = None

@@ -113,15 +113,34 @@ class Settings:
         help="only the first N documents of each bench",
         jobs=RUNS | JobKind.STUDY,
     )
-    batch_size: int | str = setting(
-        1,
+    batch_size: int | str | None = setting(
+        None,
         validators.batch_size,
         "N|auto",
-        help=f"samples per batch, at most {validators.MAX_BATCH}",
+        help=f"samples per batch, at most {validators.MAX_BATCH} (default auto for answers: 8, on "
+        "CUDA 32; 1 for times and costs)",
         jobs=RUNS | JobKind.STUDY,
+    )
+    threads: int | str = setting(
+        "auto",
+        validators.threads,
+        "N|auto",
+        help="of the model on a CPU; auto: OMP_NUM_THREADS, else the cores, at most one for every "
+        "128 of the hidden size; a resumed run keeps its number",
+        jobs=ON_BENCHES | JobKind.THROUGHPUT,
+        record=Record.USED,
     )
     device: str = setting(
         "auto", validators.device, "DEVICE", help="auto, cpu, cuda, cuda:N or mps"
+    )
+    device_map: str | None = setting(
+        None,
+        one_of("device map", conditions.DEVICE_MAPS),
+        "|".join(conditions.DEVICE_MAPS),
+        help="spread a model larger than a device over all of them, then the host, then disk, as "
+        "transformers does",
+        jobs=ON_BENCHES,
+        record=Record.SET,
     )
     dtype: str = setting(
         "auto",
@@ -277,6 +296,14 @@ class Settings:
     max_seconds: float | None = _timing(
         None, seconds, "S", help="stop the rounds of a workload then"
     )
+    rank_timeout: float | None = _free(
+        None,
+        seconds,
+        "S",
+        help="under torchrun: a process without progress for so long ends the run (default 600, or "
+        "20 times the slowest batch)",
+        jobs=ON_BENCHES,
+    )
     out: str | None = _free(
         None,
         validators.target,
@@ -305,6 +332,13 @@ class Settings:
             return JobKind.THROUGHPUT
         return JobKind.TIMED_RUN if self.with_throughput else JobKind.RUN
 
+    @property
+    def batch(self) -> int | str:
+        """`batch_size`, and what it means where it was not given."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return 1 if self.job in JobKind.THROUGHPUT | COSTS else "auto"
+
     def changed(self) -> set[str]:
         """Names of the settings that are not at their default."""
         return {name for name, o in SETTING.items() if getattr(self, name) != o.default}
@@ -313,6 +347,7 @@ class Settings:
         """The settings that must agree when a run directory is resumed (JSON-able)."""
         values = {name: getattr(self, name) for name, o in SETTING.items() if self._records(o)}
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        values["batch_size"] = self.batch
         return values | {"checkpoint": dict(sorted(self.checkpoint.items()))}
 
     def _records(self, asked: Option) -> bool:

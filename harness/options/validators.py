@@ -156,6 +156,14 @@ def batch_size(text: str) -> int | str:
     return value
 
 
+def threads(text: str) -> int | str:
+    """A positive number of at most `MAX_BATCH`, or `auto`."""
+    value = "auto" if text == "auto" else positive(text)
+    if value != "auto" and int(value) > MAX_BATCH:
+        raise UsageError(f"expected at most {MAX_BATCH} threads, got '{text}'")
+    return value
+
+
 def one_of(
     kind: str, choices: tuple[str, ...], aliases: Mapping[str, str] | None = None
 ) -> Callable[[str], str]:

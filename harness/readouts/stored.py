@@ -150,10 +150,10 @@ def _referees(config: str, model: str) -> Any:
     from transformers import AutoConfig, AutoModel
 
     from harness.cost.modules import decoder_like
-    from harness.cost.referees import Referees
+    from harness.cost.referees import referees_for
 
     sizes = json.loads(config)
     text = AutoConfig.for_model(**sizes["text_config"])
     with torch.device("meta"):
         decoder = AutoModel.from_config(text, trust_remote_code=False)
-    return Referees(shape_from_config(sizes, model), decoder_like(decoder.layers[0], text))
+    return referees_for(shape_from_config(sizes, model), decoder_like(decoder.layers[0], text))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.common.threads import in_use
 from harness.options.load import Load
 from harness.options.workload import Workload
 from harness.store import columns
@@ -120,6 +121,7 @@ class TimedCells:
             "label": label(cell, self.grid.runtime.attn),
             "attn": cell.attn,
             "dtype": self.grid.runtime.dtype,
+            "threads": in_use() if self.grid.runtime.device == "cpu" else None,
         }
 
     def _data(self, bench: str) -> str:

@@ -72,6 +72,7 @@ class TimingGrid:
             "device": self.runtime.device,
             "dtype": self.runtime.dtype,
             "attn": self.runtime.attn,
+            "threads": self.runtime.threads,
         }
 
     def cell_id(self, method: Any, work: Workload | Load, attn: str, engine: str) -> str:

@@ -205,7 +205,6 @@ def _about(cells: TimedCells, one: Contender, notes: Sequence[str]) -> dict[str,
     known = {name: v for name, v in cells.about(one.cell, {}).items() if name in columns.LOAD}
     return {
         **known,
-        "threads": torch.get_num_threads(),
         "backend": BACKEND,
         "concurrency": work.in_flight,
         "agreement": None if agreed is None else agreed.share,

@@ -20,8 +20,10 @@ from harness.common.errors import (
     UsageError,
     one_line,
 )
+from harness.common.processor import lacks
 from harness.common.roots import BUILD, DATA
 from harness.common.stops import put, stoppable, tell
+from harness.common.threads import prepare
 from harness.train import estimate
 from methods.params import MethodError
 
@@ -40,6 +42,7 @@ SCENES, SCENE_SEED = 60_000, 1
 
 
 def main(argv: list[str] | None = None) -> int:
+    prepare()
     parser = argparse.ArgumentParser(prog="python -m harness.train", description=__doc__)
     parser.add_argument("--recipe", type=Path, help="YAML recipe (see recipes/)")
     parser.add_argument("--all", action="store_true", help="every recipe of recipes/tiny in order")
@@ -125,7 +128,9 @@ def _run(path: Path, args: argparse.Namespace) -> None:
         if args.model:  # a whole model takes the place of the recipe's parts
             own |= {k: own[k] or "" for k in ("decoder", "vision", "projector")}
         own |= common | {"seed": args.seed, "data": args.data and str(args.data)}
-        instruct(InstructRecipe.load(path, values, **own), out)
+        asked = InstructRecipe.load(path, values, **own)
+        _say_slow(asked.bf16)
+        instruct(asked, out)
         return
     from harness.minimodel import jobs, pretrain, resample
 
@@ -133,6 +138,7 @@ def _run(path: Path, args: argparse.Namespace) -> None:
     if not (data / "images.npy").exists():
         render(data)
     recipe = Recipe.load(path, start=args.start, seed=args.seed, **common)
+    _say_slow(recipe.bf16)
     job = {
         "tower": pretrain.train_tower,
         "align": pretrain.align,
@@ -140,6 +146,15 @@ def _run(path: Path, args: argparse.Namespace) -> None:
         "tune": jobs.tune,
     }[recipe.stage]
     job(recipe, data=data, work=args.work, out=out, decoder=decoder)
+
+
+def _say_slow(bf16: bool) -> None:
+    """A line where a recipe asks for a number format the processor has no instructions for."""
+    import torch
+
+    slow = lacks("bfloat16")
+    if bf16 and slow and not torch.cuda.is_available():
+        tell(f"note: {slow}; a recipe with bf16: false trains in float32")
 
 
 def render(folder: Path) -> None:

@@ -14,7 +14,7 @@ data | text | | what was read: `mini`, `hub`, `local`, `hub+local`
 status | text | | `done` or `failed`
 error | text | | why it failed
 n | int | documents | how many were answered
-seconds | float | s | wall time of the cell
+seconds | float | s | spent answering, over all attempts, by the process that spent most
 data_source | text | | `dataset@commit` of the hub, `file@hash` of local data
 requested_id | text | | the id as planned; differs from `cell_id` after a batch had to be halved
 batch_size | int | samples | the one that ran last
@@ -27,6 +27,8 @@ attn | text | | attention backend
 finished_at | text | | UTC, ISO 8601
 positions | text | | how kept tokens are numbered: `original`, `compact`; empty: none or all leave
 reused_from | text | | the run that answered it (`--reuse`); empty: this one
+threads | int | threads | of the model, on a CPU
+rank_count | int | processes | that answered it together when it was finished (`torchrun`)
 """,
 )
 ACCURACY = table(

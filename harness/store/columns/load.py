@@ -44,7 +44,7 @@ workload | text | | what was drawn, and how many requests were in flight
 device | text | | name of the device
 attn | text | | attention backend
 dtype | text | | precision
-threads | int | | of the host that the model may use
+threads | int | threads | of the model, on a CPU
 backend | text | | what served: `batches` are this engine's
 concurrency | int | requests | in flight, in a closed loop
 requests | int | | behind the figures

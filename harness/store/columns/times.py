@@ -45,6 +45,7 @@ watt | float | W | median power
 celsius | float | °C | median temperature
 joules_per_sample | float | J | above idle
 notes | text | | what the run remarked
+threads | int | threads | of the model, on a CPU
 """,
 )
 ROUNDS = table(
