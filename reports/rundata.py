@@ -154,7 +154,19 @@ def _meta(path: Path, notices: list[str]) -> dict[str, Any]:
             f"run.json has schema version {version}, newer than this report ({SCHEMA_VERSION}): "
             "columns it does not know are not shown."
         )
+    _note_share(raw, notices)
     return _flat(raw)
+
+
+def _note_share(raw: dict[str, Any], notices: list[str]) -> None:
+    """A share of a run has not the rows that the others' are compared with."""
+    shard = raw.get("shard")
+    if isinstance(shard, dict):
+        mine, whole = len(raw.get("cells") or ()), len(shard.get("cells") or ())
+        notices.append(
+            f"This is share {shard.get('of')} of a run: {mine} of its {whole} cells. Differences "
+            "to rows of other shares are left empty until they are merged (modsuite merge)."
+        )
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

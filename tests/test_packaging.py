@@ -59,7 +59,7 @@ def sources() -> list[Path]:
     return [ROOT / "run_suite.py"] + [p for n in PACKAGES for p in sorted((ROOT / n).rglob("*.py"))]
 
 
-@pytest.mark.parametrize("extra", ["", "dev", "train"])
+@pytest.mark.parametrize("extra", ["", "cluster", "dev", "train"])
 def test_every_dependency_is_pinned_inside_its_range(extra: str) -> None:
     pins = constraints()
     for one in declared(extra):
@@ -74,9 +74,8 @@ def test_constraints_are_plain_public_versions() -> None:
 
 
 def test_every_import_is_declared() -> None:
-    names = {
-        canonicalize_name(one.name) for one in [*declared(), *declared("nvml"), *declared("train")]
-    }
+    extras = [one for extra in ("cluster", "nvml", "train") for one in declared(extra)]
+    names = {canonicalize_name(one.name) for one in [*declared(), *extras]}
     found = set()
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -32,9 +32,8 @@ from harness.options.settings import (
 
 if TYPE_CHECKING:
     from harness.common.ranks import Rank
-    from harness.jobs.runner import Job
 
-CONVERT, PACK, VIEW = "convert", "pack", "view"  # first words that are no flag
+CONVERT, MERGE, PACK, VIEW = "convert", "merge", "pack", "view"  # first words that are no flag
 LIGHT = (
     JobKind.LIST | JobKind.CHECK | JobKind.PLOTS_ONLY | JobKind.DIFF | JobKind.DERIVE
 )  # jobs that have no settings
@@ -115,6 +114,10 @@ def _guarded(argv: list[str]) -> int:
             from harness.model.convert.command import run as convert
 
             return convert(argv[1:])
+        if argv[:1] == [MERGE]:
+            from harness.command.merge import run as merge
+
+            return merge(argv[1:])
         if argv[:1] == [PACK]:
             from harness.command.pack import run as pack
 
@@ -156,9 +159,14 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
         from harness.jobs.derive import run_derive
 
         return run_derive(raw["derive"], settings.quiet, settings.against, settings.table)
+    made = _work(job, settings)(settings, argv)
+    if settings.cluster:
+        from harness.jobs.cluster import run_cluster
+
+        return run_cluster(made)
     from harness.jobs.runner import run
 
-    return run(_work(job, settings)(settings, argv))
+    return run(made)
 
 
 def _together(argv: list[str], rank: Rank) -> int:
@@ -166,11 +174,11 @@ def _together(argv: list[str], rank: Rank) -> int:
     from harness.jobs.together import refuse, run_together, said_by_the_first
 
     with said_by_the_first(rank):
-        if argv[:1] and argv[0] in (CONVERT, PACK, VIEW):
+        if argv[:1] and argv[0] in (CONVERT, MERGE, PACK, VIEW):
             refuse(argv[0])
         raw, settings = parse(argv)
         job = _job(raw, settings)
-        for name in ("with_throughput", "analyse", "device_map"):
+        for name in ("with_throughput", "analyse", "device_map", "cluster"):
             if getattr(settings, name):
                 refuse(flag(name))
         if job is not JobKind.RUN:
@@ -179,7 +187,7 @@ def _together(argv: list[str], rank: Rank) -> int:
         return run_together(settings, argv, rank)
 
 
-def _work(job: JobKind, settings: Settings) -> type[Job]:
+def _work(job: JobKind, settings: Settings) -> type[Any]:
     """What does a job that writes a run. Raises UsageError where the settings name too little."""
     if job is JobKind.PUBLISHED:
         from harness.jobs.published import Published

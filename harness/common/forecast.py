@@ -38,10 +38,11 @@ class Forecast:
     A part that has not begun takes what its row took elsewhere, scaled by what its column took of
     others: exact where seconds are a product of both. A row that nothing is known of takes the
     mean of its column, else of its kind. Nothing is guessed for a kind of which nothing was
-    measured: it is named instead (`unknown`).
+    measured: it is named instead (`unknown`). ``workers`` processes do it side by side.
     """
 
     parts: list[Part] = field(default_factory=list)
+    workers: int = 1
 
     def part(self, kind: str, row: str = "", column: str = "", units: int | None = None) -> Part:
         """The part of that name, planned now where it was not."""
@@ -100,7 +101,7 @@ class Forecast:
     def left(self) -> float | None:
         """Seconds of all that can be told; None where nothing can."""
         found = [s for p in self.parts if (s := self.seconds_left(p)) is not None]
-        return sum(found) if found else None
+        return sum(found) / self.workers if found else None
 
     @property
     def unknown(self) -> list[str]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.conditions import ITEMSIZE
 from harness.common.errors import CellError, HarnessError, StoreError, one_line
-from harness.common.threads import in_use
 from harness.common.ranks import this
+from harness.common.threads import in_use
 from harness.options.runtime import DENSE
 from harness.readouts.stored import ANSWERS, read_out_cell
 from harness.store.cells import params_json
@@ -121,6 +121,12 @@ def _commit(cell: Cell, result: Any, store: Store, basis: Basis, referees: Any) 
         }
     )
     store.drop_partial(cell.key.cell_id)
+
+
+def told(result: Any) -> str:
+    """What a line of progress says of a finished cell."""
+    first = result.headline
+    return f"{first.metric} {first.value:.4g} ({result.n} samples, {result.seconds:.1f} s)"
 
 
 def weights_notes(cell: Cell) -> list[str]:

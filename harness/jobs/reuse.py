@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,12 @@ class Reuse:
         """The cells that no other run has whole; the others are noted, first run first."""
         left = []
         for cell in cells:
-            source = next((s for s in self.sources if _is_whole(s, cell)), None)
+            cell_id = cell.key.cell_id
+            source = next((s for s in self.sources if is_whole(s, cell_id, cell.name)), None)
             if source is None:
                 left.append(cell)
             else:
-                self.taken[cell.key.cell_id] = source
+                self.taken[cell_id] = source
         return left
 
     def said(self, cells: Sequence[Cell], about: Mapping[str, Any]) -> Iterator[str]:
@@ -121,29 +122,36 @@ def open_sources(targets: Sequence[str], out: Path) -> Reuse:
         path = open_for_reading(target, FLAG)
         if path.resolve() == out.resolve():
             raise UsageError(f"{FLAG}: '{target}' is this run itself, which is resumed anyway")
-        store = Store(path)
-        try:
-            done = store.done()
-            rows = read_rows(store.cells_csv)
-        except StoreError as error:
-            raise UsageError(f"{FLAG}: {one_line(error)}") from None
-        name = path.resolve().name
-        if name in {one.name for one in found}:
-            name = f"{path.resolve().parent.name}/{name}"
-        said = {r.get("requested_id") or r["cell_id"] for r in rows if r.get("status") == DONE}
-        found.append(Source(target, name, store, read_run_json(path), done, said - {*done}))
+        found.append(open_source(target, FLAG, {one.name for one in found}))
     return Reuse(found)
 
 
-def _is_whole(source: Source, cell: Cell) -> bool:
-    row = source.done.get(cell.key.cell_id)
+def open_source(target: str, asked: str, names: Collection[str] = ()) -> Source:
+    """A run to take cells from, under a name that is not among `names`. Raises UsageError."""
+    path = open_for_reading(target, asked)
+    store = Store(path)
+    try:
+        done = store.done()
+        rows = read_rows(store.cells_csv)
+    except StoreError as error:
+        raise UsageError(f"{asked}: {one_line(error)}") from None
+    name = path.resolve().name
+    if name in names:
+        name = f"{path.resolve().parent.name}/{name}"
+    said = {r.get("requested_id") or r["cell_id"] for r in rows if r.get("status") == DONE}
+    return Source(target, name, store, read_run_json(path), done, said - {*done})
+
+
+def is_whole(source: Source, cell_id: str, name: str) -> bool:
+    """Whether a run has a cell and all of it can be read; what is damaged there is noted."""
+    row = source.done.get(cell_id)
     if row is None:
         return False
     try:
         require_readable(source.store, row)
         _read_through(source.store.records_gz(row["cell_id"]))
     except StoreError as error:
-        source.damaged.append(f"{cell.name} ({one_line(error).removesuffix('; ' + AGAIN)})")
+        source.damaged.append(f"{name} ({one_line(error).removesuffix('; ' + AGAIN)})")
         return False
     return True
 

@@ -97,7 +97,7 @@ class Leading(Benchmarks):
     exchange: Exchange
     _todo: Sequence[Cell] = ()
     _dealer: CellDealer | None = None
-    _shared: frozenset[str] = frozenset()  # ids of the cells that the others know of
+    _told: frozenset[str] = frozenset()  # ids of the cells that the others know of
 
     def open(self, out: Path, show: Progressing) -> dict[str, Any] | None:
         show.phase(f"meeting {self.exchange.rank.count - 1} other processes", soon=True)
@@ -105,7 +105,7 @@ class Leading(Benchmarks):
         show.say(f"{len(devices)} processes answer together: {', '.join(devices)}")
         self._out = out
         about = super().open(out, show)
-        if not self._shared:
+        if not self._told:
             self.exchange.tell("plan", None)
         return about and {**about, "ranks": {"count": len(devices), "devices": devices}}
 
@@ -116,14 +116,14 @@ class Leading(Benchmarks):
     def load(self, show: Progressing) -> Any:
         ids = [cell.key.cell_id for cell in self._todo]
         ids = [one for one in ids if one not in self.reuse.taken]
-        self._shared = frozenset(ids)
+        self._told = frozenset(ids)
         self.exchange.tell(
             "plan", {"out": str(self._out.absolute()), "cells": ids} if ids else None
         )
         return super().load(show)
 
     def _cell(self, cell: Cell, title: str, store: Store, show: Progressing) -> None:
-        if cell.key.cell_id not in self._shared:
+        if cell.key.cell_id not in self._told:
             return super()._cell(cell, title, store, show)
         self._dealer = CellDealer(self.exchange, cell.key.cell_id, cell.name)
         self.exchange.step(f"beginning {cell.name}")

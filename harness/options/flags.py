@@ -86,6 +86,7 @@ examples:
   python run_suite.py --methods gamma,pmod --bench gqa,textvqa --with-throughput
   python run_suite.py --list methods
   python -m modsuite convert SOURCE --to FOLDER
+  python -m modsuite merge RUN... --out RUN
   python -m modsuite pack RUN --to DIR
   python -m modsuite view runs/mine
 

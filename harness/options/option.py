@@ -81,6 +81,7 @@ class Option:
     repeats: bool = False
     needs: str = ""
     is_flag: bool = True  # else a key of suites alone
+    in_suites: bool = True  # else a word of whoever runs it, and where
 
     @property
     def is_list(self) -> bool:

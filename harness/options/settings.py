@@ -42,12 +42,16 @@ _timing = partial(setting, group=option.TIMES, jobs=MEASURING, record=Record.USE
 _shape = partial(setting, group=option.TIMES, jobs=JobKind.THROUGHPUT, record=Record.USED)
 COSTS = JobKind.COSTS_ONLY | JobKind.PUBLISHED
 _free = partial(setting, jobs=~JobKind(0), record=Record.NEVER)
+_workers = partial(  # who computes which cells changes no number
+    setting, group=option.DO, jobs=ON_BENCHES, record=Record.NEVER, in_suites=False
+)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a run depends on; `out`, `quiet` and `verbose` are the only ones that cannot
-    change a number; `margin` changes verdicts only, `against` what is shown first."""
+    """Everything a run depends on; `out`, `quiet`, `verbose`, and who computes which cells
+    (`shard`, `jobs`, `cluster`), are the only ones that cannot change a number; `margin` changes
+    verdicts only, `against` what is shown first."""
 
     methods: tuple[str, ...] = _do(
         (),
@@ -86,6 +90,28 @@ class Settings:
         jobs=ON_BENCHES,
         record=Record.NEVER,
         repeats=True,
+    )
+    shard: str | None = _workers(
+        None,
+        validators.shard,
+        "i/N",
+        help="the i-th of N shares of the cells, from 1, into a run directory of its own; "
+        "python -m modsuite merge makes one run of them",
+        record=Record.SET,
+    )
+    jobs: int = _workers(
+        1,
+        positive,
+        "N",
+        help="N processes on this machine take the cells from one queue: one a GPU, or of the "
+        "processors a share each",
+    )
+    cluster: str | None = _workers(
+        None,
+        validators.cluster,
+        "SPEC",
+        help="submit the shares, wait, merge: slurm:partition=gpu:gpus=1:time=4h:8 (8 tasks), or "
+        "local:2; needs the extra 'cluster'",
     )
     model: str = setting(
         "tiny-llava",
@@ -383,6 +409,8 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
             raise UsageError(f"{both}: it adds times to a run on benchmarks")
     if settings.throughput and settings.gpu and not settings.concurrency:
         raise UsageError("--gpu has no meaning with --throughput without --concurrency")
+    if settings.shard and settings.cluster:
+        raise UsageError("--shard and --cluster exclude each other: the tasks take the shares")
     if "plan" in settings.analyse and (settings.limit or math.inf) <= settings.analyse_samples:
         raise UsageError(
             f"--analyse: plans are checked on documents behind the first "

@@ -46,8 +46,10 @@ def load_suite(path: Path) -> dict[str, Any]:
             continue
         option = SETTING.get(name)
         if option is None:
-            keys = [flag(k)[2:] for k in SETTING]
+            keys = [flag(k)[2:] for k, one in SETTING.items() if one.in_suites]
             raise UsageError(f"{path}: " + unknown("key", str(key), [*keys, DESCRIPTION]))
+        if not option.in_suites:
+            raise UsageError(f"{path}: {flag(name)} belongs on the command line, not in a suite")
         if name == STUDY:
             values[name] = str(path)  # `harness.study` reads it
         elif name == "checkpoint":

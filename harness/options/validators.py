@@ -18,6 +18,7 @@ from harness.common.nearest import unknown
 
 DATA = ("auto", "mini", "hub")
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+SHARD = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
 MAX_BATCH = 1024  # 1.4 GB of pixels at 336 x 336
 # What --analyse can do, in the order in which it is done.
 ANALYSES = ("arank", "damage", "plan")
@@ -183,6 +184,23 @@ def device(text: str) -> str:
     if not DEVICE.fullmatch(text):
         raise UsageError(unknown("device", text, ("auto", "cpu", "cuda", "cuda:0", "mps")))
     return text
+
+
+def shard(text: str) -> str:
+    """`i/N`, the i-th of N shares, from 1."""
+    found = SHARD.fullmatch(text.strip())
+    index, count = (int(part) for part in found.groups()) if found else (0, 0)
+    if not 1 <= index <= count:
+        near = f": the shares of {count} are 1/{count} to {count}/{count}" if count else ""
+        raise UsageError(f"expected i/N, the i-th of N shares from 1, got '{text}'{near}")
+    return f"{index}/{count}"
+
+
+def cluster(text: str) -> str:
+    """`local:N` or `slurm:key=value...[:N]`, in canonical form."""
+    from harness.options.cluster import parse_cluster
+
+    return parse_cluster(text).spec
 
 
 def place(text: str) -> str:

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from harness.common.errors import StoreError, UsageError
 from harness.common.jsonfile import parse_json, read_json
 from harness.common.nearest import unknown
@@ -31,7 +29,7 @@ from harness.common.place import check_place
 from harness.options.workload import is_workload
 from harness.store import columns, tables
 from harness.store.csvfile import cell_text, write_atomic
-from harness.store.rundir import DONE, LOCK, RUN_JSON, RunLock, open_for_reading, read_run_json
+from harness.store.rundir import DONE, RUN_JSON, is_busy, open_for_reading, read_run_json
 
 WORD = "pack"
 MANIFEST = "pack.json"
@@ -90,16 +88,8 @@ def _zipped(content: bytes) -> bytes:
 
 
 def _check_quiet(run: Path) -> None:
-    if not (run / LOCK).exists():
-        return
-    lock = RunLock(run / LOCK)
-    try:
-        lock.acquire(timeout=0)
-        lock.release()
-    except Timeout:
-        raise UsageError(f"{WORD}: another run is writing to '{run}' now") from None
-    except OSError:  # a folder that cannot be written: nobody writes there
-        return
+    if is_busy(run):
+        raise UsageError(f"{WORD}: another run is writing to '{run}' now")
 
 
 def _check_run(run: Path) -> None:

@@ -37,6 +37,7 @@ from harness.store.csvfile import (
 
 RUN_JSON = "run.json"
 LOCK = "run.lock"
+SHARES, CLUSTER = "shares", "cluster"  # folders of --cluster: unfinished shares, its tasks' logs
 DONE, FAILED = "done", "failed"
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)  # of the file system: go on without this protection
 
@@ -99,7 +100,8 @@ def check_out(path: Path, recorded: Mapping[str, Any]) -> bool:
     if not path.is_dir():
         raise UsageError(f"--out: '{path}' is a file")
     if not (path / RUN_JSON).exists():
-        others = [p.name for p in path.iterdir() if p.name != LOCK and TEMPORARY not in p.name]
+        ours = (LOCK, SHARES, CLUSTER)
+        others = [p.name for p in path.iterdir() if p.name not in ours and TEMPORARY not in p.name]
         if others:
             raise UsageError(f"--out: '{path}' holds other files and no run; choose another folder")
         return False
@@ -117,13 +119,14 @@ def check_out(path: Path, recorded: Mapping[str, Any]) -> bool:
     for name in [*recorded, *(name for name in before if name not in recorded)]:
         if before.get(name) != recorded.get(name):
             raise UsageError(
-                f"--out: '{path}' was made with {_shown(name, before.get(name))}, now it is "
-                f"{_shown(name, recorded.get(name))}: choose another --out, or the old settings"
+                f"--out: '{path}' was made with {shown(name, before.get(name))}, now it is "
+                f"{shown(name, recorded.get(name))}: choose another --out, or the old settings"
             )
     return True
 
 
-def _shown(name: str, value: Any) -> str:
+def shown(name: str, value: Any) -> str:
+    """A recorded setting as it would be given."""
     if isinstance(value, list):
         value = ",".join(map(str, value))
     if isinstance(value, dict):
@@ -137,6 +140,19 @@ class RunLock(FileLock):
     lmms-eval makes `FileLock` itself re-entrant for the whole process, and a second `Store` on the
     same directory would be let in.
     """
+
+
+def is_busy(path: Path) -> bool:
+    """Whether another process is writing to a run directory now."""
+    if not (path / LOCK).exists():
+        return False
+    try:
+        with RunLock(path / LOCK).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder that cannot be written: nobody writes there
+        return False
 
 
 class Store:
@@ -159,7 +175,11 @@ class Store:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise UsageError(f"{self.asked}: {cannot_write(self.path, error)}") from None
-        remove_leftovers(self.path)
+        for place in self.path.iterdir():
+            if place.is_dir() and place.name not in (SHARES, CLUSTER):  # others may write there
+                remove_leftovers(place)
+            elif TEMPORARY in place.name:
+                place.unlink(missing_ok=True)
         if repair(self.cells_csv):
             self.warnings.append(f"{self.cells_csv}: removed a last line that was cut off")
         return self
@@ -213,7 +233,7 @@ class Store:
             old = read_run_json(self.path)
             this = {"at": new["created_at"], "argv": new["argv"]}
             new["resumed"] = [*old.get("resumed", []), this]
-            kept = ("created_at", "argv", "margin", "against")
+            kept = ("created_at", "argv", "margin", "against", "merged")
             new |= {name: old[name] for name in kept if name in old}
         write_json(self.path / RUN_JSON, new)
 
@@ -275,6 +295,14 @@ class Store:
             append_row(self.cells_csv, columns.CELLS, row)
         else:
             write_csv(self.cells_csv, columns.CELLS, [*map(_known, others), row])
+
+    def put_in_order(self, order: Sequence[str]) -> None:
+        """The rows of these cells (by the id that was asked for) in this order, others behind."""
+        rows = read_rows(self.cells_csv)
+        place = {requested: number for number, requested in enumerate(order)}
+        wanted = sorted(rows, key=lambda r: place.get(r.get("requested_id", ""), len(place)))
+        if rows != wanted:
+            write_csv(self.cells_csv, columns.CELLS, map(_known, wanted))
 
     def drop_partial(self, cell_id: str) -> None:
         """Forget the intermediate files of a finished cell."""
