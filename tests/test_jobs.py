@@ -22,7 +22,7 @@ from harness.options.settings import Settings
 from harness.store.csvfile import read_rows
 from tests.fakes import DERIVED, FakeRun, derived, run
 
-TIMES = ("seconds", "finished_at")
+TIMES = ("threads", "seconds", "finished_at")
 FEW: dict[str, Any] = {"limit": 4}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.common.errors import UsageError
+from harness.common.ranks import this
 from harness.options.runtime import Runtime
 from harness.options.settings import Settings
 
@@ -17,10 +18,11 @@ RANKS = "WORLD_SIZE"  # set by torchrun and accelerate launch
 
 def refuse_ranks(asked: str) -> None:
     """Processes that were started as ranks share one cell already. Raises UsageError."""
-    if os.environ.get(RANKS, "1") != "1":
+    count = os.environ.get(RANKS) or str(this().count)
+    if count != "1":
         raise UsageError(
             f"{asked} has no meaning under torchrun or accelerate launch, whose "
-            f"{os.environ[RANKS]} processes share each cell: leave out one of the two"
+            f"{count} processes share each cell: leave out one of the two"
         )
 
 

@@ -67,7 +67,8 @@ def use_threads(settings: Settings, hidden: int) -> int | None:
         if number > max(cores(), before or 0):
             raise UsageError(f"--threads: {number} asked for, this process may use {cores()} cores")
     else:
-        number = int(before or choose(hidden))
+        share = max(1, cores() // settings.jobs)  # of each process of --jobs
+        number = int(before or min(choose(hidden), share))
     torch.set_num_threads(number)
     return None if known and before is None and asked == "auto" else number
 
