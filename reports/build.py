@@ -33,7 +33,6 @@ from reports import (
     timesections,
 )
 from reports import ranking as rank
-from reports import timing as times
 from reports.benchsections import FAILURES
 from reports.controls import Rivals
 from reports.errors import ReportError
@@ -204,9 +203,7 @@ def _page(
     if run.is_ledger:
         reading = sentences.COUNTED
     if clock is not None:
-        board = times.board(clock, times.timed(clock))
-        told = timesections.opening(clock, board), timesections.sentences(board)
-        said = *told, timesections.READING
+        said = timesections.page(clock)
         only = run.is_timing
         about = said[0] if only else f"{about} {said[0]}"
         findings = said[1] if only else [*findings, *said[1][:1]]

@@ -15,6 +15,7 @@ from reports.specs import (
     CELLS,
     COST,
     EVIDENCE,
+    LOAD,
     PUBLISHED,
     ROUTING,
     THROUGHPUT,
@@ -93,7 +94,7 @@ def load_run(path: Path) -> Run:
     if run.is_ledger:
         needed = (COST,)
     if run.is_timing:
-        needed = (CELLS, THROUGHPUT)
+        needed = (CELLS, LOAD if run.get("settings.concurrency") else THROUGHPUT)
     if run.timed is not None:
         needed += (THROUGHPUT,)
     for name in (spec.name for spec in needed):

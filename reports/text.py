@@ -176,6 +176,7 @@ def conditions(summary: Summary) -> str:
         str(run.get("attn", "attention", "settings.attn") or ""),
     ]
     batch = run.get("batch_size", "batch", "settings.batch_size")
+    batch = None if run.get("settings.concurrency") else batch  # all that are in flight, then
     seed = run.get("seed", "settings.seed")
     parts += [f"batch {batch}" if batch is not None else ""]
     parts += [f"seed {seed}" if seed is not None else ""]

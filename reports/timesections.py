@@ -5,7 +5,19 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from reports import breakeven, speedfigure, speedtables, style, tables, text, timing, waterfall
+from reports import (
+    breakeven,
+    load,
+    loadsections,
+    loadtext,
+    speedfigure,
+    speedtables,
+    style,
+    tables,
+    text,
+    timing,
+    waterfall,
+)
 from reports.section import Section
 from reports.summary import Summary
 from reports.timing import Board, Timed
@@ -19,7 +31,10 @@ def sections(summary: Summary, folder: Path) -> list[Section]:
     """Speed-ups first; then phases, where the time goes, and where it pays."""
     entries = timing.timed(summary)
     board = timing.board(summary, entries)
-    if not board.works:
+    loads = load.read(summary)
+    if loads:
+        found = loadsections.sections(summary, loads, folder)
+    elif not board.works:
         found = [Section("speed", "Speed-up over dense", NOTHING)]
     else:
         words = "mini" if summary.is_mini_model else "", timing.watermark(entries)
@@ -173,6 +188,18 @@ def _best_backend(board: Board) -> str:
         f"These times are not at dense's best backend: against that, {fast} of {len(known)} are "
         f"faster, at best {name(best)} with {text.number(ratio, 2)}× (medians)."
     )
+
+
+Page = tuple[str, list[str], tuple[tuple[str, str], ...]]
+
+
+def page(summary: Summary) -> Page:
+    """The opening, the findings and how to read a run's times, phase by phase or under load."""
+    loads = load.read(summary)
+    if loads:
+        return loadtext.opening(summary, loads), loadtext.sentences(loads), loadtext.READING
+    board = timing.board(summary, timing.timed(summary))
+    return opening(summary, board), sentences(board), READING
 
 
 def opening(summary: Summary, board: Board) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from reports import text
@@ -107,10 +109,10 @@ def draw(board: Board, folder: Path, mark: bool | str) -> Drawn | None:
         return None
     sheet = Sheet("waterfall", len(shown), width=4.3, height=2.3)
     alts = []
-    top = max(max(_reach(found)) for _, found in shown)
+    top = max(max(reach(found)) for _, found in shown)
     for entry, found in shown:
         axes = sheet.panel(entry.series.short or entry.series.label, mark)
-        _panel(axes, found, top)
+        panel(axes, found, top, NAMES)
         said = ", ".join(f"{name} {text.number(value)} ms" for name, value in found.items())
         alts.append(f"{entry.series.label} on {board.names[work]}: {said}.")
     caption = (
@@ -126,17 +128,15 @@ def draw(board: Board, folder: Path, mark: bool | str) -> Drawn | None:
     return sheet.save(folder, "Where the time goes", caption, alts, table)
 
 
-def _reach(found: dict[str, float]) -> list[float]:
-    """Where the bars end, from left to right."""
-    total, ends = 0.0, []
-    for name in STEPS[:-1]:
-        total += found[name]
-        ends.append(total)
-    return [*ends, found["method"]]
+def reach(found: dict[str, float]) -> list[float]:
+    """Where the bars end, from left to right; the last step is the method's whole."""
+    *parts, whole = found.values()
+    return [*np.cumsum(parts).tolist(), whole]
 
 
-def _panel(axes: Axes, found: dict[str, float], top: float) -> None:
-    names = [n for n in STEPS if n != "backend" or not math.isclose(found[n], 0, abs_tol=1e-9)]
+def panel(axes: Axes, found: dict[str, float], top: float, called: Mapping[str, str]) -> None:
+    """One method's steps from dense to it, in their order; ``called``: what a step is called."""
+    names = [n for n in found if n != "backend" or not math.isclose(found[n], 0, abs_tol=1e-9)]
     axes.set_xlim(0, top * 1.04)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks([])
@@ -150,7 +150,7 @@ def _panel(axes: Axes, found: dict[str, float], top: float) -> None:
         colour = INK if whole else COSTS if value > 0 else SAVES
         axes.barh(row, abs(value), left=left, height=0.62, color=colour, zorder=2)
         side = axes.get_yaxis_transform()
-        word = NAMES.get(name, "method")
+        word = called.get(name, "method")
         axes.text(-0.02, row, word, ha="right", va="center", color=MUTED,
                   transform=side)  # fmt: skip
         shown = text.number(value, 1, signed=not whole)

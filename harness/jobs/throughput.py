@@ -15,23 +15,24 @@ from harness.common.stops import PROGRAM
 from harness.jobs.resolve import require_same_files
 from harness.jobs.runner import Job
 from harness.jobs.timed import make_timing_grid
+from harness.options.load import Load
 from harness.options.settings import Settings
 from harness.options.workload import Workload
 from harness.readouts import times
 from harness.readouts.ending import Ending
 from harness.store.cells import engine_digest
 from harness.store.rundir import Store, read_run_json
-from harness.timing.cells import TimedCell, TimedCells
+from harness.timing.cells import LoadCells, TimedCell, TimedCells
 from harness.timing.device import Watch, busy_host, cores
 from harness.timing.grid import TimingGrid, check_fit
 
 
 class Throughput(Job):
-    """Methods on workloads, timed."""
+    """Methods on workloads, timed; with ``--concurrency`` under load."""
 
     grid: TimingGrid
     cells: TimedCells
-    todo: list[Workload]
+    todo: list[Workload | Load]
     bench: Any = None
     busy = ""
 
@@ -45,7 +46,8 @@ class Throughput(Job):
 
     def open(self, out: Path, show: Progressing) -> dict[str, Any] | None:
         grid = self.grid
-        self.cells = TimedCells(out, grid, engine_digest())
+        kind = LoadCells if self.settings.concurrency else TimedCells
+        self.cells = kind(out, grid, engine_digest())
         self.todo = [work for work in grid.workloads if self.cells.missing(work)]
         self.busy = busy_host()  # before our own work counts as load
         self.watch = Watch(bus_id(grid) if self.todo else None)
@@ -58,7 +60,8 @@ class Throughput(Job):
     def work(self, store: Store, show: Progressing) -> bool:
         grid, todo = self.grid, self.todo
         count = len(grid.workloads)
-        show.say(f"{store.path}: {count} workloads, {count - len(todo)} done before")
+        what = "loads" if self.settings.concurrency else "workloads"
+        show.say(f"{store.path}: {count} {what}, {count - len(todo)} done before")
         for work in todo:
             workload_part(work, grid, show.forecast)
         return time_all(grid, self.bench, todo, self.cells, store, self.watch, self.busy, show)
@@ -97,7 +100,7 @@ def same_model(out: Path, grid: TimingGrid) -> None:
 def time_all(
     grid: TimingGrid,
     bench: Any,
-    todo: Sequence[Workload],
+    todo: Sequence[Workload | Load],
     cells: TimedCells,
     store: Store,
     watch: Watch,
@@ -109,11 +112,18 @@ def time_all(
     for number, work in enumerate(todo, start=1):
         from harness.timing.workrun import run_workload
 
+        how: dict[str, Any] = {}
+        if isinstance(work, Load):
+            from harness.timing.loadrun import LOADED
+
+            how = {"how": LOADED}
         title = f"[{number}/{len(todo)}] {work.spec}"
         with show.part(title, workload_part(work, grid, show.forecast), still=True) as on_round:
             notes = notes_before(grid, watch, busy)
             stage = partial(_stage, show, title)
-            results = run_workload(grid, bench, work, cells, store, watch, notes, on_round, stage)
+            results = run_workload(
+                grid, bench, work, cells, store, watch, notes, on_round, stage, **how
+            )
         failed = _say(results, title, show) or failed
     return failed
 
@@ -123,7 +133,7 @@ def _stage(show: Progressing, title: str, text: str) -> None:
     show.phase(f"{title}: {text}" if text else title, soon=True)
 
 
-def workload_part(work: Workload, grid: TimingGrid, forecast: Forecast) -> Part:
+def workload_part(work: Workload | Load, grid: TimingGrid, forecast: Forecast) -> Part:
     """The workload in the forecast of the run; its units are rounds."""
     return forecast.part("times", "", work.spec, grid.settings.repeats)
 

@@ -21,6 +21,7 @@ from harness.jobs.resolve import (
 )
 from harness.model.catalog import find_model
 from harness.model.convert.use import config_behind
+from harness.options.load import Load
 from harness.options.settings import Settings
 from harness.options.workload import Workload, parse_workload
 from harness.timing.grid import TimingGrid, device_name
@@ -42,7 +43,7 @@ def make_timing_grid(settings: Settings) -> TimingGrid:
     return replace(grid, methods=tuple(methods), notes=notes)
 
 
-def _data(settings: Settings, work: list[Workload], source: Any) -> dict[str, str]:
+def _data(settings: Settings, work: list[Workload | Load], source: Any) -> dict[str, str]:
     """Bench -> the data it is timed on. Raises UsageError for benches that there are not."""
     names = dict.fromkeys(one.bench for one in work if one.bench)
     if names and source is None:
@@ -74,7 +75,22 @@ def of_benches(settings: Settings) -> list[Workload]:
     return [Workload(bench=name, n_out=settings.n_out, batch=batch) for name in settings.bench]
 
 
-def _workloads(settings: Settings) -> list[Workload]:
+def _workloads(settings: Settings) -> list[Workload | Load]:
+    """What is timed; under load, each as the middle of what is drawn, once for each number of
+    requests in flight. Raises UsageError, one line."""
+    single = _single(settings)
+    if not settings.concurrency:
+        return [*single]
+    crowded = next((one for one in single if one.batch != 1), None)
+    if crowded is not None:
+        raise UsageError(
+            f"--concurrency: all requests in flight are answered together: batch={crowded.batch} "
+            "has no meaning beside it; leave it out"
+        )
+    return [Load(one, count) for one in single for count in settings.concurrency]
+
+
+def _single(settings: Settings) -> list[Workload]:
     found = [parse_workload(text) for text in settings.workload] + of_benches(settings)
     if found and (settings.n_text != Settings().n_text):
         raise UsageError("--n-text has no meaning beside --workload or --bench")

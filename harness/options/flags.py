@@ -166,6 +166,7 @@ def refuse_idle(job: JobKind, given: Collection[str]) -> None:
         if job not in known[name].jobs:
             asked = name == "workload" and job is JobKind.COSTS_ONLY
             instead = ": give --n-text, --n-out and --batch-size" if asked else ""
+            instead = ": it belongs to --throughput" if name == "concurrency" else instead
             raise UsageError(f"{flag(name)} has no meaning with {job.shown}{instead}")
     for name in sorted(given):
         if known[name].needs and known[name].needs not in given:

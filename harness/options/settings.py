@@ -227,8 +227,9 @@ class Settings:
         None,
         parse_gpu,
         "NAME|24GiB",
-        help="with --costs-only: the largest batch that fits this GPU, and bounds of its times",
-        jobs=JobKind.COSTS_ONLY,
+        help="with --costs-only: the largest batch that fits this GPU, and bounds of its times; "
+        "with --concurrency: the requests that fit",
+        jobs=JobKind.COSTS_ONLY | JobKind.THROUGHPUT,
         record=Record.SET,
     )
     costs_only: bool = _do(
@@ -291,6 +292,16 @@ class Settings:
         help="n_text=58:n_image=576:n_out=32:batch=8 (n_image as the model makes it when left "
         "out, 0 for none) or bench=gqa:n_out=32:batch=8; repeatable",
         repeats=True,
+    )
+    concurrency: tuple[int, ...] = setting(
+        (),
+        validators.concurrency,
+        "LIST",
+        help="--throughput under load instead: closed loops of so many requests of unequal "
+        "lengths (1,8,32), drawn around --workload, --bench or --n-text and --n-out",
+        group=option.TIMES,
+        jobs=JobKind.THROUGHPUT,
+        record=Record.SET,
     )
     random_weights: bool = _shape(
         False, help="the model's shapes with random weights, built on the device: needs no files"
@@ -398,6 +409,8 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
             raise UsageError(f"{both}: it adds times to a run on benchmarks")
     if settings.shard and not settings.out:
         raise UsageError("--shard needs --out: each share has a run directory of its own")
+    if settings.throughput and settings.gpu and not settings.concurrency:
+        raise UsageError("--gpu has no meaning with --throughput without --concurrency")
     if settings.shard and settings.cluster:
         raise UsageError("--shard and --cluster exclude each other: the tasks take the shares")
     if "plan" in settings.analyse and (settings.limit or math.inf) <= settings.analyse_samples:

@@ -123,6 +123,13 @@ def workloads(text: str) -> tuple[str, ...]:
     return parse_workloads(text)
 
 
+def concurrency(text: str) -> tuple[int, ...]:
+    """Numbers of requests in flight, ascending."""
+    from harness.options import load
+
+    return load.concurrency(text)
+
+
 def analyses(text: str) -> tuple[str, ...]:
     """A comma list of analyses, in the order of work. A plan is made from one of the others."""
     known = one_of("analysis", ANALYSES)

@@ -19,7 +19,8 @@ from harness.families.catalog import REGISTRY
 from harness.families.shapes import ImageSize, ModelShape
 
 KEYS = ("n_text", "n_image", "n_out", "batch", "bench")
-SPEC = re.compile(r":n_out=\d+:batch=\d+$")  # how every canonical text ends
+# How every canonical text ends, also that of requests in flight (`harness.options.load`).
+SPEC = re.compile(r":n_out=\d+(:batch=\d+|-\d+:in_flight=\d+)$")
 MOST_DIGITS = 12  # more than any device could hold, and a number that every library takes
 LOWEST = {"n_text": 2, "n_image": 0, "n_out": 1, "batch": 1}
 
@@ -123,6 +124,14 @@ def pictures(shape: ModelShape, n_image: int | None) -> Pictures:
         pixels = root * shape.vision.patch
         return Pictures(1, (pixels, pixels), 1, n_image, native=False)
     raise UsageError(f"--workload: n_image={n_image}: {_nearest(shape, single, n_image)}")
+
+
+def image_choices(shape: ModelShape) -> list[Pictures]:
+    """What a request's images are drawn from: one image of any size that the family makes; where
+    it makes one size alone, one or two images."""
+    sizes = REGISTRY[shape.family].image_sizes(shape)
+    counts = (1,) if len(sizes) > 1 else (1, 2)
+    return [_of(one, count) for one in sizes for count in counts]
 
 
 def fewest(shape: ModelShape) -> Pictures:

@@ -84,7 +84,7 @@ def capacity_row(
         "gpu": gpu.name,
         "gpu_gib": gpu.gib,
         "usable_gib": usable / GIB,
-        "largest_batch": max(0, int((usable - weights) // each)),
+        "largest_batch": largest_batch(usable, weights, each),
         "peak_tflops": gpu.tflops,
         "peak_gb_s": gpu.gb_s,
     }
@@ -93,6 +93,11 @@ def capacity_row(
         cache = batch * (sample.kv_prompt + sample.kv_end(n_out)) / 2 * MIB
         row["decode_ms_least"] = bound(batch * sample.token, weights + cache, gpu.tflops, gpu.gb_s)
     return row
+
+
+def largest_batch(usable: float, weights: float, each: float) -> int:
+    """Samples of ``each`` bytes that fit beside the weights; 0 where these leave no room."""
+    return max(0, int((usable - weights) // each))
 
 
 def bound(tflop: float, moved: float, peak: float, bandwidth: float) -> float:

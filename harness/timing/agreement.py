@@ -55,14 +55,23 @@ class Agreement:
     note: str = ""
 
 
-def answer(bench: Bench, subject: Subject, prompt: Prompt, n_out: int) -> Answer:
-    """One recorded, untimed call. The engine asserts its cache against the record here."""
+def answer(
+    bench: Bench,
+    subject: Subject,
+    prompt: Prompt,
+    n_out: int,
+    lengths: Sequence[int] | None = None,
+) -> Answer:
+    """One recorded, untimed call. The engine asserts its cache against the record here.
+
+    ``lengths``: new tokens of each row that count, where they are not all ``n_out``.
+    """
     with torch.no_grad(), active(bench, subject, record=True) as run:
         run.set_samples(list(prompt.names))
         out = generate(
             bench.model, prompt, n_out, None, return_dict_in_generate=True, output_logits=True
         )
-        records = run.records([n_out] * len(prompt.names))
+        records = run.records(lengths or [n_out] * len(prompt.names))
     layers = [layer for layer in out.past_key_values.layers if layer.is_initialized]
     return Answer(
         ids=out.sequences[:, -n_out:].cpu(),

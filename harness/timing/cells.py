@@ -1,7 +1,8 @@
 """Which timed cells a run directory holds already, and writing new ones down. Torch-free.
 
-A cell is a method on a workload. Its rows in throughput.csv come first and its row in cells.csv
-last: rows without that one belong to a run that was killed, and are taken out again.
+A cell is a method on a workload. Its rows in throughput.csv (under load, load.csv) come first and
+its row in cells.csv last: rows without that one belong to a run that was killed, and are taken out
+again.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.threads import in_use
+from harness.options.load import Load
 from harness.options.workload import Workload
 from harness.store import columns
 from harness.store.cells import params_json
+from harness.store.columns.table import Table
 from harness.store.csvfile import append_row, has_header, read_rows, repair, write_csv
 from harness.store.rundir import DONE, FAILED, Store
 from harness.store.runinfo import now
@@ -26,54 +29,56 @@ class TimedCell:
     """A method on a workload, under one attention backend."""
 
     method: Any
-    work: Workload
+    work: Workload | Load
     attn: str
     cell_id: str
     error: str = ""
 
 
 class TimedCells:
-    """The timed cells of one run directory."""
+    """The timed cells of one run directory; ``table`` is the file of their rows."""
+
+    table: Table = columns.THROUGHPUT
 
     def __init__(self, path: Path, grid: TimingGrid, engine: str) -> None:
         self.path, self.grid, self.engine = path, grid, engine
 
     @property
-    def throughput_csv(self) -> Path:
-        return self.path / "throughput.csv"
+    def rows_csv(self) -> Path:
+        return self.path / self.table.file
 
     def rounds_csv(self, cell_id: str) -> Path:
         """The raw times of a cell."""
         return self.path / "rounds" / f"{cell_id}.csv"
 
-    def cell(self, method: Any, work: Workload, attn: str | None = None) -> TimedCell:
+    def cell(self, method: Any, work: Workload | Load, attn: str | None = None) -> TimedCell:
         """The cell of a method on a workload, at the run's backend or another."""
         attn = attn or self.grid.runtime.attn
         return TimedCell(method, work, attn, self.grid.cell_id(method, work, attn, self.engine))
 
     def done(self) -> set[str]:
         """Ids of the cells that are complete."""
-        timed = {row.get("cell_id", "") for row in read_rows(self.throughput_csv)}
+        timed = {row.get("cell_id", "") for row in read_rows(self.rows_csv)}
         rows = read_rows(self.path / "cells.csv")
         return {r["cell_id"] for r in rows if r.get("status") == DONE and r["cell_id"] in timed}
 
-    def missing(self, work: Workload) -> list[Any]:
+    def missing(self, work: Workload | Load) -> list[Any]:
         """The methods that are not done on a workload."""
         done = self.done()
         return [m for m in self.grid.methods if self.cell(m, work).cell_id not in done]
 
     def tidy(self) -> None:
         """Take out what a killed run left behind: a torn line, rows of unfinished cells."""
-        repair(self.throughput_csv)
+        repair(self.rows_csv)
         done = self.done()
-        rows = read_rows(self.throughput_csv)
+        rows = read_rows(self.rows_csv)
         kept = [row for row in rows if row["cell_id"] in done]
-        if len(kept) < len(rows) or not has_header(self.throughput_csv, columns.THROUGHPUT):
-            known = [{name: row.get(name, "") for name in columns.THROUGHPUT} for row in kept]
-            write_csv(self.throughput_csv, columns.THROUGHPUT, known)
+        if len(kept) < len(rows) or not has_header(self.rows_csv, self.table):
+            known = [{name: row.get(name, "") for name in self.table} for row in kept]
+            write_csv(self.rows_csv, self.table, known)
 
     def about(self, cell: TimedCell, sizes: Mapping[str, Any]) -> dict[str, Any]:
-        """The identifying columns of throughput.csv; ``sizes`` are n_text and n_image."""
+        """The identifying columns of a row; ``sizes`` are n_text and n_image."""
         return {
             **self._named(cell),
             "bench": cell.work.bench,
@@ -97,7 +102,7 @@ class TimedCells:
         """A finished cell: raw times, its rows, and last the row that makes it count."""
         write_csv(self.rounds_csv(cell.cell_id), columns.ROUNDS, raw)
         for row in rows:
-            append_row(self.throughput_csv, columns.THROUGHPUT, row)
+            append_row(self.rows_csv, self.table, row)
         done = {"status": DONE, "n": rounds, "seconds": round(seconds, 3)}
         store.record({**self._identity(cell), **done, "notes": "; ".join(notes)})
 
@@ -138,6 +143,12 @@ class TimedCells:
             "device": self.grid.runtime.device,
             "finished_at": now(),
         }
+
+
+class LoadCells(TimedCells):
+    """The cells of loads: a row of load.csv each."""
+
+    table = columns.LOAD
 
 
 def label(cell: TimedCell, usual: str) -> str:

@@ -67,11 +67,12 @@ def require_fit(
     free: int | None,
     device: str,
     loaded: bool = False,
+    flag: str = "--workload",
 ) -> None:
     """Raise UsageError, one line, when the workload cannot fit; it says what would.
 
     ``free``: bytes that can be had, None when unknown (nothing is refused then). ``loaded``: the
-    weights are on the device already, so ``free`` is without them.
+    weights are on the device already, so ``free`` is without them. ``flag``: what asked for it.
     """
     if free is None:
         return
@@ -84,7 +85,7 @@ def require_fit(
         f"activations {wanted.activations / GIB:.1f}"
     )
     raise UsageError(
-        f"--workload: {work.spec} needs about {wanted.total / GIB:.1f} GiB ({parts}), "
+        f"{flag}: {work.spec} needs about {wanted.total / GIB:.1f} GiB ({parts}), "
         f"{device} has {have / GIB:.1f}: {_would_fit(shape, work, pictures, itemsize, attn, have)}"
     )
 

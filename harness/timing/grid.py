@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.families.shapes import ModelShape
+from harness.options.load import Load
 from harness.options.runtime import Runtime
 from harness.options.settings import Settings
-from harness.options.workload import Pictures, Workload, fewest, pictures
+from harness.options.workload import Pictures, Workload, fewest, image_choices, pictures
 from harness.store.cells import ID_LENGTH, package_versions
 from harness.timing.device import cores, cpu_name, free_host_bytes
 from harness.timing.fit import require_fit
@@ -32,7 +33,7 @@ class TimingGrid:
 
     settings: Settings
     methods: tuple[Any, ...]
-    workloads: tuple[Workload, ...]
+    workloads: tuple[Workload | Load, ...]
     model: str  # as tables call it
     shape: ModelShape
     config: Mapping[str, Any]
@@ -74,7 +75,7 @@ class TimingGrid:
             "threads": self.runtime.threads,
         }
 
-    def cell_id(self, method: Any, work: Workload, attn: str, engine: str) -> str:
+    def cell_id(self, method: Any, work: Workload | Load, attn: str, engine: str) -> str:
         """A hash over everything that can change a cell's times."""
         asked = self.settings
         return _digest(
@@ -108,18 +109,26 @@ def device_name(wish: str) -> str:
     return cpu_name() + ("" if threads == cores() else f", {threads} in use")
 
 
-def check_fit(grid: TimingGrid, workloads: Sequence[Workload]) -> None:
+def check_fit(grid: TimingGrid, workloads: Sequence[Workload | Load]) -> None:
     """Refuse workloads that cannot fit the free memory. Raises UsageError, one line."""
     free = free_bytes(grid.settings.device, grid.runtime.device)
     for work in workloads:
         sized, pics = _sized(grid.shape, work)
-        require_fit(
-            grid.shape, sized, pics, grid.itemsize, grid.runtime.attn, free, grid.device_name
-        )
+        attn, device = grid.runtime.attn, grid.device_name
+        asked = "--concurrency" if isinstance(work, Load) else "--workload"
+        require_fit(grid.shape, sized, pics, grid.itemsize, attn, free, device, flag=asked)
 
 
-def _sized(shape: ModelShape, work: Workload) -> tuple[Workload, Pictures]:
-    """The prompt to predict for. Documents are not read yet: a short question on one image."""
+def _sized(shape: ModelShape, work: Workload | Load) -> tuple[Workload, Pictures]:
+    """The prompt to predict for. Documents are not read yet: a short question on one image.
+
+    Under load, every request as long as any, on the images that make the most tokens.
+    """
+    if isinstance(work, Load):
+        drawn = work.middle.n_image is None and not work.bench
+        work = work.largest
+        if drawn:
+            return work, max(image_choices(shape), key=lambda one: one.tokens)
     if work.bench:
         return replace(work, n_text=QUESTION), fewest(shape)
     return work, pictures(shape, work.n_image)

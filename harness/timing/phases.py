@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -105,15 +104,18 @@ def timed(
     prompt: Prompt,
     n_out: int,
     clock: Clock,
-    now: Callable[[], int] = time.perf_counter_ns,
+    now: Callable[[], int] | None = None,
+    on_tokens: Callable[[list[float]], object] | None = None,
 ) -> dict[str, float]:
     """Milliseconds by phase of one call, under whatever method the model is routed by.
+
+    ``on_tokens`` hears when the tokens came, in ms from the call's start, first token first.
 
     ``decode`` is missing for one new token, ``vision`` without images. The extra entry
     ``launch_bound`` is 1 where the device's own times and the host's differ by more than 5 %.
     Raises CellError when another number of tokens came out: such rows do not compare.
     """
-    marks = _Marks(clock)
+    marks, now = _Marks(clock), now or clock.now
     clock.finish()
     began = now()
     marks.start = clock.mark()
@@ -123,6 +125,8 @@ def timed(
     host = (now() - began) / 1e6
     if len(marks.tokens) != n_out:
         raise CellError(f"{len(marks.tokens)} tokens were generated instead of {n_out}")
+    if on_tokens is not None:
+        on_tokens([clock.ms(marks.start, token) for token in marks.tokens])
     device = clock.ms(marks.start, end)
     found = {"end_to_end": host}
     if marks.vision:

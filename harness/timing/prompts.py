@@ -42,14 +42,14 @@ def make_prompts(bench: Bench, work: Workload, limit: int | None, data: str, see
 def synthetic(bench: Bench, work: Workload, pics: Pictures, seed: int) -> Prompt:
     """``batch`` different prompts of the same length: words, images of noise, words."""
     device, model = bench.device, bench.model
-    token = _image_token(model)
+    token = image_token(model)
     draw = torch.Generator().manual_seed(seed)
-    low = min(LOWEST_WORD, bench.shape.vocab // 2)
+    low = lowest_word(bench)
     words = torch.randint(low, bench.shape.vocab, (work.batch, work.n_text), generator=draw)
     words[words == token] = low if low != token else low + 1
-    ids = _around(words, pics, token, _family(model).apart)
+    ids = around(words, pics, token, family_of_model(model).apart)
     inputs = {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
-    family = _family(model)
+    family = family_of_model(model)
     inputs |= {name: one.to(device) for name, one in family.token_inputs(ids, token).items()}
     if pics.count:
         made = family.noise(bench.shape, work.batch * pics.count, pics.crops, pics.size, draw)
@@ -59,7 +59,7 @@ def synthetic(bench: Bench, work: Workload, pics: Pictures, seed: int) -> Prompt
     return Prompt(inputs, tuple(f"noise/{i}" for i in range(work.batch)), tower)
 
 
-def _around(words: torch.Tensor, pics: Pictures, token: int, apart: bool) -> torch.Tensor:
+def around(words: torch.Tensor, pics: Pictures, token: int, apart: bool) -> torch.Tensor:
     """[batch, n] words with image tokens among them; ``apart``: a word between two images.
 
     Raises UsageError where there are not enough words for that.
@@ -82,11 +82,11 @@ def _around(words: torch.Tensor, pics: Pictures, token: int, apart: bool) -> tor
 def alone(prompt: Prompt, row: int, images: Sequence[int], model: Any) -> Prompt:
     """One row of a batch, without its padding; ``images`` are its places in the image tensors."""
     mask = prompt.inputs["attention_mask"][row].bool()
-    family, image_token = _family(model), _image_token(model)
+    family, token_id = family_of_model(model), image_token(model)
     names = ("input_ids", "attention_mask", *family.per_token)
     inputs = {name: prompt.inputs[name][row][mask][None] for name in names}
     if len(images):
-        inputs |= family.some_images(family.counted(prompt.inputs, image_token), images)
+        inputs |= family.some_images(family.counted(prompt.inputs, token_id), images)
     return Prompt(inputs, (prompt.names[row],), prompt.tower)
 
 
@@ -95,7 +95,7 @@ def images_by_row(bench: Bench, prompt: Prompt) -> list[list[int]]:
     rows = len(prompt.names)
     if "pixel_values" not in prompt.inputs:
         return [[] for _ in range(rows)]
-    family, token = _family(bench.model), _image_token(bench.model)
+    family, token = family_of_model(bench.model), image_token(bench.model)
     total = family.image_count(family.counted(prompt.inputs, token))
     has = (prompt.inputs["input_ids"] == token).any(dim=1).tolist()
     each, rest = divmod(total, sum(has))
@@ -108,13 +108,20 @@ def images_by_row(bench: Bench, prompt: Prompt) -> list[list[int]]:
     return found
 
 
-def _image_token(model: Any) -> int:
+def lowest_word(bench: Bench) -> int:
+    """The lowest id that a random word has."""
+    return min(LOWEST_WORD, bench.shape.vocab // 2)
+
+
+def image_token(model: Any) -> int:
+    """The id that stands for an image token."""
     config = model.config
     token = getattr(config, "image_token_id", None)
     return int(token if token is not None else config.image_token_index)
 
 
-def _family(model: Any) -> Family:
+def family_of_model(model: Any) -> Family:
+    """The family of a loaded model."""
     return family_of(model.config, type(model).__name__)
 
 

@@ -46,6 +46,17 @@ class Contender:
     tflops: Mapping[str, float] = field(default_factory=dict)
     kv_mib: float = 0.0
     agreement: Agreement | None = None
+    serving: Any = None  # under load: harness.timing.loadrun.Serving
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured of a workload; the steps are called in the order they stand here."""
+
+    prompts: Callable[[TimingGrid, Bench, Any], Any]
+    record: Callable[[TimingGrid, Bench, Contender, Any], None]
+    measure: Callable[..., Measured]
+    write: Callable[..., list[tuple[TimedCell, str]]]
 
 
 def run_workload(
@@ -58,13 +69,15 @@ def run_workload(
     notes: Sequence[str],
     on_round: Callable[[int, int], None] | None = None,
     on_stage: Callable[[str], object] = str,
+    how: Protocol | None = None,
 ) -> list[tuple[TimedCell, str]]:
-    """Time what is missing of a workload; dense always runs along.
+    """Time what is missing of a workload; dense always runs along. ``how``: phases, or a load.
 
     Returns every cell with a line on its result; a failed one carries its error. Only a disk that
     does not take the rows is raised (StoreError).
     """
     cells.tidy()
+    how = how or PHASES
     wanted = {method.spec for method in cells.missing(work)}
     began = time.perf_counter()
     contenders: list[Contender] = []
@@ -77,22 +90,20 @@ def run_workload(
 
     try:
         on_stage("preparing prompts")
-        prompts = make_prompts(
-            bench, work, grid.settings.limit, grid.settings.data, grid.settings.seed
-        )
+        prompts = how.prompts(grid, bench, work)
         for cell in _cells(grid, work, cells, wanted):
             contender = Contender(cell)
             on_stage(f"counting {cell.method.label}")
-            error = _attempt(store, cell, partial(_record, grid, bench, contender, prompts))
+            error = _attempt(store, cell, partial(how.record, grid, bench, contender, prompts))
             if error:
                 fail(cell, error)
             else:
                 contenders.append(contender)
             if error and is_dense(cell.method) and cell.attn == grid.runtime.attn:
                 raise CellError(f"nothing to compare with: dense could not be run: {error}")
-        found = _measure(grid, bench, work, contenders, prompts, watch, on_round, on_stage)
+        found = how.measure(grid, bench, work, contenders, prompts, watch, on_round, on_stage)
         seconds = time.perf_counter() - began
-        lines = _write(grid, cells, store, contenders, found, prompts, notes, seconds, wanted)
+        lines = how.write(grid, cells, store, contenders, found, prompts, notes, seconds, wanted)
     except (StoreError, KeyboardInterrupt):
         raise
     except BaseException as error:  # SystemExit too: a workload may not end the run
@@ -117,7 +128,8 @@ def _cells(grid: TimingGrid, work: Any, cells: TimedCells, wanted: set[str]) -> 
     return found
 
 
-def _subject(grid: TimingGrid, bench: Bench, cell: TimedCell) -> Subject:
+def subject_of(grid: TimingGrid, bench: Bench, cell: TimedCell) -> Subject:
+    """The method with its weights, trained or freshly drawn."""
     method = cell.method
     if cell.attn != grid.runtime.attn:
         return Subject(method, attn=cell.attn)
@@ -126,9 +138,14 @@ def _subject(grid: TimingGrid, bench: Bench, cell: TimedCell) -> Subject:
     return trained(method, bench, grid.checkpoints.get(method.name))
 
 
+def _prompts(grid: TimingGrid, bench: Bench, work: Any) -> Prompts:
+    asked = grid.settings
+    return make_prompts(bench, work, asked.limit, asked.data, asked.seed)
+
+
 def _record(grid: TimingGrid, bench: Bench, contender: Contender, prompts: Prompts) -> None:
     """One untimed call a batch: token counts, FLOPs, cache bytes, and whether batching is exact."""
-    contender.subject = _subject(grid, bench, contender.cell)
+    contender.subject = subject_of(grid, bench, contender.cell)
     n_out, batch = contender.cell.work.n_out, contender.cell.work.batch
     answers = [answer(bench, contender.subject, prompt, n_out) for prompt in prompts.batches]
     records = [record for one in answers for record in one.records]
@@ -159,12 +176,24 @@ def _measure(
     on_round: Any,
     on_stage: Callable[[str], object],
 ) -> Measured:
-    asked = grid.settings
-    budget = Budget(asked.repeats, asked.warmup, asked.min_seconds, asked.max_seconds)
-    subjects = [contender.subject for contender in contenders]
+    subjects, seed = [contender.subject for contender in contenders], grid.settings.seed
     return measure(
-        bench, subjects, prompts.batches, work.n_out, budget, watch, asked.seed, on_round, on_stage
+        bench,
+        subjects,
+        prompts.batches,
+        work.n_out,
+        budget_of(grid),
+        watch,
+        seed,
+        on_round,
+        on_stage,
     )
+
+
+def budget_of(grid: TimingGrid) -> Budget:
+    """How often, as the settings say."""
+    asked = grid.settings
+    return Budget(asked.repeats, asked.warmup, asked.min_seconds, asked.max_seconds)
 
 
 def _write(
@@ -201,6 +230,21 @@ def _write(
 def _row(
     cells: TimedCells, contender: Contender, times: Times, found: Measured, notes: Sequence[str]
 ) -> TimedRow:
+    return TimedRow(
+        about=cells.about(contender.cell, contender.sizes),
+        tflops=contender.tflops,
+        batch=contender.cell.work.batch,
+        n_out=contender.cell.work.n_out,
+        kv_mib=contender.kv_mib,
+        agreement=None if contender.agreement is None else contender.agreement.share,
+        notes=remarks(contender.agreement, times, found, notes),
+    )
+
+
+def remarks(
+    agreed: Agreement | None, times: Times, found: Measured, notes: Sequence[str]
+) -> tuple[str, ...]:
+    """What a row says of its own conditions, behind the run's ``notes``."""
     said = list(notes)
     slowed = sorted({word for reading in found.readings for word in reading.slowed})
     if slowed:
@@ -211,17 +255,9 @@ def _row(
         said.append("the warm-up had not settled to 1 %")
     if times.launch_bound and np.mean(times.launch_bound) > MORE_THAN_HALF:
         said.append("launch-bound: host and device times differ by more than 5 %")
-    if contender.agreement is not None and contender.agreement.note:
-        said.append(contender.agreement.note)
-    return TimedRow(
-        about=cells.about(contender.cell, contender.sizes),
-        tflops=contender.tflops,
-        batch=contender.cell.work.batch,
-        n_out=contender.cell.work.n_out,
-        kv_mib=contender.kv_mib,
-        agreement=None if contender.agreement is None else contender.agreement.share,
-        notes=tuple(said),
-    )
+    if agreed is not None and agreed.note:
+        said.append(agreed.note)
+    return tuple(said)
 
 
 def _line(row: TimedRow, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -257,3 +293,6 @@ def _reason(store: Store, cell: TimedCell, error: BaseException) -> str:
             folder.mkdir(exist_ok=True)
             (folder / f"{cell.cell_id}.txt").write_text(traceback.format_exc(), encoding="utf-8")
     return one_line(error)
+
+
+PHASES = Protocol(_prompts, _record, _measure, _write)
