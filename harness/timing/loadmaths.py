@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.statistics.stats import ALPHA, RESAMPLES, Interval
+from harness.statistics.draws import RESAMPLES
+from harness.statistics.stats import ALPHA, Interval
 
 Floats = NDArray[np.float64]
 TIMES = ("ttft", "between", "latency")
