@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import json
 import os
 import statistics
@@ -43,6 +44,7 @@ def step(name: str) -> Iterator[None]:
 
 def start() -> None:
     """One start in this process."""
+    gc.disable()  # as the runner does until the model is there
     with step("command line"):
         from harness.command.cli import parse
         from harness.common.threads import prepare
@@ -54,11 +56,16 @@ def start() -> None:
     with step("import torch"):
         import torch
     with step("import transformers"):
-        import harness.model.loading  # noqa: F401
+        import harness.model.loading
     with step("import the job"):
         from harness.common.progress import Progressing
         from harness.jobs.benchmarks import Benchmarks
 
+    with step("import lmms-eval"):
+        from harness.common.torchvision_ops import declare_missing_ops
+
+        declare_missing_ops()
+        import harness.bench.upstream  # noqa: F401
     job = Benchmarks(settings, argv)
     with step("names, data, hashes"):
         job.resolve(out)
@@ -81,13 +88,8 @@ def start() -> None:
 
 def first_question(job: object) -> None:
     """The first cell up to its first batch."""
-    with step("import lmms-eval"):
-        from harness.common.torchvision_ops import declare_missing_ops
-
-        declare_missing_ops()
-        from harness.bench.lmms import RoutedModel
-        from harness.bench.loop import evaluate
-        from harness.bench.upstream import run_lmms_eval  # noqa: F401
+    from harness.bench.lmms import RoutedModel
+    from harness.bench.loop import evaluate
 
     def answer(*_: object) -> object:
         raise Asked

@@ -83,3 +83,16 @@ def test_torchrun_gives_the_bytes_of_one_process(tmp_path: Path) -> None:
     for out in ("2", "3"):
         assert answers(tmp_path / out) == answers(tmp_path / "1")
         assert cells(tmp_path / out) == cells(tmp_path / "1")
+
+
+def test_threads_are_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchrun sets where nobody has chosen is no choice; another number is."""
+    from harness.common import threads
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert threads.choose(4096) == 1
+    monkeypatch.setattr(ranks, "_claimed", [ranks.Rank(0, 2, 0, 2)])
+    assert threads.choose(4096) == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads.choose(4096) == 3

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from harness.common.ranks import this
+
 PER_THREAD = 128  # hidden size that gives one more thread enough to do between two barriers
 SMALL = 1024  # hidden size below which a thread that spins costs more than it can bring
 ASKED = "OMP_NUM_THREADS"  # a number that the user, or torchrun, has chosen
@@ -30,9 +32,10 @@ def prepare() -> None:
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Cores this process may use: of several that answer together, its share."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    found = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return max(1, found // this().here)
 
 
 def sleeping() -> bool:
@@ -49,7 +52,8 @@ def choose(hidden: int, processes: int = 1) -> int:
     spin.
     """
     asked = os.environ.get(ASKED, "").partition(",")[0]
-    if asked.isdecimal() and int(asked):
+    nobody = asked == "1" and not this().alone  # torchrun sets that where nothing is set
+    if asked.isdecimal() and int(asked) and not nobody:
         return int(asked)
     if hidden < SMALL and not sleeping():
         return 1

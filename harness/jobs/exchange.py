@@ -237,7 +237,6 @@ def join(rank: Rank, timeout: float | None = None, meet: float = MEET) -> Exchan
 
     ``timeout``: seconds without progress after which another process hangs; None: see `patience`.
     """
-    import torch
     from torch.distributed import PrefixStore, TCPStore
 
     keeps = rank.leads and not rank.agent
@@ -251,20 +250,4 @@ def join(rank: Rank, timeout: float | None = None, meet: float = MEET) -> Exchan
             f"rank {rank.number}: no meeting place at {rank.host}:{rank.port} within "
             f"{meet:.0f} s ({one_line(error, 80)})"
         ) from None
-    threads = cpu_share(rank)
-    if threads:
-        torch.set_num_threads(threads)
     return Exchange(rank, PrefixStore(f"modsuite/{rank.attempt}", meeting), timeout)
-
-
-def cpu_share(rank: Rank) -> int:
-    """Threads of this process: its share of the machine's; 0 where the user has set them.
-
-    torchrun sets one thread where nothing is set, so that one is no wish.
-    """
-    import os
-
-    if os.environ.get("OMP_NUM_THREADS", "1") != "1":
-        return 0
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (usable or 1) // rank.here)

@@ -182,7 +182,7 @@ def facts(job: Benchmarks) -> dict[str, Any]:
     same["source code"] = first.pop("engine_source")
     same |= {name: value for name, value in first.items() if name not in ONE_FOR_ALL}
     name, unique, kind = device_of(job)
-    same["device"] = kind
+    same["device"], same["number of threads"] = kind, job.grid.runtime.threads
     same["model files"] = job.grid.source.file_hashes
     same["cells"] = [cell.key.cell_id for cell in job.grid.cells]
     return {"same": same, "device": unique, "name": name}
