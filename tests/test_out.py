@@ -103,7 +103,7 @@ def test_plots_go_where_out_says_and_the_run_stays_as_it_is(tmp_path: Path) -> N
         place.chmod(stat.S_IRUSR | (stat.S_IXUSR if place.is_dir() else 0))
     before = state(run)
     try:
-        done, _ = light("--plots-only", str(run), "--out", str(out))
+        done = light("--plots-only", str(run), "--out", str(out))
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == str(out / "report.html")
         assert "heavy: []" in done.stderr
