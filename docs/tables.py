@@ -11,14 +11,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness.options.flags import OPTIONS, default_of
 from harness.options.option import JobKind, Option, Record, flag
-from harness.store.columns import answers, costs, families, layers, load, pairs, study, times
+from harness.store.columns import (
+    answers,
+    capacity,
+    costs,
+    families,
+    layers,
+    load,
+    pairs,
+    study,
+    times,
+)
 from harness.store.columns.table import TYPES, Table
 
 HEAD = ("flag", "default", "meaning", "with", "recorded")
 SET = Record.SET
 FILES = [
     table
-    for module in (answers, pairs, costs, times, load, layers, study, families)
+    for module in (answers, pairs, costs, capacity, times, load, layers, study, families)
     for table in vars(module).values()
     if isinstance(table, Table)
 ]

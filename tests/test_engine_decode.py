@@ -103,6 +103,22 @@ def test_beam_search_with_cache_equals_beam_search_without(spec):
         assert torch.equal(on, generate(model, inputs, num_beams=3))
 
 
+@pytest.mark.parametrize("spec", ["visionzip", "prumerge", "vscan", "illava", "fastervlm", "mqt"])
+@pytest.mark.parametrize(
+    "how", [{"num_beams": 2}, {"num_beams": 2, "num_return_sequences": 2}], ids=str
+)
+def test_what_was_read_of_an_image_is_not_taken_for_repeated_rows(spec, how):
+    model = tiny_llava(layers=5)
+    method = methods.parse(spec)
+    inputs = batch(model, [(3, [16], 4), (2, [16], 2)])
+    with (
+        routed(model, method, random_modules(method, model)),
+        pytest.raises(EngineError, match=r"2 crops were read .* have 4; .* num_beams=1") as error,
+    ):
+        generate(model, inputs, **how)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("spec", ["dense", "pmod", "fastv", "pool", "gamma:threshold=0.5"])
 def test_several_tokens_behind_a_cache_equal_one_at_a_time(spec):
     model = tiny_llava(layers=5, dtype=torch.float64)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import methods
-from harness.engine import model_info, routed
+from harness.engine import EngineError, model_info, routed
 from methods.base import MethodError
 from tests.qwen_tools import (
     END,
@@ -126,6 +126,18 @@ def test_every_method_is_among_them_or_refuses() -> None:
             assert line.startswith(f"{name}: ")
             assert "two by two patches" in line or "this model's tower has none" in line
             assert "\n" not in line
+
+
+def test_pool_does_not_take_another_rows_image_size_under_beam_search() -> None:
+    """Two rows of four and six token rows: repeated, the second would be pooled as the other."""
+    model = tiny_qwen(FAMILIES[0], layers=4)
+    inputs = batched(rows_of(model, [(3, [(4, 6)], 4), (2, [(6, 4)], 3)]))
+    with (
+        torch.no_grad(),
+        routed(model, methods.parse("pool")),
+        pytest.raises(EngineError, match=r"2 images were read .* have 4; .* num_beams=1"),
+    ):
+        model.generate(**inputs, max_new_tokens=2, num_beams=2)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -114,7 +114,14 @@ class Samples:
         crops = getattr(self.features, "crops", None)
         if crops is None:
             raise EngineError("the vision tower was not read for these features")
+        self._enough(len(crops), "crops")
         return crops
+
+    def _enough(self, known: int, what: str) -> None:
+        """Every row must have its own: ``generate`` repeats rows, not what was kept of images."""
+        wanted = sum(grid["crops"] for row in self.grids() for grid in row)
+        if known < wanted:
+            raise _repeated(known, wanted, what)
 
     def merge(self, method: Method) -> Any:
         """What the tower merged for a method that asks for it (``TowerMerge``), or None."""
@@ -122,7 +129,11 @@ class Samples:
         wanted = bool(method.merge_layers(self.parts.info))
         if any(self.image_counts) and wanted != (found is not None):
             raise EngineError("the vision tower was run for another method than this")
-        return found if any(self.image_counts) else None
+        if not any(self.image_counts):
+            return None
+        if found is not None and found.owner is not None:
+            self._enough(len(found.owner), "crops")
+        return found
 
     # --- geometry ---------------------------------------------------------------------------
     def spans(self) -> list[list[tuple[int, int]]]:
@@ -183,6 +194,16 @@ class Samples:
             if sum(lengths) == sum(runs):
                 sizes = self.extents
                 sizes = sizes.tolist() if sizes is not None else []
+                if 0 < len(sizes) < len(lengths):
+                    raise _repeated(len(sizes), len(lengths), "images")
                 return lengths, sizes + [None] * (len(lengths) - len(sizes))
         # Features unknown (embeddings given by the caller): every contiguous run is one image.
         return runs, [None] * len(runs)
+
+
+def _repeated(known: int, wanted: int, what: str) -> EngineError:
+    return EngineError(
+        f"this method reads the images themselves: {known} {what} were read and the batch's rows "
+        f"have {wanted}; beam search and several answers to a prompt repeat rows without their "
+        "images: generate with num_beams=1 and num_return_sequences=1"
+    )

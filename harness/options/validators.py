@@ -71,6 +71,11 @@ def seconds(text: str) -> float:
     return _number(text, "a number of seconds", lambda value: 0 <= value < math.inf)
 
 
+def patience(text: str) -> float:
+    """A positive finite number of seconds: nothing is done within none."""
+    return _number(text, "a number of seconds above 0", lambda value: 0 < value < math.inf)
+
+
 def points(text: str) -> float:
     """A positive number of points, below 100."""
     what = "a number of points above 0 and below 100"
