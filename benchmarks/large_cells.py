@@ -27,10 +27,10 @@ from harness.families.shapes import ModelShape
 from harness.jobs import benchmarks as job
 from harness.readouts.derive import Derived
 from harness.readouts.stored import referees_of
+from harness.store.held import PackedRecords
 from harness.store.packing import pack
 from harness.store.record import DROPPED, IMAGE, SKIPPED, RoutingRecord, dense_record
 from harness.store.records import Basis
-from harness.store.response_log import PackedRecords
 from reports.samples.index import Index
 from tests.fakes import FakeBench, FakeRun, FakeSession, FakeSource
 from tests.fakes import run as run_job

@@ -33,20 +33,25 @@ def with_imports(
         if file in found:
             continue
         found.add(file)
-        for module in _modules(file, began):
+        for module in _modules(file, began, file.read_bytes(), tuple(sys.path)):
             if module.is_file() and follow(module):
                 rest.append((module, began))
     return sorted(found)
 
 
-def _modules(file: Path, began: Path) -> Iterator[Path]:
+@cache  # by content: a file that has changed is read again
+def _modules(file: Path, began: Path, source: bytes, places: tuple[str, ...]) -> list[Path]:
     """Where the modules that a file imports may lie, and the packages that hold them."""
-    for level, name in _imported(file.read_bytes()):
+    return list(_places(file, began, source, places))
+
+
+def _places(file: Path, began: Path, source: bytes, places: tuple[str, ...]) -> Iterator[Path]:
+    for level, name in _imported(source):
         bases = [ROOT] if CHECKOUT or (name[:1] and name[0] in OURS) else []
         if level:
             bases = [[file, *file.parents][level]] if level <= len(file.parents) else []
         elif not _ours(file):
-            bases += [began, file.parent, *_elsewhere(tuple(sys.path))]
+            bases += [began, file.parent, *_elsewhere(places)]
         for base in bases:
             place = base.joinpath(*name)
             if name:
@@ -82,7 +87,6 @@ def _elsewhere(places: tuple[str, ...]) -> tuple[Path, ...]:
     )
 
 
-@cache  # by content: a file that has changed is read again
 def _imported(source: bytes) -> frozenset[tuple[int, tuple[str, ...]]]:
     """Dots before it, and name, of what may be modules: of ``from a import b`` both a and a.b."""
     names: set[tuple[int, tuple[str, ...]]] = set()

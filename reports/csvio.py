@@ -5,6 +5,7 @@ A wrong figure is worse than a gap: whatever cannot be trusted is left out and s
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,21 +62,23 @@ def read_table(path: Path, spec: Spec, notices: list[str]) -> pd.DataFrame:
         A frame that has every column of ``spec`` (text as ``str``, numbers as ``float``, empty
         where nothing was measured) and any further column of the file as text.
     """
-    empty = pd.DataFrame({c: pd.Series(dtype=object) for c in spec.columns})
-    rows = _rows(path, spec.name, notices)
-    if rows is None:
-        return _typed(empty, spec, notices)
-    header, records = rows
+    header, records = _rows(path, spec.name, notices) or ([], [])
     missing = [c for c in spec.required if c not in header]
-    if missing:
+    if header and missing:
         notices.append(f"{spec.name}: left out, it has no column {', '.join(missing)}.")
-        return _typed(empty, spec, notices)
-    frame = pd.DataFrame(records, columns=header, dtype=object)
-    for column in spec.columns:
-        if column not in frame:
-            frame[column] = ""
-    key = list(spec.key)
-    return _typed(frame.drop_duplicates(key, keep="last").reset_index(drop=True), spec, notices)
+        header, records = [], []
+    return _typed(header, _last_of_each(header, records, spec.key), spec, notices)
+
+
+def _last_of_each(
+    header: list[str], records: list[list[str]], key: tuple[str, ...]
+) -> list[list[str]]:
+    """The last record of every key, where it stands."""
+    places = [header.index(name) for name in key if name in header]
+    if not places:
+        return records
+    last = {tuple(record[i] for i in places): number for number, record in enumerate(records)}
+    return [records[number] for number in sorted(last.values())]
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -122,16 +125,35 @@ def _rows(path: Path, name: str, notices: list[str]) -> tuple[list[str], list[li
     return found.header, found.rows
 
 
-def _typed(frame: pd.DataFrame, spec: Spec, notices: list[str]) -> pd.DataFrame:
+def _typed(
+    header: list[str], records: list[list[str]], spec: Spec, notices: list[str]
+) -> pd.DataFrame:
     """Text columns as str, number columns as float with NaN for empty or unreadable values."""
-    for column in spec.text:
-        frame[column] = frame[column].astype(str)
-    for column in spec.numbers:
-        raw = frame[column].astype(str).str.strip()
-        values = pd.to_numeric(raw, errors="coerce").astype(float)
-        values = values.where(values.abs() != float("inf"))
-        wrong = int((values.isna() & (raw != "") & (raw.str.lower() != "nan")).sum())
-        if wrong:
-            notices.append(f"{spec.name}: {wrong} value(s) of {column} are no number, left out.")
-        frame[column] = values
-    return frame
+    raw = {name: [record[i] for record in records] for i, name in enumerate(header)}
+    raw |= {name: [""] * len(records) for name in spec.columns if name not in raw}
+    columns: dict[str, pd.Series] = {}
+    for name, texts in raw.items():
+        if name in spec.numbers:
+            values = [_number(text) for text in texts]
+            wrong = values.count(None)
+            if wrong:
+                said = f"{wrong} value(s) of {name} are no number, left out."
+                notices.append(f"{spec.name}: {said}")
+            columns[name] = pd.Series([math.nan if v is None else v for v in values], dtype=float)
+        else:
+            columns[name] = pd.Series(texts, dtype=str if name in spec.text else object)
+    return pd.DataFrame(columns)
+
+
+def _number(text: str) -> float | None:
+    """NaN for an empty one; None for what is no number. Infinity is none: nothing here is."""
+    text = text.strip()
+    if not text or text.lower() == "nan":
+        return math.nan
+    if not text.isascii() or "_" in text:  # which Python takes, and no other reader
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
 from reports import labels
@@ -48,23 +46,15 @@ class Level:
 
 def draw(axes: Axes, rows: Sequence[Row], label: str, levels: Sequence[Level] = ()) -> None:
     """Rows from the top down in the order given, a filled marker or a hollow one."""
-    every = [str(i) for i in range(len(rows))]
-    for filled in (True, False):
-        chosen = [i for i, row in enumerate(rows) if row.known and row.filled == filled]
-        if not chosen:
+    for i, row in enumerate(rows):
+        if not row.known:
             continue
-        # The interval is given, not computed: of three values the median and the whole range.
-        ends = [(i, v) for i in chosen for v in (rows[i].value, rows[i].low, rows[i].high)]
-        ends = [(i, rows[i].value if math.isnan(v) else v) for i, v in ends]
-        look: dict[str, Any] = {} if filled else {"markerfacecolor": PAPER}
-        sns.pointplot(
-            pd.DataFrame({"row": [str(i) for i, _ in ends], "value": [v for _, v in ends]}),
-            x="value", y="row", order=every, hue="row", hue_order=[str(i) for i in chosen],
-            palette=[rows[i].colour for i in chosen], markers=[rows[i].marker for i in chosen],
-            estimator="median", errorbar=("pi", 100), orient="h", linestyle="none", legend=False,
-            markersize=5.5, markeredgewidth=1.4, err_kws={"linewidth": 1.6, "zorder": 2},
-            zorder=3, ax=axes, **look,
-        )  # fmt: skip
+        # Drawn as given: seaborn would compute an interval from three values, a second a panel.
+        low, high = (row.value if math.isnan(v) else v for v in (row.low, row.high))
+        axes.plot([low, high], [i, i], color=row.colour, linewidth=1.6, zorder=2)
+        axes.plot(row.value, i, color=row.colour, marker=row.marker, linestyle="none", zorder=3,
+                  markersize=5.5, markeredgewidth=1.4,
+                  markerfacecolor=row.colour if row.filled else PAPER)  # fmt: skip
     named = sum(bool(level.name) for level in levels)  # at the top and at the bottom
     axes.set_ylim(len(rows) - 0.4 + 0.6 * (named > 1), -0.6 - 0.6 * (named > 0))
     axes.set_yticks(range(len(rows)), labels.wrapped([row.name for row in rows]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from harness.store.record import DAMAGED, IMAGE, QUESTION, RoutingRecord
 from reports.cell import Series
 from reports.csvio import read_object
-from reports.record import PROCESSED, read, token_states
+from reports.record import read
 from reports.summary import Summary
 
 ATTENTION = "attention.npz"
@@ -30,10 +31,10 @@ class Shown:
     record: RoutingRecord
     about: dict[str, Any]
 
-    @property
+    @cached_property
     def kept_images(self) -> NDArray[np.bool_]:
         """[L, image tokens] processed in their own slot."""
-        return np.asarray(token_states(self.record)[:, self.record.kinds == IMAGE] == PROCESSED)
+        return self.record.keep[:, self.record.kinds == IMAGE]
 
 
 def question(sample: Shown) -> str:

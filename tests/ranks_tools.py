@@ -97,7 +97,8 @@ class Loop(FakeRun):
 
     def evaluate(self, session: Any, method: Any, bench: Any, **options: Any) -> Any:
         from harness.bench.lmms import RoutedModel
-        from harness.store.response_log import PackedRecords, ResponseLog
+        from harness.store.held import PackedRecords
+        from harness.store.response_log import ResponseLog
 
         kept = 1.0 if method.name == "dense" else 0.5
         dealer = options.get("dealer")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -30,18 +29,15 @@ sys.exit(code)
 """
 
 
-def light(*argv: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    """A command in its own process, and the CPU seconds it took (independent of other load)."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
+def light(*argv: str) -> subprocess.CompletedProcess[str]:
+    """A command in its own process, which says what heavy modules it has loaded."""
+    return subprocess.run(
         [sys.executable, "-c", LIGHT.format(argv=list(argv))],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize(
@@ -58,17 +54,16 @@ def light(*argv: str) -> tuple[subprocess.CompletedProcess[str], float]:
         (["--list", "suites"], "first-light"),
     ],
 )
-def test_help_and_lists_are_fast_and_load_nothing_heavy(argv: list[str], shows: str) -> None:
-    done, seconds = light(*argv)
+def test_help_and_lists_load_nothing_heavy(argv: list[str], shows: str) -> None:
+    done = light(*argv)
     assert done.returncode == 0, done.stderr
     assert shows in done.stdout
     assert "heavy: []" in done.stderr
-    assert seconds < 1.0
 
 
 def test_plots_only_loads_nothing_heavy(tmp_path: Path) -> None:
     assert run(tmp_path / "run") == 0
-    done, _ = light("--plots-only", str(tmp_path / "run"))
+    done = light("--plots-only", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "run/report.html")
     assert "exact match" in (tmp_path / "run/report.html").read_text()

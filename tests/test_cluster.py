@@ -17,6 +17,8 @@ from harness.command.cli import parse
 from harness.common.errors import UsageError
 from harness.jobs import cluster
 from harness.options.cluster import parse_cluster
+from harness.options.runtime import Runtime
+from harness.options.settings import Settings
 from harness.store.csvfile import read_rows
 from tests.fakes import FakeRun, derived, run, settings
 
@@ -105,6 +107,26 @@ def test_a_killed_task_is_reported_and_the_command_goes_on(
     assert run(out, **FEW) == 0  # the run of one process
     with pytest.raises(UsageError, match="was made with --seed 0, now it is --seed 1"):
         start(out, FakeRun(), "local:2", seed=1)
+
+
+class Loaded(FakeRun):
+    """A run whose stand-in says how many threads it was told to have."""
+
+    def runtime(self, source: Any) -> Runtime:
+        return Runtime("cpu", "float32", "sdpa", threads_of(self.settings))
+
+
+def threads_of(asked: Settings) -> int:
+    return asked.threads if isinstance(asked.threads, int) else 77
+
+
+def test_local_tasks_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setattr("reports.build.build_report", lambda out: out / "report.html")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert start(tmp_path / "run", Loaded(), "local:1") == 0
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["settings"]["threads"] == 3
 
 
 # A scheduler of four commands: an array's tasks begin at once, on this machine.

@@ -121,6 +121,7 @@ def test_what_an_edit_repeats(
         assert [(out / f"samples/{cell_id}.csv").read_bytes() for cell_id in ids] == samples
 
 
+@pytest.mark.usefixtures("painted")
 def test_deriving_again_gives_the_same_bytes_without_torch(out: Path) -> None:
     assert main(["--derive", str(out), "--quiet"]) == 0
     before = files(out)

@@ -30,6 +30,7 @@ from tests.fixtures.onevision_models import (
     write_onevision,
 )
 from tests.test_geometry import CENTRES, agree, bright, light
+from tests.tiers import some
 
 from transformers import (  # isort: skip  after the fixtures
     CONFIG_MAPPING, AutoProcessor, LlavaOnevisionImageProcessor, LlavaOnevisionModel,
@@ -279,7 +280,7 @@ def test_a_prompt_keeps_its_images_with_it(folder: Path) -> None:
 
 
 # --- from the command line
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", some(WRITERS, "llava_onevision"))
 def test_a_repository_is_evaluated(folders: dict[str, Path], name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     argv = ["--model", str(folders[name]), "--bench", "gqa", "--data", "mini", "--limit", "2"]

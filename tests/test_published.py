@@ -24,11 +24,15 @@ from harness.families.convnext import CONVNEXT_L, CONVNEXT_XXL, convnext_parts
 from harness.families.shapes import SlowShape
 from harness.families.sight import summed, tower_parts
 from harness.options.suites import suite_names
+from tests.tiers import some
 
 RECORDS = Records()  # routing is asked for once, by whichever test comes first
 
 
-@pytest.mark.parametrize("name", table_names())
+LONG = ("gamma-table1", "gamma-table3")  # some ten seconds each: sizes of many models
+
+
+@pytest.mark.parametrize("name", some(table_names(), *(set(table_names()) - set(LONG))))
 def test_every_reproducible_figure_is_reproduced(name: str) -> None:
     """TFLOPs within 0.7 %, KV cache within 0.1 point; a marked one really is out of reach."""
     counted = 0
@@ -136,6 +140,15 @@ def test_every_table_is_a_suite() -> None:
         assert (settings.published, settings.costs_only) == (name, True)
 
 
+def test_a_table_of_a_paper_is_a_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(["--suite", "pmod-table5", "--out", str(out), "--quiet"]) == 0
+    published = pd.read_csv(out / "published.csv")
+    assert set(published.unit) == {"TFLOP", "% of image tokens"}
+    assert "Beside the paper: Table 5" in (out / "report.md").read_text()
+
+
+@pytest.mark.slow
 def test_a_run_beside_a_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     argv = ["--suite", "gamma-table3", "--out", str(out)]

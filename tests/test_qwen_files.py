@@ -23,6 +23,7 @@ from tests.fixtures.bad_input import edit
 from tests.fixtures.hub_qwen import preprocessor, write_qwen
 from tests.qwen_tools import FAMILIES
 from tests.routing_tools import random_modules
+from tests.tiers import some
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def loaded(folder: Path, sharing: int = 16) -> Any:
     return load_model(str(folder), "cpu", "float32", "sdpa", feature_cache_mib=sharing)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", some(FAMILIES, "qwen2_5_vl"))
 def test_answers_costs_and_pictures_from_the_command_line(
     family: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:

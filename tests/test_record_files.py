@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from harness.common.errors import StoreError
+from harness.store.held import PackedRecords
 from harness.store.packing import from_plain, pack, plain, unpack
 from harness.store.record import ARRAYS, DROPPED, RoutingRecord, route_dtype
 from harness.store.records import Basis, Records, write_records
-from harness.store.response_log import Answer, Batch, PackedRecords, ResponseLog
+from harness.store.response_log import Answer, Batch, ResponseLog
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -122,7 +122,8 @@ def evaluate(
     from harness.bench.quiet import quiet
     from harness.bench.request import MAX_NEW_TOKENS
     from harness.bench.upstream import run_lmms_eval
-    from harness.store.response_log import PackedRecords, ResponseLog
+    from harness.store.held import LoggedRecords
+    from harness.store.response_log import ResponseLog
 
     path = Path(response_log) if response_log is not None else None
     number = dealer.number if dealer is not None else 0
@@ -150,7 +151,7 @@ def evaluate(
         results, tasks = run_lmms_eval(lm, bench, limit, seed)
         metrics = extract(results, tasks, bench.metric, bench.task)
     maps = _attention(loaded, method, checkpoint, lm) if attention else None
-    records = PackedRecords()
+    records = LoggedRecords(lm.answers)
     samples = tuple(_samples(results, tasks, metrics[0], lm.answers, records))
     return CellResult(
         bench=bench.name,
@@ -191,7 +192,7 @@ def _samples(
     answers: Mapping[tuple[str, str], Any],
     records: Any,
 ) -> Iterator[Sample]:
-    """One row a document, in lmms-eval's order; full records go to ``records``."""
+    """One row a document, in lmms-eval's order; ``records`` learns where their records are."""
     grouped = len(tasks) > 1
     for name, task in tasks.items():
         seen = set()
@@ -200,10 +201,11 @@ def _samples(
             if key in seen:
                 continue  # the same document under another answer filter
             seen.add(key)
-            answer = answers[name, str(row["doc_id"])]
+            asked = name, str(row["doc_id"])
+            answer = answers[asked]
             if headline.scores.get(key) is not None and lacks_answer(row, task):
                 raise CellError(f"{name}: document {row['doc_id']} has no answer to score against")
-            records.add(key, answer.packed)
+            records.find(key, asked)
             yield Sample(
                 doc_id=key,
                 score=headline.scores.get(key),

@@ -163,6 +163,7 @@ def _share(job: Benchmarks, name: str, out: Path, threads: int | str) -> Benchma
         shard=name,
         out=place,
         reuse=tuple(reuse),
+        threads=threads,
         quiet=True,
         table=None,
     )

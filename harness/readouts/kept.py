@@ -28,6 +28,7 @@ from methods.sources import with_imports
 
 MADE_BY = "harness/readouts/derive.py"
 PACKAGES = ("numpy", "scipy")
+APART = {"seconds", "finished_at", "rank_count", "threads", "reused_from"}  # in no table of a cell
 
 
 @cache
@@ -44,7 +45,8 @@ class Kept:
         self.path = store.samples_csv(cell_id).with_name(f"{cell_id}.tables.json")
         self.is_packed = tables.is_packed(store.path)
         places = (store.samples_csv, store.metrics_json, store.evidence_json)
-        digest = hashlib.sha256(json.dumps([_code(), seed, margin, row], sort_keys=True).encode())
+        said = {name: value for name, value in row.items() if name not in APART}
+        digest = hashlib.sha256(json.dumps([_code(), seed, margin, said], sort_keys=True).encode())
         for place in places if not self.is_packed else ():
             content = tables.content(place(cell_id)) if tables.exists(place(cell_id)) else None
             digest.update(hashlib.sha256(content or b"").digest())

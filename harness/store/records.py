@@ -21,9 +21,9 @@ from typing import Any
 from harness.common.errors import StoreError, one_line
 from harness.common.jsonfile import parse_json
 from harness.store.csvfile import cell_text, write_atomic
+from harness.store.held import PackedRecords
 from harness.store.packing import from_plain, plain
 from harness.store.record import RoutingRecord
-from harness.store.response_log import PackedRecords
 
 VERSION = 1
 PIECE = 1 << 20  # bytes written together

@@ -24,8 +24,6 @@ from typing import Any
 
 from harness.common.errors import StoreError, one_line
 from harness.common.jsonfile import parse_json
-from harness.store.packing import unpack
-from harness.store.record import RoutingRecord
 
 VERSION = 6
 BUFFER = 1 << 20  # bytes read at once
@@ -301,27 +299,3 @@ def _as_json(answer: Answer) -> dict[str, Any]:
 
 def _answer(data: Mapping[str, Any]) -> Answer:
     return Answer(**{**data, "packed": base64.b85decode(data["packed"])})
-
-
-class PackedRecords(Mapping[str, RoutingRecord]):
-    """Records by document id, kept compressed and unpacked when asked for."""
-
-    def __init__(self) -> None:
-        self._packed: dict[str, bytes] = {}
-
-    def add(self, doc_id: str, packed: bytes) -> None:
-        """Keep one packed record."""
-        self._packed[doc_id] = packed
-
-    def plain(self, doc_id: str) -> bytes:
-        """The record in the form of `harness.store.packing.plain`, as it was packed."""
-        return zlib.decompress(self._packed[doc_id])
-
-    def __getitem__(self, doc_id: str) -> RoutingRecord:
-        return unpack(self._packed[doc_id])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._packed)
-
-    def __len__(self) -> int:
-        return len(self._packed)
