@@ -18,9 +18,11 @@ from harness.command.cli import main, parse
 from harness.common import ranks, threads
 from harness.common.errors import CellError, UsageError
 from harness.jobs.devices import environments
+from harness.jobs.worker import IMAGES_LOCK
 from harness.options.runtime import Runtime
 from harness.options.settings import Settings
 from harness.store.csvfile import read_rows
+from harness.store.rundir import Store
 from tests.fakes import DERIVED, FakeRun, derived, run
 
 TIMES = ("seconds", "finished_at", "threads")  # a process with a stand-in has no torch
@@ -93,6 +95,12 @@ def test_a_killed_process_is_replaced_and_its_cell_taken_over(
     assert run(two, methods=methods, bench=("gqa",), **FEW) == 0
     assert run(one, methods=methods, bench=("gqa",), **FEW) == 0
     assert derived(two) == derived(one)
+
+
+def test_what_a_killed_parent_leaves_is_removed(tmp_path: Path) -> None:
+    (tmp_path / IMAGES_LOCK).touch()
+    with Store(tmp_path):
+        assert not (tmp_path / IMAGES_LOCK).exists()
 
 
 def test_an_interrupt_ends_all_and_the_command_goes_on(

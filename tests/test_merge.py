@@ -136,6 +136,40 @@ def test_failed_cells_stay_failed_until_one_has_them(runs: Path) -> None:
     assert rows(runs / "all") == rows(runs / "whole")
 
 
+def test_runs_of_one_name_stay_apart(runs: Path) -> None:
+    for number, name in ((1, "one"), (2, "two")):
+        (runs / str(number)).mkdir()
+        (runs / name).rename(runs / str(number) / "share")
+    assert merge(runs, "1/share") == 3
+    assert merge(runs, "2/share") == 0
+    merged = json.loads((runs / "all" / "run.json").read_text())["merged"]
+    assert {name: (one["shard"], len(one["cells"])) for name, one in merged.items()} == {
+        "share": ("1/2", 3),
+        "2/share": ("2/2", 3),
+    }
+
+
+def test_a_table_of_cells_that_is_cut_off_is_named(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = runs / "one" / "cells.csv"
+    content = table.read_bytes()
+    for left, missing in ((content[:-9], "1 missing (random on gqa)"), (b"\xff" * 99, "3 missing")):
+        table.write_bytes(left)
+        assert merge(runs, "one", "two", out=f"all-{len(left)}") == 3
+        said = capsys.readouterr().err
+        assert f"{runs / 'one'}: cells.csv ends with a line that was cut off" in said
+        assert missing in said
+
+
+def test_no_reuse_is_advised_that_would_take_nothing(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    altered(runs / "two" / "run.json", settings={"limit": 9})
+    assert merge(runs, "one", "two") == 2
+    assert "--reuse" not in capsys.readouterr().err
+
+
 def altered(run_json: Path, **changes: Any) -> None:
     about = json.loads(run_json.read_text())
     about["settings"] |= changes.pop("settings", {})

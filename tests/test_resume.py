@@ -66,6 +66,7 @@ def test_a_failed_cell_is_tried_again_and_then_replaced(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     run(whole)
     assert derived(out) == derived(whole)
+    assert [r["cell_id"] for r in rows] == [r["cell_id"] for r in read_rows(whole / "cells.csv")]
 
 
 def test_out_of_memory_halves_are_another_cell_but_not_computed_again(tmp_path: Path) -> None:

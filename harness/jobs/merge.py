@@ -33,7 +33,7 @@ from harness.readouts.stored import read_out_cell
 from harness.readouts.summary import ending
 from harness.store import columns
 from harness.store.against import keep
-from harness.store.csvfile import read_rows, write_csv, write_json
+from harness.store.csvfile import is_torn, read_rows, write_csv, write_json
 from harness.store.rundir import FAILED, RUN_JSON, Store, check_out, is_busy, is_run, read_run_json
 from harness.store.tables import is_packed
 
@@ -144,6 +144,8 @@ def _say(found: Merge, out: Path, show: Progressing) -> None:
         show.say(line)
         half = [name for cell, name in found.cells.items() if cell in source.half]
         wrong = [f"damaged: {text}" for text in source.damaged]
+        if is_torn(source.store.cells_csv) and not is_busy(path):
+            wrong += ["cells.csv ends with a line that was cut off, which is left out"]
         wrong += [f"files are missing: {listed(half)}"] if half else []
         for text in wrong:
             show.warn(f"{PROGRAM}: {WORD}: {path}: {text}")

@@ -35,7 +35,7 @@ def require_same(one: Source, other: Source) -> None:
     for name in dict.fromkeys([*ours, *theirs]):
         if ours.get(name) != theirs.get(name):
             hint = ""
-            if name in ("methods", "bench", "limit"):
+            if name in ("methods", "bench"):  # a cell's id follows from the other settings
                 hint = ": a run over both with --reuse takes the answers of both"
             raise UsageError(
                 f"{WORD}: '{other.target}' was made with {shown(name, theirs.get(name))}, "
@@ -97,10 +97,26 @@ def described(
             continue
         said = {n: source.about[n] for n in (*PROVENANCE, "jobs") if source.about.get(n)}
         shard = {SHARD: source.about[SHARD]["of"]} if source.about.get(SHARD) else {}
-        old = merged.get(source.name, {}).get("cells", [])
-        merged[source.name] = {**said, **shard, "cells": [*dict.fromkeys([*old, *ids])]}
+        name = _free_name(source, merged)
+        old = merged.get(name, {}).get("cells", [])
+        merged[name] = {**said, **shard, "cells": [*dict.fromkeys([*old, *ids])]}
     about["merged"] = merged
     return about | ({"reused": reused} if reused else {})
+
+
+def _free_name(source: Source, merged: Mapping[str, Any]) -> str:
+    """What a run is called among the merged ones: by more of its path where another has the name.
+
+    A run that went on keeps the time at which it began, and so its name.
+    """
+    mine = (source.about.get("created_at"), (source.about.get(SHARD) or {}).get("of"))
+    *folders, _ = source.store.path.resolve().parts
+    name = source.name
+    while name in merged and mine != (merged[name].get("created_at"), merged[name].get(SHARD)):
+        if len(folders) == name.count("/"):
+            break
+        name = f"{folders[-1 - name.count('/')]}/{name}"
+    return name
 
 
 def full_command(argv: Sequence[str], out: Path) -> list[str]:

@@ -21,6 +21,7 @@ from harness.common.errors import EXIT_INTERRUPTED, CellError, HarnessError, Sto
 from harness.common.progress import OnBatch, Progressing
 from harness.jobs.cellrun import run_cell, told
 from harness.jobs.grid import Cell
+from harness.store.csvfile import TEMPORARY
 from harness.store.rundir import RunLock, Store
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ READY, SAY, AT = "ready", "say", "at"  # loaded; a line; documents done of all
 DONE, FAILED = "done", "failed"  # a cell, with its row and lines; with the reason
 REFUSED, DISK = "refused", "disk"  # the run cannot be; the disk does not take it
 OFTEN = 0.5  # seconds between two words on how far it is
-IMAGES_LOCK = "images.lock"
+IMAGES_LOCK = f"images.lock{TEMPORARY}"  # what a killed run leaves of it, the next one removes
 
 
 class _WorkerStore(Store):

@@ -278,6 +278,11 @@ def _scanned(path: Path) -> tuple[Scan, bytes]:
     return found, b"".join(lines[: found.lines])
 
 
+def is_torn(path: Path) -> bool:
+    """Whether a file ends with what `repair` would remove. Raises StoreError like `read_rows`."""
+    return path.exists() and len(_scanned(path)[1]) != path.stat().st_size
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files that a killed writer left in `folder` and below."""
     for path in folder.rglob(f"*{TEMPORARY}*"):
