@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -120,14 +121,14 @@ def test_a_failed_time_is_exit_code_3_and_the_report_says_it(
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(interrupted, out)
-    honest = workrun._record
+    honest = workrun.PHASES.record
 
     def record(plan: Any, bench: Any, entry: Any, prompts: Any) -> None:
         if entry.cell.method.name == "pmod":
             raise MemoryError
         honest(plan, bench, entry, prompts)
 
-    monkeypatch.setattr(workrun, "_record", record)
+    monkeypatch.setattr(workrun, "PHASES", dataclasses.replace(workrun.PHASES, record=record))
     assert main(command(out)) == 3
     assert f"pmod on {WORK} failed: out of memory at batch 1" in capsys.readouterr().err
     cells = pd.read_csv(out / "cells.csv")
