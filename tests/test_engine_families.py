@@ -236,6 +236,7 @@ def test_every_method_runs_or_says_that_it_needs_a_class_token(name: str) -> Non
 
 
 # --- from the command line
+@pytest.mark.slow
 def test_the_methods_that_need_no_class_token_run_on_such_a_model(tmp_path: Path) -> None:
     folder = write_llava(tmp_path / "model", tower="siglip")
     argv = ["--model", str(folder), "--bench", "gqa", "--data", "mini", "--limit", "2", "--quiet"]

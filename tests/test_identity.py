@@ -19,6 +19,7 @@ from harness.store.csvfile import read_rows
 from tests.fakes import FakeRun, run
 from tests.fixtures.bad_input import edit
 from tests.fixtures.hub_models import write_llava, write_llava_next
+from tests.tiers import some
 
 import torch  # isort: skip  after the fixtures, which prepare torchvision
 from safetensors.torch import load_file, save_file  # isort: skip
@@ -161,7 +162,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", some(KINDS, "times"))
 def test_other_runs_know_the_config_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:

@@ -127,6 +127,7 @@ def test_fresh_weights_are_drawn() -> None:
             assert value.std().item() == pytest.approx(0.02, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_folder_of_it_answers_benchmarks(tmp_path: Path) -> None:
     """Processor and prompts are LLaVA's; the folder says which layers have experts."""
     folder = write_llava(tmp_path / "model")

@@ -17,6 +17,7 @@ from harness.families.catalog import KNOWN, REGISTRY, shape_from_config, shape_o
 from harness.model.catalog import find_model, load_model
 from harness.store.csvfile import read_rows
 from tests.fixtures.two_tower_models import write_two_towers
+from tests.tiers import some
 
 BOTH = ("llava_hr", "mini_gemini_hd")
 TOKENS = {"llava_hr": 16, "mini_gemini_hd": 80}
@@ -104,6 +105,7 @@ def test_a_bright_patch_lights_up_where_its_tokens_lie(folder: Path) -> None:
                 assert abs(top + (row + 0.5) * high - (y + 6)) <= high
 
 
+@pytest.mark.parametrize("folder", some(BOTH, "llava_hr"), indirect=True)
 def test_answers_through_the_command_line(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     argv = ["--methods", "fastv,blind,pool", "--bench", "gqa", "--data", "mini", "--limit", "3"]

@@ -153,8 +153,9 @@ def test_numbers_of_a_document_stand_beside_each_answer(page: Any) -> None:
     assert "(mini)" in page.locator("#detail .caption").inner_text()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+@pytest.mark.parametrize(
+    ("size", "theme"), [(WIDE, "dark"), (PHONE, "light")], ids=["wide-dark", "phone-light"]
+)
 def test_nothing_sticks_out_and_every_word_can_be_read(page: Any, size: Any, theme: str) -> None:
     page.emulate_media(color_scheme=theme)
     page.set_viewport_size(size)
