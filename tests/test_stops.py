@@ -13,7 +13,6 @@ import pytest
 
 from harness.common.roots import ROOT
 from harness.common.stops import stoppable
-from tests.tiers import some
 
 # The signal comes while the named module is looked for: from the first import to the planning.
 STOPPED = """
@@ -117,7 +116,7 @@ sys.exit(run(Path(sys.argv[1]), FakeRun({fail}), bench=("gqa",), quiet=False))
 
 @pytest.mark.parametrize(
     ("fail", "code"),
-    some([("", 0), ("{'fastv': ValueError('no')}", 3)], ("{'fastv': ValueError('no')}", 3)),
+    [pytest.param("", 0, marks=pytest.mark.slow), ("{'fastv': ValueError('no')}", 3)],
 )
 def test_a_reader_that_goes_ends_no_run(fail: str, code: int, deaf: int, tmp_path: Path) -> None:
     words = [sys.executable, "-c", RUN.format(fail=fail), str(tmp_path / "run")]
