@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from modsuite.model import Model
 
+LOADED = ("device", "dtype", "attn")  # settings that a loaded model has already
+
 
 class Comparison:
     """A finished run: its folder, and its CSVs as pandas frames (read when asked for)."""
@@ -97,15 +99,17 @@ def compare(
     `model`: what `load` gave, or a name. `out`: the run directory (default `runs/<time>`); an
     existing one with the same settings is resumed. `against`: the rows that the report's first
     table compares with (default dense); `.comparisons` has all pairs anyway. `settings`: further
-    flags by their names with underscores (`controls=True`, `data="hub"`, `margin=1`, ...). Raises
-    Error, also when a cell failed (the others are kept in the run directory).
+    flags by their names with underscores (`controls=True`, `data="hub"`, `margin=1`, ...), of which
+    `device`, `dtype` and `attn` must be those of the loaded model. Raises Error, also when a cell
+    failed (the others are kept in the run directory).
     """
     from harness.common.ranks import from_environment
     from modsuite.model import load
 
     if not from_environment(os.environ).alone:
         raise Error("compare: works in one process; under torchrun use the command, run_suite.py")
-    mine = load(model) if isinstance(model, str) else model
+    how = {name: settings[name] for name in LOADED if settings.get(name) is not None}
+    mine = load(model, **how) if isinstance(model, str) else model
     words = {
         "methods": methods, "bench": bench, "limit": limit, "batch_size": batch_size,
         "seed": seed, "out": out, "against": against, **settings,
@@ -125,13 +129,37 @@ def compare(
         said, wrong = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(wrong), kept():
             require_files(mine.session)
-            code = run(Benchmarks(_settings([*argv, "--quiet"]), argv, mine.session))
+            asked = _settings([*argv, "--quiet"])
+            _check(asked, mine.session)
+            code = run(Benchmarks(asked, argv, mine.session))
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     if code != EXIT_OK:
         lines = wrong.getvalue().strip().splitlines()
         raise Error(f"{path}: {lines[-1] if lines else 'some cells failed'}")
     return Comparison(path)
+
+
+def _check(asked: Any, session: Any) -> None:
+    """Raise UsageError for what a model that is loaded already, in this process, cannot give."""
+    from harness.common.errors import UsageError
+    from harness.options.option import JobKind, flag
+
+    other = [name for name in ("jobs", "cluster", "device_map") if name in asked.changed()]
+    if asked.job not in JobKind.RUN | JobKind.TIMED_RUN:
+        other.append(asked.job.shown.removeprefix("--").replace("-", "_"))
+    if other:
+        raise UsageError(f"compare: {other[0]} is for the command alone: run_suite.py")
+    device = str(session.model.device)
+    has = {"device": {device, device.partition(":")[0]}, "dtype": {session.dtype}}
+    has["attn"] = {session.attn}
+    for name in LOADED:
+        wish, found = getattr(asked, name), has[name]
+        if wish != "auto" and wish not in found:
+            raise UsageError(
+                f"compare: {flag(name)} {wish} was asked for, the model was loaded with "
+                f"{min(found)}: give it to ms.load"
+            )
 
 
 def _settings(argv: list[str]) -> Any:

@@ -52,6 +52,27 @@ def test_a_method_acts_while_it_is_open(model: ms.Model, image: Image.Image) -> 
     assert run.cost["tflops_prefill"] < dense.cost["tflops_prefill"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"dtype": "bf16"}, "compare: dtype bfloat16 was asked for, the model .* float32: give it"),
+        ({"attn": "eager"}, "compare: attn eager was asked for, the model was loaded with sdpa"),
+        ({"device": "cuda"}, "compare: device cuda was asked for, the model was loaded with cpu"),
+        ({"device_map": "auto"}, "compare: device_map is for the command alone"),
+        ({"jobs": 2}, "compare: jobs is for the command alone"),
+        ({"cluster": "local:2"}, "compare: cluster is for the command alone"),
+        ({"throughput": True}, "compare: throughput is for the command alone"),
+    ],
+)
+def test_comparing_refuses_what_a_loaded_model_cannot_give(
+    model: ms.Model, tmp_path: Path, words: dict[str, object], said: str
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(ms.Error, match=said):
+        ms.compare(model, "fastv", "gqa", limit=2, out=out, **words)
+    assert not out.exists()
+
+
 def test_weights_of_a_trained_method_are_found(model: ms.Model, image: Image.Image) -> None:
     with ms.routed(model, "pmod") as run:
         run.ask(image, QUESTION)
