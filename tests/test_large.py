@@ -147,6 +147,24 @@ def test_kept_rows_of_other_samples_do_not_count(tmp_path: Path) -> None:
     assert float(rows[0]["value"]) == 1.0 and float(rows[0]["ci_high"]) == 1.0
 
 
+def test_kept_rows_against_other_dense_samples_do_not_count(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run(out) == 0
+    about = read_run_json(out)
+    dense = next(row["cell_id"] for row in read_rows(out / "cells.csv") if row["label"] == "dense")
+    path = out / "samples" / f"{dense}.metrics.json"
+    metrics = json.loads(path.read_text())
+    for one in metrics:
+        one["scores"] = {doc: 1.0 - score for doc, score in one["scores"].items()}
+    path.write_text(json.dumps(metrics))
+    before = derived(out)["accuracy.csv"]
+    Derived(Store(out), about["cells"], 0).write()
+    found = derived(out)
+    assert found["accuracy.csv"] != before
+    Derived(Store(out), about["cells"], 0, fresh=True).write()
+    assert derived(out) == found
+
+
 def test_tables_of_pairs_wait_and_come_at_the_end(tmp_path: Path) -> None:
     """Between, accuracy.csv has every finished cell; at the end all of the tables are there."""
     seen: list[int] = []

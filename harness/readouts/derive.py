@@ -70,7 +70,7 @@ class Derived:
         self.store = store
         self.margin = margin  # of non-inferiority, in points
         self.fresh = fresh
-        self._kept: dict[str, Kept] = {}  # cells whose rows of accuracy.csv were not asked for yet
+        self._kept: dict[str, Kept] = {}
         self.library = Library()
         self._fronts = Fronts(seed, self.library)
         self._controls = Controls(seed, self.library)
@@ -168,10 +168,11 @@ class Derived:
         if key not in self._accuracy:
             against = Against(dense, blind, self.seed, self.margin, self.library)
             kept = self._kept[key[0]]
-            found = kept.rows_of(" ".join(key))
+            sides = " ".join(self._kept[one].key if one else "-" for one in key)
+            found = kept.rows_of(sides)
             if found is None:
                 found = [row for m in cell.metrics for row in metric_rows(cell, m, against)]
-                kept.keep(" ".join(key), found)
+                kept.keep(sides, found)
             self._accuracy[key] = found
         return self._accuracy[key]
 

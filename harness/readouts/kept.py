@@ -2,7 +2,8 @@
 
 ``samples/<cell_id>.tables.json``: its rows of cost.csv, evidence.csv and accuracy.csv. They count
 only under the code, seed and margin that made them and for the same bytes of samples, metrics and
-evidence; else they are made again. The file may be deleted at any time.
+evidence, those of accuracy.csv also for the same bytes of the cells that they are held against;
+else they are made again. The file may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Kept:
         return found["rows"] if same and isinstance(found.get("rows"), dict) else {}
 
     def rows_of(self, against: str) -> list[MetricRow] | None:
-        """Rows of accuracy.csv against these cells."""
+        """Rows of accuracy.csv against cells, given by their `key`."""
         found = self.accuracy.get(against)
         return None if found is None else [_metric_row(one) for one in found]
 
