@@ -324,7 +324,7 @@ class Settings:
     )
     rank_timeout: float | None = _free(
         None,
-        seconds,
+        validators.patience,
         "S",
         help="under torchrun: a process without progress for so long ends the run (default 600, or "
         "20 times the slowest batch)",

@@ -71,6 +71,11 @@ def seconds(text: str) -> float:
     return _number(text, "a number of seconds", lambda value: 0 <= value < math.inf)
 
 
+def patience(text: str) -> float:
+    """Seconds that are longer than the one between two signs of life of a process."""
+    return _number(text, "seconds, at least 2", lambda value: 2 <= value < math.inf)
+
+
 def points(text: str) -> float:
     """A positive number of points, below 100."""
     what = "a number of points above 0 and below 100"
