@@ -163,6 +163,9 @@ def test_bad_numbers_and_ranks_are_refused(
     for text in ("0", "-1", "two"):
         with pytest.raises(UsageError, match=r"^--jobs: expected a whole number"):
             parse([*words, f"--jobs={text}"])
+    for text in ("0", "1", "-1", "nan", "inf", "soon"):
+        with pytest.raises(UsageError, match=r"^--rank-timeout: expected seconds, at least 2"):
+            parse([*words, f"--rank-timeout={text}"])
     monkeypatch.setattr(ranks, "_claimed", [ranks.Rank(0, 2, 0, 2, "127.0.0.1", 1)])
     for more in (["--jobs", "2"], ["--cluster", "local:2"]):
         assert main([*words, *more]) == 2

@@ -237,7 +237,7 @@ def test_without_throughput_it_is_refused(capsys: pytest.CaptureFixture[str]) ->
     assert "it belongs to --throughput" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("others, said", [(1, "row 1"), (4, "4 other methods"), (0, "")])
+@pytest.mark.parametrize(("others", "said"), [(1, "row 1"), (4, "4 other methods"), (0, "")])
 def test_the_row_that_serves_most_is_said_not_told_apart_from_near_ones(
     others: int, said: str
 ) -> None:

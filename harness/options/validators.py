@@ -72,8 +72,8 @@ def seconds(text: str) -> float:
 
 
 def patience(text: str) -> float:
-    """A positive finite number of seconds: nothing is done within none."""
-    return _number(text, "a number of seconds above 0", lambda value: 0 < value < math.inf)
+    """Seconds that are longer than the one between two signs of life of a process."""
+    return _number(text, "seconds, at least 2", lambda value: 2 <= value < math.inf)
 
 
 def points(text: str) -> float:
