@@ -9,6 +9,7 @@ from reports.load import NAMES, Entry, Loads
 from reports.summary import Summary
 
 MOST_REVERSALS = 3
+MOST_NAMES = 3  # of rows that the best one is not told apart from
 LEAST_SHARE = 0.05  # of the difference, for a step to be named beside the cause
 
 
@@ -48,6 +49,10 @@ def _leader(loads: Loads) -> str:
     said += {"slower": " (fewer than dense)", "": " (not told apart from dense)"}.get(
         best.gain.verdict(True), ""
     )
+    near = [e.name for e in known if e is not best and e.gain.high >= best.gain.low]
+    if near:
+        named = near if len(near) <= MOST_NAMES else [text.plural(len(near), "other method")]
+        said += f"; not told apart from {text.listing(named)} (the intervals overlap)"
     if first.value == first.value:
         said += f"; time to first token (p95) {first.shown}, whole answer (p95) {last.shown}"
     return said + "."

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -27,6 +28,8 @@ from harness.timing import loadrun
 from harness.timing.clock import HostClock
 from harness.timing.requests import make_batches
 from methods.fastv import FastV
+from reports import loadtext
+from reports.load import Ratio
 from tests import tiny
 
 LITTLE = ["--repeats", "6", "--warmup", "1", "--min-seconds", "0", "--quiet", "--device", "cpu"]
@@ -232,3 +235,19 @@ def test_without_throughput_it_is_refused(capsys: pytest.CaptureFixture[str]) ->
     assert "it belongs to --throughput" in capsys.readouterr().err
     assert main([*argv, "--with-throughput"]) == 2
     assert "it belongs to --throughput" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("others", "said"), [(1, "row 1"), (4, "4 other methods"), (0, "")])
+def test_the_row_that_serves_most_is_said_not_told_apart_from_near_ones(
+    others: int, said: str
+) -> None:
+    def entry(name: str, value: float) -> Any:
+        gain = Ratio(value, value - 0.1, value + 0.1)
+        return SimpleNamespace(name=name, gain=gain, ratio=lambda _: gain, requests_per_s=4.0)
+
+    rows = [entry("best", 1.42), *(entry(f"row {i + 1}", 1.4) for i in range(others))]
+    rows.append(entry("slow", 1.0))
+    loads: Any = SimpleNamespace(most=4, others=lambda _: rows, base=lambda _: rows[-1])
+    found = loadtext._leader(loads)
+    assert found.count("not told apart") == bool(said)
+    assert not said or f"; not told apart from {said} (the intervals overlap)" in found
