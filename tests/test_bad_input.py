@@ -36,7 +36,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("--methods fastv", "--bench is missing"),
         ("", "nothing to do"),
         ("--methods fastv --bench gqa --limit 0", "--limit: expected a whole number of at least 1"),
-        ("--methods fastv --bench gqa --rank-timeout 0", "expected a number of seconds above 0"),
+        ("--methods fastv --bench gqa --rank-timeout 0", "expected seconds, at least 2"),
         ("--methods fastv --bench gqa --margin 0", "--margin: expected a number of points above 0"),
         ("--methods fastv --bench gqa --margin nan", "--margin: expected a number of points"),
         ("--costs-only --methods fastv --margin 2", "--margin has no meaning with --costs-only"),
