@@ -107,9 +107,9 @@ def test_a_run_without_the_files_has_no_section(run: Path) -> None:
     assert not list((run / "figures").glob("arank*"))
 
 
-DAMAGE = ("", "\0\0", "a,b\n1,2\n", "model,bench\n")
+SPOILT = ("", "\0\0", "a,b\n1,2\n", "model,bench\n")
 FILES = ("arank", "damage", "layer_correlation", "plans")
-DAMAGED = [(name, content) for name in FILES for content in DAMAGE]
+DAMAGED = [(name, content) for name in FILES for content in SPOILT]
 
 
 @pytest.mark.parametrize("case", some(DAMAGED, *DAMAGED[::5]))
