@@ -52,9 +52,24 @@ def compose(
             return identifier, family, spec, rng
 
 
-def make(seed: int, index: int, test: bool, pack: Pack, family: str | None = None) -> Scene:
-    """Compose, draw and question one scene (see `compose`)."""
+def make(
+    seed: int, index: int, test: bool, pack: Pack, family: str | None = None, rounds: int = 1
+) -> Scene:
+    """Compose, draw and question one scene (see `compose`).
+
+    A round of questions is a draw of about ten. Further `rounds` add those that are new: the
+    picture and the first round stay as they are without them.
+    """
     identifier, family, spec, rng = compose(seed, index, test, pack, family)
     drawer, asker = _MODULES[family]
     image, boxes = drawer.render(spec, rng, pack)
-    return Scene(identifier, family, image, boxes, asker.ask(spec, boxes, rng))
+    asked = {_words(q): q for q in asker.ask(spec, boxes, rng)}
+    for number in range(1, rounds):
+        for q in asker.ask(spec, boxes, random.Random(f"{identifier}/{number}")):
+            asked.setdefault(_words(q), q)
+    return Scene(identifier, family, image, boxes, list(asked.values()))
+
+
+def _words(question: Question) -> tuple[str, str]:
+    """What makes two questions the same: the bench, and the words with the options in any order."""
+    return question.bench, "\n".join([question.question, *sorted(question.choices)])

@@ -11,6 +11,9 @@ import numpy as np
 
 from minidata import IMAGE_SIZE, build, sources
 
+ROUNDS = 4
+"""Draws of about ten questions; what one repeats of another is left out."""
+
 _PACK: sources.Pack | None = None
 
 
@@ -22,7 +25,7 @@ def _start(cache: Path) -> None:
 def _one(job: tuple[int, int]) -> tuple[int, bytes, str]:
     assert _PACK is not None
     seed, index = job
-    scene = build.make(seed, index, False, _PACK)
+    scene = build.make(seed, index, False, _PACK, rounds=ROUNDS)
     record = {
         "scene_id": scene.identifier,
         "family": scene.family,

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.common.errors import UsageError
+from harness.minimodel.attention import WINDOW
 from harness.minimodel.jobs import tower_key
 from harness.minimodel.llama2c import deepen, read_bundle
 from harness.minimodel.lowrank import add_low_rank, cut_low_rank, low_rank_state
@@ -44,7 +45,7 @@ def test_tokenizer_round_trips_any_text_and_generation_prefix(tokenizer):
         assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
 
-def scene_folder(folder: Path) -> Path:
+def scene_folder(folder: Path, rounds: int = 1) -> Path:
     rng = np.random.default_rng(0)
     np.save(folder / "images.npy", rng.integers(0, 255, (2, 64, 64, 3), dtype=np.uint8))
     boxes = [
@@ -54,7 +55,9 @@ def scene_folder(folder: Path) -> Path:
     questions = ["What color is the cat?\nAnswer briefly.", "What is the word?", "How many cats?"]
     answers = ["red", "ab", "1"]
     qa = [
-        {"bench": "gqa", "prompt": p, "answer": a} for p, a in zip(questions, answers, strict=True)
+        {"bench": "gqa", "prompt": f"{p}{' again' * i}", "answer": a}
+        for i in range(rounds)
+        for p, a in zip(questions, answers, strict=True)
     ]
     with open(folder / "scenes.jsonl", "w", encoding="utf-8") as out:
         for i in range(2):
@@ -62,21 +65,26 @@ def scene_folder(folder: Path) -> Path:
     return folder
 
 
-def test_a_packed_question_gets_the_logits_of_the_question_alone(tmp_path, tokenizer):
+@pytest.mark.parametrize("windowed", [False, True])
+def test_a_packed_question_gets_the_logits_of_the_question_alone(tmp_path, tokenizer, windowed):
     """The independent reference is one ordinary causal forward a question, no mask, no packing."""
-    scenes = Scenes(scene_folder(tmp_path))
+    scenes = Scenes(scene_folder(tmp_path, 6))
     features = np.zeros((2, 16, 8), dtype=np.float16)
-    data = PackedScenes(scenes, features, tokenizer, range(2))
+    data = PackedScenes(scenes, features, tokenizer, range(2), longest=WINDOW)
     image = tokenizer.convert_tokens_to_ids("<image>")
-    packer = Packer(data.prefix, (image, 16), tokenizer.pad_token_id, 10_000, 0)
+    settings = {"fixed": windowed, "windowed": windowed}
+    packer = Packer(data.prefix, (image, 16), tokenizer.pad_token_id, 640, 0, **settings)
     batch = packer([data[0], data[1]])
+    assert not windowed or batch["attention_mask"].shape == (2, 10, WINDOW, 2 * WINDOW)
     model = llama(vocab_size=len(tokenizer))
     with torch.no_grad():
+        model.set_attn_implementation("packed" if windowed else "sdpa")
         packed = model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             position_ids=batch["position_ids"],
         ).logits
+        model.set_attn_implementation("sdpa")
         head = data.prefix[:-1] + [image] * 16
         for row in range(2):
             marked = (batch["labels"][row] != IGNORE).nonzero()[:, 0].tolist()

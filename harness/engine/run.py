@@ -113,6 +113,13 @@ class Run:
         """Token kinds uint8 [B, n] of the next forward call, where input ids cannot tell them."""
         self._kinds = kinds
 
+    def set_labels(self, labels: Tensor | None) -> None:
+        """Labels [B, n] of the next forward call, where the model itself is not given them.
+
+        A token with one (not -100) is the answer's.
+        """
+        self._labels = labels
+
     def aux_loss(self) -> Tensor | None:
         """Auxiliary loss of the last forward pass (already weighted), or None."""
         return torch.stack([loss.float() for loss in self._losses]).sum() if self._losses else None

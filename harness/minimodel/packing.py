@@ -7,7 +7,7 @@ it will be asked at test time, and the image is paid for once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from harness.minimodel.attention import WINDOW, window_mask
 from harness.minimodel.scenes import (
     CAPTION,
     IGNORE,
@@ -37,6 +38,7 @@ class Block:
     ids: list[int]
     answer: int
     bench: str
+    template: str = ""  # the form of the question
 
 
 class PackedScenes(Dataset):
@@ -47,11 +49,15 @@ class PackedScenes(Dataset):
         images: float16 [N, P, D], the tower's patch features of every scene; or the dataset of
             pixels and dense labels, where the tower is tuned too.
         tokenizer: tokenizer with an `<image>` token and a chat template.
+        rows: which scenes to serve (train or held out).
         captions: put a description of the scene first. It names everything in the image, so it
             teaches reading image tokens long before single questions do (LLaVA's stage 1).
         drills: put a question first whose words name the right option ("Which option is carrot?"),
             so that answering with a letter is learned apart from seeing.
-        rows: which scenes to serve (train or held out).
+        short: share of the questions asked without the line that says how to answer. It is half of
+            a question's tokens and says the same every time.
+        seed: of the draw which ones are short; the same at every visit of a scene.
+        longest: blocks of more tokens are left out (`WINDOW` for packed attention).
     """
 
     def __init__(
@@ -59,14 +65,18 @@ class PackedScenes(Dataset):
         scenes: Scenes,
         images: np.ndarray | DenseScenes,
         tokenizer: PreTrainedTokenizerBase,
-        rows: range,
+        rows: Sequence[int],
         captions: bool = False,
         drills: bool = False,
+        short: float = 0.0,
+        seed: int = 0,
+        longest: int | None = None,
     ) -> None:
         self.scenes, self.images, self.rows = scenes, images, rows
         self.tokenizer, self.captions, self.drills = tokenizer, captions, drills
-        self._prompts: dict[str, list[int]] = {}
-        ids = tokenizer(_chat(tokenizer, "")).input_ids
+        self.short, self.seed, self.longest = short, seed, longest
+        self._before, self._after = _chat(tokenizer)
+        ids = tokenizer(self._before + self._after).input_ids
         self._image = tokenizer.convert_tokens_to_ids("<image>")
         self.prefix: list[int] = ids[: ids.index(self._image) + 1]
 
@@ -88,28 +98,38 @@ class PackedScenes(Dataset):
             asked = [{"prompt": CAPTION, "answer": answer, "bench": "caption"}, *asked]
         if self.drills:
             asked = [*drills(record["qa"]), *asked]
-        return [self._block(qa) for qa in asked]
+        prompts = [qa["prompt"] for qa in asked]
+        if self.short:
+            draw = np.random.default_rng([self.seed, self.rows[i]]).random(len(prompts))
+            prompts = [
+                p.rpartition("\n")[0] or p if u < self.short else p
+                for p, u in zip(prompts, draw, strict=True)
+            ]
+        # One call for all questions; the same ids as one by one.
+        chats = self.tokenizer([self._before + p + self._after for p in prompts]).input_ids
+        replies = self.tokenizer([" " + qa["answer"] + "</s>" for qa in asked]).input_ids
+        found = []
+        for qa, chat, reply in zip(asked, chats, replies, strict=True):
+            ids = chat[chat.index(self._image) + 1 :] + reply[1:]
+            if self.longest is None or len(ids) <= self.longest:
+                found.append(Block(ids, len(reply) - 1, qa["bench"], qa.get("template", "")))
+        return found
 
-    def _block(self, qa: dict[str, str]) -> Block:
-        prompt = self._prompts.get(qa["prompt"])
-        if prompt is None:
-            ids = self.tokenizer(_chat(self.tokenizer, qa["prompt"])).input_ids
-            prompt = self._prompts[qa["prompt"]] = ids[ids.index(self._image) + 1 :]
-        reply = self.tokenizer(" " + qa["answer"] + "</s>").input_ids[1:]
-        return Block(prompt + reply, len(reply), qa["bench"])
 
-
-def _chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    content = [{"type": "image"}, {"type": "text", "text": prompt}]
+def _chat(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """What the chat template puts before and after the words of a question about an image."""
+    mark = "QUESTION"
+    content = [{"type": "image"}, {"type": "text", "text": mark}]
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
     assert isinstance(text, str)
-    return text
+    before, _, after = text.partition(mark)
+    return before, after
 
 
 class Packer:
-    """Collator: shuffles a scene's questions, packs as many as fit, pads right."""
+    """Collator: draws a scene's questions, packs as many as fit, pads right."""
 
     def __init__(
         self,
@@ -119,22 +139,29 @@ class Packer:
         max_text: int,
         seed: int,
         fixed: bool = False,
+        weights: Mapping[str, float] | None = None,
+        windowed: bool = False,
     ) -> None:
         """`image`: the placeholder's id and how many of them one image takes.
 
         `fixed` pads every batch to the longest there can be, as a compiled model wants it.
+        `weights` says how much sooner a form of question (`bench/template`) is drawn than one it
+        does not name (1). `windowed` gives the masks of `harness.minimodel.attention`.
         """
         self.image = image
         self.head = prefix[:-1] + [image[0]] * image[1]
         self.pad_id, self.max_text = pad_id, max_text
-        self.fixed, self.rng = fixed, np.random.default_rng(seed)
+        self.fixed, self.windowed, self.weights = fixed, windowed, dict(weights or {})
+        self.rng = np.random.default_rng(seed)
 
     def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
         head = self.head
         packs = [self._pick(item["blocks"]) for item in items]
         longest = max(sum(len(b.ids) for b in pack) for pack in packs)
-        width = len(head) + (self.max_text if self.fixed else longest)
-        batch = len(items)
+        text = self.max_text if self.fixed else longest
+        if self.windowed:
+            text = -(-text // WINDOW) * WINDOW
+        width, batch = len(head) + text, len(items)
         ids = torch.full((batch, width), self.pad_id)
         labels = torch.full((batch, width), IGNORE)
         positions = torch.zeros((batch, width), dtype=torch.long)
@@ -152,23 +179,33 @@ class Packer:
                 block_of[row, at:end] = number
                 at = end
         images = {k: torch.stack([item["image"][k] for item in items]) for k in items[0]["image"]}
+        own = block_of[:, len(head) :]
         return {
             **images,
             "input_ids": ids,
             "labels": labels,
             "position_ids": positions,
-            "attention_mask": block_mask(block_of),
+            "attention_mask": window_mask(own) if self.windowed else block_mask(block_of),
         }
 
     def _pick(self, blocks: list[Block]) -> list[Block]:
         chosen, room = [], self.max_text
-        order = list(self.rng.permutation(len(blocks)))
-        order.sort(key=lambda i: blocks[i].bench not in FIRST)  # these always fit in
-        for i in order:
+        for i in self._order(blocks):
             if len(blocks[i].ids) <= room:
                 chosen.append(blocks[i])
                 room -= len(blocks[i].ids)
         return chosen
+
+    def _order(self, blocks: list[Block]) -> list[int]:
+        """Caption and drill, which always fit, then the questions as they are drawn."""
+        if self.weights:
+            drawn = np.array([self.weights.get(f"{b.bench}/{b.template}", 1.0) for b in blocks])
+            # a draw without replacement, each time in proportion to the weights
+            order = np.argsort(-(self.rng.random(len(blocks)) ** (1 / drawn))).tolist()
+        else:
+            order = list(self.rng.permutation(len(blocks)))
+        order.sort(key=lambda i: blocks[i].bench not in FIRST)
+        return order
 
 
 def block_mask(block_of: torch.Tensor) -> torch.Tensor:

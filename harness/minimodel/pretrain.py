@@ -69,9 +69,13 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
 
 
 def _load_tower(model: tower_module.DenseTower, folder: Path) -> None:
-    """Tower and heads of an earlier recipe; a head it had not is left as it is."""
-    model.tower.load_state_dict(load_file(folder / "model.safetensors"))
-    model.heads.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
+    """The tower of an earlier recipe (or of a whole model) and its heads, new where it has none."""
+    state = load_file(folder / "model.safetensors")
+    part = "vision_tower."  # as `save_pretrained` names it
+    inside = {k.removeprefix(part): v for k, v in state.items() if k.startswith(part)}
+    model.tower.load_state_dict(inside or state)
+    if (folder / "heads.safetensors").exists():
+        model.heads.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
 
 
 def align(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:

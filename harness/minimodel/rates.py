@@ -18,7 +18,7 @@ from harness.minimodel.recipe import Recipe
 def arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     """Of a recipe of the mini model: the newest two checkpoints are kept."""
     return fit.arguments(
-        recipe, folder, logging_steps=20, save_total_limit=2, dataloader_num_workers=0
+        recipe, folder, logging_steps=20, save_total_limit=2, dataloader_num_workers=1
     )
 
 

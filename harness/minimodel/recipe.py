@@ -50,7 +50,7 @@ class Recipe:
     save_steps: int = 200
     held_out: int = 400
     scenes: int = 6000  # of these the projector is aligned on
-    # tower
+    # tower and tuning
     families: dict[str, float] = field(default_factory=dict)  # times a scene is shown an epoch
     shift: int = 0  # pixels each image is moved by at random
     width: int = 192
@@ -62,13 +62,15 @@ class Recipe:
     vocabulary: int = 2048
     max_text: int = 160
     captions: bool = False  # add a description of the scene to its questions
+    short: float = 0.0  # share of questions asked without the line that says how to answer
+    forms: dict[str, float] = field(default_factory=dict)  # bench/template drawn so much sooner
     drills: bool = False  # ask one multiple-choice question of each scene by the option's words
     train_tower: bool = False  # tune the tower too, on the answers and its dense labels
     tower_learning_rate: float = 3e-4
     dense_weight: float = 0.5
     rank: int = 0
     stored_rank: int = 0  # updates are cut to this rank before they are measured and saved
-    compile: bool = False  # compile the decoder (dense only: shapes must not change)
+    compile: bool = False  # compile the decoder, with packed attention (dense: fixed shapes)
 
     @classmethod
     def load(cls, path: Path, **changes: object) -> Recipe:

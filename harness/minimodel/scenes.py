@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz0123456789.$/-:ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+DIGITS = range(ALPHABET.index("0") + 1, ALPHABET.index("9") + 2)  # their numbers as labels
 SLOTS = 8
 GLYPHS = 2
 IGNORE = -100
@@ -22,13 +24,25 @@ _SCALE = torch.from_numpy(1 / (255 * STD)).view(3, 1, 1)
 _OFFSET = torch.from_numpy(-MEAN / STD).view(3, 1, 1)
 
 
+class Records(Sequence[dict[str, Any]]):
+    """The lines of `scenes.jsonl`, read when asked for: as objects they take gigabytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines = path.read_bytes().splitlines()
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, i: Any) -> Any:
+        return json.loads(self.lines[i])
+
+
 class Scenes:
     """`images.npy` (uint8 [N, H, W, 3], memory-mapped) beside `scenes.jsonl`, one line an image."""
 
     def __init__(self, folder: Path) -> None:
         self.images = np.load(folder / "images.npy", mmap_mode="r")
-        with open(folder / "scenes.jsonl", encoding="utf-8") as lines:
-            self.records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        self.records = Records(folder / "scenes.jsonl")
         if len(self.records) != len(self.images):
             raise ValueError(
                 f"{folder}: {len(self.images)} images but {len(self.records)} scene lines"

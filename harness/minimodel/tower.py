@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
-from harness.minimodel.scenes import ALPHABET, GLYPHS, IGNORE, SLOTS, Vocabulary
+from harness.minimodel.scenes import ALPHABET, DIGITS, GLYPHS, IGNORE, SLOTS, Vocabulary
 
 
 class DenseTower(nn.Module):
@@ -106,7 +106,11 @@ def _cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def accuracy(model: DenseTower, batch: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Share of labelled patches (words: of characters) each head gets right on one batch."""
+    """Share of labelled patches (words: of characters) each head gets right on one batch.
+
+    `digits` is the share of the characters of `spell` that are digits; reading numbers is harder
+    than reading words, which are few.
+    """
     out = model.tower(batch["pixel_values"], output_hidden_states=True).hidden_states[-2]
     patches = F.layer_norm(out, out.shape[-1:])[:, 1:]
     guesses = {
@@ -119,4 +123,7 @@ def accuracy(model: DenseTower, batch: dict[str, torch.Tensor]) -> dict[str, flo
     for name, logits in guesses.items():
         keep = batch[name] > 0 if name == "kind" else batch[name] != IGNORE
         found[name] = float((logits.argmax(-1) == batch[name])[keep].float().mean())
+    digit = (batch["spell"] >= DIGITS[0]) & (batch["spell"] <= DIGITS[-1])
+    right = guesses["spell"].argmax(-1) == batch["spell"]
+    found["digits"] = float(right[digit].float().mean())
     return found

@@ -64,7 +64,8 @@ class TuneModel(nn.Module):
         present: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """`features` [B, P, D] from the tower or `pixel_values` [B, 3, H, W]; `attention_mask`
-        bool [B, 1, n, n]; the dense labels as in `DenseScenes`; the rest [B, n]."""
+        bool [B, 1, n, n], or as `packed_attention` wants it; the dense labels as in `DenseScenes`;
+        the rest [B, n]. The `logits` [M, V] are those of the M tokens with a label, in order."""
         extra = None
         if features is None:
             assert self.dense is not None and kind is not None and color is not None
@@ -73,7 +74,7 @@ class TuneModel(nn.Module):
             features = seen.hidden_states[self.llava.config.vision_feature_layer][:, 1:]
             losses = self.dense.losses(seen, kind, color, spell, glyph, present)
             extra = self.dense_weight * losses["loss"]
-        if self.llava.config.text_config._attn_implementation == "eager":
+        if attention_mask.shape[1] == 1 and self._eager:
             # Eager attention adds its mask; a boolean one would be added as 0 and 1.
             low = torch.finfo(torch.bfloat16).min
             attention_mask = torch.zeros_like(attention_mask, dtype=torch.bfloat16).masked_fill_(
@@ -83,17 +84,28 @@ class TuneModel(nn.Module):
         image = BaseModelOutputWithPooling(pooler_output=list(projected))
         if self.run is not None and self.run.method.reads_tower:
             image.crops = self._crops(features)
-        out = self.llava(
+        if self.run is not None:
+            self.run.set_labels(labels)
+        hidden = self.llava.model(
             input_ids=input_ids,
             mm_encoder_outputs={"image": image},
             attention_mask=attention_mask,
             position_ids=position_ids,
-            labels=labels,
             use_cache=False,
-        )
-        loss = out.loss if extra is None else out.loss + extra
+        ).last_hidden_state
+        # The head reads the few tokens that have a label; of all tokens its logits would be larger
+        # than everything a layer keeps.
+        asked = labels[:, 1:] != IGNORE
+        logits = self.llava.lm_head(hidden[:, :-1][asked]).float()
+        loss = nn.functional.cross_entropy(logits, labels[:, 1:][asked])
         routing = self.run.aux_loss() if self.run is not None else None
-        return {"loss": loss if routing is None else loss + routing, "logits": out.logits}
+        for more in (extra, routing):
+            loss = loss if more is None else loss + more
+        return {"loss": loss, "logits": logits}
+
+    @property
+    def _eager(self) -> bool:
+        return self.llava.config.text_config._attn_implementation == "eager"
 
     def _crops(self, features: torch.Tensor) -> list[Crop]:
         """The features as the tower's crops; a class token of zeros stands before each."""
@@ -117,9 +129,10 @@ def held_out_accuracy(model: TuneModel, batches: list[dict], benches: list[list[
         # Shapes differ here, so a compiled decoder runs as it was written.
         with torch.autocast(device.type, torch.bfloat16), torch.compiler.set_stance("force_eager"):
             moved = {name: value.to(device) for name, value in batch.items()}
-            guess = model(**moved)["logits"][:, :-1].argmax(-1).cpu()
+            guess = model(**moved)["logits"].argmax(-1).cpu()
         target = batch["labels"][:, 1:]
-        ok = (guess == target) | (target == IGNORE)
+        ok = torch.ones_like(target, dtype=torch.bool)
+        ok[target != IGNORE] = guess == target[target != IGNORE]
         names = list(names)
         for row in range(target.shape[0]):
             marked = (target[row] != IGNORE).int()

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from harness.common import heap
 from harness.common.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -29,7 +30,8 @@ from methods.params import MethodError
 
 TINY = (
     *("tower", "align", "dense-first", "dense-second"),
-    *("tower-text", "refit", "dense", "dense-longer"),
+    *("tower-text", "refit", "dense-third"),
+    *("tower-numbers", "refit-numbers", "dense", "dense-longer"),
     *("mod", "gamma", "pmod", "llavolta"),
     *("mqt-first", "mqt"),
 )
@@ -43,6 +45,7 @@ SCENES, SCENE_SEED = 60_000, 1
 
 def main(argv: list[str] | None = None) -> int:
     prepare()
+    heap.keep()
     parser = argparse.ArgumentParser(prog="python -m harness.train", description=__doc__)
     parser.add_argument("--recipe", type=Path, help="YAML recipe (see recipes/)")
     parser.add_argument("--all", action="store_true", help="every recipe of recipes/tiny in order")
