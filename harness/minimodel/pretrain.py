@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, Trainer, set_seed
 
-from harness.fitting.fit import fit
+from harness.fitting.fit import Stop, fit
 from harness.minimodel import tower as tower_module
 from harness.minimodel.align import (
     AlignModel,
@@ -62,6 +62,8 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
     started = time.time()
     trainer = RateTrainer(model, arguments(recipe, work / f"{out.name}-run"), train_dataset=rows)
     trainer.muon = recipe.muon
+    if recipe.until:
+        trainer.add_callback(Stop(recipe.until))
     fit(trainer, measure)
     model.tower.save_pretrained(out)
     save_file(model.heads.state_dict(), out / "heads.safetensors")
