@@ -20,13 +20,14 @@ class Stack(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.projector = nn.Linear(6, 8)
-        self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 12), nn.Linear(12, 8)])
         self.head = nn.Linear(8, 3)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
         h = self.projector(x)
-        for layer in self.layers:
-            h = h + layer(h).relu()
+        same, up, down = self.layers
+        h = h + same(h).relu()
+        h = h + down(up(h).relu())
         return {"loss": nn.functional.cross_entropy(self.head(h), y)}
 
 
@@ -63,11 +64,11 @@ def train(folder: Path, stop: int | None = None, resume: str | None = None) -> R
 
 def test_hidden_matrices_go_to_muon_and_the_rest_to_adamw():
     model = Stack()
-    assert hidden_matrices(model) == {"layers.0.weight", "layers.1.weight"}
+    assert hidden_matrices(model) == {f"layers.{i}.weight" for i in range(3)}
     trainer = RateTrainer(model, TrainingArguments("unused", use_cpu=True, report_to=[]))
     trainer.muon = 2e-2
     groups = trainer.create_optimizer().param_groups
-    assert {len(g["params"]) for g in groups if g["muon"]} == {2}
+    assert {len(g["params"]) for g in groups if g["muon"]} == {3}
     rates = {id(p): g["lr"] for g in groups for p in g["params"]}
     assert len(rates) == len(list(model.parameters()))
     assert rates[id(model.projector.weight)] == 1e-3 != rates[id(model.layers[0].weight)]

@@ -46,9 +46,9 @@ def packed_attention(
         key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
     windows = attention_mask.shape[1]
     start = query.shape[2] - windows * WINDOW
-    low = torch.finfo(query.dtype).min
     causal = torch.ones(start, start, dtype=torch.bool, device=query.device).tril()
     first = query[:, :, :start] @ key[:, :, :start].mT * scaling
+    low = torch.finfo(first.dtype).min  # under autocast not the queries' type
     first = first.masked_fill(~causal, low).softmax(-1, dtype=torch.float32).to(query.dtype)
     prefix = first @ value[:, :, :start]
 

@@ -6,11 +6,65 @@ labelled patches right 0.22 with Muon and 0.20 with AdamW, characters 0.60 and 0
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+class StackedMuon(torch.optim.Muon):
+    """`torch.optim.Muon` that orthogonalises all matrices of one shape in one product.
+
+    One by one, the 84 matrices of the mini decoder are 1,260 small products a step: 1.0 s of a step
+    of 3.0 s on two cores, where all together take 0.35 s. The numbers are the same.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """One step; a closure is refused."""
+        if closure is not None:
+            raise ValueError("StackedMuon takes no closure")
+        for group in self.param_groups:
+            found: tuple[list[Tensor], ...] = ([], [], [])
+            self._init_group(group, *found)
+            alike: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = defaultdict(list)
+            for each in zip(*found, strict=True):
+                alike[tuple(sorted(each[0].shape))].append(each)
+            for members in alike.values():
+                self._move(group, members)
+
+    @staticmethod
+    def _move(group: dict[str, Any], members: list[tuple[Tensor, ...]]) -> None:
+        """Momentum (Nesterov's), the orthogonal update and decay of matrices of one shape."""
+        updates = []
+        for parameter, gradient, buffer in members:
+            buffer.lerp_(gradient, 1 - group["momentum"])
+            update = gradient.lerp(buffer, group["momentum"])
+            updates.append(update if _wide(parameter) else update.mT)
+        together = _orthogonal(torch.stack(updates), group)
+        for (parameter, *_), update in zip(members, together, strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            # AdamW's size of an update ("match_rms_adamw"), so learning rates are comparable
+            scale = group["lr"] * 0.2 * max(parameter.shape) ** 0.5
+            parameter.add_(update if _wide(parameter) else update.mT, alpha=-scale)
+
+
+def _wide(matrix: Tensor) -> bool:
+    return matrix.shape[0] <= matrix.shape[1]
+
+
+def _orthogonal(x: Tensor, group: dict[str, Any]) -> Tensor:
+    """Newton-Schulz on `x` [k, m, n], m <= n, in bfloat16, with the group's settings."""
+    a, b, c = group["ns_coefficients"]
+    x = x.bfloat16()
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.mT
+        gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, gram, x, beta=a)
+    return x
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -29,10 +83,7 @@ class MuonAdamW(torch.optim.Optimizer):
         rest = [g for g in self.param_groups if not g["muon"]]
         self.parts: list[torch.optim.Optimizer] = []
         if hidden:
-            # The scale of its updates is AdamW's, so learning rates are comparable.
-            self.parts.append(
-                torch.optim.Muon(hidden, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-            )
+            self.parts.append(StackedMuon(hidden, weight_decay=weight_decay))
         if rest:
             self.parts.append(
                 torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
