@@ -66,6 +66,9 @@ def prepare(
     """Everything a tuning needs; `stack` holds the routing context open."""
     set_seed(recipe.seed)
     llava, tokenizer = start_model(recipe, scenes, work, decoder)
+    if recipe.first:
+        held = range(len(scenes) - recipe.held_out, len(scenes))
+        scenes = scenes.only([*range(recipe.first), *held])
     images, dense = _images(recipe, scenes, llava, work)
     cut = len(scenes) - recipe.held_out
     longest = WINDOW if recipe.compile else None
@@ -211,7 +214,7 @@ def _images(
     tower, layer = llava.model.vision_tower, llava.config.vision_feature_layer
     if not recipe.train_tower:
         tower.requires_grad_(False)
-        path = work / f"features-{tower_key(tower, layer)}.npy"
+        path = work / f"features-{tower_key(tower, layer)}-{len(scenes)}.npy"
         return cache_features(tower, scenes, path, layer), None
     vocabulary = Vocabulary.of(scenes)
     dense = tower_module.DenseTower(tower, vocabulary)
