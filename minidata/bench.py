@@ -11,7 +11,9 @@ from typing import Any
 
 from PIL import Image
 
+from harness.common.rows import digest
 from minidata import BENCHES, IMAGE_SIZE, build, sources, tasks
+from minidata.identity import LADDER
 from minidata.scene import Question
 
 FAMILY = {
@@ -22,7 +24,6 @@ FAMILY = {
     "chartqa": "chart",
     "docvqa": "doc",
 }
-DOCUMENTS = 500
 PER_SCENE = 2
 QUALITY = 88
 """JPEG quality of the stored pictures."""
@@ -35,7 +36,7 @@ def write(out: Path, seed: int, cache: Path) -> None:
     pack = sources.load(cache)
     manifest: dict[str, Any] = {"version": tasks.VERSION, "seed": seed, "files": {}}
     for bench in BENCHES:
-        rows = documents(bench, seed, DOCUMENTS, pack)
+        rows = documents(bench, seed, LADDER[-1], pack)
         path = tasks.data_file(bench, out)
         _save(bench, rows, path)
         manifest["files"][bench] = {
@@ -44,6 +45,7 @@ def write(out: Path, seed: int, cache: Path) -> None:
             "scenes": len({r["scene_id"] for r in rows}),
             "bytes": path.stat().st_size,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "first": {str(n): digest(path, n) for n in LADDER},
         }
         print(bench, manifest["files"][bench], flush=True)
     tasks.write(out / "tasks")

@@ -23,10 +23,10 @@ from harness.bench.tasks_index import (
     upstream_folder,
 )
 from harness.bench.wants import asks_judge, refuse_unanswerable
+from harness.common import rows
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest
 from harness.common.roots import DATA
-from harness.model.weights import file_hash
 
 MINI = DATA / "assets" / "mini"
 
@@ -96,11 +96,14 @@ class Bench:
         numbers = [str(m["version"]) for m in entries if isinstance(m, dict) and "version" in m]
         return f"{numbers[0]}-{digest[:12]}" if numbers else digest[:12]
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """What the documents are: a hash over dataset, configuration and version of every task."""
+    def fingerprint(self, limit: int | None = None) -> str:
+        """What the documents are: a hash over dataset, configuration and version of every task.
+
+        Of mini data over the first `limit` documents themselves: they stay what they are where
+        the file grows behind them.
+        """
         if self.mini:
-            return file_hash(_mini_data(self.file.path))
+            return rows.digest(_mini_data(self.file.path), limit)
         return _digest("\n".join(f"{s.dataset} {s.config} {s.version}" for s in self.sources))
 
     @cached_property
