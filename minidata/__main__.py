@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     bench.set_defaults(seed=SHIPPED)
     train.add_argument("--n", type=int, default=20000, help="number of scenes")
     train.add_argument("--workers", type=int, default=2)
+    train.add_argument("--rounds", type=int, default=1, help="draws of about ten questions a scene")
     sheet.add_argument("--family", choices=FAMILIES, default="objects")
     args = parser.parse_args(argv)
 
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "train":
             from minidata.train import write
 
-            write(args.out, args.n, args.seed, args.workers, args.cache)
+            write(args.out, args.n, args.seed, args.workers, args.cache, args.rounds)
         elif args.command == "bench":
             from minidata.bench import write as write_bench
 

@@ -11,9 +11,6 @@ import numpy as np
 
 from minidata import IMAGE_SIZE, build, sources
 
-ROUNDS = 4
-"""Draws of about ten questions; what one repeats of another is left out."""
-
 _PACK: sources.Pack | None = None
 
 
@@ -22,10 +19,10 @@ def _start(cache: Path) -> None:
     _PACK = sources.load(cache)
 
 
-def _one(job: tuple[int, int]) -> tuple[int, bytes, str]:
+def _one(job: tuple[int, int, int]) -> tuple[int, bytes, str]:
     assert _PACK is not None
-    seed, index = job
-    scene = build.make(seed, index, False, _PACK, rounds=ROUNDS)
+    seed, index, rounds = job
+    scene = build.make(seed, index, False, _PACK, rounds=rounds)
     record = {
         "scene_id": scene.identifier,
         "family": scene.family,
@@ -38,15 +35,18 @@ def _one(job: tuple[int, int]) -> tuple[int, bytes, str]:
     return index, scene.image.tobytes(), json.dumps(record, separators=(",", ":"))
 
 
-def write(out: Path, count: int, seed: int, workers: int, cache: Path) -> None:
-    """Write `images.npy` (uint8 [count, 192, 192, 3]) and `scenes.jsonl` (line i: image i)."""
+def write(out: Path, count: int, seed: int, workers: int, cache: Path, rounds: int = 1) -> None:
+    """Write `images.npy` (uint8 [count, 192, 192, 3]) and `scenes.jsonl` (line i: image i).
+
+    More `rounds` ask more about each scene (`build.make`).
+    """
     out.mkdir(parents=True, exist_ok=True)
     sources.download(cache)
     pixels = np.lib.format.open_memmap(
         out / "images.npy", mode="w+", dtype=np.uint8, shape=(count, IMAGE_SIZE, IMAGE_SIZE, 3)
     )
     with open(out / "scenes.jsonl", "w", encoding="utf-8") as lines:
-        for index, raw, line in _results(count, seed, workers, cache):
+        for index, raw, line in _results([(seed, i, rounds) for i in range(count)], workers, cache):
             pixels[index] = np.frombuffer(raw, np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE, 3)
             lines.write(line + "\n")
             if (index + 1) % 2000 == 0:
@@ -54,8 +54,9 @@ def write(out: Path, count: int, seed: int, workers: int, cache: Path) -> None:
     pixels.flush()
 
 
-def _results(count: int, seed: int, workers: int, cache: Path) -> Iterator[tuple[int, bytes, str]]:
-    jobs = [(seed, i) for i in range(count)]
+def _results(
+    jobs: list[tuple[int, int, int]], workers: int, cache: Path
+) -> Iterator[tuple[int, bytes, str]]:
     if workers <= 1:
         _start(cache)
         yield from map(_one, jobs)
