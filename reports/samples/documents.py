@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from minidata import BENCHES
+from minidata import BENCHES, HD_BENCHES
 from minidata.tasks import data_file
 
 HASH = 12  # digits of it in cells.csv
@@ -88,7 +88,7 @@ class Source:
 
 def source(run: Path, bench: str, mini: bool, said: set[str]) -> Source:
     """The source of a bench whose cells name ``said`` as their data."""
-    if not mini or bench not in BENCHES:
+    if not mini or bench not in BENCHES + HD_BENCHES:
         return Source(run, None, NOT_KEPT)
     path = data_file(bench)
     try:
