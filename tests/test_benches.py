@@ -22,7 +22,7 @@ from tests.fixtures.hub_data import GQA, TEXTVQA, write_gqa, write_textvqa
 
 CONTRACT = (
     "gqa textvqa scienceqa mmmu vqav2 pope mme mmbench mmvet vizwiz seedbench okvqa ai2d docvqa "
-    "chartqa infovqa realworldqa refcoco refcoco+ refcocog"
+    "chartqa infovqa realworldqa refcoco refcoco+ refcocog textvqa_hd chartqa_hd docvqa_hd"
 )
 
 

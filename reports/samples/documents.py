@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from minidata import BENCHES
+from minidata import BENCHES, HD_BENCHES
 from minidata.identity import current, named
 from minidata.tasks import data_file
 
@@ -89,7 +89,7 @@ class Source:
 
 def source(run: Path, bench: str, mini: bool, said: set[str]) -> Source:
     """The source of a bench whose cells name ``said`` as their data."""
-    if not mini or bench not in BENCHES:
+    if not mini or bench not in BENCHES + HD_BENCHES:
         return Source(run, None, NOT_KEPT)
     path = data_file(bench)
     try:
