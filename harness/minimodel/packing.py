@@ -115,8 +115,8 @@ class PackedScenes(Dataset):
             if spare and qa["bench"] != "caption":
                 continue
             # A caption is as good without its end.
-            ids, answer = ids[: len(ids) - spare], len(reply) - 1 - spare
-            found.append(Block(ids, answer, qa["bench"], qa.get("template", "")))
+            ids, kept = ids[: len(ids) - spare], len(reply) - 1 - spare
+            found.append(Block(ids, kept, qa["bench"], qa.get("template", "")))
         return found
 
 
