@@ -28,6 +28,7 @@ from harness.common.threads import prepare as prepare_threads  # noqa: E402
 from harness.common.torchvision_ops import declare_missing_ops  # noqa: E402
 
 prepare_threads()
+declare_missing_ops()
 
 import torch  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
@@ -106,7 +107,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     kept = False if args.no_heap else heap.keep()
-    declare_missing_ops()
     note = busy_host()
     recipe = Recipe.load(args.recipe, start=args.start)
     row = {"recipe": args.recipe.stem, "heap_kept": kept}
