@@ -11,7 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from minidata import BENCHES, IMAGE_SIZE, build, sources, tasks
+from harness.common.rows import digest
+from minidata import BENCHES, HD_BENCHES, build, hd, sources, tasks
+from minidata.identity import LADDER
 from minidata.scene import Question
 
 FAMILY = {
@@ -22,8 +24,8 @@ FAMILY = {
     "chartqa": "chart",
     "docvqa": "doc",
 }
-DOCUMENTS = 500
-PER_SCENE = 2
+HD_DOCUMENTS = 500
+PER_SCENE, HD_PER_SCENE = 2, 3
 QUALITY = 88
 """JPEG quality of the stored pictures."""
 
@@ -34,8 +36,9 @@ def write(out: Path, seed: int, cache: Path) -> None:
     """Write every benchmark under `out`, the task files, and `manifest.json` with the hashes."""
     pack = sources.load(cache)
     manifest: dict[str, Any] = {"version": tasks.VERSION, "seed": seed, "files": {}}
-    for bench in BENCHES:
-        rows = documents(bench, seed, DOCUMENTS, pack)
+    for bench in HD_BENCHES + BENCHES:
+        count = HD_DOCUMENTS if bench in HD_BENCHES else LADDER[-1]
+        rows = documents(bench, seed, count, pack)
         path = tasks.data_file(bench, out)
         _save(bench, rows, path)
         manifest["files"][bench] = {
@@ -44,6 +47,7 @@ def write(out: Path, seed: int, cache: Path) -> None:
             "scenes": len({r["scene_id"] for r in rows}),
             "bytes": path.stat().st_size,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "first": {str(n): digest(path, n) for n in LADDER if n <= len(rows)},
         }
         print(bench, manifest["files"][bench], flush=True)
     tasks.write(out / "tasks")
@@ -55,27 +59,30 @@ def documents(bench: str, seed: int, count: int, pack: sources.Pack) -> list[Row
 
     Benchmarks of one picture family walk the same scenes, so vision features can be shared.
     """
+    upstream = tasks.upstream(bench)
     rows: list[Row] = []
     used: Counter[str] = Counter()
     answers: dict[str, Counter[str]] = defaultdict(Counter)
     seen: set[str] = set()
     index = 0
+    most = HD_PER_SCENE if bench in HD_BENCHES else PER_SCENE
     while len(rows) < count:
-        scene = build.make(seed, index, True, pack, FAMILY[bench])
+        page = hd.page_of(index) if bench in HD_BENCHES else None
+        scene = build.make(seed, index, True, pack, FAMILY[upstream], page=page)
         index += 1
         if scene.identifier in seen:
             continue
         seen.add(scene.identifier)
         picture = _jpeg(scene.image)
         boxes = json.dumps([b.as_json() for b in scene.boxes], separators=(",", ":"))
-        asked = [q for q in scene.questions if q.bench == bench]
-        for _ in range(min(PER_SCENE, len(asked), count - len(rows))):
+        asked = [q for q in scene.questions if q.bench == upstream]
+        for _ in range(min(most, len(asked), count - len(rows))):
             question = min(asked, key=lambda q: (used[q.template], answers[q.template][q.answer]))
             # a second question of the same form about one picture would be nearly the first
             asked = [q for q in asked if q.template != question.template]
             used[question.template] += 1
             answers[question.template][question.answer] += 1
-            row = _upstream(bench, question, len(rows), scene.identifier)
+            row = _upstream(upstream, question, len(rows), scene)
             row |= {
                 "image": {"bytes": picture, "path": f"{scene.identifier}.jpg"},
                 "scene_id": scene.identifier,
@@ -95,8 +102,9 @@ def _jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _upstream(bench: str, q: Question, number: int, scene: str) -> Row:
+def _upstream(bench: str, q: Question, number: int, shown: build.Scene) -> Row:
     """The columns of the upstream dataset (hub names lmms-lab/GQA, textvqa, ScienceQA, ...)."""
+    scene = shown.identifier
     if bench == "gqa":
         return {
             "id": str(number),
@@ -112,8 +120,8 @@ def _upstream(bench: str, q: Question, number: int, scene: str) -> Row:
             "question_id": number,
             "question": q.question,
             "question_tokens": q.question.lower().rstrip("?").split(),
-            "image_width": IMAGE_SIZE,
-            "image_height": IMAGE_SIZE,
+            "image_width": shown.image.width,
+            "image_height": shown.image.height,
             "image_classes": [],
             "answers": [q.answer] * 10,
             "answer": q.answer,

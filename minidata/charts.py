@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from minidata import IMAGE_SIZE, draw, tables
+from minidata import PAGE, draw, tables
 from minidata.scene import Box, Question
 from minidata.sources import Pack
 from minidata.vocab import COLORS
@@ -15,12 +15,10 @@ from minidata.vocab import COLORS
 INK = (30, 30, 30)
 GRID = (205, 205, 205)
 PALETTE = [c for c in sorted(COLORS) if c != "white"]
-PLOT = (30, 24, 188, 152)
-"""Plot area of vertical charts; horizontal ones swap the margins."""
 _BUILT: dict[int, dict[str, list[tables.Series]]] = {}
 
 
-def _series(pack: Pack) -> dict[str, list[tables.Series]]:
+def known_series(pack: Pack) -> dict[str, list[tables.Series]]:
     if id(pack) not in _BUILT:
         _BUILT[id(pack)] = tables.build(pack.tables)
     return _BUILT[id(pack)]
@@ -28,7 +26,7 @@ def _series(pack: Pack) -> dict[str, list[tables.Series]]:
 
 def plan(rng: random.Random, pack: Pack) -> dict[str, Any]:
     """Choose numbers, form and colours; the hashed key is the numbers with their names."""
-    _, title, pairs, ordered = tables.sample(_series(pack), rng)
+    _, title, pairs, ordered = tables.sample(known_series(pack), rng)
     form = rng.choice(("line", "line", "bar") if ordered else ("bar", "bar", "bar", "side"))
     several = form != "line" and rng.random() < 0.75
     colors = rng.sample(PALETTE, len(pairs)) if several else [rng.choice(PALETTE)] * len(pairs)
@@ -45,9 +43,10 @@ def plan(rng: random.Random, pack: Pack) -> dict[str, Any]:
 def render(spec: dict[str, Any], rng: random.Random, pack: Pack) -> tuple[Image.Image, list[Box]]:
     """Draw the chart.  Boxes: one `mark` per bar or point, then the printed words."""
     paper = rng.choice(((255, 255, 255), (248, 248, 240), (240, 245, 252)))
-    image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), paper)
+    image = Image.new("RGB", spec.get("page", PAGE), paper)
     face = rng.choice(("sans", "sans", "book", "serif"))
-    words = [draw.word(image, pack, (96, 4), spec["title"], face, 12, INK, "ma", role="title")]
+    middle = image.width // 2
+    words = [draw.word(image, pack, (middle, 4), spec["title"], face, 12, INK, "ma", role="title")]
     top = max(v for _, v in spec["pairs"])
     step = next(s for s in (1, 2, 5, 10, 20, 25) if top / s <= 4.9)
     limit = step * (top // step + 1)
@@ -56,12 +55,12 @@ def render(spec: dict[str, Any], rng: random.Random, pack: Pack) -> tuple[Image.
     return image, marks + words + more
 
 
-def _mark(spec: dict[str, Any], i: int, box: list[float]) -> Box:
+def _mark(image: Image.Image, spec: dict[str, Any], i: int, box: list[float]) -> Box:
     name, value = spec["pairs"][i]
     return Box(
         "mark",
         name,
-        draw.clip(box),
+        draw.clip(box, image.size),
         {"value": value, "color": spec["colors"][i], "form": spec["form"]},
     )
 
@@ -69,43 +68,39 @@ def _mark(spec: dict[str, Any], i: int, box: list[float]) -> Box:
 def _upright(
     image: Image.Image, spec: dict[str, Any], rng: random.Random, pack: Pack, step: int, limit: int
 ) -> tuple[list[Box], list[Box]]:
-    """Vertical bars, or a line with round points."""
+    """Vertical bars, of several series side by side, or a line with round points."""
     pen = ImageDraw.Draw(image)
-    x0, y0, x1, y1 = PLOT
-    words = []
+    series = spec.get("series", [])
+    x0, y0, x1, y1 = 30, 44 if series else 24, image.width - 4, image.height - 40
+    words = _legend(image, spec, pack) if series else []
     for tick in range(0, limit + 1, step):
         y = y1 - (y1 - y0) * tick / limit
         pen.line((x0, y, x1, y), fill=GRID)
         words.append(
             draw.word(image, pack, (x0 - 4, y), str(tick), "book", 11, INK, "rm", role="tick")
         )
-    slot = (x1 - x0) / len(spec["pairs"])
-    bar = slot * rng.uniform(0.5, 0.75)
-    wide = any(pack.font("sans", 11).getlength(n) > slot - 3 for n, _ in spec["pairs"])
+    beside = max(1, len(series))  # bars of a category
+    slot = (x1 - x0) / (len(spec["pairs"]) // beside)
+    bar = slot * rng.uniform(0.5, 0.75) / beside
+    names = [name.split()[0] if series else name for name, _ in spec["pairs"]]
+    wide = any(pack.font("sans", 11).getlength(n) > slot - 3 for n in names)
     marks, points = [], []
-    for i, (name, value) in enumerate(spec["pairs"]):
-        x = x0 + slot * (i + 0.5)
+    for i, (_, value) in enumerate(spec["pairs"]):
+        place, nth = divmod(i, beside)
+        x = x0 + slot * (place + 0.5) + bar * (nth - (beside - 1) / 2)
         y = y1 - (y1 - y0) * value / limit
         points.append((x, y))
         fill = COLORS[spec["colors"][i]]
         if spec["form"] == "bar":
             pen.rectangle((x - bar / 2, y, x + bar / 2, y1), fill=fill, outline=INK)
-            marks.append(_mark(spec, i, [x - bar / 2, y, x + bar / 2, y1]))
+            marks.append(_mark(image, spec, i, [x - bar / 2, y, x + bar / 2, y1]))
         else:
-            marks.append(_mark(spec, i, [x - 5, y - 5, x + 5, y + 5]))
-        words.append(
-            draw.word(
-                image,
-                pack,
-                (x, y1 + 6 + (15 if wide and i % 2 else 0)),
-                name,
-                "sans",
-                11,
-                INK,
-                "ma",
-                role="category",
+            marks.append(_mark(image, spec, i, [x - 5, y - 5, x + 5, y + 5]))
+        if nth == 0:
+            at = (x0 + slot * (place + 0.5), y1 + 6 + (15 if wide and place % 2 else 0))
+            words.append(
+                draw.word(image, pack, at, names[i], "sans", 11, INK, "ma", role="category")
             )
-        )
     if spec["form"] == "line":
         fill = COLORS[spec["colors"][0]]
         pen.line(points, fill=fill, width=3)
@@ -113,8 +108,8 @@ def _upright(
             pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=fill, outline=INK)
     pen.line((x0, y1, x1, y1), fill=INK)
     pen.line((x0, y0, x0, y1), fill=INK)
-    if spec["printed"]:
-        lift = 20 if spec["form"] == "line" else 14  # clear of the round points
+    if spec["printed"] and (bar if series else slot) >= 18:  # room for two digits
+        lift = 20 if spec["form"] == "line" else 17 if "page" in spec else 14  # clear of the points
         for (name, value), (x, y) in zip(spec["pairs"], points, strict=True):
             words.append(
                 draw.word(
@@ -133,12 +128,25 @@ def _upright(
     return marks, words
 
 
+def _legend(image: Image.Image, spec: dict[str, Any], pack: Pack) -> list[Box]:
+    """The colour and name of each series, in a row under the title."""
+    pen = ImageDraw.Draw(image)
+    words = []
+    for i, name in enumerate(spec["series"]):
+        x, color = 34 + 84 * i, COLORS[spec["colors"][i]]
+        pen.rectangle((x, 24, x + 10, 34), fill=color, outline=INK)
+        words.append(
+            draw.word(image, pack, (x + 15, 29), name, "sans", 11, INK, "lm", role="legend")
+        )
+    return words
+
+
 def _side(
     image: Image.Image, spec: dict[str, Any], rng: random.Random, pack: Pack, step: int, limit: int
 ) -> tuple[list[Box], list[Box]]:
     """Horizontal bars with their names at the left."""
     pen = ImageDraw.Draw(image)
-    x0, y0, x1, y1 = 58, 24, 182, 170
+    x0, y0, x1, y1 = 58, 24, image.width - 10, image.height - 22
     if spec["printed"]:
         x1 -= 10
     words, marks = [], []
@@ -156,7 +164,7 @@ def _side(
         pen.rectangle(
             (x0, y - bar / 2, x, y + bar / 2), fill=COLORS[spec["colors"][i]], outline=INK
         )
-        marks.append(_mark(spec, i, [x0, y - bar / 2, x, y + bar / 2]))
+        marks.append(_mark(image, spec, i, [x0, y - bar / 2, x, y + bar / 2]))
         words.append(
             draw.word(image, pack, (x0 - 4, y), name, "sans", 11, INK, "rm", role="category")
         )
@@ -190,7 +198,11 @@ def ask(spec: dict[str, Any], boxes: list[Box], rng: random.Random) -> list[Ques
         return [
             j
             for j, b in enumerate(boxes)
-            if pairs[i][0] in (b.label, b.attrs.get("item")) and b.attrs.get("role") != "title"
+            if b.attrs.get("role") != "title"
+            # the bar "Ford 1976" is found by its category and by the legend
+            and (
+                b.label in (pairs[i][0], *pairs[i][0].split()) or b.attrs.get("item") == pairs[i][0]
+            )
         ]
 
     out = [
@@ -217,6 +229,7 @@ def ask(spec: dict[str, Any], boxes: list[Box], rng: random.Random) -> list[Ques
         out.append(_q("value", f"What is the value of {name}?", str(value), seen(i)))
         if len(set(spec["colors"])) > 1:
             out.append(_q("color", f"What color is the bar of {name}?", spec["colors"][i], seen(i)))
+        if len(set(spec["colors"])) > 1 and spec["colors"].count(spec["colors"][i]) == 1:
             out.append(
                 _q("by_color", f"What is the name of the {spec['colors'][i]} bar?", name, seen(i))
             )
@@ -229,6 +242,8 @@ def ask(spec: dict[str, Any], boxes: list[Box], rng: random.Random) -> list[Ques
                 )
             )
     i, j = rng.sample(every, 2)
+    while pairs[i][1] == pairs[j][1]:
+        i, j = rng.sample(every, 2)
     larger = pairs[i][1] > pairs[j][1]
     yes_no = _q(
         "larger", f"Is {pairs[i][0]} larger than {pairs[j][0]}?", "yes" if larger else "no", [i, j]

@@ -8,7 +8,7 @@ import random
 
 from PIL import Image, ImageDraw
 
-from minidata import IMAGE_SIZE
+from minidata import IMAGE_SIZE, PAGE
 from minidata.scene import Box
 from minidata.sources import Pack
 
@@ -16,10 +16,9 @@ RGB = tuple[int, int, int]
 
 
 @functools.lru_cache(maxsize=8)
-def _ramp(turn: int) -> Image.Image:
+def _ramp(turn: int, page: tuple[int, int]) -> Image.Image:
     """Linear ramp mask (L mode) turned by `turn` quarter turns."""
-    ramp = Image.linear_gradient("L").resize((IMAGE_SIZE, IMAGE_SIZE))
-    return ramp.rotate(90 * turn)
+    return Image.linear_gradient("L").rotate(90 * turn).resize(page)
 
 
 def soft(rng: random.Random, low: int = 60, high: int = 235) -> RGB:
@@ -29,22 +28,24 @@ def soft(rng: random.Random, low: int = 60, high: int = 235) -> RGB:
     return r, g, b
 
 
-def background(rng: random.Random, pack: Pack) -> Image.Image:
-    """A plain, gradient or real photo background, RGB, IMAGE_SIZE square."""
+def background(rng: random.Random, pack: Pack, page: tuple[int, int] = PAGE) -> Image.Image:
+    """A plain, gradient or real photo background, RGB, `page` wide and high."""
     style = rng.random()
-    size = (IMAGE_SIZE, IMAGE_SIZE)
     if style < 0.25:
-        return Image.new("RGB", size, soft(rng))
+        return Image.new("RGB", page, soft(rng))
     if style < 0.45:
         return Image.composite(
-            Image.new("RGB", size, soft(rng)),
-            Image.new("RGB", size, soft(rng)),
-            _ramp(rng.randrange(4)),
+            Image.new("RGB", page, soft(rng)),
+            Image.new("RGB", page, soft(rng)),
+            _ramp(rng.randrange(4), page),
         )
     photo = rng.choice(pack.photos[rng.choice(sorted(pack.photos))])
-    x = rng.randint(0, photo.width - IMAGE_SIZE)
-    y = rng.randint(0, photo.height - IMAGE_SIZE)
-    crop = photo.crop((x, y, x + IMAGE_SIZE, y + IMAGE_SIZE))
+    wide, high = (side * IMAGE_SIZE // max(page) for side in page)  # a large page stretches it
+    x = rng.randint(0, photo.width - wide)
+    y = rng.randint(0, photo.height - high)
+    crop = photo.crop((x, y, x + wide, y + high))
+    if crop.size != page:
+        crop = crop.resize(page, Image.Resampling.BILINEAR)
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
 
 
@@ -91,9 +92,9 @@ def word(
     start = xy[0] - shift * font.getlength(text)
     stops = [start + font.getlength(text[:i]) for i in range(len(text) + 1)]
     chars = [[round(a, 1), round(b, 1)] for a, b in itertools.pairwise(stops)]
-    return Box(kind, text, clip([left, top, right, bottom]), dict(attrs), chars)
+    return Box(kind, text, clip([left, top, right, bottom], image.size), dict(attrs), chars)
 
 
-def clip(box: list[float] | list[int]) -> list[int]:
-    """Integer box inside the image."""
-    return [max(0, min(IMAGE_SIZE, round(v))) for v in box]
+def clip(box: list[float] | list[int], page: tuple[int, int]) -> list[int]:
+    """Integer box inside an image `page` wide and high."""
+    return [max(0, min(edge, round(v))) for v, edge in zip(box, page * 2, strict=True)]

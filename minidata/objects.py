@@ -59,7 +59,7 @@ def render(spec: dict[str, Any], rng: random.Random, pack: Pack) -> tuple[Image.
         row, col = divmod(thing["cell"], 3)
         x = col * CELL + rng.randint(0, max(0, CELL - outer))
         y = row * CELL + rng.randint(0, max(0, CELL - outer))
-        box = draw.clip([x, y, x + outer, y + outer])
+        box = draw.clip([x, y, x + outer, y + outer], image.size)
         if thing["color"]:
             draw.plate(image, box, COLORS[thing["color"]], round_)
         sprite = pack.sprite(thing["kind"], size)

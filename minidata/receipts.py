@@ -7,12 +7,14 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from minidata import IMAGE_SIZE, draw
+from minidata import PAGE, draw
 from minidata.scene import Box, Question
 from minidata.sources import Pack
 from minidata.vocab import CITIES, ITEMS, MONTHS, NAMES, SHOPS
 
 INK = (25, 25, 30)
+GAP = 24
+"""Pixels between columns."""
 FACES = ("book", "sans", "mono", "serif")
 
 
@@ -56,11 +58,11 @@ def plan(rng: random.Random, pack: Pack | None) -> dict[str, Any]:
 
 def render(spec: dict[str, Any], rng: random.Random, pack: Pack) -> tuple[Image.Image, list[Box]]:
     """Draw a paper on a background; every printed word is a box, `role` says what it is."""
-    image = draw.background(rng, pack)
+    image = draw.background(rng, pack, spec.get("page", PAGE))
     pen = ImageDraw.Draw(image)
-    left, right = rng.randint(4, 14), IMAGE_SIZE - rng.randint(4, 14)
+    left, right = rng.randint(4, 14), image.width - rng.randint(4, 14)
     paper = rng.choice(((255, 255, 255), (250, 246, 230), (238, 243, 250), (250, 236, 240)))
-    pen.rectangle((left, 2, right, IMAGE_SIZE - 3), fill=paper, outline=(170, 170, 170))
+    pen.rectangle((left, 2, right, image.height - 3), fill=paper, outline=(170, 170, 170))
     face = rng.choice(FACES)
     size = rng.randint(14, 16)
     draw_body = _form if spec["form"] else _receipt
@@ -78,17 +80,29 @@ def _form(
     right: int,
 ) -> list[Box]:
     boxes = []
-    step = rng.randint(32, 35)
-    y = rng.randint(10, 18)
-    for name, value in spec["fields"]:
-        boxes.append(draw.word(image, pack, (left, y), name + ":", face, size, INK, role="label"))
+    spots, width, rows = _columns(left, right, len(spec["fields"]), spec.get("columns", 1))
+    step = rng.randint(32, min(70, (image.height - 17) // rows))
+    top = rng.randint(10, 18)
+    indent = 112 if "page" in spec else 62  # large forms have longer labels
+    for (name, value), (x, row) in zip(spec["fields"], spots, strict=True):
+        y = top + row * step
+        boxes.append(draw.word(image, pack, (x, y), name + ":", face, size, INK, role="label"))
         boxes.append(
-            draw.word(image, pack, (left + 62, y), value, face, size, INK, role=name.lower())
+            draw.word(image, pack, (x + indent, y), value, face, size, INK, role=name.lower())
         )
         line = y + size + 5
-        ImageDraw.Draw(image).line((left + 58, line, right, line), fill=(150, 150, 150))
-        y += step
+        rule = (x + indent - 4, line, x + width, line)
+        ImageDraw.Draw(image).line(rule, fill=(150, 150, 150))
     return boxes
+
+
+def _columns(
+    left: int, right: int, count: int, columns: int
+) -> tuple[list[tuple[int, int]], int, int]:
+    """Left edge and row of every entry, column by column; width of a column in pixels; rows."""
+    width = (right - left - GAP * (columns - 1)) // columns
+    rows = -(-count // columns)
+    return [(left + i // rows * (width + GAP), i % rows) for i in range(count)], width, rows
 
 
 def _receipt(
@@ -111,24 +125,20 @@ def _receipt(
     boxes.append(
         draw.word(image, pack, (mid, 36), spec["date"], face, size, INK, "ma", role="date")
     )
-    y, step = 64, 23 if len(spec["items"]) == 4 else rng.randint(24, 28)
-    for name, price in spec["items"]:
-        boxes.append(draw.word(image, pack, (left, y), name, face, size, INK, role="item"))
+    spots, width, rows = _columns(left, right, len(spec["items"]), spec.get("columns", 1))
+    most = min((image.height - 100) // rows, 44 if "page" in spec else 28)
+    step = rng.randint(24, most) if most >= 24 else 23
+    for (name, price), (x, row) in zip(spec["items"], spots, strict=True):
+        y = 64 + row * step
+        if width > 250:  # leads the eye across a wide page
+            rule = (x, y + size + 3, x + width, y + size + 3)
+            ImageDraw.Draw(image).line(rule, fill=(210, 210, 210))
+        boxes.append(draw.word(image, pack, (x, y), name, face, size, INK, role="item"))
+        money, at = _money(price), (x + width, y)
         boxes.append(
-            draw.word(
-                image,
-                pack,
-                (right, y),
-                _money(price),
-                face,
-                size,
-                INK,
-                "ra",
-                role="price",
-                item=name,
-            )
+            draw.word(image, pack, at, money, face, size, INK, "ra", role="price", item=name)
         )
-        y += step
+    y = 64 + rows * step
     ImageDraw.Draw(image).line((left, y + 1, right, y + 1), fill=INK)
     total = sum(p for _, p in spec["items"])
     boxes.append(draw.word(image, pack, (left, y + 6), "total", "sans", size, INK, role="label"))
@@ -162,7 +172,8 @@ def ask(spec: dict[str, Any], boxes: list[Box], rng: random.Random) -> list[Ques
             _q("price", f"What is the price of the {name}?", _money(price), where, where + 1)
         )
         out.append(_q("which", f"Which item costs {_money(price)}?", name, where, where + 1))
-        out.append(_q("line", f"What is item {i + 1}?", name, where))
+        if spec.get("columns", 1) == 1:  # in two columns the order is anyone's guess
+            out.append(_q("line", f"What is item {i + 1}?", name, where))
     head, rest = out[:3], out[3:]
     rng.shuffle(rest)
     return head + rest[:7]

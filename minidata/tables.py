@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from minidata.vocab import MONTHS
@@ -140,9 +140,12 @@ def _crimea(rows: list[Row]) -> list[Series]:
 
 
 def sample(
-    series: dict[str, list[Series]], rng: random.Random
+    series: dict[str, list[Series]], rng: random.Random, sizes: Sequence[int] = (3, 4, 4, 5)
 ) -> tuple[str, str, list[tuple[str, int]], bool]:
-    """Source, title, 3-5 (category, whole number 1..99) pairs, ordered; values all differ.
+    """Source, title, (category, whole number 1..99) pairs, ordered.
+
+    `sizes` are the numbers of pairs. Up to five values all differ; of more, the highest and the
+    lowest stand alone.
 
     Tables with more distinct content are drawn more often; `airports` less, because a state's
     number never changes and could be learnt by heart.
@@ -154,8 +157,8 @@ def sample(
     while True:
         source = rng.choices(names, weights)[0]
         title, values, ordered = rng.choice(series[source])
-        size = min(rng.choice((3, 4, 4, 5)), len(values))
-        if size < 3:
+        size = min(rng.choice(sizes), len(values))
+        if size < min(sizes):
             continue
         picked = (
             sorted(rng.sample(range(len(values)), size))
@@ -163,11 +166,38 @@ def sample(
             else rng.sample(range(len(values)), size)
         )
         labels = list(values)
-        raw = [values[labels[i]] for i in picked]
-        scale = 1.0
-        while max(raw) / scale > 99:
-            scale *= 10
-        whole = [round(v / scale) for v in raw]
-        if min(whole) >= 1 and max(whole) >= 4 and len(set(whole)) == size:
+        whole = scaled([values[labels[i]] for i in picked])
+        if usable(whole):
             pairs = [(labels[i], v) for i, v in zip(picked, whole, strict=True)]
             return source, title, pairs, ordered
+
+
+def scaled(raw: list[float]) -> list[int]:
+    """Whole numbers of at most two digits: all divided by the same power of ten."""
+    scale = 1.0
+    while max(raw) / scale > 99:
+        scale *= 10
+    return [round(v / scale) for v in raw]
+
+
+def usable(whole: list[int]) -> bool:
+    """Whether questions about these numbers have one answer (see `sample`)."""
+    if min(whole) < 1 or max(whole) < 4:
+        return False
+    if len(whole) <= 5:
+        return len(set(whole)) == len(whole)
+    return whole.count(max(whole)) == whole.count(min(whole)) == 1
+
+
+def grouped(series: dict[str, list[Series]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Tables of several series: title -> last word of the series' own titles -> its values.
+
+    "Car mpg 1970" and "Car mpg 1976" are the series 1970 and 1976 of "Car mpg"; of series with
+    one title the last stands.
+    """
+    out: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    for title, values, _ in (one for known in series.values() for one in known):
+        if " " in title:
+            common, name = title.rsplit(" ", 1)
+            out[common][name] = values
+    return {title: group for title, group in sorted(out.items()) if len(group) > 1}

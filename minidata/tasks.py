@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.common.roots import DATA
-from minidata import BENCHES
+from minidata import BENCHES, HD_BENCHES
 
 VERSION = 1.0
 """Version of the mini data; part of every task's metadata."""
@@ -107,6 +107,11 @@ def folder() -> Path:
     return DATA / "assets" / "mini" / "tasks"
 
 
+def upstream(bench: str) -> str:
+    """The upstream benchmark that a mini one follows."""
+    return bench.removesuffix("_hd")
+
+
 def task_name(bench: str) -> str:
     """lmms-eval task name of a mini benchmark."""
     return f"{bench}_mini"
@@ -114,23 +119,23 @@ def task_name(bench: str) -> str:
 
 def data_file(bench: str, data: Path | None = None) -> Path:
     """Parquet file of a mini benchmark, in the shipped folder or in `data`."""
-    return (data or folder().parent) / bench / f"{SPLITS[bench]}.parquet"
+    return (data or folder().parent) / bench / f"{SPLITS[upstream(bench)]}.parquet"
 
 
 def task_yaml(bench: str, path: str) -> str:
     """Text of the task file; `path` is the parquet file as the YAML shall name it."""
-    spec = _SPECS[bench]
+    spec, split = _SPECS[upstream(bench)], SPLITS[upstream(bench)]
 
     def function(name: str) -> str:
-        return f"!function lmms_eval.tasks.{bench}.utils.{spec.prefix}_{name}"
+        return f"!function lmms_eval.tasks.{upstream(bench)}.utils.{spec.prefix}_{name}"
 
     lines = [
         f"task: {task_name(bench)}",
         "dataset_path: parquet",
         "dataset_kwargs:",
         "  data_files:",
-        f"    {SPLITS[bench]}: {path}",
-        f"test_split: {SPLITS[bench]}",
+        f"    {split}: {path}",
+        f"test_split: {split}",
         "output_type: generate_until",
         f"doc_to_visual: {function('doc_to_visual')}",
         f"doc_to_text: {function('doc_to_text')}",
@@ -166,13 +171,13 @@ def write(dst: Path, data: Path | None = None) -> list[Path]:
     are relative, for a `dst` that is named `tasks` and lies beside the data.
     """
     out = []
-    for bench in BENCHES:
+    for bench in BENCHES + HD_BENCHES:
         path = dst / bench / f"{task_name(bench)}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         where = (
             str(data_file(bench, data).resolve())
             if data
-            else os.path.join("..", "..", bench, f"{SPLITS[bench]}.parquet")
+            else os.path.join("..", "..", bench, data_file(bench).name)
         )
         path.write_text(task_yaml(bench, where), encoding="utf-8")
         out.append(path)

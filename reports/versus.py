@@ -21,6 +21,7 @@ from harness.common.jsonfile import parse_json
 from harness.statistics.budgets import comparable
 from harness.store import tables
 from harness.store.against import meant
+from minidata.identity import current
 from reports.cell import NAN
 from reports.csvio import Spec, read_table
 from reports.errors import ReportError
@@ -164,8 +165,11 @@ def _other_data(pairs: Iterable[tuple[Side, Side]]) -> Iterator[tuple[str, str]]
 
 
 def fingerprint(cell: Any) -> str:
-    """What the run noted of a cell's data."""
-    return " ".join(part for part in (str(cell.data), str(cell.data_source)) if part) or "not known"
+    """What the run noted of a cell's data; of a mini file that has grown since, what it is now."""
+    source = str(cell.data_source)
+    if cell.data == "mini":
+        source = current(str(cell.bench), source)
+    return " ".join(part for part in (str(cell.data), source) if part) or "not known"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# A function of a page's root: the tags of what reaches past the window. What lies in a box that
+# scrolls sideways by itself may, the box may not; so a rail on a phone is no fault, a wide one is.
+STICKING_OUT = """(root => {
+  const rolls = e => /auto|scroll/.test(
+    root.ownerDocument.defaultView.getComputedStyle(e).overflowX);
+  const framed = e => e !== root.ownerDocument.body && (rolls(e) || framed(e.parentElement));
+  return [...root.querySelectorAll("body *")].filter(e => !e.matches(".skip-link")
+    && e.getBoundingClientRect().right > root.clientWidth + 1 && !framed(e.parentElement))
+    .map(e => e.outerHTML.slice(0, 80));
+})"""
+
 
 class Tab:
     """One page. ``errors`` collects exceptions and console errors."""

@@ -62,9 +62,12 @@ class FakeBench:
     name: str
     data: str = "mini"
     task_version: str = "1"
-    fingerprint: str = "ff"
+    content: str = "ff"
     documents: int | None = DOCUMENTS
     data_source: str = "documents@ff"
+
+    def fingerprint(self, limit: int | None = None) -> str:
+        return self.content
 
     @property
     def task(self) -> str:

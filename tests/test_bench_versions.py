@@ -12,10 +12,10 @@ from tests.fixtures.hub_data import write_gqa
 
 def test_fingerprint_follows_the_data(tmp_path: Path) -> None:
     write_gqa(tmp_path, ["red", "yes"])
-    first = resolve_bench("gqa", str(tmp_path)).fingerprint
-    assert resolve_bench("gqa", str(tmp_path)).fingerprint == first
+    first = resolve_bench("gqa", str(tmp_path)).fingerprint()
+    assert resolve_bench("gqa", str(tmp_path)).fingerprint() == first
     write_gqa(tmp_path, ["dog", "yes"])  # as long, but other words
-    assert resolve_bench("gqa", str(tmp_path)).fingerprint != first
+    assert resolve_bench("gqa", str(tmp_path)).fingerprint() != first
 
 
 def test_task_version_follows_prompt_and_scoring(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.fixtures.hub_data import GQA, TEXTVQA, write_gqa, write_textvqa
 
 CONTRACT = (
     "gqa textvqa scienceqa mmmu vqav2 pope mme mmbench mmvet vizwiz seedbench okvqa ai2d docvqa "
-    "chartqa infovqa realworldqa refcoco refcoco+ refcocog"
+    "chartqa infovqa realworldqa refcoco refcoco+ refcocog textvqa_hd chartqa_hd docvqa_hd"
 )
 
 
@@ -64,7 +64,7 @@ def test_resolving_needs_neither_torch_nor_lmms_eval() -> None:
         "import sys; from harness.bench.benches import resolve_bench\n"
         "for name in ('gqa', 'refcoco+', 'mmstar'):\n"
         "    bench = resolve_bench(name, 'hub'); assert bench.task_version\n"
-        "bench = resolve_bench('gqa', 'mini'); bench.require(); assert bench.fingerprint\n"
+        "bench = resolve_bench('gqa', 'mini'); bench.require(); assert bench.fingerprint()\n"
         "assert not {'torch', 'lmms_eval', 'datasets'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -90,8 +90,10 @@ def test_auto_takes_mini_for_the_shipped_model_only() -> None:
     assert (mini.data, mini.task, mini.metric) == ("mini", "gqa_mini", "exact_match")
     real = resolve_bench("gqa", "auto", mini_model=False)
     assert (real.data, real.task, real.metric) == ("hub", "gqa", "exact_match")
-    assert mini.fingerprint != mini.task_version != real.task_version
-    assert resolve_bench("gqa", "mini").fingerprint == mini.fingerprint
+    assert mini.fingerprint() != mini.task_version != real.task_version
+    assert resolve_bench("gqa", "mini").fingerprint() == mini.fingerprint()
+    steps = [mini.fingerprint(limit) for limit in (100, 500, 2000)]
+    assert len(set(steps)) == 3 and mini.fingerprint(10**6) == mini.fingerprint() == steps[-1]
 
 
 def test_task_names_pass_through() -> None:
@@ -153,7 +155,7 @@ def test_half_prepared_dataset_is_missing(no_hub: Path) -> None:
     bench = resolve_bench("gqa", "hub")
     bench.require()
     assert hubdata.revision(GQA, "testdev_balanced_images", None) == "abc123"
-    assert bench.fingerprint != resolve_bench("pope", "mini").fingerprint
+    assert bench.fingerprint() != resolve_bench("pope", "mini").fingerprint()
 
 
 def test_documents_are_counted_where_they_need_not_be_loaded(no_hub: Path) -> None:
@@ -209,9 +211,9 @@ def test_data_are_called_what_was_read(no_hub: Path, tmp_path: Path) -> None:
     assert own.data == "local"
     assert own.data_source == f"rows.jsonl@{own.sources[0].version[:12]}"
     own.require()
-    before = own.fingerprint
+    before = own.fingerprint()
     (tmp_path / "own" / "rows.jsonl").write_text('{"question": "who?", "answer": "he"}\n')
-    assert own_task_again(own).fingerprint != before
+    assert own_task_again(own).fingerprint() != before
     (tmp_path / "own" / "rows.jsonl").unlink()
     assert "rows.jsonl" in line_of(own_task_again(own).require)
 
@@ -243,7 +245,7 @@ def test_groups_are_checked_and_known_by_their_parts(no_hub: Path, tmp_path: Pat
         group = resolve_bench("textvqa", str(tmp_path))
         parts = replace(group, file=TaskFile("all", "group", group.file.path), parts=group.tasks)
         parts.require()
-        before.append(parts.fingerprint)
+        before.append(parts.fingerprint())
     assert before[0] != before[1]
     assert len({resolve_bench("pope_full", "hub").task_version, *before}) == 3
 

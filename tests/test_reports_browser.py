@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from reports import build_report
+from tests.devtools import STICKING_OUT
 from tests.fakes import FakeRun, run
 from tests.fixtures.runs import BENCHES, METHODS, write_run
 from tests.fixtures.studies import write_study
@@ -32,9 +33,7 @@ document.getElementById("f").onload = function () {{
   const page = this.contentDocument, root = page.documentElement;
   const first = () => [...page.querySelector("#table-overview").tBodies[0].rows]
     .map(row => row.cells[1].dataset.v || "");
-  const wide = [...page.querySelectorAll("body *")]
-    .filter(e => !e.closest(".scroll, .panels, .cards, nav")
-    && !e.matches(".skip-link") && e.getBoundingClientRect().right > root.clientWidth + 1);
+  const wide = {sticking}(root);
   const button = page.querySelectorAll("#table-overview th button")[1];
   button.click(); const up = first(); button.click(); const down = first();
   const filter = page.querySelector("input[data-filters=table-cells]");
@@ -42,7 +41,7 @@ document.getElementById("f").onload = function () {{
   const rows = [...page.querySelector("#table-cells").tBodies[0].rows].filter(r => !r.hidden);
   const theme = root.dataset.theme; page.getElementById("theme").click();
   document.getElementById("out").textContent = JSON.stringify({{
-    page: root.scrollWidth, frame: root.clientWidth, wide: wide.map(e => e.outerHTML.slice(0, 80)),
+    page: root.scrollWidth, frame: root.clientWidth, wide: wide,
     up: up, down: down, sorted: page.querySelector("#table-overview th[aria-sort]").ariaSort,
     shown: rows.length, theme: [theme, root.dataset.theme],
     small: [...page.querySelectorAll("figure text")].map(e => e.getBoundingClientRect().height)
@@ -56,16 +55,12 @@ FITS = """<body style="margin:0"><iframe id="f" style="border:0" width="{width}"
 srcdoc="{page}"></iframe><pre id="out"></pre><script>
 document.getElementById("f").onload = function () {{
   const page = this.contentDocument, root = page.documentElement;
-  const right = e => e.getBoundingClientRect().right;
   const folds = () => page.querySelectorAll("details:not([open])").length;
   const printed = () => {{
     const view = page.defaultView, before = folds();
     view.dispatchEvent(new Event("beforeprint")); const during = folds();
     view.dispatchEvent(new Event("afterprint")); return [before, during, folds()];
   }};
-  const wide = [...page.querySelectorAll("body *")]
-    .filter(e => !e.closest(".scroll, .panels, .cards, nav")
-    && !e.matches(".skip-link") && right(e) > root.clientWidth + 1);
   const texts = [...page.querySelectorAll("figure text")].map(e => e.getBoundingClientRect());
   const cut = [...page.querySelectorAll("figure svg")].flatMap(svg => {{
     const box = svg.getBoundingClientRect();
@@ -84,7 +79,7 @@ document.getElementById("f").onload = function () {{
       .map(([f, _]) => e.textContent + " / " + f.textContent));
   }});
   document.getElementById("out").textContent = JSON.stringify({{
-    page: root.scrollWidth, frame: root.clientWidth, wide: wide.map(e => e.outerHTML.slice(0, 80)),
+    page: root.scrollWidth, frame: root.clientWidth, wide: {sticking}(root),
     small: texts.filter(b => b.height > 0 && b.height < 8).length, cut: cut, over: over,
     first: page.querySelector("main table").id,
     folds: printed(),
@@ -151,7 +146,9 @@ def probe(
 ) -> tuple[dict[str, Any], list[str]]:
     """What the page measures of itself, and the lines it wrote to the console."""
     wrapper = folder / "probe.html"
-    wrapper.write_text(script.format(width=width, page=html.escape(page)), encoding="utf-8")
+    wrapper.write_text(
+        script.format(width=width, page=html.escape(page), sticking=STICKING_OUT), encoding="utf-8"
+    )
     command = [str(BROWSER), *FLAGS, f"--user-data-dir={folder / 'profile'}"]
     done = subprocess.run(
         [*command, f"--window-size={max(width, 600)},1300", wrapper.as_uri()],

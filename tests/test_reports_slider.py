@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reports import build_report
-from tests.devtools import tab
+from tests.devtools import STICKING_OUT, tab
 from tests.fixtures.routing import write_routing
 from tests.fixtures.runs import write_run
 from tests.test_reports_browser import BROWSER
@@ -33,10 +33,6 @@ COUNTS = (
 )
 STRUCK = """[...document.querySelectorAll("#viewer details[open] article")]
   .map(a => [...a.querySelectorAll(".off")].map(e => e.textContent.trim()))"""
-WIDE = """[...document.querySelectorAll("body *")].filter(e =>
-  !e.closest(".scroll, .panels, noscript") && !e.matches(".skip-link") &&
-  e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
-  .map(e => e.outerHTML.slice(0, 80))"""
 
 
 @pytest.mark.slow
@@ -80,5 +76,5 @@ def test_slider_moves_the_overlay_by_key(tmp_path: Path, width: int, two: bool) 
         assert one.value(f"new Promise(r => setTimeout(() => r({shown}), 300))") == 10
         root = "document.documentElement"
         assert one.value(f"{root}.scrollWidth <= {root}.clientWidth")
-        assert one.value(WIDE) == []
+        assert one.value(f"{STICKING_OUT}({root})") == []
         assert one.errors == []

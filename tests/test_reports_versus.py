@@ -11,6 +11,8 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 
 from harness.command.cli import main
+from minidata.identity import EARLIER, named
+from minidata.tasks import data_file
 from reports.diff import compare
 from reports.diffview import page, sentences
 from reports.errors import ReportError
@@ -155,6 +157,24 @@ def test_other_data_are_refused_with_what_differs(tmp_path: Path) -> None:
         table[table.label == label].to_csv(out / "cells.csv", index=False)
     with pytest.raises(ReportError, match="gqa is not compared, its data are not the same"):
         compare(a, b)
+
+
+def test_mini_data_that_grew_are_compared_on_the_documents_of_both(tmp_path: Path) -> None:
+    """A run on the file of before against one on the file that begins with it."""
+    a, b = pair(tmp_path)
+    now = named(data_file("gqa"))
+    for before, same in ((EARLIER["gqa"].name, True), ("testdev.parquet@000000000000", False)):
+        for out, name in ((a, before), (b, now)):
+            table = pd.read_csv(out / "cells.csv").assign(data_source=name)
+            table.to_csv(out / "cells.csv", index=False)
+        if same:
+            found = compare(a, b)
+            assert only(found.versus).verdict == "better"
+            assert not any(name.startswith("Data") for name, *_ in found.conditions)
+        else:
+            assert f"its data are not the same: mini {before} and mini {now}" in " ".join(
+                compare(a, b).notices
+            )
 
 
 def test_conditions_of_other_cells_are_folded_away(tmp_path: Path) -> None:

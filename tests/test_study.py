@@ -164,7 +164,7 @@ def test_a_bad_method_of_an_arm_is_refused(tmp_path, arm):
 def finished(tmp_path, monkeypatch):
     """A study whose results are all there: a scores 0.7, b 0.5, dense 0.9; seed 2 of c bursts."""
     monkeypatch.setattr(trainings, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(study_run.work, "fingerprints", lambda benches, mini: ("f",) * len(benches))
+    monkeypatch.setattr(study_run.work, "fingerprints", lambda benches, *_: ("f",) * len(benches))
     monkeypatch.setattr(study_run, "_device_name", lambda: "a test")
     arms = [*GOOD["arms"], {"name": "c", "train": "pmod:norm=none"}]
     claims = [*GOOD["claims"], {"claim": "c bursts", "kind": "overflow", "better": "c"}]

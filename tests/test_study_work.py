@@ -30,7 +30,7 @@ def job(tmp_path, monkeypatch):
     source = work._loaded("tiny-llava").source
     start = next(iter(source.weight_hashes.values()))
     files = source.setting_hashes
-    exam = Exam(("gqa",), 3, 3, work.fingerprints(("gqa",), True))
+    exam = Exam(("gqa",), 3, 3, work.fingerprints(("gqa",), 3, True))
 
     def make(method, tests=(), **changes):
         settings = {"rank": 2, "max_steps": 3, "batch": 2, "max_text": 40, "held_out": 2}

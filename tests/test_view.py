@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 import pytest
 
 from harness.command.cli import main
+from minidata.identity import EARLIER
 from minidata.tasks import data_file
 from reports.samples.index import Index
 from reports.samples.server import Server, start
@@ -261,13 +262,15 @@ def test_questions_and_images_come_from_the_very_mini_data_that_was_read(tmp_pat
     run = write_samples(tmp_path / "run", SIX[:2], ("gqa",), 5)
     known = source(run, "gqa", True, {_named("gqa")})
     assert known.question("0") == pd.read_parquet(data_file("gqa"))["question"][0]
-    assert known.question("500") is known.question("x") is None
+    assert known.question("2000") is known.question("x") is None
     with Image.open(io.BytesIO(pd.read_parquet(data_file("gqa"))["image"][0]["bytes"])) as picture:
         content, kind = known.image("0", image_key(picture.convert("RGB")))
     assert kind == "image/jpeg" and content.startswith(b"\xff\xd8")
     assert "another version" in str(known.image("0", "0" * 32))  # not the picture of this name
     other = source(run, "gqa", True, {"testdev.parquet@000000000000"})
     assert other.question("0") is None and "another version" in str(other.image("0", "0" * 32))
+    before = source(run, "gqa", True, {EARLIER["gqa"].name})  # the file that this one begins with
+    assert before.question("499") == known.question("499") is not None
 
 
 def _named(bench: str) -> str:

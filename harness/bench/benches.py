@@ -23,10 +23,10 @@ from harness.bench.tasks_index import (
     upstream_folder,
 )
 from harness.bench.wants import asks_judge, refuse_unanswerable
+from harness.common import rows
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest
 from harness.common.roots import DATA
-from harness.model.weights import file_hash
 
 MINI = DATA / "assets" / "mini"
 
@@ -96,11 +96,14 @@ class Bench:
         numbers = [str(m["version"]) for m in entries if isinstance(m, dict) and "version" in m]
         return f"{numbers[0]}-{digest[:12]}" if numbers else digest[:12]
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """What the documents are: a hash over dataset, configuration and version of every task."""
+    def fingerprint(self, limit: int | None = None) -> str:
+        """What the documents are: a hash over dataset, configuration and version of every task.
+
+        Of mini data over the first `limit` documents themselves: they stay what they are where
+        the file grows behind them.
+        """
         if self.mini:
-            return file_hash(_mini_data(self.file.path))
+            return rows.digest(_mini_data(self.file.path), limit)
         return _digest("\n".join(f"{s.dataset} {s.config} {s.version}" for s in self.sources))
 
     @cached_property
@@ -145,7 +148,7 @@ def resolve_bench(name: str, data: str = "auto", mini_model: bool = False) -> Be
     """The bench behind a name from the table, or an lmms-eval task name as it stands.
 
     ``data``: ``mini``; ``hub``; a folder of local copies of hub datasets; ``auto`` takes mini for
-    the shipped (mini) model and the real data otherwise.
+    the shipped (mini) model and for a bench that is drawn, the real data otherwise.
     Raises UsageError: unknown name (with the nearest), no mini version, a task that wants
     something other than generated answers.
     """
@@ -160,7 +163,7 @@ def resolve_bench(name: str, data: str = "auto", mini_model: bool = False) -> Be
     if spec is None and name in mini_tasks and data != "hub":
         return _mini_bench(name.removesuffix("_mini"), mini_tasks)
     if data == "auto":
-        data = "mini" if mini_model and spec is not None else "hub"
+        data = "mini" if spec is not None and (mini_model or spec.drawn) else "hub"
     if data == "mini":
         if spec is None or not spec.mini:
             _known(name)
@@ -190,6 +193,11 @@ def _mini_bench(name: str, mini_tasks: dict[str, TaskFile]) -> Bench:
 
 
 def _hub_bench(name: str, spec: Spec | None, root: Path | None) -> Bench:
+    if spec is not None and spec.drawn:
+        raise UsageError(
+            f"--bench: '{name}' is drawn mini data and has no real dataset: --data mini runs it, "
+            f"{name.removesuffix('_hd')} is the nearest real one"
+        )
     file = _known(spec.task if spec else name)
     parts = tuple(tasks_of(file, index(upstream_folder())))
     judged = False

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 JUDGES = ("OPENAI_API_KEY", "AZURE_API_KEY")  # either lets upstream's judges work
 
+# What the drawn benches of high resolution ask of a model.
+LARGE = "384 to 768 px, letters from 11 px (lost where a model shrinks them)"
+
 
 @dataclass(frozen=True)
 class Spec:
     """One line of ``--list benches``: task, headline metric, and what it wants.
 
+    ``mini``: there are mini data of it; ``drawn``: nothing else, ``task`` is what it follows.
     ``pairs``: upstream's metric needs documents in pairs. ``judge``: scoring asks a language
     model through an API whose key is in one of these environment variables.
     """
@@ -19,6 +23,7 @@ class Spec:
     metric: str
     summary: str
     mini: bool = False
+    drawn: bool = False
     pairs: bool = False
     judge: tuple[str, ...] = ()
     configs: tuple[str, ...] = ()  # further dataset configurations the task reads
@@ -87,5 +92,26 @@ BENCHES: dict[str, Spec] = {
     ),
     "refcocog": Spec(
         "refcocog_bbox_rec_val", "refcoco_ACC@0.5", "the box of a sentence, validation"
+    ),
+    "textvqa_hd": Spec(
+        "textvqa_val",
+        "exact_match",
+        f"many signs, {LARGE}, VQA accuracy",
+        mini=True,
+        drawn=True,
+    ),
+    "chartqa_hd": Spec(
+        "chartqa",
+        "relaxed_overall",
+        f"charts of 8 to 18 marks, {LARGE}, answers within 5 % count as right",
+        mini=True,
+        drawn=True,
+    ),
+    "docvqa_hd": Spec(
+        "docvqa_val",
+        "anls",
+        f"receipts of 9 to 25 items and long forms, {LARGE}, edit similarity",
+        mini=True,
+        drawn=True,
     ),
 }

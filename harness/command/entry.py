@@ -6,6 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
+from harness.common import heap
 from harness.common.stops import EXIT_INTERRUPTED, ask, catch, interrupted
 from harness.common.threads import prepare
 
@@ -18,6 +19,7 @@ def main() -> NoReturn:
     try:
         catch(ask)
         prepare()
+        heap.keep()
         from harness.command.cli import main as run
 
         code = run()

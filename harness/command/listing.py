@@ -63,7 +63,8 @@ def _benches() -> Iterable[tuple[str, ...]]:
     from harness.bench.catalog import BENCHES
 
     for name, spec in BENCHES.items():
-        yield name, "mini, hub" if spec.mini else "hub", spec.summary
+        data = ("mini" if spec.drawn else "mini, hub") if spec.mini else "hub"
+        yield name, data, spec.summary
 
 
 def _models() -> Iterable[tuple[str, ...]]:

@@ -110,6 +110,7 @@ def make_grid(
     batch_size = AUTO_BATCH[runtime.device] if isinstance(batch, str) else batch
     cells = []
     for bench in benches:
+        fingerprint = bench.fingerprint(settings.limit)
         for method in methods:
             path = checkpoints.get(method.name)
             weights = {
@@ -130,7 +131,7 @@ def make_grid(
                 task=bench.task,
                 task_version=bench.task_version,
                 data=bench.data,
-                fingerprint=bench.fingerprint,
+                fingerprint=fingerprint,
                 limit=settings.limit,
                 device=runtime.device,
                 dtype=runtime.dtype,

@@ -100,7 +100,7 @@ def _places(study: Study, settings: Settings, source: Any) -> Places:
     from harness.train.__main__ import SCENES as COUNT
 
     batch = settings.batch if isinstance(settings.batch, int) else 8
-    data = work.fingerprints(settings.bench, source.mini)
+    data = work.fingerprints(settings.bench, settings.limit, source.mini)
     return gather(
         study,
         exam=Exam(settings.bench, settings.limit, batch, data),

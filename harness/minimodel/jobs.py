@@ -64,6 +64,9 @@ def prepare(
     """Everything a tuning needs; `stack` holds the routing context open."""
     set_seed(recipe.seed)
     llava, tokenizer = start_model(recipe, scenes, work, decoder)
+    if recipe.first:
+        kept = range(len(scenes) - recipe.held_out, len(scenes))
+        scenes = scenes.only([*range(recipe.first), *kept])
     parts = parts_of(llava.config.model_type)
     heads = start_folder(recipe, work) if recipe.start else work / "tower"
     images, dense = parts.images(recipe, scenes, llava, work, heads)

@@ -47,7 +47,7 @@ questions."""
         tower, layer = model.model.vision_tower, model.config.vision_feature_layer
         if not recipe.train_tower:
             tower.requires_grad_(False)
-            path = work / f"features-{tower_key(tower, layer)}.npy"
+            path = work / f"features-{tower_key(tower, layer)}-{len(scenes)}.npy"
             return cache_features(tower, scenes, path, layer), None
         vocabulary = Vocabulary.of(scenes)
         dense = DenseTower(tower, vocabulary)

@@ -56,7 +56,7 @@ class PackedScenes(Dataset):
         short: share of the questions asked without the line that says how to answer. It is half of
             a question's tokens and says the same every time.
         seed: of the draw which ones are short; the same at every visit of a scene.
-        longest: blocks of more tokens are left out (`WINDOW` for packed attention).
+        longest: blocks of more tokens are left out, captions cut (`WINDOW` for packed attention).
         mark: the image's token in the prompt.
     """
 
@@ -113,8 +113,12 @@ class PackedScenes(Dataset):
         found = []
         for qa, chat, reply in zip(asked, chats, replies, strict=True):
             ids = chat[chat.index(self._image) + 1 :] + reply
-            if self.longest is None or len(ids) <= self.longest:
-                found.append(Block(ids, len(reply), qa["bench"], qa.get("template", "")))
+            spare = max(0, len(ids) - (self.longest or len(ids)))
+            if spare and qa["bench"] != "caption":
+                continue
+            # A caption is as good without its end.
+            ids, length = ids[: len(ids) - spare], len(reply) - spare
+            found.append(Block(ids, length, qa["bench"], qa.get("template", "")))
         return found
 
 

@@ -61,7 +61,7 @@ questions."""
         if len(set(canvas.sizes)) > 1:
             return RawScenes(scenes), None
         (high, wide), key = canvas.sizes[0], tower_key(tower, -1)
-        path = work / f"features-{key}-{high}x{wide}.npy"
+        path = work / f"features-{key}-{high}x{wide}-{len(scenes)}.npy"
         return kept(path, len(scenes), _merged(tower, scenes, canvas)), None
 
     def packer(

@@ -52,6 +52,7 @@ class Recipe:
     held_out: int = 400
     scenes: int = 6000  # of these the projector is aligned on
     # tower and tuning
+    first: int = 0  # tuning sees only the first so many scenes and the held-out ones (0: all)
     families: dict[str, float] = field(default_factory=dict)  # times a scene is shown an epoch
     shift: int = 0  # pixels each image is moved by at random
     width: int = 192

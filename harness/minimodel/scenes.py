@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class Scenes:
 
     def __init__(self, folder: Path) -> None:
         self.images = np.load(folder / "images.npy", mmap_mode="r")
-        self.records = Records(folder / "scenes.jsonl")
+        self.records: Sequence[dict[str, Any]] = Records(folder / "scenes.jsonl")
         if len(self.records) != len(self.images):
             raise ValueError(
                 f"{folder}: {len(self.images)} images but {len(self.records)} scene lines"
@@ -50,6 +51,13 @@ class Scenes:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def only(self, rows: Sequence[int]) -> Scenes:
+        """These rows alone, in memory."""
+        found = copy(self)
+        found.images = self.images[list(rows)]
+        found.records = [self.records[i] for i in rows]
+        return found
 
     def pick(self, cut: int, families: dict[str, float], seed: int) -> list[int]:
         """Row numbers of the first `cut` scenes, those of each family as often as `families` says.

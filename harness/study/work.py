@@ -169,12 +169,12 @@ def _loaded(name: str) -> Any:
     return load_model(name)
 
 
-def fingerprints(exam_benches: tuple[str, ...], mini: bool) -> tuple[str, ...]:
-    """Data and task version of each bench, for the names of results."""
+def fingerprints(exam_benches: tuple[str, ...], limit: int | None, mini: bool) -> tuple[str, ...]:
+    """The first `limit` documents and the task version of each bench, for the names of results."""
     from harness.bench.benches import resolve_bench
 
     found = []
     for name in exam_benches:
         bench = resolve_bench(name, mini_model=mini)
-        found.append(f"{bench.data} {bench.fingerprint} {bench.task_version}")
+        found.append(f"{bench.data} {bench.fingerprint(limit)} {bench.task_version}")
     return tuple(found)

@@ -30,8 +30,7 @@ from methods.params import MethodError
 
 TINY = (
     *("tower", "align", "dense-first", "dense-second"),
-    *("tower-text", "refit", "dense-third"),
-    *("tower-numbers", "refit-numbers", "dense", "dense-longer"),
+    *("tower-text", "refit", "dense", "dense-longer"),
     *("mod", "gamma", "pmod", "llavolta"),
     *("mqt-first", "mqt"),
 )

@@ -16,8 +16,15 @@ LONG = 10
 
 @cache
 def references() -> dict[str, Any]:
-    """``lmms-eval``, and under ``methods`` and ``benches`` what is known of each."""
-    return read_mapping(REFERENCES, REFERENCES.name)
+    """``lmms-eval``, and under ``methods`` and ``benches`` what is known of each.
+
+    An entry with ``like`` has what the named one says and it does not.
+    """
+    found = read_mapping(REFERENCES, REFERENCES.name)
+    benches = found["benches"]
+    for name, entry in benches.items():
+        benches[name] = {**benches.get(entry.pop("like", ""), {}), **entry}
+    return found
 
 
 def method(name: str) -> str:

@@ -1,7 +1,8 @@
 """Questions and images of documents: from the run's pictures, else from the shipped mini data.
 
 Nothing is guessed: the mini data counts only where its hash is the one that the run's cells name,
-and its image only where it is the very image that was asked about.
+or that of an earlier file that it begins with, and its image only where it is the very image that
+was asked about.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 
 from PIL import Image
 
-from minidata import BENCHES
+from minidata import BENCHES, HD_BENCHES
+from minidata.identity import current, named
 from minidata.tasks import data_file
 
-HASH = 12  # digits of it in cells.csv
 NOT_KEPT = "Image not kept in this run: it keeps those of the documents in its report's pictures."
 OTHER = "Image not kept in this run, and the shipped mini data is another version than it read."
 NO_IMAGE = "This document has no image."
@@ -88,21 +89,15 @@ class Source:
 
 def source(run: Path, bench: str, mini: bool, said: set[str]) -> Source:
     """The source of a bench whose cells name ``said`` as their data."""
-    if not mini or bench not in BENCHES:
+    if not mini or bench not in BENCHES + HD_BENCHES:
         return Source(run, None, NOT_KEPT)
     path = data_file(bench)
     try:
-        name = f"{path.name}@{_version(path)}"
+        name = named(path)
+        same = {current(bench, one) for one in said} == {name}
     except OSError:
         return Source(run, None, f"{NOT_KEPT} The shipped mini data is not here.")
-    return Source(run, path, NOT_KEPT) if said == {name} else Source(run, None, OTHER)
-
-
-def _version(path: Path) -> str:
-    """As `harness.bench.sources` names a plain file: hash over its name and content."""
-    with path.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"{path.name} {content}\n".encode()).hexdigest()[:HASH]
+    return Source(run, path, NOT_KEPT) if same else Source(run, None, OTHER)
 
 
 def _questions(path: Path) -> list[str]:
