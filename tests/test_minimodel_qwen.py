@@ -17,13 +17,14 @@ import methods
 from harness.common.errors import UsageError
 from harness.engine import model_info, routed
 from harness.families.catalog import REGISTRY
+from harness.minimodel.attention import WINDOW
 from harness.minimodel.canvas import Canvas, RawScenes, read_sizes
 from harness.minimodel.folders import model_at, save_model
 from harness.minimodel.lowrank import add_low_rank
 from harness.minimodel.packing import PackedScenes
 from harness.minimodel.qwen import PICTURE, build_qwen
 from harness.minimodel.qwen_parts import SizedPacker
-from harness.minimodel.qwen_tower import MergedTokens, batch_windows
+from harness.minimodel.qwen_tower import MergedTokens
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import IGNORE, Scenes, Vocabulary
 from harness.minimodel.tokenizer import train_tokenizer
@@ -126,18 +127,24 @@ def test_a_saved_model_is_found_by_its_family_and_asked_in_qwens_form(
     )
 
 
+@pytest.mark.parametrize("windowed", [False, True])
 @pytest.mark.parametrize("size", [TALL, WIDE])
 def test_a_packed_question_gets_the_logits_of_the_question_alone(
-    made: Any, scenes: Scenes, size: tuple[int, int]
+    made: Any, scenes: Scenes, size: tuple[int, int], windowed: bool
 ) -> None:
     """The reference is the library's own call: pixels in, its numbering of positions, no mask."""
     model, marked = made
-    data, packer = packed(model, marked, scenes, size)
+    data, packer = packed(model, marked, scenes, size, compile=windowed)
     batch = packer([data[0], data[1]])
+    assert batch["attention_mask"].shape[-1] == (
+        2 * WINDOW if windowed else len(batch["input_ids"][0])
+    )
     assert batch["position_ids"].shape == (3, *batch["input_ids"].shape)
     tuned = TuneModel(model)
     with torch.no_grad():
+        model.set_attn_implementation({"text_config": "packed" if windowed else "sdpa"})
         logits = tuned(**batch)["logits"]
+        model.set_attn_implementation({"text_config": "sdpa"})
         found = []
         for row in range(2):
             for label in _answers(batch["labels"][row]):
@@ -165,18 +172,6 @@ def _answers(labels: torch.Tensor) -> list[list[int]]:
             runs[-1].append(one)
         before = one
     return runs
-
-
-def test_windows_at_once_are_the_librarys_windows_one_by_one(made: Any) -> None:
-    """Two images whose windows are cut at two sides, and one that has whole windows only."""
-    visual = made[0].model.visual
-    grids = torch.tensor([[1, 10, 6], [1, 8, 8], [1, 10, 6]])
-    pixels = torch.randn(int(grids.prod(1).sum()), 96, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        alone = visual(pixels, grid_thw=grids).pooler_output
-        batch_windows(visual)
-        at_once = visual(pixels, grid_thw=grids).pooler_output
-    torch.testing.assert_close(at_once, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_pictures_are_the_processors_and_labels_move_with_the_scene(

@@ -19,7 +19,7 @@ from harness.minimodel.canvas import MERGE, Canvas, RawScenes, read_sizes
 from harness.minimodel.llava_parts import tower_key
 from harness.minimodel.packing import Frame, PackedScenes, Packer, kept
 from harness.minimodel.qwen import PICTURE, qwen_processor
-from harness.minimodel.qwen_tower import MergedTokens, batch_windows
+from harness.minimodel.qwen_tower import MergedTokens
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes, Vocabulary
 from harness.minimodel.tower import DenseHeads
@@ -51,7 +51,6 @@ questions."""
         self, recipe: Recipe, scenes: Scenes, model: Any, work: Path, heads: Path
     ) -> tuple[Any, DenseHeads | None]:
         tower = model.model.visual
-        batch_windows(tower)
         if recipe.train_tower:
             dense = MergedTokens(tower, Vocabulary.of(scenes))
             dense.heads.load_state_dict(load_file(heads / "heads.safetensors"))

@@ -16,7 +16,7 @@ from harness.minimodel.canvas import MERGE, Canvas, RawScenes, read_sizes
 from harness.minimodel.folders import model_at, save_model, start_folder, start_model
 from harness.minimodel.log import write_log
 from harness.minimodel.qwen import build_qwen
-from harness.minimodel.qwen_tower import MergedTokens, batch_windows
+from harness.minimodel.qwen_tower import MergedTokens
 from harness.minimodel.rates import RateTrainer, arguments
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes, Vocabulary
@@ -44,7 +44,6 @@ def train_qwen_tower(recipe: Recipe, *, data: Path, work: Path, out: Path) -> No
         state = load_file(heads)
         if state["kind.weight"].shape == model.heads["kind"].weight.shape:
             model.heads.load_state_dict(state)
-    batch_windows(model.tower)
     cut = len(scenes) - recipe.held_out
     raw = RawScenes(scenes)
     rows = Subset(raw, scenes.pick(cut, recipe.families, recipe.seed))
