@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from harness.minimodel.parts import Parts
+
 CARD = """---
 license: apache-2.0
 library_name: transformers
 pipeline_tag: image-text-to-text
-tags: [llava, mini, token-sparsity]
+tags: [{kind}, mini, token-sparsity]
 ---
 # {title}
 
@@ -24,7 +26,7 @@ A **mini** model for testing token-sparsity methods without a network. Its numbe
   scenes held out. Sources and licences: `NOTICE`. The decoder starts from stories15M (MIT, via
   llama2.c).
 - **Command**: `make checkpoints`. Its last step for these weights is `python -m harness.train
-  --recipe recipes/tiny/{name}.yaml`, seed {seed}, {minutes:.0f} minutes on {device}.{before}
+  --recipe recipes/{folder}/{name}.yaml`, seed {seed}, {minutes:.0f} minutes on {device}.{before}
 - **Settings**: {settings}
 
 Share of held-out questions whose every answer token is the arg max (teacher-forced; the benchmark
@@ -38,15 +40,10 @@ accuracies, generated and scored by lmms-eval, stand in the project's README):
 compositions are new. The model knows no other pictures, answers in a word or two and has read
 nothing but children's stories and these questions.
 """
-DENSE = """A stock `LlavaForConditionalGeneration`: CLIP-type tower (6 layers, width 192, CLS token,
-patch 16), two-layer projector, Llama decoder with 12 layers of width 288, 144 image tokens. Loads
-with `from_pretrained`. The tower was pretrained on dense labels of the scenes, the projector
-aligned with the decoder's word embeddings, then decoder and projector tuned on captions and
-questions."""
 METHOD = """Low-rank updates (rank {rank}) of the decoder's matrices{routers} for `{method}` on
-`assets/tiny-llava`; load with `--checkpoint` or leave it to the default. The dense model it is
-compared with had {same} extra steps (`assets/tiny-llava-dense`)."""
-REFERENCE = """Low-rank updates (rank {rank}) of the decoder's matrices of `assets/tiny-llava`: the
+`assets/{model}`; load with `--checkpoint` or leave it to the default. The dense model it is
+compared with had {same} extra steps (`assets/{model}-dense`)."""
+REFERENCE = """Low-rank updates (rank {rank}) of the decoder's matrices of `assets/{model}`: the
 dense model tuned for as many extra steps as the trained methods. `dense` and every training-free
 method run on it."""
 
@@ -66,9 +63,10 @@ def history(work: Path, start: str) -> list[str]:
     return steps
 
 
-def _what(recipe: dict[str, Any], name: str) -> str:
+def _what(recipe: dict[str, Any], name: str, parts: Parts) -> str:
     if not recipe["rank"]:
-        return DENSE
+        return parts.what
+    recipe = {**recipe, "model": parts.name}
     if name == "dense":
         return REFERENCE.format(**recipe)
     stages = recipe.get("stages")
@@ -82,7 +80,13 @@ def _what(recipe: dict[str, Any], name: str) -> str:
 
 
 def write_card(
-    out: Path, name: str, facts: dict[str, Any], scenes: int, device: str, before: list[str]
+    out: Path,
+    name: str,
+    facts: dict[str, Any],
+    scenes: int,
+    device: str,
+    before: list[str],
+    parts: Parts,
 ) -> None:
     """`out/README.md` from the facts of `training.json`; `device` as the machine names it.
 
@@ -91,8 +95,10 @@ def write_card(
     recipe = facts["recipe"]
     shown = ("max_steps", "batch", "learning_rate", "module_learning_rate", "max_text", "rank")
     text = CARD.format(
-        title="tiny-llava" if not recipe["rank"] else f"tiny-llava-{name}",
-        what=_what(recipe, name),
+        title=parts.name if not recipe["rank"] else f"{parts.name}-{name}",
+        kind=parts.name.removeprefix("tiny-"),
+        folder=parts.name.replace("-llava", ""),
+        what=_what(recipe, name, parts),
         scenes=scenes,
         held_out=recipe["held_out"],
         name=out.name,

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
     AutoProcessor,
     CLIPVisionModel,
-    LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
 
 from harness.common.errors import UsageError
+from harness.common.jsonfile import read_json
 from harness.common.roots import DATA
 from harness.families.trust import refuse_foreign
-from harness.minimodel.build import build_llava, build_processor
+from harness.minimodel.build import build_llava
 from harness.minimodel.llama2c import deepen, fetch_bundle, read_bundle
+from harness.minimodel.parts import parts_of
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
 from harness.minimodel.tokenizer import train_tokenizer
@@ -25,21 +27,27 @@ from harness.minimodel.tokenizer import train_tokenizer
 
 def start_model(
     recipe: Recipe, scenes: Scenes, work: Path, decoder: Path | None
-) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast]:
+) -> tuple[Any, PreTrainedTokenizerFast]:
     """The model tuning starts from, in float32, and its tokenizer."""
     if not recipe.start:
         return assemble(recipe, scenes, work, decoder)
-    folder = start_folder(recipe, work)
+    return model_at(recipe.start, work)
+
+
+def model_at(start: str, work: Path) -> tuple[Any, PreTrainedTokenizerFast]:
+    """The model in the folder that a recipe calls `start`, in float32, and its tokenizer."""
+    folder = named_folder(start, work)
     if not (folder / "config.json").exists():
-        raise UsageError(f"start model {recipe.start!r}: no folder {folder} with a config.json")
+        raise UsageError(f"start model {start!r}: no folder {folder} with a config.json")
     refuse_foreign(folder)
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    kind = read_json(folder / "config.json").get("model_type", "")
+    model = parts_of(kind).load(folder)
     return model, AutoProcessor.from_pretrained(folder, trust_remote_code=False).tokenizer
 
 
 def assemble(
     recipe: Recipe, scenes: Scenes, work: Path, decoder: Path | None
-) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast]:
+) -> tuple[Any, PreTrainedTokenizerFast]:
     """A new model: the pretrained tower, a fresh projector and the deepened decoder."""
     bundle = read_bundle(decoder or fetch_bundle(work / "sources"))
     chats = (f"USER: <image>\n{p} ASSISTANT: {a}" for p, a in scenes.prompts())
@@ -48,23 +56,24 @@ def assemble(
     return build_llava(vision, deepen(bundle, recipe.depth, tokenizer), tokenizer), tokenizer
 
 
-def save_model(
-    llava: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, out: Path
-) -> None:
+def save_model(llava: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Model (float16) and processor as `from_pretrained` wants them."""
     llava.config.vision_config._name_or_path = ""  # a folder of this machine says nothing to others
     llava.to(torch.float16).save_pretrained(out)
-    vision = llava.config.vision_config
-    build_processor(tokenizer, vision.image_size, vision.patch_size).save_pretrained(out)
+    parts_of(llava.config.model_type).processor(llava, tokenizer).save_pretrained(out)
 
 
 def start_folder(recipe: Recipe, work: Path) -> Path:
-    """Where the start model is: a folder as given, here or beside the recipes, or the result of
-    an earlier recipe."""
-    for folder in (Path(recipe.start), DATA / recipe.start):
+    """Where the start model is."""
+    return named_folder(recipe.start, work)
+
+
+def named_folder(start: str, work: Path) -> Path:
+    """A folder as given, here or beside the recipes, or the result of an earlier recipe."""
+    for folder in (Path(start), DATA / start):
         if folder.exists():
             return folder
-    return work / recipe.start
+    return work / start
 
 
 def sha256(path: Path) -> str:

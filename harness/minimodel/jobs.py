@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import copy
-import hashlib
+import itertools
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
-from transformers import (
-    LlavaForConditionalGeneration,
-    PreTrainedTokenizerFast,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 
 import methods
+from harness.common.errors import UsageError
 from harness.engine import model_info, routed
 from harness.fitting.fit import Stop, fit
 from harness.fitting.stages import follow
-from harness.minimodel import tower as tower_module
 from harness.minimodel.attention import WINDOW
 from harness.minimodel.card import history, write_card
 from harness.minimodel.folders import save_model, sha256, start_folder, start_model
 from harness.minimodel.log import earlier, facts, write_log
 from harness.minimodel.lowrank import add_low_rank, cut_low_rank, low_rank_state
-from harness.minimodel.packing import PackedScenes, Packer, cache_features
+from harness.minimodel.packing import PackedScenes, Packer
+from harness.minimodel.parts import parts_of
 from harness.minimodel.planning import plan_by_arank
 from harness.minimodel.rates import RateTrainer, arguments
 from harness.minimodel.recipe import Recipe
-from harness.minimodel.scenes import DenseScenes, Scenes, Vocabulary
+from harness.minimodel.scenes import Scenes
+from harness.minimodel.tower import DenseHeads
 from harness.minimodel.tune import TuneModel, held_out_accuracy
 from harness.model.checkpoints import load_checkpoint, save_checkpoint
 from methods.base import Method
@@ -47,7 +45,7 @@ PROBE = 80  # held-out scenes measured at every checkpoint; all of them at the e
 class Tuning:
     """A model about to be tuned: its data, the method's modules, the open routing context."""
 
-    llava: LlavaForConditionalGeneration
+    llava: Any
     tokenizer: PreTrainedTokenizerFast
     method: Method
     planned: dict[str, Any]
@@ -57,7 +55,7 @@ class Tuning:
     packer: Packer
     train: PackedScenes
     held: PackedScenes
-    dense: tower_module.DenseTower | None
+    dense: DenseHeads | None
 
 
 def prepare(
@@ -67,29 +65,21 @@ def prepare(
     set_seed(recipe.seed)
     llava, tokenizer = start_model(recipe, scenes, work, decoder)
     if recipe.first:
-        held = range(len(scenes) - recipe.held_out, len(scenes))
-        scenes = scenes.only([*range(recipe.first), *held])
-    images, dense = _images(recipe, scenes, llava, work)
+        kept = range(len(scenes) - recipe.held_out, len(scenes))
+        scenes = scenes.only([*range(recipe.first), *kept])
+    parts = parts_of(llava.config.model_type)
+    heads = start_folder(recipe, work) if recipe.start else work / "tower"
+    images, dense = parts.images(recipe, scenes, llava, work, heads)
     cut = len(scenes) - recipe.held_out
     longest = WINDOW if recipe.compile else None
     extras: Any = {"captions": recipe.captions, "drills": recipe.drills, "longest": longest}
+    extras["mark"] = parts.mark
     rows = scenes.pick(cut, recipe.families, recipe.seed)
     train = PackedScenes(
         scenes, images, tokenizer, rows, short=recipe.short, seed=recipe.seed, **extras
     )
     held = PackedScenes(scenes, images, tokenizer, range(cut, len(scenes)), **extras)
-    image = (llava.config.image_token_id, llava.config.image_seq_length)
-    pad = tokenizer.pad_token_id
-    packer = Packer(
-        train.prefix,
-        image,
-        pad,
-        recipe.max_text,
-        recipe.seed,
-        recipe.compile,
-        recipe.forms,
-        recipe.compile,
-    )
+    packer = parts.packer(recipe, llava, dense, train)
     method, planned = _method(recipe, llava, held, packer.head)
     modules, run = _routing(
         method, llava, stack, bool(recipe.stages), work / recipe.modules if recipe.modules else None
@@ -152,11 +142,8 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
     scenes = Scenes(data)
     with ExitStack() as stack:
         tuning = prepare(recipe, scenes, work, decoder, stack)
-        packer = tuning.packer
-        probe = Packer(
-            tuning.train.prefix, packer.image, packer.pad_id, 10_000, 0, windowed=packer.windowed
-        )
-        batches, benches = _probe(tuning.held, probe, min(PROBE, len(tuning.held)))
+        probes = tuning.model.parts.probes(tuning.packer, tuning.train)
+        batches, benches = _probe(tuning.held, probes, min(PROBE, len(tuning.held)))
         trainer = make_trainer(tuning, recipe, arguments(recipe, work / f"{out.name}-run"))
         started = time.time() - earlier(out)
         fit(trainer, lambda: held_out_accuracy(tuning.model, batches, benches))
@@ -164,7 +151,7 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
             tuning.run.method = tuning.method  # what is saved, whatever the last stage was
         if recipe.stored_rank:
             cut_low_rank(tuning.llava, recipe.stored_rank)
-        batches, benches = _probe(tuning.held, probe, len(tuning.held))
+        batches, benches = _probe(tuning.held, probes, len(tuning.held))
         scores = held_out_accuracy(tuning.model, batches, benches)
     log = {"held_out": scores, "seconds": time.time() - started, "plan": tuning.planned}
     if recipe.rank:
@@ -177,22 +164,29 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
     write_log(out, recipe, log)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
     before = history(work, recipe.modules)[:1] + history(work, recipe.start)
-    write_card(out, tuning.method.name, facts(recipe, log), len(scenes), device, before)
+    write_card(
+        out, tuning.method.name, facts(recipe, log), len(scenes), device, before, tuning.model.parts
+    )
 
 
 def _method(
-    recipe: Recipe, llava: LlavaForConditionalGeneration, held: PackedScenes, head: list[int]
+    recipe: Recipe, llava: Any, held: PackedScenes, head: list[int]
 ) -> tuple[Method, dict[str, Any]]:
     """The recipe's method, its layers planned by ARank where the recipe says so."""
     method = methods.parse(recipe.method)
     if recipe.plan == "arank":
+        if llava.config.model_type != "llava":
+            raise UsageError(
+                f"recipe: plan arank on a {llava.config.model_type} model: expected a mini LLaVA "
+                "(name the layers in the method instead)"
+            )
         return plan_by_arank(method, llava, held, head)
     return method, {}
 
 
 def _routing(
     method: Method,
-    llava: LlavaForConditionalGeneration,
+    llava: Any,
     stack: ExitStack,
     staged: bool,
     start: Path | None,
@@ -207,37 +201,17 @@ def _routing(
     return modules, stack.enter_context(routed(llava, method, modules, record=False))
 
 
-def _images(
-    recipe: Recipe, scenes: Scenes, llava: LlavaForConditionalGeneration, work: Path
-) -> tuple[Any, tower_module.DenseTower | None]:
-    """What tuning sees of the images: cached features of a frozen tower, or pixels and labels."""
-    tower, layer = llava.model.vision_tower, llava.config.vision_feature_layer
-    if not recipe.train_tower:
-        tower.requires_grad_(False)
-        path = work / f"features-{tower_key(tower, layer)}-{len(scenes)}.npy"
-        return cache_features(tower, scenes, path, layer), None
-    vocabulary = Vocabulary.of(scenes)
-    dense = tower_module.DenseTower(tower, vocabulary)
-    heads = start_folder(recipe, work) if recipe.start else work / "tower"
-    dense.heads.load_state_dict(load_file(heads / "heads.safetensors"))
-    return DenseScenes(scenes, vocabulary, tower.config.patch_size), dense
-
-
-def tower_key(tower: nn.Module, layer: int) -> str:
-    """12 hex digits over everything that features of a frozen tower depend on, but the images."""
-    key = hashlib.sha256(f"{tower.config.to_json_string()}{layer}".encode())
-    for value in tower.state_dict().values():
-        key.update(value.cpu().numpy())
-    return key.hexdigest()[:12]
-
-
 def _probe(
-    held: PackedScenes, packer: Packer, count: int
+    held: PackedScenes, packers: Sequence[Packer], count: int
 ) -> tuple[list[dict[str, torch.Tensor]], list[list[str]]]:
-    """Batches of the first `count` held-out scenes and the bench of every question in them."""
-    packer.rng = _InOrder()  # type: ignore[assignment]
+    """Batches of the first `count` held-out scenes and the bench of every question in them.
+
+    Several packers (sizes of the images) take the batches in turn.
+    """
     batches, benches = [], []
-    for at in range(0, count, 20):
+    for packer in packers:
+        packer.rng = _InOrder()  # type: ignore[assignment]
+    for at, packer in zip(range(0, count, 20), itertools.cycle(packers), strict=False):
         items = [held[i] for i in range(at, min(at + 20, count))]
         batches.append(packer(items))
         benches.append([b.bench for item in items for b in item["blocks"]])  # type: ignore

@@ -111,4 +111,9 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def hidden_matrices(model: nn.Module) -> set[str]:
     """Names of the weight matrices inside the layers of a stack (no embeddings, heads or norms)."""
-    return {n for n, p in model.named_parameters() if ".layers." in f".{n}" and p.ndim == 2}
+    stacks = (".layers.", ".blocks.")
+    return {
+        name
+        for name, value in model.named_parameters()
+        if value.ndim == 2 and any(stack in f".{name}" for stack in stacks)
+    }

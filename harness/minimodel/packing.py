@@ -22,7 +22,6 @@ from harness.minimodel.scenes import (
     IGNORE,
     MEAN,
     STD,
-    DenseScenes,
     Scenes,
     caption,
     drills,
@@ -58,12 +57,13 @@ class PackedScenes(Dataset):
             a question's tokens and says the same every time.
         seed: of the draw which ones are short; the same at every visit of a scene.
         longest: blocks of more tokens are left out, captions cut (`WINDOW` for packed attention).
+        mark: the image's token in the prompt.
     """
 
     def __init__(
         self,
         scenes: Scenes,
-        images: np.ndarray | DenseScenes,
+        images: np.ndarray | Dataset,
         tokenizer: PreTrainedTokenizerBase,
         rows: Sequence[int],
         captions: bool = False,
@@ -71,13 +71,14 @@ class PackedScenes(Dataset):
         short: float = 0.0,
         seed: int = 0,
         longest: int | None = None,
+        mark: str = "<image>",
     ) -> None:
         self.scenes, self.images, self.rows = scenes, images, rows
         self.tokenizer, self.captions, self.drills = tokenizer, captions, drills
         self.short, self.seed, self.longest = short, seed, longest
         self._before, self._after = _chat(tokenizer)
         ids = tokenizer(self._before + self._after).input_ids
-        self._image = tokenizer.convert_tokens_to_ids("<image>")
+        self._image = tokenizer.convert_tokens_to_ids(mark)
         self.prefix: list[int] = ids[: ids.index(self._image) + 1]
 
     def __len__(self) -> int:
@@ -107,16 +108,17 @@ class PackedScenes(Dataset):
             ]
         # One call for all questions; the same ids as one by one.
         chats = self.tokenizer([self._before + p + self._after for p in prompts]).input_ids
-        replies = self.tokenizer([" " + qa["answer"] + "</s>" for qa in asked]).input_ids
+        answers = [" " + qa["answer"] + self.tokenizer.eos_token for qa in asked]
+        replies = self.tokenizer(answers, add_special_tokens=False).input_ids
         found = []
         for qa, chat, reply in zip(asked, chats, replies, strict=True):
-            ids = chat[chat.index(self._image) + 1 :] + reply[1:]
+            ids = chat[chat.index(self._image) + 1 :] + reply
             spare = max(0, len(ids) - (self.longest or len(ids)))
             if spare and qa["bench"] != "caption":
                 continue
             # A caption is as good without its end.
-            ids, kept = ids[: len(ids) - spare], len(reply) - 1 - spare
-            found.append(Block(ids, kept, qa["bench"], qa.get("template", "")))
+            ids, length = ids[: len(ids) - spare], len(reply) - spare
+            found.append(Block(ids, length, qa["bench"], qa.get("template", "")))
         return found
 
 
@@ -130,6 +132,15 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     assert isinstance(text, str)
     before, _, after = text.partition(mark)
     return before, after
+
+
+@dataclass
+class Frame:
+    """The prefix of a sequence: token ids, their positions [axes, n], and where a block starts."""
+
+    ids: list[int]
+    positions: torch.Tensor
+    after: int
 
 
 class Packer:
@@ -154,12 +165,15 @@ class Packer:
         """
         self.image = image
         self.head = prefix[:-1] + [image[0]] * image[1]
+        n = len(self.head)
+        self.frame = Frame(self.head, torch.arange(n)[None], n)
         self.pad_id, self.max_text = pad_id, max_text
         self.fixed, self.windowed, self.weights = fixed, windowed, dict(weights or {})
         self.rng = np.random.default_rng(seed)
 
     def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
-        head = self.head
+        images = self._images(items)
+        head, axes = self.frame.ids, len(self.frame.positions)
         packs = [self._pick(item["blocks"]) for item in items]
         longest = max(sum(len(b.ids) for b in pack) for pack in packs)
         text = self.max_text if self.fixed else longest
@@ -168,29 +182,32 @@ class Packer:
         width, batch = len(head) + text, len(items)
         ids = torch.full((batch, width), self.pad_id)
         labels = torch.full((batch, width), IGNORE)
-        positions = torch.zeros((batch, width), dtype=torch.long)
+        positions = torch.zeros((axes, batch, width), dtype=torch.long)
         block_of = torch.full((batch, width), -1)  # 0 prefix, 1.. questions, -1 padding
         for row, pack in enumerate(packs):
             at = len(head)
             ids[row, :at] = torch.tensor(head)
-            positions[row, :at] = torch.arange(at)
+            positions[:, row, :at] = self.frame.positions
             block_of[row, :at] = 0
             for number, block in enumerate(pack, start=1):
                 end = at + len(block.ids)
                 ids[row, at:end] = torch.tensor(block.ids)
                 labels[row, end - block.answer : end] = ids[row, end - block.answer : end]
-                positions[row, at:end] = torch.arange(len(head), len(head) + len(block.ids))
+                positions[:, row, at:end] = self.frame.after + torch.arange(len(block.ids))
                 block_of[row, at:end] = number
                 at = end
-        images = {k: torch.stack([item["image"][k] for item in items]) for k in items[0]["image"]}
         own = block_of[:, len(head) :]
         return {
             **images,
             "input_ids": ids,
             "labels": labels,
-            "position_ids": positions,
+            "position_ids": positions if axes > 1 else positions[0],
             "attention_mask": window_mask(own) if self.windowed else block_mask(block_of),
         }
+
+    def _images(self, items: list[dict]) -> dict[str, torch.Tensor]:
+        """The images' part of the batch; one of another size changes `frame`."""
+        return {k: torch.stack([item["image"][k] for item in items]) for k in items[0]["image"]}
 
     def _pick(self, blocks: list[Block]) -> list[Block]:
         chosen, room = [], self.max_text
@@ -232,13 +249,17 @@ def cache_features(
 
     The tower is frozen during instruction tuning (as in LLaVA), so each image passes it once.
     """
+    return kept(path, len(scenes), tower_features(tower, scenes, layer, len(scenes), batch))
+
+
+def kept(path: Path, count: int, parts: Iterator[tuple[int, np.ndarray]]) -> np.ndarray:
+    """float16 [count, P, D] from `path`, or from (first row, float16 [b, P, D]) and then there."""
     if path.exists():
         return np.load(path, mmap_mode="r")
     part, out = path.with_suffix(".part.npy"), None
-    for at, hidden in tower_features(tower, scenes, layer, len(scenes), batch):
+    for at, hidden in parts:
         if out is None:
-            shape = (len(scenes), *hidden.shape[1:])
-            out = np.lib.format.open_memmap(part, "w+", np.float16, shape)
+            out = np.lib.format.open_memmap(part, "w+", np.float16, (count, *hidden.shape[1:]))
         out[at : at + len(hidden)] = hidden
     assert out is not None
     out.flush()

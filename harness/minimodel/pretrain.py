@@ -24,6 +24,7 @@ from harness.minimodel.align import (
 )
 from harness.minimodel.folders import save_model, start_model
 from harness.minimodel.log import write_log
+from harness.minimodel.qwen_pretrain import train_qwen_tower
 from harness.minimodel.rates import RateTrainer, arguments
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import DenseScenes, Scenes, Vocabulary
@@ -31,6 +32,9 @@ from harness.minimodel.scenes import DenseScenes, Scenes, Vocabulary
 
 def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:
     """Pretrain the CLIP-shaped tower; writes `out/` (a `CLIPVisionModel` folder) and its log."""
+    if recipe.architecture == "qwen2_5_vl":
+        train_qwen_tower(recipe, data=data, work=work, out=out)
+        return
     set_seed(recipe.seed)
     scenes = Scenes(data)
     vocabulary = Vocabulary.of(scenes)

@@ -45,8 +45,8 @@ class RateTrainer(GuardedTrainer):
         return self.optimizer
 
     def _rate(self, name: str) -> float:
-        if "routers." in name or "projector" in name:
+        if any(part in name for part in ("routers.", "projector", ".merger.")):
             return self.module_learning_rate
-        if "vision_tower" in name:
+        if "vision_tower" in name or ".visual." in name:
             return self.tower_learning_rate
         return self.args.learning_rate

@@ -9,6 +9,7 @@ from harness.common.errors import UsageError
 from harness.common.typed import make
 from harness.common.yamlfile import read_mapping
 
+ARCHITECTURES = ("llava", "qwen2_5_vl")
 STAGES = ("tower", "align", "resample", "tune")
 
 
@@ -58,6 +59,15 @@ class Recipe:
     layers: int = 6
     heads: int = 3
     patch: int = 16
+    # mini Qwen2.5-VL
+    architecture: str = "llava"  # of a tower recipe; others go by their start model
+    window: int = 64  # pixels, of the tower's attention
+    full: tuple[int, ...] = ()  # tower layers that attend to the whole image; every third
+    sizes: tuple[
+        str, ...
+    ] = ()  # "HEIGHTxWIDTH" in pixels, one drawn a batch (none: the scenes' own)
+    teacher: str = ""  # mini LLaVA whose projected patches the merged tokens are regressed on
+    teacher_weight: float = 1.0
     # decoder
     depth: int = 12
     vocabulary: int = 2048
@@ -82,6 +92,11 @@ class Recipe:
         if recipe.stage not in STAGES:
             raise UsageError(
                 f"{shown}: stage {recipe.stage!r}, expected {', '.join(STAGES[:-1])} or tune"
+            )
+        if recipe.architecture not in ARCHITECTURES:
+            raise UsageError(
+                f"{shown}: architecture {recipe.architecture!r}, expected "
+                + " or ".join(ARCHITECTURES)
             )
         if recipe.plan not in ("", "arank"):
             raise UsageError(f"{shown}: plan {recipe.plan!r}, expected arank or nothing")

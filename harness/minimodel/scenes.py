@@ -136,24 +136,16 @@ class DenseScenes(Dataset):
         return len(self.scenes)
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        side, index = self.side, self.vocabulary.index
-        kind = np.zeros((side, side), dtype=np.int64)
-        color = np.full((side, side), IGNORE, dtype=np.int64)
-        spell = np.full((side, side, SLOTS), IGNORE, dtype=np.int64)
-        glyph = np.full((side, side, GLYPHS), IGNORE, dtype=np.int64)
         present = np.zeros(len(self.vocabulary.kinds) + 1, dtype=np.float32)
         dx, dy = self.rng.integers(-self.shift, self.shift + 1, 2) if self.shift else (0, 0)
-        for box in self.scenes.records[i]["boxes"]:
-            x0, y0, x1, y1 = box["box"]
-            rows, cols = self.cells([x0 + dx, y0 + dy, x1 + dx, y1 + dy])
-            spare = index["kinds"]["<word>"] if box["kind"] == "word" else 0
-            number = index["kinds"].get(_class(box), spare)
-            kind[rows, cols] = number
-            present[number] = 1.0
-            tint = index["colors"].get(box["attrs"].get("color", ""), IGNORE)
-            color[rows, cols] = tint
-            spell[rows, cols] = _letters(box["label"]) if box["kind"] == "word" else IGNORE
-            glyph[rows, cols] = self._glyphs(box, cols, dx) if box["kind"] == "word" else IGNORE
+        labels = dense_labels(
+            self.scenes.records[i]["boxes"],
+            self.vocabulary,
+            self.patch,
+            (self.side, self.side),
+            Placing(1.0, 1.0, dx, dy),
+            present,
+        )
         image = self.scenes.images[i]
         if self.shift:
             image = np.pad(image, (*[(self.shift, self.shift)] * 2, (0, 0)), mode="edge")
@@ -163,39 +155,95 @@ class DenseScenes(Dataset):
         planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
         return {
             "pixel_values": planes.mul_(_SCALE).add_(_OFFSET),
-            "kind": torch.from_numpy(kind.reshape(-1)),
-            "color": torch.from_numpy(color.reshape(-1)),
-            "spell": torch.from_numpy(spell.reshape(-1, SLOTS)),
-            "glyph": torch.from_numpy(glyph.reshape(-1, GLYPHS)),
+            **labels,
             "present": torch.from_numpy(present),
         }
 
     def cells(self, box: list[float]) -> tuple[slice, slice]:
         """Patches the box covers by a third or more in each direction; never none."""
-        out = []
-        for low, high in ((box[1], box[3]), (box[0], box[2])):
-            first = int(np.floor(low / self.patch + 0.66))
-            last = int(np.ceil(high / self.patch - 0.66))
-            if last <= first:
-                first = int((low + high) / 2 / self.patch)
-                last = first + 1
-            out.append(slice(max(first, 0), min(last, self.side)))
-        return out[0], out[1]
+        return cells(box, self.patch, (self.side, self.side))
 
-    def _glyphs(self, box: dict[str, Any], cols: slice, dx: int) -> np.ndarray:
-        """int64 [columns, GLYPHS]: the character at each place across the patches of a word."""
-        codes = np.full((cols.stop - cols.start, GLYPHS), IGNORE, dtype=np.int64)
-        extents = box.get("chars", [])
-        if len(extents) != len(box["label"]):
-            return codes
-        step = self.patch / GLYPHS
-        for column in range(cols.start, cols.stop):
-            for place in range(GLYPHS):
-                x = column * self.patch + (place + 0.5) * step - dx
-                inside = [k for k, (a, b) in enumerate(extents) if a <= x < b]
-                code = ALPHABET.find(box["label"][inside[0]]) + 1 if inside else 0
-                codes[column - cols.start, place] = code if code or not inside else IGNORE
+
+@dataclass(frozen=True)
+class Placing:
+    """Where a scene lies in the picture a tower sees: scale and shift in pixels, each axis."""
+
+    wide: float
+    high: float
+    dx: float
+    dy: float
+
+    def box(self, box: Sequence[float]) -> list[float]:
+        """[x0, y0, x1, y1] of the scene, in the picture."""
+        x0, y0, x1, y1 = box
+        across = (x * self.wide + self.dx for x in (x0, x1))
+        down = (y * self.high + self.dy for y in (y0, y1))
+        (x0, x1), (y0, y1) = across, down
+        return [x0, y0, x1, y1]
+
+
+def dense_labels(
+    boxes: Sequence[dict[str, Any]],
+    vocabulary: Vocabulary,
+    patch: int,
+    grid: tuple[int, int],
+    placing: Placing,
+    present: np.ndarray | None = None,
+) -> dict[str, torch.Tensor]:
+    """`kind`, `color`, `spell` and `glyph` of `grid` (rows, columns) patches, as in `DenseScenes`.
+
+    `present` float32 [K + 1] gets a 1 for every kind there is.
+    """
+    index = vocabulary.index
+    kind = np.zeros(grid, dtype=np.int64)
+    color = np.full(grid, IGNORE, dtype=np.int64)
+    spell = np.full((*grid, SLOTS), IGNORE, dtype=np.int64)
+    glyph = np.full((*grid, GLYPHS), IGNORE, dtype=np.int64)
+    for box in boxes:
+        rows, cols = cells(placing.box(box["box"]), patch, grid)
+        word = box["kind"] == "word"
+        number = index["kinds"].get(_class(box), index["kinds"]["<word>"] if word else 0)
+        kind[rows, cols] = number
+        if present is not None:
+            present[number] = 1.0
+        color[rows, cols] = index["colors"].get(box["attrs"].get("color", ""), IGNORE)
+        spell[rows, cols] = _letters(box["label"]) if word else IGNORE
+        glyph[rows, cols] = _glyphs(box, cols, patch, placing) if word else IGNORE
+    return {
+        "kind": torch.from_numpy(kind.reshape(-1)),
+        "color": torch.from_numpy(color.reshape(-1)),
+        "spell": torch.from_numpy(spell.reshape(-1, SLOTS)),
+        "glyph": torch.from_numpy(glyph.reshape(-1, GLYPHS)),
+    }
+
+
+def cells(box: Sequence[float], patch: int, grid: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the patches a box covers by a third or more each way; never none."""
+    out = []
+    for low, high, side in ((box[1], box[3], grid[0]), (box[0], box[2], grid[1])):
+        first = int(np.floor(low / patch + 0.66))
+        last = int(np.ceil(high / patch - 0.66))
+        if last <= first:
+            first = int((low + high) / 2 / patch)
+            last = first + 1
+        out.append(slice(max(first, 0), min(last, side)))
+    return out[0], out[1]
+
+
+def _glyphs(box: dict[str, Any], cols: slice, patch: int, placing: Placing) -> np.ndarray:
+    """int64 [columns, GLYPHS]: the character at each place across the patches of a word."""
+    codes = np.full((cols.stop - cols.start, GLYPHS), IGNORE, dtype=np.int64)
+    extents = box.get("chars", [])
+    if len(extents) != len(box["label"]):
         return codes
+    step = patch / GLYPHS
+    for column in range(cols.start, cols.stop):
+        for place in range(GLYPHS):
+            x = (column * patch + (place + 0.5) * step - placing.dx) / placing.wide
+            inside = [k for k, (a, b) in enumerate(extents) if a <= x < b]
+            code = ALPHABET.find(box["label"][inside[0]]) + 1 if inside else 0
+            codes[column - cols.start, place] = code if code or not inside else IGNORE
+    return codes
 
 
 def _class(box: dict[str, Any]) -> str:

@@ -17,23 +17,68 @@ from transformers import CLIPVisionModel
 from harness.minimodel.scenes import ALPHABET, DIGITS, GLYPHS, IGNORE, SLOTS, Vocabulary
 
 
-class DenseTower(nn.Module):
+class DenseHeads(nn.Module):
+    """A tower and linear heads for what stands on every patch (or merged token) of its output."""
+
+    def __init__(self, tower: nn.Module, width: int, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.tower, self.vocabulary = tower, vocabulary
+        characters = len(ALPHABET) + 1
+        self.heads = nn.ModuleDict(
+            {
+                "kind": nn.Linear(width, len(vocabulary.kinds) + 1),
+                "color": nn.Linear(width, len(vocabulary.colors)),
+                "spell": nn.Linear(width, SLOTS * characters),
+                "glyph": nn.Linear(width, GLYPHS * characters),
+            }
+        )
+
+    def read(
+        self,
+        patches: torch.Tensor,
+        kind: torch.Tensor,
+        color: torch.Tensor,
+        spell: torch.Tensor,
+        glyph: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """The four losses of normalised `patches` [B, P, D], in nats; labels as in `DenseScenes`.
+
+        `loss` is their weighted sum.
+        """
+        losses = {
+            "kind": self._naming(patches, kind),
+            "color": _cross_entropy(self.heads["color"](patches), color),
+            "spell": self._spelling(patches, spell, "spell"),
+            "glyph": self._spelling(patches, glyph, "glyph"),
+        }
+        total = losses["kind"] + 0.5 * losses["color"] + losses["spell"] + losses["glyph"]
+        return {"loss": total, **losses}
+
+    def _naming(self, patches: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of what stands on each patch; an empty patch counts a quarter."""
+        logits = self.heads["kind"](patches).float().flatten(0, 1)
+        weight = torch.ones(logits.shape[-1], device=logits.device)
+        weight[0] = 0.25
+        return F.cross_entropy(logits, kind.reshape(-1), weight=weight)
+
+    def _spelling(self, patches: torch.Tensor, spell: torch.Tensor, head: str) -> torch.Tensor:
+        """Cross-entropy of the characters, computed on the patches that show a word only."""
+        written = (spell != IGNORE).any(-1)
+        return _cross_entropy(self.letters(patches[written], head), spell[written])
+
+    def letters(self, patches: torch.Tensor, head: str) -> torch.Tensor:
+        """Logits [..., places, characters + 1] of the head `spell` or `glyph`; patches [..., D]."""
+        return self.heads[head](patches).unflatten(-1, (-1, len(ALPHABET) + 1))
+
+
+class DenseTower(DenseHeads):
     """Tower plus linear heads; `forward` returns `{"loss": ...}` as `Trainer` expects."""
 
     def __init__(self, tower: CLIPVisionModel, vocabulary: Vocabulary) -> None:
-        super().__init__()
-        self.tower = tower
         width, kinds = tower.config.hidden_size, len(vocabulary.kinds) + 1
-        self.heads = nn.ModuleDict(
-            {
-                "kind": nn.Linear(width, kinds),
-                "color": nn.Linear(width, len(vocabulary.colors)),
-                "spell": nn.Linear(width, SLOTS * (len(ALPHABET) + 1)),
-                "glyph": nn.Linear(width, GLYPHS * (len(ALPHABET) + 1)),
-                "present": nn.Linear(width, kinds),
-                "pooled": nn.Linear(width, kinds),
-            }
-        )
+        super().__init__(tower, width, vocabulary)
+        self.heads["present"] = nn.Linear(width, kinds)
+        self.heads["pooled"] = nn.Linear(width, kinds)
 
     def forward(
         self,
@@ -60,40 +105,19 @@ class DenseTower(nn.Module):
         """The dense losses of one tower output (hidden states included), shapes as above."""
         hidden = F.layer_norm(out.hidden_states[-2], out.hidden_states[-2].shape[-1:])
         cls, patches = hidden[:, 0], hidden[:, 1:]
-        losses = {
-            "kind": self._naming(patches, kind),
-            "color": _cross_entropy(self.heads["color"](patches), color),
-            "spell": self._spelling(patches, spell, "spell"),
-            "glyph": self._spelling(patches, glyph, "glyph"),
-            "present": F.binary_cross_entropy_with_logits(self.heads["present"](cls), present),
-            "pooled": F.binary_cross_entropy_with_logits(
-                self.heads["pooled"](out.pooler_output), present
-            ),
+        losses = self.read(patches, kind, color, spell, glyph)
+        whole = {
+            "present": self.heads["present"](cls),
+            "pooled": self.heads["pooled"](out.pooler_output),
         }
-        total = (
-            losses["kind"]
-            + 0.5 * losses["color"]
-            + losses["spell"]
-            + losses["glyph"]
-            + 2.0 * (losses["present"] + losses["pooled"])
-        )
-        return {"loss": total, **{k: v.detach() for k, v in losses.items()}}
+        seen = {k: F.binary_cross_entropy_with_logits(v, present) for k, v in whole.items()}
+        total = losses.pop("loss") + 2.0 * (seen["present"] + seen["pooled"])
+        return {"loss": total, **{k: v.detach() for k, v in {**losses, **seen}.items()}}
 
-    def _naming(self, patches: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of what stands on each patch; an empty patch counts a quarter."""
-        logits = self.heads["kind"](patches).float().flatten(0, 1)
-        weight = torch.ones(logits.shape[-1], device=logits.device)
-        weight[0] = 0.25
-        return F.cross_entropy(logits, kind.reshape(-1), weight=weight)
-
-    def _spelling(self, patches: torch.Tensor, spell: torch.Tensor, head: str) -> torch.Tensor:
-        """Cross-entropy of the characters, computed on the patches that show a word only."""
-        written = (spell != IGNORE).any(-1)
-        return _cross_entropy(self.letters(patches[written], head), spell[written])
-
-    def letters(self, patches: torch.Tensor, head: str) -> torch.Tensor:
-        """Logits [..., places, characters + 1] of the head `spell` or `glyph`; patches [..., D]."""
-        return self.heads[head](patches).unflatten(-1, (-1, len(ALPHABET) + 1))
+    def patches(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Normalised [B, P, D] that the heads read."""
+        out = self.tower(batch["pixel_values"], output_hidden_states=True).hidden_states[-2]
+        return F.layer_norm(out, out.shape[-1:])[:, 1:]
 
 
 def _cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -105,14 +129,13 @@ def _cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def accuracy(model: DenseTower, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+def accuracy(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, float]:
     """Share of labelled patches (words: of characters) each head gets right on one batch.
 
     `digits` is the share of the characters of `spell` that are digits; reading numbers is harder
-    than reading words, which are few.
+    than reading words, which are few. `model`: a `DenseTower`, or heads with a `patches` like it.
     """
-    out = model.tower(batch["pixel_values"], output_hidden_states=True).hidden_states[-2]
-    patches = F.layer_norm(out, out.shape[-1:])[:, 1:]
+    patches = model.patches(batch)
     guesses = {
         "kind": model.heads["kind"](patches),
         "color": model.heads["color"](patches),

@@ -7,16 +7,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import LlavaForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from harness.minimodel.parts import parts_of
 from harness.minimodel.scenes import IGNORE
-from harness.minimodel.tower import DenseTower
-from methods.base import Crop
+from harness.minimodel.tower import DenseHeads
 
 
 class TuneModel(nn.Module):
-    """LLaVA on packed questions; `forward` returns `{"loss": ...}` for `Trainer`.
+    """A mini model on packed questions; `forward` returns `{"loss": ...}` for `Trainer`.
 
     Fed with cached `features` of a frozen tower, or with `pixel_values` and dense labels: then
     `dense` (the tower with its pretraining heads) trains along, its loss times `dense_weight`.
@@ -27,14 +25,16 @@ class TuneModel(nn.Module):
 
     def __init__(
         self,
-        llava: LlavaForConditionalGeneration,
+        llava: Any,
         modules: nn.Module | None = None,
         run: Any = None,
-        dense: DenseTower | None = None,
+        dense: DenseHeads | None = None,
         dense_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        # Checkpoints of a training name the model so, whatever its architecture.
         self.llava, self.routers = llava, modules
+        self.parts = parts_of(llava.config.model_type)
         self.heads = dense.heads if dense is not None else None
         object.__setattr__(self, "dense", dense)
         self.dense_weight = dense_weight
@@ -55,35 +55,21 @@ class TuneModel(nn.Module):
         labels: torch.Tensor,
         position_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        features: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        kind: torch.Tensor | None = None,
-        color: torch.Tensor | None = None,
-        spell: torch.Tensor | None = None,
-        glyph: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
+        **images: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """`features` [B, P, D] from the tower or `pixel_values` [B, 3, H, W]; `attention_mask`
-        bool [B, 1, n, n], or as `packed_attention` wants it; the dense labels as in `DenseScenes`;
-        the rest [B, n]. The `logits` [M, V] are those of the M tokens with a label, in order."""
-        extra = None
-        if features is None:
-            assert self.dense is not None and kind is not None and color is not None
-            assert spell is not None and glyph is not None and present is not None
-            seen = self.dense.tower(pixel_values, output_hidden_states=True)
-            features = seen.hidden_states[self.llava.config.vision_feature_layer][:, 1:]
-            losses = self.dense.losses(seen, kind, color, spell, glyph, present)
-            extra = self.dense_weight * losses["loss"]
+        """`images`: features or pixels, as the architecture's parts see them; `attention_mask`
+        bool [B, 1, n, n], or as `packed_attention` wants it; `position_ids` [B, n] or, of several
+        axes, [A, B, n]; the rest [B, n]. The `logits` [M, V] are those of the M tokens with a
+        label, in order."""
+        reads = self.run is not None and self.run.method.reads_tower
+        image, losses = self.parts.see(self.llava, self.dense, images, reads)
+        extra = None if losses is None else self.dense_weight * losses["loss"]
         if attention_mask.shape[1] == 1 and self._eager:
             # Eager attention adds its mask; a boolean one would be added as 0 and 1.
             low = torch.finfo(torch.bfloat16).min
             attention_mask = torch.zeros_like(attention_mask, dtype=torch.bfloat16).masked_fill_(
                 ~attention_mask, low
             )
-        projected = self.llava.model.multi_modal_projector(features)
-        image = BaseModelOutputWithPooling(pooler_output=list(projected))
-        if self.run is not None and self.run.method.reads_tower:
-            image.crops = self._crops(features)
         if self.run is not None:
             self.run.set_labels(labels)
         hidden = self.llava.model(
@@ -106,12 +92,6 @@ class TuneModel(nn.Module):
     @property
     def _eager(self) -> bool:
         return self.llava.config.text_config._attn_implementation == "eager"
-
-    def _crops(self, features: torch.Tensor) -> list[Crop]:
-        """The features as the tower's crops; a class token of zeros stands before each."""
-        heads = int(self.llava.config.vision_config.num_attention_heads)
-        states = torch.nn.functional.pad(features, (0, 0, 1, 0))
-        return [Crop(one, {}, heads) for one in states]
 
 
 def _forget_tied_head(module: nn.Module, state: dict, prefix: str, meta: Any) -> None:
