@@ -106,7 +106,7 @@ def test_a_saved_model_is_found_by_its_family_and_asked_in_qwens_form(
     model, marked = made
     save_model(model, marked, tmp_path)
     model.float()
-    processor = AutoProcessor.from_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=False)
     config = json.loads((tmp_path / "config.json").read_text())
     family = REGISTRY[config["model_type"]]
     assert family.shape(config, "mini").layers == 4
