@@ -263,20 +263,26 @@ CAPTION = "Describe the image."
 
 
 def caption(boxes: list[dict[str, Any]]) -> str:
-    """What a scene shows, in reading order: "pink carrot, crocodile" or "purple Pontiac 36, ...".
+    """What a scene shows, line by line: "pink carrot, crocodile" or "purple Pontiac 36, ...".
 
-    Chart axes are left out: their marks already name category and value.
+    Boxes stand on one line if their lower edges lie within half a height, so a price follows its
+    item, and bars follow one another from left to right however high they are. Chart axes are left
+    out: their marks already name category and value.
     """
+    axes = ("tick", "category", "value")
+    shown = [box for box in boxes if box["attrs"].get("role") not in axes]
+    lines: list[list[dict[str, Any]]] = []
+    for box in sorted(shown, key=lambda box: box["box"][3]):
+        _, top, _, foot = lines[-1][0]["box"] if lines else (0, 0, 0, -np.inf)
+        if box["box"][3] > foot + min(foot - top, box["box"][3] - box["box"][1]) / 2:
+            lines.append([])
+        lines[-1].append(box)
     parts = []
-    for box in boxes:
-        about = box["attrs"]
-        if about.get("role") in ("tick", "category", "value"):
-            continue
-        x0, y0, x1, y1 = box["box"]
-        words = [about.get("color"), box["label"], about.get("value")]
-        text = " ".join(str(word) for word in words if word is not None)
-        parts.append(((y0 + y1) // 64, x0 + x1, text))
-    return ", ".join(text for _, _, text in sorted(parts))
+    for line in lines:
+        for box in sorted(line, key=lambda box: box["box"][0]):
+            words = [box["attrs"].get("color"), box["label"], box["attrs"].get("value")]
+            parts.append(" ".join(str(word) for word in words if word is not None))
+    return ", ".join(parts)
 
 
 def drills(asked: list[dict[str, str]]) -> list[dict[str, str]]:
