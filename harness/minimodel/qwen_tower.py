@@ -20,6 +20,8 @@ from harness.minimodel.tower import DenseHeads
 class MergedTokens(DenseHeads):
     """Tower with its merger, and dense heads; `forward` returns `{"loss": ...}` for `Trainer`."""
 
+    accepts_loss_kwargs = False  # what `forward` takes as `labels` are labels, no counts
+
     def __init__(
         self,
         tower: nn.Module,

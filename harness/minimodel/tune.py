@@ -23,6 +23,8 @@ class TuneModel(nn.Module):
     and the method's auxiliary loss is added.
     """
 
+    accepts_loss_kwargs = False  # what `forward` takes as `images` are images, no counts
+
     def __init__(
         self,
         llava: Any,
