@@ -7,14 +7,17 @@ import io
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from harness.common.rows import digest
 from minidata import BENCHES, HD_BENCHES, build, hd, sources, tasks
 from minidata.identity import LADDER
+from minidata.rows import digest, without_pictures
 from minidata.scene import Question
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FAMILY = {
     "gqa": "objects",
@@ -36,20 +39,30 @@ def write(out: Path, seed: int, cache: Path) -> None:
     """Write every benchmark under `out`, the task files, and `manifest.json` with the hashes."""
     pack = sources.load(cache)
     manifest: dict[str, Any] = {"version": tasks.VERSION, "seed": seed, "files": {}}
+    pictures: dict[str, Row] = {}  # shared ones by scene
     for bench in HD_BENCHES + BENCHES:
         count = HD_DOCUMENTS if bench in HD_BENCHES else LADDER[-1]
         rows = documents(bench, seed, count, pack)
+        table = _table(rows)
         path = tasks.data_file(bench, out)
-        _save(bench, rows, path)
+        shared = bench in tasks.SHARED
+        _save(without_pictures(table) if shared else table, path)
+        pictures |= {r["scene_id"]: r["image"] for r in rows if shared}
         manifest["files"][bench] = {
             "path": path.relative_to(out).as_posix(),
             "documents": len(rows),
             "scenes": len({r["scene_id"] for r in rows}),
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "first": {str(n): digest(path, n) for n in LADDER if n <= len(rows)},
+            **_pinned(path),
+            "first": {str(n): digest(table, n) for n in LADDER if n <= len(rows)},
         }
         print(bench, manifest["files"][bench], flush=True)
+    path = out / tasks.PICTURES
+    _save(_table([{"scene_id": scene, "image": image} for scene, image in pictures.items()]), path)
+    manifest["pictures"] = {
+        "path": tasks.PICTURES.as_posix(),
+        "scenes": len(pictures),
+        **_pinned(path),
+    }
     tasks.write(out / "tasks")
     (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -167,10 +180,16 @@ def _upstream(bench: str, q: Question, number: int, shown: build.Scene) -> Row:
     }
 
 
-def _save(bench: str, rows: list[Row], path: Path) -> None:
-    """One row group, dictionary encoded, so that rows sharing a picture store it once."""
+def _pinned(path: Path) -> Row:
+    return {
+        "bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+
+
+def _table(rows: list[Row]) -> pa.Table:
+    """`rows` with the types that the `datasets` library reads off the schema."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
     from datasets import Features, List, Value
     from datasets import Image as ImageColumn
 
@@ -182,7 +201,13 @@ def _save(bench: str, rows: list[Row], path: Path) -> None:
         return Value({bool: "bool", int: "int64"}.get(type(value), "string"))
 
     features = Features({key: column(key, value) for key, value in rows[0].items()})
-    table = pa.Table.from_pylist(rows, schema=features.arrow_schema)
+    return pa.Table.from_pylist(rows, schema=features.arrow_schema)
+
+
+def _save(table: pa.Table, path: Path) -> None:
+    """One row group, dictionary encoded, so that rows sharing a picture store it once."""
+    import pyarrow.parquet as pq
+
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(
         table,
@@ -191,5 +216,5 @@ def _save(bench: str, rows: list[Row], path: Path) -> None:
         compression_level=15,
         use_dictionary=True,
         dictionary_pagesize_limit=1 << 28,
-        row_group_size=len(rows),
+        row_group_size=len(table),
     )

@@ -10,7 +10,8 @@ any working directory:
 
 `write(dst, data)` makes the same files elsewhere with absolute paths, should a version of
 lmms-eval not do so.  Upstream's `gqa` joins its pictures from a second configuration in
-`process_docs`; the mini files carry the picture in each row, so that step falls away.
+`process_docs`; so do the benchmarks of `SHARED`, from a second file (`minidata.rows`).  The files
+of all others carry the picture in each row.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ SPLITS = {
     "docvqa": "validation",
 }
 """Upstream's name of the evaluated split."""
+
+SHARED = ("gqa", "scienceqa", "pope")
+"""Benchmarks that ask about the same pictures, which lie in a file of their own."""
+PICTURES = Path("objects", "pictures.parquet")
+"""That file, beside the benchmarks' folders."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,14 @@ def data_file(bench: str, data: Path | None = None) -> Path:
     return (data or folder().parent) / bench / f"{SPLITS[upstream(bench)]}.parquet"
 
 
-def task_yaml(bench: str, path: str) -> str:
-    """Text of the task file; `path` is the parquet file as the YAML shall name it."""
+def data_files(bench: str, data: Path | None = None) -> list[Path]:
+    """That file and, where the pictures lie apart, theirs: what `minidata.rows.read` wants."""
+    shared = [(data or folder().parent) / PICTURES] if bench in SHARED else []
+    return [data_file(bench, data), *shared]
+
+
+def task_yaml(bench: str, files: list[str]) -> str:
+    """Text of the task file; `files` are those of `data_files` as the YAML shall name them."""
     spec, split = _SPECS[upstream(bench)], SPLITS[upstream(bench)]
 
     def function(name: str) -> str:
@@ -134,8 +146,9 @@ def task_yaml(bench: str, path: str) -> str:
         "dataset_path: parquet",
         "dataset_kwargs:",
         "  data_files:",
-        f"    {split}: {path}",
+        f"    {split}: {files[0]}" if len(files) == 1 else f"    {split}: [{', '.join(files)}]",
         f"test_split: {split}",
+        *(["process_docs: !function minidata.rows.joined"] if len(files) > 1 else []),
         "output_type: generate_until",
         f"doc_to_visual: {function('doc_to_visual')}",
         f"doc_to_text: {function('doc_to_text')}",
@@ -174,11 +187,10 @@ def write(dst: Path, data: Path | None = None) -> list[Path]:
     for bench in BENCHES + HD_BENCHES:
         path = dst / bench / f"{task_name(bench)}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        where = (
-            str(data_file(bench, data).resolve())
-            if data
-            else os.path.join("..", "..", bench, data_file(bench).name)
-        )
-        path.write_text(task_yaml(bench, where), encoding="utf-8")
+        if data:
+            files = [str(file.resolve()) for file in data_files(bench, data)]
+        else:
+            files = [os.path.join("..", "..", file) for file in data_files(bench, Path())]
+        path.write_text(task_yaml(bench, files), encoding="utf-8")
         out.append(path)
     return out

@@ -40,6 +40,20 @@ def test_mini_task_version_covers_upstream_scoring(tmp_path: Path) -> None:
     assert upstream_folder() / "gqa" / "utils.py" in set(tasks_index._modules(config))
 
 
+def test_where_pictures_lie_is_no_part_of_a_task(tmp_path: Path) -> None:
+    """Rows that carry theirs and rows that are joined with them are asked the same."""
+    from minidata import tasks
+
+    apart, plain = tmp_path / "apart.yaml", tmp_path / "plain" / "apart.yaml"
+    plain.parent.mkdir()
+    apart.write_text(tasks.task_yaml("gqa", ["gqa/testdev.parquet", "objects/pictures.parquet"]))
+    plain.write_text(tasks.task_yaml("gqa", ["gqa/testdev.parquet"]))
+    assert apart.read_text() != plain.read_text()
+    assert task_digest(apart) == task_digest(plain)
+    apart.write_text(apart.read_text().replace("joined", "drawn"))
+    assert task_digest(apart) != task_digest(plain)
+
+
 def test_includes_merge_like_upstream(tmp_path: Path) -> None:
     (tmp_path / "base").write_text("a: 1\nb: 1\nf: !function utils.f\n")
     (tmp_path / "more").write_text("b: 2\nc: 2\n")

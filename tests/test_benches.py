@@ -227,7 +227,7 @@ def test_data_are_called_what_was_read(no_hub: Path, tmp_path: Path) -> None:
     hub = resolve_bench("textvqa", "hub")
     assert hub.data == "hub" and hub.data_source == f"{TEXTVQA}@fedc"
     mini = resolve_bench("gqa", "mini")
-    assert mini.data == "mini" and mini.data_source.startswith("testdev.parquet@")
+    assert mini.data == "mini" and mini.data_source.startswith("testdev.parquet, pictures.parquet@")
 
 
 def own_task_again(bench: Bench) -> Bench:

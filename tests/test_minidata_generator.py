@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
-from minidata import BENCHES, scene, tasks
+from minidata import BENCHES, IMAGE_SIZE, charts, scene, tasks
+from minidata.rows import read
+from tests.fixtures.drawing import made_up_pack
 
 Docs = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
 def rows() -> Docs:
-    return {b: pq.read_table(tasks.data_file(b)).to_pylist() for b in BENCHES}
+    return {b: read(tasks.data_files(b)).to_pylist() for b in BENCHES}
 
 
 def test_one_composition_in_ten_is_a_test_scene() -> None:
@@ -47,6 +49,23 @@ def test_the_hash_sees_content_and_family() -> None:
     assert base != scene.scene_id("objects", [["cat", 0, "blue"]])
     assert base != scene.scene_id("text", [["cat", 0, "red"]])
     assert base == scene.scene_id("objects", [["cat", 0, "red"]])
+
+
+def test_the_last_name_of_a_chart_stays_in_the_picture() -> None:
+    """A long one is moved in whole, a stroke beyond the edge stays where it was."""
+    pack = made_up_pack()
+
+    def right_end(name: str) -> float:
+        pairs = [("Fiat", 7), ("Opel", 12), ("Ford", 9), ("Saab", 4), (name, 11)]
+        spec = {"title": "Cars", "pairs": pairs, "form": "bar", "colors": ["red"] * 5}
+        image, boxes = charts.render({**spec, "printed": True}, random.Random(0), pack)
+        (box,) = (b for b in boxes if b.attrs.get("role") == "category" and b.label == name)
+        assert box.box[2] <= image.width == IMAGE_SIZE
+        return box.chars[-1][1] - image.width
+
+    assert right_end("Mercury") == right_end("Peugeot") == 0
+    assert 0 < right_end("Builder") < charts.SPILL
+    assert right_end("Audi") < 0
 
 
 # --- the whole generator: needs its source packages

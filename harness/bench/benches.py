@@ -23,10 +23,10 @@ from harness.bench.tasks_index import (
     upstream_folder,
 )
 from harness.bench.wants import asks_judge, refuse_unanswerable
-from harness.common import rows
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest
 from harness.common.roots import DATA
+from minidata import rows
 
 MINI = DATA / "assets" / "mini"
 
@@ -103,7 +103,7 @@ class Bench:
         the file grows behind them.
         """
         if self.mini:
-            return rows.digest(_mini_data(self.file.path), limit)
+            return rows.digest(rows.read(_mini_data(self.file.path)), limit)
         return _digest("\n".join(f"{s.dataset} {s.config} {s.version}" for s in self.sources))
 
     @cached_property
@@ -112,7 +112,7 @@ class Bench:
         if self.mini:
             from pyarrow.parquet import read_metadata
 
-            return int(read_metadata(_mini_data(self.file.path)).num_rows)
+            return int(read_metadata(_mini_data(self.file.path)[0]).num_rows)
         config = read_task(self.tasks[0].path)
         split = config.get("test_split") or config.get("validation_split")
         return self.sources[0].documents(str(split)) if len(self.tasks) == 1 and split else None
@@ -128,7 +128,7 @@ class Bench:
         if self.pairs and limit is not None and limit % 2:
             raise UsageError(f"--limit: {self.name} scores documents in pairs, so N must be even")
         if self.mini:
-            if not _mini_data(self.file.path).is_file():
+            if not all(path.is_file() for path in _mini_data(self.file.path)):
                 raise UsageError(f"--bench: the mini data of {self.name} is missing: run make data")
             return
         for source in self.sources:
@@ -139,9 +139,10 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _mini_data(task_file: Path) -> Path:
-    files = read_task(task_file)["dataset_kwargs"]["data_files"]
-    return task_file.parent / str(next(iter(files.values())))
+def _mini_data(task_file: Path) -> list[Path]:
+    """The file of the rows, then that of their pictures where they lie apart."""
+    (files,) = read_task(task_file)["dataset_kwargs"]["data_files"].values()
+    return [task_file.parent / name for name in ([files] if isinstance(files, str) else files)]
 
 
 def resolve_bench(name: str, data: str = "auto", mini_model: bool = False) -> Bench:

@@ -18,7 +18,8 @@ from PIL import Image
 
 from minidata import BENCHES, HD_BENCHES
 from minidata.identity import current, named
-from minidata.tasks import data_file
+from minidata.rows import read
+from minidata.tasks import data_files
 
 NOT_KEPT = "Image not kept in this run: it keeps those of the documents in its report's pictures."
 OTHER = "Image not kept in this run, and the shipped mini data is another version than it read."
@@ -29,19 +30,19 @@ FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF"
 class Source:
     """What is known of the documents of a bench beside their answers."""
 
-    def __init__(self, run: Path, parquet: Path | None, why: str) -> None:
+    def __init__(self, run: Path, files: list[Path], why: str) -> None:
         self.images = run / "routing" / "images"
-        self.parquet, self.why = parquet, why
+        self.files, self.why = files, why
         self._questions: list[str] | None = None
         self._table: Any = None
         self._lock = threading.Lock()
 
     def question(self, doc: str) -> str | None:
         """The question and its choices; None where the run keeps none."""
-        if self.parquet is None:
+        if not self.files:
             return None
         if self._questions is None:
-            self._questions = _questions(self.parquet)
+            self._questions = _questions(self.files[0])
         number = _number(doc)
         known = number is not None and number < len(self._questions)
         return self._questions[number or 0] if known else None
@@ -61,12 +62,12 @@ class Source:
             except OSError as error:
                 return f"The image cannot be read ({error.strerror})."
         number = _number(doc)
-        if self.parquet is None or number is None:
-            return self.why
-        content = self._row(number)
-        if content is None:
+        if not self.files or number is None:
             return self.why
         try:
+            content = self._row(number)
+            if content is None:
+                return self.why
             with Image.open(io.BytesIO(content)) as image:
                 kind = FORMATS.get(image.format or "")
                 same = _key(image.convert("RGB")) == name
@@ -75,12 +76,9 @@ class Source:
         return (content, kind) if same and kind else OTHER
 
     def _row(self, number: int) -> bytes | None:
-        import pyarrow.parquet as pq
-
-        assert self.parquet is not None
         with self._lock:
             if self._table is None:
-                self._table = pq.read_table(self.parquet, columns=["image"])["image"]
+                self._table = read(self.files, ["image"])["image"]
             if number >= len(self._table):
                 return None
             value = self._table[number].as_py()
@@ -90,14 +88,14 @@ class Source:
 def source(run: Path, bench: str, mini: bool, said: set[str]) -> Source:
     """The source of a bench whose cells name ``said`` as their data."""
     if not mini or bench not in BENCHES + HD_BENCHES:
-        return Source(run, None, NOT_KEPT)
-    path = data_file(bench)
+        return Source(run, [], NOT_KEPT)
+    files = data_files(bench)
     try:
-        name = named(path)
+        name = named(files)
         same = {current(bench, one) for one in said} == {name}
     except OSError:
-        return Source(run, None, f"{NOT_KEPT} The shipped mini data is not here.")
-    return Source(run, path, NOT_KEPT) if same else Source(run, None, OTHER)
+        return Source(run, [], f"{NOT_KEPT} The shipped mini data is not here.")
+    return Source(run, files, NOT_KEPT) if same else Source(run, [], OTHER)
 
 
 def _questions(path: Path) -> list[str]:
