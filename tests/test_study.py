@@ -128,6 +128,10 @@ def write(tmp_path, **changes):
         ({"claims": [{**GOOD["claims"][0], "kind": "bigger"}]}, "unknown kind of claim 'bigger'"),
         ({"seeds": [1, 1]}, "different whole numbers"),
         ({"seeds": 5}, "study: seeds: 5: .*tuple"),
+        ({"looks": [5, 3]}, "no rising numbers of seeds from 2 on"),
+        ({"looks": [1, 3]}, r"looks: \[1, 3\] are no rising"),
+        ({"looks": [3, 5, 8], "seeds": [1, 2, 3]}, "last look is at 8 seeds and the study has 3"),
+        ({"looks": 8}, "study: looks: 8: .*tuple"),
         ({"seeds": ["one"]}, "seeds.0: 'one': .*integer"),
         ({"settings": [1]}, "settings: .*dictionary"),
         ({"margin": "wide"}, "margin: 'wide': .*number"),
@@ -160,41 +164,56 @@ def test_a_bad_method_of_an_arm_is_refused(tmp_path, arm):
 
 
 # --- from results to files ----------------------------------------------------------------------
-@pytest.fixture
-def finished(tmp_path, monkeypatch):
-    """A study whose results are all there: a scores 0.7, b 0.5, dense 0.9; seed 2 of c bursts."""
-    monkeypatch.setattr(trainings, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(study_run.work, "fingerprints", lambda benches, *_: ("f",) * len(benches))
-    monkeypatch.setattr(study_run, "_device_name", lambda: "a test")
-    arms = [*GOOD["arms"], {"name": "c", "train": "pmod:norm=none"}]
-    claims = [*GOOD["claims"], {"claim": "c bursts", "kind": "overflow", "better": "c"}]
-    path = write(tmp_path, arms=arms, claims=claims)
-    source = find_model("tiny-llava")
-    settings = Settings(study=str(path), bench=("gqa", "pope"), limit=50)
-    places = study_run._places(load_study(path), settings, source)
-    level = {REFERENCE: 0.9, "a": 0.7, "b": 0.5, "c": 0.5}
+BENCHES = ("gqa", "pope")
+
+
+def answer(study, level, missing=()):
+    """Put down results of every arm and seed: shares of right answers on 50 documents a bench.
+
+    ``missing``: (arm, seed) that stay undone. Seed 2 of an arm "c" bursts.
+    """
     rng = np.random.default_rng(0)
+    settings = Settings(study="", bench=BENCHES, limit=50)
+    places = gather(study, **study_run._how(settings, find_model("tiny-llava")))
     for (arm, seed), (job, test) in places.items():
         job.folder.mkdir(parents=True, exist_ok=True)
         if (arm, seed) == ("c", 2):
             trainings.keep(job.outcome, {"overflow": "loss is nan at step 7", "losses": []})
             continue
-        trainings.keep(job.outcome, {"seconds": 9.0, "steps": 3, "losses": [[1, 2.0], [3, 1.0]]})
         scores = {
             bench: [
                 {"doc_id": str(i), "image_id": str(i), "score": 100.0 * (rng.random() < level[arm])}
                 for i in range(50)
             ]
-            for bench in settings.bench
+            for bench in BENCHES
         }
+        if (arm, seed) in missing:
+            continue
+        trainings.keep(job.outcome, {"seconds": 9.0, "steps": 3, "losses": [[1, 2.0], [3, 1.0]]})
         content = {"test": test, "scores": scores, "kv_ratio_vision": 0.5, "tflops_prefill": 1.0}
         trainings.keep(job.exam_file(test), content)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainings, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(study_run.work, "fingerprints", lambda benches, *_: ("f",) * len(benches))
+    monkeypatch.setattr(study_run, "_device_name", lambda: "a test")
+
+
+@pytest.fixture
+def finished(tmp_path, cache):
+    """A study whose results are all there: a scores 0.7, b 0.5, dense 0.9; seed 2 of c bursts."""
+    arms = [*GOOD["arms"], {"name": "c", "train": "pmod:norm=none"}]
+    claims = [*GOOD["claims"], {"claim": "c bursts", "kind": "overflow", "better": "c"}]
+    path = write(tmp_path, arms=arms, claims=claims)
+    answer(load_study(path), {REFERENCE: 0.9, "a": 0.7, "b": 0.5, "c": 0.5})
     return path, tmp_path / "run"
 
 
 def test_a_finished_study_writes_its_tables_without_training(finished, capsys):
     path, out = finished
-    settings = Settings(study=str(path), bench=("gqa", "pope"), limit=50, out=str(out), quiet=True)
+    settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)
     assert run(study_run.StudyJob(settings, ["--suite", str(path)])) == 0
     table = pd.read_csv(out / "study.csv").set_index(["arm", "bench"])
     scores = pd.read_csv(out / "study_scores.csv")
@@ -217,10 +236,62 @@ def test_a_finished_study_writes_its_tables_without_training(finished, capsys):
     assert (out / "study.csv").read_bytes() == before
 
 
+# --- looks --------------------------------------------------------------------------------------
+def test_a_study_with_looks_trains_on_only_what_open_claims_need(
+    tmp_path, cache, monkeypatch, capsys
+):
+    """a against b is settled at the first look; d against e never is, and neither is f's burst."""
+    arms = [{"name": n, "train": t} for n, t in (
+        ("a", "pmod"), ("b", "mod"), ("d", "pmod:beta=0.4"), ("e", "pmod:beta=0.3"), ("f", "gamma"))
+    ]  # fmt: skip
+    claims = [
+        {"claim": "a beats b", "kind": "higher", "better": "a", "worse": "b"},
+        {"claim": "d beats e", "kind": "higher", "better": "d", "worse": "e"},
+        {"claim": "f bursts", "kind": "overflow", "better": "f"},
+    ]
+    path = write(tmp_path, arms=arms, claims=claims, looks=[4, 6, 8])
+    study = load_study(path)
+    assert study.seeds == (1, 2, 3, 4, 5, 6, 7, 8)
+    spared = {(arm, seed) for arm in "ab" for seed in range(5, 9)}
+    answer(study, {REFERENCE: 0.9, "a": 0.95, "b": 0.2, "d": 0.6, "e": 0.6, "f": 0.5}, spared)
+    asked = []
+    real = study_run._compute
+    monkeypatch.setattr(
+        study_run, "_compute", lambda jobs, show: asked.extend(jobs) or real(jobs, show)
+    )
+    out = tmp_path / "run"
+    settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)
+    assert run(study_run.StudyJob(settings, ["--suite", str(path)])) == 0
+    assert len(asked) == 6 * 8 - len(spared) and all(job.done for job in asked)
+    claims = pd.read_csv(out / "study_claims.csv").set_index("claim")
+    design = study.design
+    assert claims.loc["a beats b", ["seeds", "look", "looks"]].tolist() == [4, 1, 3]
+    assert claims.loc["a beats b", "verdict"] == "reproduced"
+    assert claims.loc["d beats e", ["seeds", "look", "looks"]].tolist() == [8, 3, 3]
+    assert claims["level"].dropna().tolist() == pytest.approx([design.levels[0], design.levels[2]])
+    assert claims["alpha_spent"].dropna().tolist() == pytest.approx([design.spent[0], 0.05])
+    assert claims.loc["f bursts", ["verdict", "look"]].tolist() == ["not reproduced", 3]
+    table = pd.read_csv(out / "study.csv").set_index(["arm", "bench"]).xs("average", level=1)
+    assert table["seeds"].to_dict() == {REFERENCE: 8, "a": 4, "b": 4, "d": 8, "e": 8, "f": 8}
+    assert set(table["status"]) == {"done"}
+    report = (out / "report.md").read_text(encoding="utf-8")
+    assert "look 1 of 3; α 0.0056" in report and "look 3 of 3; α 0.0500" in report
+    assert "up to 8 seeds" in report and "Notice" not in report and "of 8 seeds" not in report
+    assert "Looks" in report and "repeated confidence intervals" in report
+
+
+def test_more_seeds_take_up_those_that_are_trained(tmp_path, cache):
+    few, more = (load_study(write(tmp_path, **c)) for c in ({}, {"looks": [3, 5]}))
+    settings = Settings(study="", bench=BENCHES, limit=50)
+    how = study_run._how(settings, find_model("tiny-llava"))
+    folders = [{k: job.folder for k, (job, _) in gather(s, **how).items()} for s in (few, more)]
+    assert folders[0].items() <= folders[1].items()
+
+
 def test_another_study_in_the_same_folder_is_refused(finished):
     path, out = finished
     common = {"study": str(path), "out": str(out), "quiet": True}
-    settings = Settings(bench=("gqa", "pope"), limit=50, **common)
+    settings = Settings(bench=BENCHES, limit=50, **common)
     assert run(study_run.StudyJob(settings, [])) == 0
     with pytest.raises(UsageError, match="choose another --out"):
         run(study_run.StudyJob(Settings(bench=("gqa",), limit=50, **common), []))
@@ -228,15 +299,15 @@ def test_another_study_in_the_same_folder_is_refused(finished):
 
 def test_a_study_of_an_edited_start_model_is_another(finished, tmp_path, monkeypatch):
     path, out = finished
-    settings = Settings(study=str(path), bench=("gqa", "pope"), limit=50, out=str(out), quiet=True)
+    settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)
     assert run(study_run.StudyJob(settings, [])) == 0
-    before = study_run._places(load_study(path), settings, find_model("tiny-llava"))
+    before = gather(load_study(path), **study_run._how(settings, find_model("tiny-llava")))
     copy = shutil.copytree(SUITES.parent / "assets/tiny-llava", tmp_path / "copy")
     edit(copy / "generation_config.json", repetition_penalty=1.5)
     monkeypatch.setitem(catalog.MODELS, "tiny-llava", catalog.Entry(str(copy), "", mini=True))
     with pytest.raises(UsageError, match=r"generation_config\.json of tiny-llava changed"):
         run(study_run.StudyJob(settings, []))
-    after = study_run._places(load_study(path), settings, find_model("tiny-llava"))
+    after = gather(load_study(path), **study_run._how(settings, find_model("tiny-llava")))
     folders = [{job.folder for job, _ in places.values()} for places in (before, after)]
     assert folders[0].isdisjoint(folders[1])
 
