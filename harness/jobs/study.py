@@ -28,7 +28,7 @@ from harness.study import work
 from harness.study.claims import Verdicts, judge
 from harness.study.spec import Study, load_study
 from harness.study.tables import arm_rows, collect, loss_rows, run_rows, score_rows
-from harness.study.trainings import Exam, Training, gather, unique
+from harness.study.trainings import Exam, Training, gather, read, unique
 
 TIMES = (
     "Training seconds are those of processes side by side and compare no methods; "
@@ -67,6 +67,13 @@ class StudyJob(Job):
 
     def resume(self, out: Path) -> None:
         require_same_files(out, self.source, {})
+        begun = ((read(out / "run.json") or {}).get("study") or {}).get("looks")
+        looks = list(self.study.design.sizes)
+        if begun is not None and begun != looks:
+            raise UsageError(
+                f"'{out}' was begun with looks at {begun} seeds and the suite now says {looks}: "
+                "looks are declared beforehand; choose another --out"
+            )
 
     def open(self, out: Path, show: Progressing) -> dict[str, Any]:
         source = self.source
