@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -19,10 +17,10 @@ from harness.jobs.runner import run
 from harness.model import catalog
 from harness.model.catalog import find_model
 from harness.options.settings import Settings
-from harness.study import trainings
 from harness.study.spec import REFERENCE, load_study
 from harness.study.trainings import Exam, gather, unique
 from tests.fixtures.bad_input import edit
+from tests.fixtures.trained import BENCHES, GOOD, answer, place, write
 
 SUITES = Path(__file__).parents[1] / "suites"
 STUDIES = sorted(p for p in SUITES.glob("*.yaml") if "\nstudy:" in p.read_text(encoding="utf-8"))
@@ -101,22 +99,6 @@ def test_equal_trainings_are_one_job_and_every_change_another():
 
 
 # --- a file that is wrong -----------------------------------------------------------------------
-GOOD = {
-    "title": "t",
-    "paper": "p",
-    "table": "1",
-    "recipe": "recipes/study/tiny.yaml",
-    "arms": [{"name": "a", "train": "pmod", "paper": 2.0}, {"name": "b", "train": "mod"}],
-    "claims": [{"claim": "a beats b", "kind": "higher", "better": "a", "worse": "b"}],
-}
-
-
-def write(tmp_path, **changes):
-    path = tmp_path / "mine.yaml"
-    path.write_text(json.dumps({"bench": ["gqa"], "study": {**GOOD, **changes}}))
-    return path
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -164,46 +146,10 @@ def test_a_bad_method_of_an_arm_is_refused(tmp_path, arm):
 
 
 # --- from results to files ----------------------------------------------------------------------
-BENCHES = ("gqa", "pope")
-
-
-def answer(study, level, missing=()):
-    """Put down results of every arm and seed: shares of right answers on 50 documents a bench.
-
-    ``missing``: (arm, seed) that stay undone. Seed 2 of an arm "c" bursts.
-    """
-    rng = np.random.default_rng(0)
-    settings = Settings(study="", bench=BENCHES, limit=50)
-    places = gather(study, **study_run._how(settings, find_model("tiny-llava")))
-    for (arm, seed), (job, test) in places.items():
-        job.folder.mkdir(parents=True, exist_ok=True)
-        if (arm, seed) == ("c", 2):
-            trainings.keep(job.outcome, {"overflow": "loss is nan at step 7", "losses": []})
-            continue
-        scores = {
-            bench: [
-                {"doc_id": str(i), "image_id": str(i), "score": 100.0 * (rng.random() < level[arm])}
-                for i in range(50)
-            ]
-            for bench in BENCHES
-        }
-        if (arm, seed) in missing:
-            continue
-        trainings.keep(job.outcome, {"seconds": 9.0, "steps": 3, "losses": [[1, 2.0], [3, 1.0]]})
-        content = {"test": test, "scores": scores, "kv_ratio_vision": 0.5, "tflops_prefill": 1.0}
-        trainings.keep(job.exam_file(test), content)
-
-
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainings, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(study_run.work, "fingerprints", lambda benches, *_: ("f",) * len(benches))
-    monkeypatch.setattr(study_run, "_device_name", lambda: "a test")
-
-
-@pytest.fixture
-def finished(tmp_path, cache):
+def finished(tmp_path, monkeypatch):
     """A study whose results are all there: a scores 0.7, b 0.5, dense 0.9; seed 2 of c bursts."""
+    place(tmp_path, monkeypatch)
     arms = [*GOOD["arms"], {"name": "c", "train": "pmod:norm=none"}]
     claims = [*GOOD["claims"], {"claim": "c bursts", "kind": "overflow", "better": "c"}]
     path = write(tmp_path, arms=arms, claims=claims)
@@ -234,71 +180,6 @@ def test_a_finished_study_writes_its_tables_without_training(finished, capsys):
     before = (out / "study.csv").read_bytes()
     assert run(study_run.StudyJob(settings, ["--suite", str(path)])) == 0
     assert (out / "study.csv").read_bytes() == before
-
-
-# --- looks --------------------------------------------------------------------------------------
-def test_a_study_with_looks_trains_on_only_what_open_claims_need(
-    tmp_path, cache, monkeypatch, capsys
-):
-    """a against b is settled at the first look; d against e never is, and neither is f's burst."""
-    arms = [{"name": n, "train": t} for n, t in (
-        ("a", "pmod"), ("b", "mod"), ("d", "pmod:beta=0.4"), ("e", "pmod:beta=0.3"), ("f", "gamma"))
-    ]  # fmt: skip
-    claims = [
-        {"claim": "a beats b", "kind": "higher", "better": "a", "worse": "b"},
-        {"claim": "d beats e", "kind": "higher", "better": "d", "worse": "e"},
-        {"claim": "f bursts", "kind": "overflow", "better": "f"},
-    ]
-    path = write(tmp_path, arms=arms, claims=claims, looks=[4, 6, 8])
-    study = load_study(path)
-    assert study.seeds == (1, 2, 3, 4, 5, 6, 7, 8)
-    spared = {(arm, seed) for arm in "ab" for seed in range(5, 9)}
-    answer(study, {REFERENCE: 0.9, "a": 0.95, "b": 0.2, "d": 0.6, "e": 0.6, "f": 0.5}, spared)
-    asked = []
-    real = study_run._compute
-    monkeypatch.setattr(
-        study_run, "_compute", lambda jobs, show: asked.extend(jobs) or real(jobs, show)
-    )
-    out = tmp_path / "run"
-    settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)
-    assert run(study_run.StudyJob(settings, ["--suite", str(path)])) == 0
-    assert len(asked) == 6 * 8 - len(spared) and all(job.done for job in asked)
-    claims = pd.read_csv(out / "study_claims.csv").set_index("claim")
-    design = study.design
-    assert claims.loc["a beats b", ["seeds", "look", "looks"]].tolist() == [4, 1, 3]
-    assert claims.loc["a beats b", "verdict"] == "reproduced"
-    assert claims.loc["d beats e", ["seeds", "look", "looks"]].tolist() == [8, 3, 3]
-    assert claims["level"].dropna().tolist() == pytest.approx([design.levels[0], design.levels[2]])
-    assert claims["alpha_spent"].dropna().tolist() == pytest.approx([design.spent[0], 0.05])
-    assert claims.loc["f bursts", ["verdict", "look"]].tolist() == ["not reproduced", 3]
-    table = pd.read_csv(out / "study.csv").set_index(["arm", "bench"]).xs("average", level=1)
-    assert table["seeds"].to_dict() == {REFERENCE: 8, "a": 4, "b": 4, "d": 8, "e": 8, "f": 8}
-    assert set(table["status"]) == {"done"}
-    report = (out / "report.md").read_text(encoding="utf-8")
-    assert "look 1 of 3; α 0.0056" in report and "look 3 of 3; α 0.0500" in report
-    assert "up to 8 seeds" in report and "Notice" not in report and "of 8 seeds" not in report
-    assert "Looks" in report and "repeated confidence intervals" in report
-
-
-def test_other_looks_are_no_resumption(finished, tmp_path):
-    path, out = finished
-    settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)
-    assert run(study_run.StudyJob(settings, [])) == 0
-    content = json.loads(path.read_text())
-    content["study"] |= {"looks": [2, 3]}
-    path.write_text(json.dumps(content))
-    with pytest.raises(
-        UsageError, match=r"begun with looks at \[3\] seeds and .* now says \[2, 3\]"
-    ):
-        run(study_run.StudyJob(settings, []))
-
-
-def test_more_seeds_take_up_those_that_are_trained(tmp_path, cache):
-    few, more = (load_study(write(tmp_path, **c)) for c in ({}, {"looks": [3, 5]}))
-    settings = Settings(study="", bench=BENCHES, limit=50)
-    how = study_run._how(settings, find_model("tiny-llava"))
-    folders = [{k: job.folder for k, (job, _) in gather(s, **how).items()} for s in (few, more)]
-    assert folders[0].items() <= folders[1].items()
 
 
 def test_another_study_in_the_same_folder_is_refused(finished):
