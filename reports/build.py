@@ -154,7 +154,7 @@ def _study_page(arms: study.Study) -> dict[str, Any]:
         "mini_text": studytext.MINI,
         "notices": list(dict.fromkeys(arms.run.notices)),
         "conditions": conditions.of_study(arms),
-        "reading": studytext.READING,
+        "reading": studytext.reading(arms),
     }
 
 

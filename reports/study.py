@@ -107,6 +107,10 @@ class Claim:
     verdict: str
     reason: str
     source: str
+    seeds: float = NAN
+    look: float = NAN
+    looks: float = NAN
+    spent: float = NAN
 
     @property
     def significant(self) -> bool:
@@ -132,6 +136,13 @@ class Study:
         return max(counts, default=0)
 
     @property
+    def looks(self) -> list[int]:
+        """At how many seeds a study with several looks judges its claims; else empty."""
+        said = self.run.get("study.looks")
+        sizes = [n for n in said if isinstance(n, int)] if isinstance(said, list) else []
+        return sizes if len(sizes) > 1 else []
+
+    @property
     def reference(self) -> Arm | None:
         return next((arm for arm in self.arms if arm.is_reference), None)
 
@@ -146,8 +157,13 @@ class Study:
         return [str(n) for n in found] if isinstance(found, list) else [str(found)]
 
     def short_of(self, arm: Arm) -> str:
-        """How many of the seeds stand behind an arm's numbers, where not all of them do."""
+        """How many of the seeds stand behind an arm's numbers, where not all of them do.
+
+        An arm that was done with at an earlier look is not short of any.
+        """
         seeds = arm.average.seeds
+        if arm.average.status == "done" and seeds in self.looks:
+            return ""
         short = not math.isnan(seeds) and 0 < seeds < self.seeds
         return f"{seeds:.0f} of {self.seeds} seeds" if short else ""
 
@@ -195,7 +211,7 @@ def _claim(row: Any) -> Claim:
     return Claim(
         row.claim, row.better, row.worse, row.bench or AVERAGE, row.difference, row.ci_low,
         row.ci_high, row.p_adjusted, row.paper_difference, row.margin, row.verdict, row.reason,
-        row.source,
+        row.source, row.seeds, row.look, row.looks, row.alpha_spent,
     )  # fmt: skip
 
 

@@ -22,13 +22,16 @@ def claims(study: Study) -> Table | None:
     columns = [
         Column("Claim", numeric=False, prose=True),
         Column("Difference", "ours: points, 95 % CI"),
-        Column("p", "ours: adjusted (Holm)"),
+        Column("p", "ours: adjusted (looks, Holm)" if study.looks else "ours: adjusted (Holm)"),
+        Column("Seeds", "decided at; α spent of 0.05" if study.looks else ""),
         Column("Paper's difference", "points, its own model and data"),
         Column("Verdict", margin, numeric=False),
         Column("Reason", numeric=False, prose=True),
         Column("Source", numeric=False, prose=True),
     ]
     rows = [_claim(study, claim, not margin) for claim in study.claims]
+    if all(math.isnan(c.seeds) for c in study.claims):  # a file of before they were recorded
+        columns, rows = columns[:3] + columns[4:], [row[:3] + row[4:] for row in rows]
     if not any(c.source for c in study.claims):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     return Table("claims", "Claims and verdicts", columns, rows) if rows else None
@@ -48,11 +51,20 @@ def _claim(study: Study, claim: Claim, own_margin: bool) -> list[Cell]:
             strong=claim.significant, sort=claim.difference,
         ),
         Cell("< 0.001" if p < 0.001 else text.number(p, 3), sort=p),
+        Cell(text.number(claim.seeds, 0), sub=_look(claim), sort=claim.seeds),
         Cell(text.number(claim.paper, signed=True), sort=claim.paper),
         Cell(verdict, note=margin, tone=TONES.get(claim.verdict, ""), sort=claim.verdict),
         Cell(claim.reason or text.GAP),
         Cell(claim.source or text.GAP),
     ]  # fmt: skip
+
+
+def _look(claim: Claim) -> str:
+    """At which of several looks a claim was decided, or was last seen open."""
+    if not claim.looks > 1:
+        return ""
+    spent = "" if math.isnan(claim.spent) else f"; α {text.number(claim.spent, 4)}"
+    return f"look {claim.look:.0f} of {claim.looks:.0f}{spent}"
 
 
 def _points(value: float) -> str:

@@ -30,7 +30,9 @@ def captioned(study: Study) -> str:
     run = study.run
     model = run.get("model_id", "settings.model")
     parts = [str(model) if model else "", "mini data", str(run.get("device_name") or "")]
-    parts += [str(run.get("dtype", "settings.dtype") or ""), text.plural(study.seeds, "seed")]
+    least = f"{study.looks[0]} to " if study.looks and is_uneven(study) else ""
+    parts += [str(run.get("dtype", "settings.dtype") or "")]
+    parts += [least + text.plural(study.seeds, "seed")]
     return ", ".join(p for p in [*parts, sample_count(study)] if p)
 
 
@@ -43,7 +45,7 @@ def opening(study: Study) -> str:
     against = " and dense tuned for as long" if study.reference else ""
     on = f", tested on {text.listing(study.benches)}" if study.benches else ""
     seeds = f", each trained with up to {text.plural(study.seeds, 'seed')}" if study.seeds else ""
-    if study.seeds and not any(study.short_of(a) or not a.average.known for a in study.arms):
+    if study.seeds and not is_uneven(study):
         seeds = f", each trained with {text.plural(study.seeds, 'seed')}"
     done = sum(a.average.status == "done" and a.average.known for a in study.arms)
     state = f"{done} of {text.plural(len(study.arms), 'arm')} complete"
@@ -52,7 +54,14 @@ def opening(study: Study) -> str:
         state += f", {count} {status}" if count else ""
     training = study.said("training")
     tail = f" Training: {training.rstrip('.')}." if training else ""
+    if study.looks:
+        tail += f" Claims are looked at after {text.listing([str(n) for n in study.looks])} seeds."
     return f"{first}: {text.plural(len(arms), 'arm')}{against}{seeds}{on}; {state}.{tail}"
+
+
+def is_uneven(study: Study) -> bool:
+    """Whether some arm has fewer seeds than another."""
+    return any(a.average.seeds < study.seeds or not a.average.known for a in study.arms)
 
 
 def findings(study: Study) -> list[str]:
@@ -83,6 +92,21 @@ MINI = (
     "published benchmarks of the same name, and its level is not comparable with the paper's."
 )
 
+
+def reading(study: Study) -> tuple[tuple[str, str], ...]:
+    """How to read the page; with several looks, what these cost."""
+    return (*READING[:2], LOOKS, *READING[2:]) if study.looks else READING
+
+
+LOOKS = (
+    "Looks",
+    "were declared before the study began. A claim that is decided at one keeps its verdict and "
+    "its numbers, and arms that no open claim needs are trained no further. The 5 % are spent over "
+    "the looks (Lan and DeMets, O'Brien-Fleming type; levels for t statistics); α is what was "
+    "spent up to that look. Intervals are repeated confidence intervals: those of all looks "
+    "together hold the truth with 95 %, so stopping does not spoil them. p is adjusted for the "
+    "looks first, then for the claims.",
+)
 READING = (
     (
         "A claim",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -19,10 +17,10 @@ from harness.jobs.runner import run
 from harness.model import catalog
 from harness.model.catalog import find_model
 from harness.options.settings import Settings
-from harness.study import trainings
 from harness.study.spec import REFERENCE, load_study
 from harness.study.trainings import Exam, gather, unique
 from tests.fixtures.bad_input import edit
+from tests.fixtures.trained import BENCHES, GOOD, answer, place, write
 
 SUITES = Path(__file__).parents[1] / "suites"
 STUDIES = sorted(p for p in SUITES.glob("*.yaml") if "\nstudy:" in p.read_text(encoding="utf-8"))
@@ -57,7 +55,7 @@ def test_every_wanted_study_ships():
 def test_a_shipped_study_is_complete(path):
     study = load_study(path)
     assert [arm.paper for arm in study.arms] == PAPERS[path.stem]
-    assert len(study.seeds) >= 3
+    assert study.looks == (3, 5, 8)  # declared, not chosen on the way
     dense = 58.5 if "gamma" in path.stem else 65.7 if path.stem == "ablate-pmod-beta" else None
     assert study.everyone[0].paper == dense
     places = gather(study, exam=exam(), **NOTHING)
@@ -89,11 +87,11 @@ def test_equal_trainings_are_one_job_and_every_change_another():
     first = gather(load_study(SUITES / "ablate-pmod-components.yaml"), exam=exam(), **NOTHING)
     second = gather(load_study(SUITES / "ablate-pmod-schedule.yaml"), exam=exam(), **NOTHING)
     shared = {j.folder for j, _ in first.values()} & {j.folder for j, _ in second.values()}
-    assert len(shared) == 3 * 5  # dense, constant and cosine, five seeds
+    assert len(shared) == 3 * 8  # dense, constant and cosine, eight seeds
     figure = gather(load_study(SUITES / "pmod-figure3.yaml"), exam=exam(), **NOTHING)
     trained = unique(figure.values())
-    assert len(trained) == 2 * 5
-    assert sorted(len(job.tests) for job in trained) == [1] * 5 + [7] * 5
+    assert len(trained) == 2 * 8
+    assert sorted(len(job.tests) for job in trained) == [1] * 8 + [7] * 8
     other = gather(
         load_study(SUITES / "pmod-figure3.yaml"), exam=exam(), **{**NOTHING, "start": "z"}
     )
@@ -101,22 +99,6 @@ def test_equal_trainings_are_one_job_and_every_change_another():
 
 
 # --- a file that is wrong -----------------------------------------------------------------------
-GOOD = {
-    "title": "t",
-    "paper": "p",
-    "table": "1",
-    "recipe": "recipes/study/tiny.yaml",
-    "arms": [{"name": "a", "train": "pmod", "paper": 2.0}, {"name": "b", "train": "mod"}],
-    "claims": [{"claim": "a beats b", "kind": "higher", "better": "a", "worse": "b"}],
-}
-
-
-def write(tmp_path, **changes):
-    path = tmp_path / "mine.yaml"
-    path.write_text(json.dumps({"bench": ["gqa"], "study": {**GOOD, **changes}}))
-    return path
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -128,6 +110,10 @@ def write(tmp_path, **changes):
         ({"claims": [{**GOOD["claims"][0], "kind": "bigger"}]}, "unknown kind of claim 'bigger'"),
         ({"seeds": [1, 1]}, "different whole numbers"),
         ({"seeds": 5}, "study: seeds: 5: .*tuple"),
+        ({"looks": [5, 3]}, "no rising numbers of seeds from 2 on"),
+        ({"looks": [1, 3]}, r"looks: \[1, 3\] are no rising"),
+        ({"looks": [3, 5, 8], "seeds": [1, 2, 3]}, "last look is at 8 seeds and the study has 3"),
+        ({"looks": 8}, "study: looks: 8: .*tuple"),
         ({"seeds": ["one"]}, "seeds.0: 'one': .*integer"),
         ({"settings": [1]}, "settings: .*dictionary"),
         ({"margin": "wide"}, "margin: 'wide': .*number"),
@@ -163,38 +149,17 @@ def test_a_bad_method_of_an_arm_is_refused(tmp_path, arm):
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
     """A study whose results are all there: a scores 0.7, b 0.5, dense 0.9; seed 2 of c bursts."""
-    monkeypatch.setattr(trainings, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(study_run.work, "fingerprints", lambda benches, *_: ("f",) * len(benches))
-    monkeypatch.setattr(study_run, "_device_name", lambda: "a test")
+    place(tmp_path, monkeypatch)
     arms = [*GOOD["arms"], {"name": "c", "train": "pmod:norm=none"}]
     claims = [*GOOD["claims"], {"claim": "c bursts", "kind": "overflow", "better": "c"}]
     path = write(tmp_path, arms=arms, claims=claims)
-    source = find_model("tiny-llava")
-    settings = Settings(study=str(path), bench=("gqa", "pope"), limit=50)
-    places = study_run._places(load_study(path), settings, source)
-    level = {REFERENCE: 0.9, "a": 0.7, "b": 0.5, "c": 0.5}
-    rng = np.random.default_rng(0)
-    for (arm, seed), (job, test) in places.items():
-        job.folder.mkdir(parents=True, exist_ok=True)
-        if (arm, seed) == ("c", 2):
-            trainings.keep(job.outcome, {"overflow": "loss is nan at step 7", "losses": []})
-            continue
-        trainings.keep(job.outcome, {"seconds": 9.0, "steps": 3, "losses": [[1, 2.0], [3, 1.0]]})
-        scores = {
-            bench: [
-                {"doc_id": str(i), "image_id": str(i), "score": 100.0 * (rng.random() < level[arm])}
-                for i in range(50)
-            ]
-            for bench in settings.bench
-        }
-        content = {"test": test, "scores": scores, "kv_ratio_vision": 0.5, "tflops_prefill": 1.0}
-        trainings.keep(job.exam_file(test), content)
+    answer(load_study(path), {REFERENCE: 0.9, "a": 0.7, "b": 0.5, "c": 0.5})
     return path, tmp_path / "run"
 
 
 def test_a_finished_study_writes_its_tables_without_training(finished, capsys):
     path, out = finished
-    settings = Settings(study=str(path), bench=("gqa", "pope"), limit=50, out=str(out), quiet=True)
+    settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)
     assert run(study_run.StudyJob(settings, ["--suite", str(path)])) == 0
     table = pd.read_csv(out / "study.csv").set_index(["arm", "bench"])
     scores = pd.read_csv(out / "study_scores.csv")
@@ -220,7 +185,7 @@ def test_a_finished_study_writes_its_tables_without_training(finished, capsys):
 def test_another_study_in_the_same_folder_is_refused(finished):
     path, out = finished
     common = {"study": str(path), "out": str(out), "quiet": True}
-    settings = Settings(bench=("gqa", "pope"), limit=50, **common)
+    settings = Settings(bench=BENCHES, limit=50, **common)
     assert run(study_run.StudyJob(settings, [])) == 0
     with pytest.raises(UsageError, match="choose another --out"):
         run(study_run.StudyJob(Settings(bench=("gqa",), limit=50, **common), []))
@@ -228,15 +193,15 @@ def test_another_study_in_the_same_folder_is_refused(finished):
 
 def test_a_study_of_an_edited_start_model_is_another(finished, tmp_path, monkeypatch):
     path, out = finished
-    settings = Settings(study=str(path), bench=("gqa", "pope"), limit=50, out=str(out), quiet=True)
+    settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)
     assert run(study_run.StudyJob(settings, [])) == 0
-    before = study_run._places(load_study(path), settings, find_model("tiny-llava"))
+    before = gather(load_study(path), **study_run._how(settings, find_model("tiny-llava")))
     copy = shutil.copytree(SUITES.parent / "assets/tiny-llava", tmp_path / "copy")
     edit(copy / "generation_config.json", repetition_penalty=1.5)
     monkeypatch.setitem(catalog.MODELS, "tiny-llava", catalog.Entry(str(copy), "", mini=True))
     with pytest.raises(UsageError, match=r"generation_config\.json of tiny-llava changed"):
         run(study_run.StudyJob(settings, []))
-    after = study_run._places(load_study(path), settings, find_model("tiny-llava"))
+    after = gather(load_study(path), **study_run._how(settings, find_model("tiny-llava")))
     folders = [{job.folder for job, _ in places.values()} for places in (before, after)]
     assert folders[0].isdisjoint(folders[1])
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from itertools import pairwise
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,10 @@ from harness.store.columns import study as columns
 from harness.store.csvfile import write_csv
 from harness.store.rundir import Store
 from harness.study import work
+from harness.study.claims import Verdicts, judge
 from harness.study.spec import Study, load_study
-from harness.study.tables import (
-    Result,
-    arm_rows,
-    claim_rows,
-    collect,
-    loss_rows,
-    run_rows,
-    score_rows,
-)
-from harness.study.trainings import Exam, Training, gather, unique
+from harness.study.tables import arm_rows, collect, loss_rows, run_rows, score_rows
+from harness.study.trainings import Exam, Training, gather, read, unique
 
 TIMES = (
     "Training seconds are those of processes side by side and compare no methods; "
@@ -47,8 +41,9 @@ Places = dict[tuple[str, int], tuple[Training, str]]  # (arm, seed) -> training,
 class StudyJob(Job):
     """A study: what is missing is trained and examined, the rest is found by content.
 
-    Finished trainings are found in `build/study`, also those of other studies, so a finished
-    study takes seconds.
+    Finished trainings are found in `build/study`, also those of other studies and of fewer seeds,
+    so a finished study takes seconds. A study with several looks judges after each, and trains on
+    what its open claims compare.
     """
 
     def resolve(self, out: Path) -> dict[str, Any]:
@@ -64,13 +59,21 @@ class StudyJob(Job):
             raise UsageError(
                 f"--model: studies train the shipped model, not '{self.source.model_id}'"
             )
-        self.places = _places(self.study, settings, self.source)
+        self.how = _how(settings, self.source)
+        self.places = gather(self.study, **self.how)
         named = {"study": self.study.name, "model": self.source.model_id}
         self.recorded = {**settings.recorded(), **named}
         return self.recorded
 
     def resume(self, out: Path) -> None:
         require_same_files(out, self.source, {})
+        begun = ((read(out / "run.json") or {}).get("study") or {}).get("looks")
+        looks = list(self.study.design.sizes)
+        if begun is not None and begun != looks:
+            raise UsageError(
+                f"'{out}' was begun with looks at {begun} seeds and the suite now says {looks}: "
+                "looks are declared beforehand; choose another --out"
+            )
 
     def open(self, out: Path, show: Progressing) -> dict[str, Any]:
         source = self.source
@@ -86,31 +89,42 @@ class StudyJob(Job):
         }
 
     def work(self, store: Store, show: Progressing) -> bool:
-        study, benches = self.study, self.settings.bench
-        errors = _compute(unique(self.places.values()), show)
-        found = collect(study, self.places, errors)
-        _write(study, found, benches, store.path)
-        show.table(lambda: verdicts(study, claim_rows(study, found, benches)))
+        study, sizes = self.study, self.study.design.sizes
+        needed: Collection[str] | None = None  # all
+        places: Places = {}
+        errors: dict[Training, str] = {}
+        for look, (before, size) in enumerate(pairwise((0, *sizes)), start=1):
+            if len(sizes) > 1:
+                show.say(f"look {look} of {len(sizes)}: {size} seeds")
+            new = gather(study, study.seeds[before:size], needed, **self.how)
+            places |= new
+            errors |= _compute(unique(new.values()), show)
+            found = collect(study, places, errors)
+            judged = judge(study, found, self.settings.bench, look)
+            _write(judged, store.path)
+            needed = judged.needed
+            if not needed:
+                break
+        show.table(lambda: verdicts(study, judged.rows))
         return bool(errors)
 
 
-def _places(study: Study, settings: Settings, source: Any) -> Places:
-    """Every arm and seed with its job. Raises UsageError."""
+def _how(settings: Settings, source: Any) -> dict[str, Any]:
+    """What all trainings share."""
     from harness.train.__main__ import SCENE_SEED
     from harness.train.__main__ import SCENES as COUNT
 
     batch = settings.batch if isinstance(settings.batch, int) else 8
     data = work.fingerprints(settings.bench, settings.limit, source.mini)
-    return gather(
-        study,
-        exam=Exam(settings.bench, settings.limit, batch, data),
-        data=str(SCENES),
-        scenes=f"minidata train --n {COUNT} --seed {SCENE_SEED}",
-        start=next(iter(source.weight_hashes.values())),
-        files=source.setting_hashes,
-        model=source.model_id,
-        device=_device(),
-    )
+    return {
+        "exam": Exam(settings.bench, settings.limit, batch, data),
+        "data": str(SCENES),
+        "scenes": f"minidata train --n {COUNT} --seed {SCENE_SEED}",
+        "start": next(iter(source.weight_hashes.values())),
+        "files": source.setting_hashes,
+        "model": source.model_id,
+        "device": _device(),
+    }
 
 
 def _compute(jobs: Sequence[Training], show: Progressing) -> dict[Training, str]:
@@ -201,12 +215,15 @@ def _described(study: Study, places: Places) -> dict[str, Any]:
         "notes": [*study.notes, TIMES],
         "training": training,
         "margin": study.margin,
+        "looks": study.design.sizes,
+        "alpha_spent": study.design.spent,
     }
 
 
-def _write(study: Study, found: Mapping[str, Result], benches: Sequence[str], out: Path) -> None:
-    write_csv(out / "study.csv", columns.STUDY, arm_rows(study, found, benches))
-    write_csv(out / "study_claims.csv", columns.CLAIMS, claim_rows(study, found, benches))
+def _write(judged: Verdicts, out: Path) -> None:
+    found = judged.found
+    write_csv(out / "study.csv", columns.STUDY, arm_rows(judged.study, found, judged.benches))
+    write_csv(out / "study_claims.csv", columns.CLAIMS, judged.rows)
     write_csv(out / "study_runs.csv", columns.RUNS, run_rows(found))
     write_csv(out / "study_scores.csv", columns.SCORES, score_rows(found))
     write_csv(out / "study_losses.csv", columns.LOSSES, loss_rows(found))
@@ -217,7 +234,7 @@ def verdicts(study: Study, rows: Sequence[Mapping[str, Any]]) -> Table:
     title = f"{study.paper}, {study.table}: {study.title} (mini)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("claim")
-    for head in ("difference, points", "95 % interval", "paper"):
+    for head in ("difference, points", "95 % interval", "paper", "seeds"):
         table.add_column(head, justify="right")
     table.add_column("verdict")
     for row in rows:
@@ -228,6 +245,7 @@ def verdicts(study: Study, rows: Sequence[Mapping[str, Any]]) -> Table:
             "" if away is None else f"{away:+.1f}",
             "" if low is None or high is None else f"{low:+.1f} to {high:+.1f}",
             "" if theirs is None else f"{theirs:+.1f}",
+            f"{row['seeds']}" + (f", look {row['look']}" if row["looks"] > 1 else ""),
             row["verdict"],
         )
     return table

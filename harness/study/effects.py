@@ -29,7 +29,7 @@ NOT_AFTER_HOLM = ", not after Holm over the study's claims"
 
 @dataclass(frozen=True)
 class Effect:
-    """A mean or difference with its 95 % interval; `low`, `high` None from a single seed."""
+    """A mean or difference with its interval; `low`, `high` None from a single seed."""
 
     value: float
     low: float | None
@@ -39,7 +39,7 @@ class Effect:
     freedom: float = math.nan
 
     def p_of(self, bound: float) -> float:
-        """Two-sided p-value of the truth being `bound`: below 0.05 outside the interval only."""
+        """Two-sided p-value of the truth being `bound`: below alpha outside the interval only."""
         from scipy.stats import t
 
         if self.error == 0:
@@ -47,8 +47,10 @@ class Effect:
         return 2 * float(t.sf(abs(self.value - bound) / self.error, self.freedom))
 
 
-def effect(scores: Sequence[Floats], groups: Sequence[Sequence[str]]) -> Effect:
-    """The mean over benches of the mean score.
+def effect(
+    scores: Sequence[Floats], groups: Sequence[Sequence[str]], alpha: float = ALPHA
+) -> Effect:
+    """The mean over benches of the mean score, with its interval at 1 - `alpha`.
 
     Args:
         scores: one [S, D_b] a bench, the same S; for a difference of two arms, their difference.
@@ -62,7 +64,7 @@ def effect(scores: Sequence[Floats], groups: Sequence[Sequence[str]]) -> Effect:
         return Effect(value, None, None, None)
     parts = [(float(by_seed.var(ddof=1)) / count, count - 1)]
     parts.append(_documents([s.mean(axis=0) for s in scores], groups))
-    return _interval(value, parts)
+    return _interval(value, parts, alpha)
 
 
 def _documents(means: Sequence[Floats], groups: Sequence[Sequence[str]]) -> tuple[float, int]:
@@ -86,7 +88,7 @@ def _named(images: Sequence[str], bench: int) -> list[str]:
     return [name or f"bench {bench} document {i}" for i, name in enumerate(images)]
 
 
-def _interval(value: float, parts: Sequence[tuple[float, int]]) -> Effect:
+def _interval(value: float, parts: Sequence[tuple[float, int]], alpha: float) -> Effect:
     from scipy.stats import t
 
     variance = sum(v for v, _ in parts)
@@ -94,7 +96,7 @@ def _interval(value: float, parts: Sequence[tuple[float, int]]) -> Effect:
         return Effect(value, value, value, 1.0 if value == 0 else 0.0, 0.0)
     freedom = variance**2 / sum(v**2 / f for v, f in parts)
     error = math.sqrt(variance)
-    half = float(t.ppf(1 - ALPHA / 2, freedom)) * error
+    half = float(t.ppf(1 - alpha / 2, freedom)) * error
     p = 2 * float(t.sf(abs(value) / error, freedom))
     return Effect(value, value - half, value + half, p, error, freedom)
 
@@ -102,8 +104,8 @@ def _interval(value: float, parts: Sequence[tuple[float, int]]) -> Effect:
 def judge_higher(found: Effect, p_zero: float, p_margin: float, margin: float) -> tuple[str, str]:
     """(verdict, why) on "better scores higher than worse"; points.
 
-    Both p-values are adjusted over the study's claims: of no difference, and of an advantage of
-    just `margin`.
+    Both p-values are adjusted over the study's looks and claims: of no difference, and of an
+    advantage of just `margin`.
     """
     if found.low is None or found.high is None:
         return "inconclusive", "fewer than two seeds"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from harness.common.errors import UsageError
 from harness.common.nearest import unknown
 from harness.common.typed import make
 from harness.common.yamlfile import read_mapping
+from harness.statistics.sequential import Looks
 
 REFERENCE = "dense, tuned as long"
 KINDS = ("higher", "not lower", "overflow")
@@ -49,7 +50,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Study:
-    """A whole study; `recipe` is the file every arm trains by, `seeds` those of the training."""
+    """A whole study; `recipe` is the file every arm trains by, `seeds` those of the training.
+
+    `looks`: at how many seeds the claims are judged. Empty: once, with all seeds. Declared alone,
+    the seeds are 1 to the last look.
+    """
 
     name: str
     title: str
@@ -61,6 +66,7 @@ class Study:
     paper_metric: str = ""
     paper_dense: float | None = None  # the paper's dense model in the same table, percent
     seeds: tuple[int, ...] = (1, 2, 3)
+    looks: tuple[int, ...] = ()
     margin: float = 1.0  # points
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)  # recipe keys all arms change
@@ -69,6 +75,10 @@ class Study:
     def everyone(self) -> tuple[Arm, ...]:
         """The arms with the reference in front: dense, tuned for the same steps."""
         return (Arm(REFERENCE, "dense", paper=self.paper_dense), *self.arms)
+
+    @property
+    def design(self) -> Looks:
+        return Looks(self.looks or (len(self.seeds),))
 
 
 def load_study(path: Path) -> Study:
@@ -81,6 +91,10 @@ def load_study(path: Path) -> Study:
     claims = tuple(make(Claim, item, f"{path}: claim") for item in _list(values, "claims", path))
     values |= {"name": path.stem, "arms": arms, "claims": claims}
     study = make(Study, values, f"{path}: study")
+    if study.looks:
+        _check_looks(study, path)
+        if "seeds" not in values:
+            study = replace(study, seeds=tuple(range(1, study.looks[-1] + 1)))
     _check(study, path)
     return study
 
@@ -109,3 +123,16 @@ def _check(study: Study, path: Path) -> None:
                 raise UsageError(f"{path}: claim '{claim.claim}': {unknown('arm', name, names)}")
     if not study.seeds or len(set(study.seeds)) != len(study.seeds):
         raise UsageError(f"{path}: seeds must be a list of different whole numbers")
+    if study.looks and study.looks[-1] != len(study.seeds):
+        raise UsageError(
+            f"{path}: the last look is at {study.looks[-1]} seeds and the study has "
+            f"{len(study.seeds)}; leave seeds out, or end the looks with {len(study.seeds)}"
+        )
+
+
+def _check_looks(study: Study, path: Path) -> None:
+    looks = list(study.looks)
+    if looks != sorted(set(looks)) or looks[0] < 2:
+        raise UsageError(
+            f"{path}: looks: {looks} are no rising numbers of seeds from 2 on, such as [3, 5, 8]"
+        )

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.statistics.stats import holm
-from harness.study.effects import Effect, Floats, effect, judge_higher, judge_not_lower
-from harness.study.spec import REFERENCE, Arm, Claim, Study
+from harness.statistics.stats import ALPHA
+from harness.study.effects import Effect, Floats, effect
+from harness.study.spec import REFERENCE, Arm, Study
 from harness.study.trainings import Training, read
 
 AVERAGE = "average"
-TESTS = ("p_value", "p_adjusted", "p_margin", "p_margin_adjusted")
 Row = dict[str, Any]
 
 
@@ -60,34 +59,48 @@ def collect(
     return found
 
 
-def contrast(better: Result, worse: Result, benches: Sequence[str]) -> Effect | None:
-    """The difference of two arms over the seeds both have; None without one."""
-    seeds = [seed for seed in better.exams if seed in worse.exams]
+def shared(better: Result, worse: Result) -> list[int]:
+    """The seeds that both have answers of."""
+    return [seed for seed in better.exams if seed in worse.exams]
+
+
+def contrast(
+    better: Result,
+    worse: Result,
+    benches: Sequence[str],
+    seeds: Sequence[int],
+    alpha: float = ALPHA,
+) -> Effect | None:
+    """The difference of two arms over these seeds; None without one."""
     if not seeds:
         return None
     pairs = [better.matrix(b, seeds) - worse.matrix(b, seeds) for b in benches]
-    return effect(pairs, [better.images(b) for b in benches])
+    return effect(pairs, [better.images(b) for b in benches], alpha)
 
 
 def arm_rows(study: Study, found: Mapping[str, Result], benches: Sequence[str]) -> list[Row]:
-    """`study.csv`: every arm on every bench and on their average."""
+    """`study.csv`: every arm on every bench and on their average.
+
+    Intervals are at the level of the look up to which the arm was trained.
+    """
     rows = []
     reference = found[REFERENCE]
     for result in found.values():
-        common = _about(study, result, reference)
+        common = _about(result, reference)
+        level = study.design.level_of(len(result.jobs))
         for bench in (*benches, AVERAGE):
             chosen = list(benches) if bench == AVERAGE else [bench]
             row = {**common, "bench": bench, "metric": "score, %"}
-            row |= _numbers(result, reference, chosen)
+            row |= _numbers(result, reference, chosen, level)
             if bench == AVERAGE:
                 row |= {"paper_value": result.arm.paper, "paper_note": result.arm.note}
             rows.append(row)
     return rows
 
 
-def _about(study: Study, result: Result, reference: Result) -> Row:
+def _about(result: Result, reference: Result) -> Row:
     seeds, arm = result.exams, result.arm
-    status = "done" if len(seeds) == len(study.seeds) else "partial" if seeds else "missing"
+    status = "done" if len(seeds) == len(result.jobs) else "partial" if seeds else "missing"
     if result.errors and not seeds:
         status = "failed"
     exam = next(iter(seeds.values()), None)
@@ -107,12 +120,12 @@ def _about(study: Study, result: Result, reference: Result) -> Row:
     }
 
 
-def _numbers(result: Result, reference: Result, benches: Sequence[str]) -> Row:
+def _numbers(result: Result, reference: Result, benches: Sequence[str], level: float) -> Row:
     seeds = list(result.exams)
     if not seeds:
         return {"seeds": 0}
     scores = [result.matrix(b, seeds) for b in benches]
-    own = effect(scores, [result.images(b) for b in benches])
+    own = effect(scores, [result.images(b) for b in benches], level)
     by_seed = np.mean([s.mean(axis=1) for s in scores], axis=0).tolist()
     row: Row = {
         "mean": own.value,
@@ -122,77 +135,13 @@ def _numbers(result: Result, reference: Result, benches: Sequence[str]) -> Row:
         "n": sum(s.shape[1] for s in scores),
         "seed_std": stdev(by_seed) if len(by_seed) > 1 else None,
     }
-    away = contrast(result, reference, benches) if result is not reference else None
-    if away is not None:
-        common = [seed for seed in seeds if seed in reference.exams]
+    common = shared(result, reference)
+    away = contrast(result, reference, benches, common, level)
+    if away is not None and result is not reference:
         dense = mean(float(reference.matrix(b, common).mean()) for b in benches)
         row |= {"reference_mean": dense, "delta": away.value}
         row |= {"delta_ci_low": away.low, "delta_ci_high": away.high}
     return row
-
-
-def claim_rows(study: Study, found: Mapping[str, Result], benches: Sequence[str]) -> list[Row]:
-    """`study_claims.csv`: one verdict a claim, p-values adjusted over the study's claims.
-
-    Two tests a claim, whichever verdict it ends in: of no difference, and of a difference of just
-    the margin (an advantage for "higher", a loss for "not lower"). Holm's correction is over all
-    claims, for each of the two.
-    """
-    effects = {
-        claim: contrast(found[claim.better], found[claim.worse], benches)
-        for claim in study.claims
-        if claim.kind != "overflow"
-    }
-    tested = {c: e for c, e in effects.items() if e is not None and e.p_value is not None}
-    bounds = {c: study.margin if c.kind == "higher" else -study.margin for c in tested}
-    zero = [e.p_of(0.0) for e in tested.values()]
-    margin = [e.p_of(bounds[c]) for c, e in tested.items()]
-    columns = zip(tested, zero, holm(zero), margin, holm(margin), strict=True)
-    tests = {c: dict(zip(TESTS, values, strict=True)) for c, *values in columns}
-    return [
-        {
-            "claim": claim.claim,
-            "kind": claim.kind,
-            "better": claim.better,
-            "worse": claim.worse,
-            "bench": AVERAGE,
-            "margin": study.margin,
-            "source": claim.source or f"{study.paper}, {study.table}",
-            **_judged(study, claim, found, effects.get(claim), tests.get(claim, {})),
-        }
-        for claim in study.claims
-    ]
-
-
-def _judged(
-    study: Study, claim: Claim, found: Mapping[str, Result], away: Effect | None, tests: Row
-) -> Row:
-    if claim.kind == "overflow":
-        return _overflowed(study, found[claim.better])
-    papers = [found[name].arm.paper for name in (claim.better, claim.worse)]
-    theirs = papers[0] - papers[1] if papers[0] is not None and papers[1] is not None else None
-    row: Row = {"paper_difference": None if theirs is None else round(theirs, 6)}
-    if away is None:
-        return {**row, "verdict": "inconclusive", "reason": "an arm has no results"}
-    judge = judge_higher if claim.kind == "higher" else judge_not_lower
-    p_zero, p_margin = (tests.get(name, 1.0) for name in ("p_adjusted", "p_margin_adjusted"))
-    verdict, why = judge(away, p_zero, p_margin, study.margin)
-    numbers = {"difference": away.value, "ci_low": away.low, "ci_high": away.high}
-    used = [s for s in found[claim.better].exams if s in found[claim.worse].exams]
-    if len(used) < len(study.seeds):
-        why += f"; only {len(used)} of {len(study.seeds)} seeds have both arms"
-    return {**row, **numbers, **tests, "verdict": verdict, "reason": why}
-
-
-def _overflowed(study: Study, result: Result) -> Row:
-    bad = [seed for seed, why in result.errors.items() if why.startswith("overflow")]
-    if bad:
-        why = f"{len(bad)} of {len(study.seeds)} runs overflowed"
-        every = len(bad) == len(study.seeds)
-        return {"verdict": "reproduced" if every else "inconclusive", "reason": why}
-    if len(result.exams) < len(study.seeds):
-        return {"verdict": "inconclusive", "reason": "not all runs are there"}
-    return {"verdict": "not reproduced", "reason": f"none of {len(study.seeds)} runs overflowed"}
 
 
 def run_rows(found: Mapping[str, Result]) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -120,13 +120,22 @@ def recipe_of(study: Study, arm: Arm, seed: int) -> Recipe:
     return Recipe.load(path, **changes, method=arm.train, seed=seed)
 
 
-def gather(study: Study, **how: Any) -> dict[tuple[str, int], tuple[Training, str]]:
-    """(arm, seed) -> its job and the method it is examined with; equal trainings are one job."""
+def gather(
+    study: Study,
+    seeds: Sequence[int] | None = None,
+    arms: Collection[str] | None = None,
+    **how: Any,
+) -> dict[tuple[str, int], tuple[Training, str]]:
+    """(arm, seed) -> its job and the method it is examined with; equal trainings are one job.
+
+    `seeds`, `arms`: these only, None for all.
+    """
     recipes: dict[str, Recipe] = {}
     tests: dict[str, list[str]] = {}
     places = []
-    for seed in study.seeds:
-        for arm in study.everyone:
+    chosen = [arm for arm in study.everyone if arms is None or arm.name in arms]
+    for seed in study.seeds if seeds is None else seeds:
+        for arm in chosen:
             for spec in (arm.train, *arm.stages, arm.tested):
                 parse(spec)  # before anything is written
             recipe = recipe_of(study, arm, seed)

@@ -16,7 +16,7 @@ test | text | | the method it was tested as
 bench | text | | the benchmark, or the average
 metric | text | | of it
 mean | float | metric's | over seeds
-ci_low | float | metric's | 95 % interval of `mean`
+ci_low | float | metric's | 95 % interval of `mean`, over all looks where the study has several
 ci_high | float | metric's | its upper end
 seeds | int | seeds | that were trained
 n | int | documents | a seed
@@ -66,17 +66,22 @@ better | text | | the arm that is said to be better
 worse | text | | the other
 bench | text | | where
 difference | float | points | `better` - `worse`
-ci_low | float | points | 95 % interval of `difference`
+ci_low | float | points | interval of `difference` at 1 - `level`
 ci_high | float | points | its upper end
-p_value | float | | of no difference
-p_adjusted | float | | after Holm's correction
+p_value | float | | of no difference, at its look alone
+p_adjusted | float | | adjusted for the looks, then Holm's correction over the claims
 paper_difference | float | points | the paper's
 margin | float | points | below which a difference is not relevant
 verdict | text | | `reproduced`, `not reproduced`, `inconclusive`
 reason | text | | why
 source | text | | where the claim stands
 p_margin | float | | of a difference of just the margin
-p_margin_adjusted | float | | after Holm's correction
+p_margin_adjusted | float | | adjusted as `p_adjusted`
+seeds | int | seeds | that both arms have
+look | int | | at which it was decided, else the last that was taken
+looks | int | | planned
+alpha_spent | float | | of 0.05, up to that look
+level | float | | the nominal two-sided level of that look
 """,
 )
 SCORES = table(

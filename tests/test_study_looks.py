@@ -1,0 +1,83 @@
+"""Studies with looks: what is trained on, what stays decided, what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from harness.common.errors import UsageError
+from harness.jobs import study as study_run
+from harness.jobs.runner import run
+from harness.model.catalog import find_model
+from harness.options.settings import Settings
+from harness.study.spec import REFERENCE, load_study
+from harness.study.trainings import gather
+from tests.fixtures.trained import BENCHES, answer, place, write
+
+
+def test_a_study_with_looks_trains_on_only_what_open_claims_need(tmp_path, monkeypatch):
+    """a against b is settled at the first look; d against e never is, and neither is f's burst."""
+    place(tmp_path, monkeypatch)
+    arms = [{"name": n, "train": t} for n, t in (
+        ("a", "pmod"), ("b", "mod"), ("d", "pmod:beta=0.4"), ("e", "pmod:beta=0.3"), ("f", "gamma"))
+    ]  # fmt: skip
+    claims = [
+        {"claim": "a beats b", "kind": "higher", "better": "a", "worse": "b"},
+        {"claim": "d beats e", "kind": "higher", "better": "d", "worse": "e"},
+        {"claim": "f bursts", "kind": "overflow", "better": "f"},
+    ]
+    path = write(tmp_path, arms=arms, claims=claims, looks=[4, 6, 8])
+    study = load_study(path)
+    assert study.seeds == (1, 2, 3, 4, 5, 6, 7, 8)
+    spared = {(arm, seed) for arm in "ab" for seed in range(5, 9)}
+    answer(study, {REFERENCE: 0.9, "a": 0.95, "b": 0.2, "d": 0.6, "e": 0.6, "f": 0.5}, spared)
+    asked = []
+    real = study_run._compute
+    monkeypatch.setattr(
+        study_run, "_compute", lambda jobs, show: asked.extend(jobs) or real(jobs, show)
+    )
+    out = tmp_path / "run"
+    settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)
+    assert run(study_run.StudyJob(settings, ["--suite", str(path)])) == 0
+    assert len(asked) == 6 * 8 - len(spared) and all(job.done for job in asked)
+    claims = pd.read_csv(out / "study_claims.csv").set_index("claim")
+    design = study.design
+    assert claims.loc["a beats b", ["seeds", "look", "looks"]].tolist() == [4, 1, 3]
+    assert claims.loc["a beats b", "verdict"] == "reproduced"
+    assert claims.loc["d beats e", ["seeds", "look", "looks"]].tolist() == [8, 3, 3]
+    assert claims["level"].dropna().tolist() == pytest.approx([design.levels[0], design.levels[2]])
+    assert claims["alpha_spent"].dropna().tolist() == pytest.approx([design.spent[0], 0.05])
+    assert claims.loc["f bursts", ["verdict", "look"]].tolist() == ["not reproduced", 3]
+    table = pd.read_csv(out / "study.csv").set_index(["arm", "bench"]).xs("average", level=1)
+    assert table["seeds"].to_dict() == {REFERENCE: 8, "a": 4, "b": 4, "d": 8, "e": 8, "f": 8}
+    assert set(table["status"]) == {"done"}
+    report = (out / "report.md").read_text(encoding="utf-8")
+    assert "look 1 of 3; α 0.0056" in report and "look 3 of 3; α 0.0500" in report
+    assert "up to 8 seeds" in report and "Notice" not in report and "of 8 seeds" not in report
+    assert "Looks" in report and "repeated confidence intervals" in report
+
+
+def test_other_looks_are_no_resumption(tmp_path, monkeypatch):
+    place(tmp_path, monkeypatch)
+    path, out = write(tmp_path), tmp_path / "run"
+    answer(load_study(path), {REFERENCE: 0.9, "a": 0.7, "b": 0.5})
+    settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)
+    assert run(study_run.StudyJob(settings, [])) == 0
+    content = json.loads(path.read_text())
+    content["study"] |= {"looks": [2, 3]}
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        UsageError, match=r"begun with looks at \[3\] seeds and .* now says \[2, 3\]"
+    ):
+        run(study_run.StudyJob(settings, []))
+
+
+def test_more_seeds_take_up_those_that_are_trained(tmp_path, monkeypatch):
+    place(tmp_path, monkeypatch)
+    few, more = (load_study(write(tmp_path, **c)) for c in ({}, {"looks": [3, 5]}))
+    settings = Settings(study="", bench=BENCHES, limit=50)
+    how = study_run._how(settings, find_model("tiny-llava"))
+    folders = [{k: job.folder for k, (job, _) in gather(s, **how).items()} for s in (few, more)]
+    assert folders[0].items() <= folders[1].items()
