@@ -18,7 +18,7 @@ from harness.common.errors import UsageError
 from harness.engine import model_info, routed
 from harness.families.catalog import REGISTRY
 from harness.minimodel.attention import WINDOW
-from harness.minimodel.canvas import Canvas, RawScenes, read_sizes
+from harness.minimodel.canvas import Canvas, RawScenes
 from harness.minimodel.folders import model_at, save_model
 from harness.minimodel.lowrank import add_low_rank
 from harness.minimodel.packing import PackedScenes
@@ -27,6 +27,7 @@ from harness.minimodel.qwen_parts import SizedPacker
 from harness.minimodel.qwen_tower import MergedTokens
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import IGNORE, Scenes, Vocabulary
+from harness.minimodel.sizes import read_sizes
 from harness.minimodel.tokenizer import train_tokenizer
 from harness.minimodel.tune import TuneModel
 from tests.tiny import vision_config  # declares operators before the library asks for them
@@ -256,5 +257,5 @@ def test_wrong_sizes_and_architectures_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="HEIGHTxWIDTH in multiples of 16"):
             read_sizes([wrong], (192, 192), 16)
     (tmp_path / "r.yaml").write_text("stage: tower\narchitecture: qwen\n")
-    with pytest.raises(UsageError, match="llava or qwen2_5_vl"):
+    with pytest.raises(UsageError, match="architecture 'qwen': choose from llava, qwen2_5_vl"):
         Recipe.load(tmp_path / "r.yaml")

@@ -23,7 +23,7 @@ from harness.minimodel.scenes import Scenes, Vocabulary
 from harness.minimodel.sizes import read_sizes
 from harness.minimodel.tower import accuracy
 
-PROBE = 100  # held-out scenes measured, at every size
+PROBE = 50  # held-out scenes measured, at every size
 
 
 def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:

@@ -225,9 +225,9 @@ def dense_labels(
     for box in boxes:
         rows, cols = cells(placing.box(box["box"]), patch, grid)
         word = box["kind"] == "word"
-        number = index["kinds"].get(_class(box), index["kinds"]["<word>"] if word else 0)
+        number = index["kinds"].get(_class(box), index["kinds"]["<word>"] if word else IGNORE)
         kind[rows, cols] = number
-        if present is not None:
+        if present is not None and number != IGNORE:
             present[number] = 1.0
         color[rows, cols] = index["colors"].get(box["attrs"].get("color", ""), IGNORE)
         spell[rows, cols] = _letters(box["label"]) if word else IGNORE
