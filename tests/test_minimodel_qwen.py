@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -228,6 +229,25 @@ def test_the_towers_loss_reaches_the_merger_and_asks_the_teacher_at_the_own_size
     own["loss"].backward()
     assert model.tower.merger.mlp[2].weight.grad.abs().sum() > 0
     assert start.model.multi_modal_projector.linear_2.weight.grad is None
+
+
+@pytest.mark.parametrize("size", [(32, 32), TALL, WIDE])  # whole windows, and cut ones
+def test_the_towers_attention_gives_the_librarys_numbers(
+    made: Any, scenes: Scenes, size: tuple[int, int]
+) -> None:
+    tower = copy.deepcopy(made[0].model.visual)
+    model = MergedTokens(tower, Vocabulary.of(scenes, least=1))
+    batch = Canvas([size], 4, None, 0)([RawScenes(scenes)[i] for i in range(2)])
+    found = []
+    for attention in (tower.config._attn_implementation, "sdpa"):
+        tower.set_attn_implementation(attention) if attention == "sdpa" else None
+        seen = model.merged(batch["pixel_values"], batch["image_grid_thw"])
+        (gradient,) = torch.autograd.grad(seen.square().sum(), [tower.blocks[0].attn.qkv.weight])
+        found.append((attention, seen.detach(), gradient))
+    (one, *ours), (other, *theirs) = found
+    assert one != other
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert theirs[1].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("spec", ["pmod", "mod"])

@@ -11,14 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from harness.common.errors import UsageError
 from harness.common.roots import ROOT
 from harness.families.catalog import MINIS
+from harness.fitting.fit import Stop, fit
 from harness.minimodel import shipping
 from harness.minimodel.canvas import Canvas, RawScenes
 from harness.minimodel.parts import parts_of
+from harness.minimodel.rates import RateTrainer, arguments
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import IGNORE, Scenes, Vocabulary
 from harness.minimodel.sizes import SizedBatches, read_scenes, read_sizes
@@ -69,7 +73,10 @@ def test_only_the_pages_of_the_recipe_are_read_and_the_rest_is_said(
     assert len(read_scenes(TUNE, alone)) == 5
     assert "no large pages of 384x576, 576x384 there" in capsys.readouterr().err
     assert json.loads((drawn / "drawn.json").read_text()) == {
-        "n": 60, "seed": 1, "rounds": 1, "hd": 0.5
+        "n": 60,
+        "seed": 1,
+        "rounds": 1,
+        "hd": 0.5,
     }
 
 
@@ -93,6 +100,45 @@ def test_batches_have_one_size_and_the_recipes_shares(scenes: Scenes) -> None:
     assert set(shown) == set(range(len(rows)))
     for size, share in (((192, 192), 0.5), ((384, 576), 0.25), ((576, 384), 0.25)):
         assert seen[size] / seen.total() == pytest.approx(share, abs=0.04)
+
+
+class Seen(nn.Module):
+    """A model of one weight that notes what it is fed with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.fed = nn.Parameter(torch.ones(1)), []
+
+    def forward(self, items: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.fed.append(items.tolist())
+        return {"loss": (self.weight * items.float()).mean()}
+
+
+def test_a_training_that_resumes_goes_on_with_the_same_batches(
+    scenes: Scenes, tmp_path: Path
+) -> None:
+    def trained(folder: Path, until: int) -> list[list[int]]:
+        recipe = Recipe("tune", max_steps=6, save_steps=2, bf16=False, until=until)
+        args = arguments(recipe, folder)
+        args.dataloader_num_workers, args.disable_tqdm = 0, True
+        model = Seen()
+        data: Any = list(range(len(scenes)))
+        trainer = RateTrainer(model, args, train_dataset=data, data_collator=collated)
+        pages = {"384x576": 0.3, "576x384": 0.3}
+        trainer.batches = SizedBatches(scenes, range(len(scenes)), 16, pages, 1)
+        trainer.add_callback(Stop(until))
+        fit(trainer)
+        return model.fed
+
+    whole = trained(tmp_path / "whole", 6)
+    assert len(whole) == 6 and len({len(batch) for batch in whole}) == 2
+    assert all(len({scenes.size(i) for i in batch}) == 1 for batch in whole)
+    assert trained(tmp_path / "part", 4) == whole[:4]
+    assert trained(tmp_path / "part", 6) == whole[4:]
+
+
+def collated(items: list[int]) -> dict[str, torch.Tensor]:
+    return {"items": torch.tensor(items)}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -220,6 +266,21 @@ def test_a_stage_that_an_architecture_has_not_is_refused(
     (tmp_path / "r.yaml").write_text("stage: align\narchitecture: qwen2_5_vl\n")
     assert train(["--recipe", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "out")]) == 2
     assert "no stage align of qwen2_5_vl: expected tower or tune" in capsys.readouterr().err
+
+
+def test_the_folder_of_another_models_training_is_refused(
+    tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recipes of the two models share names; resuming one from the other's checkpoints must not be
+    silent."""
+    (tmp_path / "pmod-run").mkdir()
+    theirs = {"stage": "tune", "start": "dense", "method": "pmod"}
+    (tmp_path / "pmod-run" / "recipe.json").write_text(json.dumps(theirs))
+    recipe = ROOT / "recipes" / "tiny-qwen" / "pmod.yaml"
+    words = ["--recipe", str(recipe), "--data", str(drawn), "--work", str(tmp_path)]
+    assert train(words) == 2
+    said = capsys.readouterr().err
+    assert "holds another training (start 'dense', not 'tune'): give another --work" in said
 
 
 def test_recipes_are_read_without_torch() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.common.errors import UsageError
 from harness.common.jsonfile import read_json
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
@@ -26,6 +27,25 @@ def write_log(out: Path, recipe: Recipe, log: dict) -> None:
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(facts(recipe, log), indent=1, sort_keys=True)
     (out / "training.json").write_text(text + "\n", encoding="utf-8")
+
+
+def claim(recipe: Recipe, out: Path, run: Path) -> None:
+    """Note in the folder of checkpoints, `run`, whose they are; recipes of two models share names.
+
+    Raises UsageError where `run` or `out` has another training's files.
+    """
+    own = {key: getattr(recipe, key) for key in ("stage", "architecture", "start", "method")}
+    note = run / "recipe.json"
+    for file in (note, out / "training.json"):
+        found = read_json(file) if file.is_file() else {}
+        theirs = found.get("recipe", found)
+        if wrong := [key for key in own if theirs.get(key, own[key]) != own[key]]:
+            shown = ", ".join(f"{key} {theirs[key]!r}, not {own[key]!r}" for key in wrong)
+            raise UsageError(
+                f"{file.parent}: it holds another training ({shown}): give another --work or --out"
+            )
+    run.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(own) + "\n", encoding="utf-8")
 
 
 def earlier(out: Path) -> float:

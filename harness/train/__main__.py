@@ -148,6 +148,7 @@ def _run(
         instruct(asked, out)
         return
     from harness.minimodel.jobs import job_of
+    from harness.minimodel.log import claim
     from harness.minimodel.sizes import sized_folders
 
     recipe = Recipe.load(path, start=args.start, seed=args.seed, **common)
@@ -158,6 +159,7 @@ def _run(
     if not (data / "images.npy").exists() and not sized_folders(data):
         render(data, **(drawn or {}))
     _say_slow(recipe.bf16)
+    claim(recipe, out, work / f"{out.name}-run")
     job(recipe, data=data, work=work, out=out, decoder=decoder)
 
 
