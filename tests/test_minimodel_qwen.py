@@ -277,5 +277,5 @@ def test_wrong_sizes_and_architectures_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="HEIGHTxWIDTH in multiples of 16"):
             read_sizes([wrong], (192, 192), 16)
     (tmp_path / "r.yaml").write_text("stage: tower\narchitecture: qwen\n")
-    with pytest.raises(UsageError, match="architecture 'qwen': choose from llava, qwen2_5_vl"):
+    with pytest.raises(UsageError, match="architecture 'qwen': did you mean 'qwen2_5_vl'"):
         Recipe.load(tmp_path / "r.yaml")

@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from harness.families.catalog import MINIS
 from harness.fitting.fit import Stop, fit
 from harness.minimodel import shipping
 from harness.minimodel.canvas import Canvas, RawScenes
+from harness.minimodel.card import history, write_card
+from harness.minimodel.log import about_data, progress
 from harness.minimodel.parts import parts_of
 from harness.minimodel.rates import RateTrainer, arguments
 from harness.minimodel.recipe import Recipe
@@ -221,6 +225,34 @@ def test_pages_that_cannot_be_trained_are_refused(
     path = ROOT / "recipes" / "tiny-qwen" / "tune.yaml"
     with pytest.raises(UsageError, match=said):
         read_scenes(Recipe.load(path, **changes), drawn)
+
+
+def test_a_card_says_data_steps_hours_and_losses(tmp_path: Path, drawn: Path) -> None:
+    state = SimpleNamespace(
+        global_step=40, log_history=[{"step": 20, "loss": 3.0}, {"step": 40, "loss": 2.5}]
+    )
+    scenes = read_scenes(TUNE, drawn)
+    log = {"held_out": {"docvqa 384x576": 0.5}, "seconds": 3600, **progress(state)}
+    facts = json.loads(
+        json.dumps({"recipe": asdict(TUNE), "data": about_data(drawn, scenes), **log})
+    )
+    (tmp_path / "tower").mkdir()
+    tower = {"recipe": {"start": "", "seed": 1}, "seconds": 1800, **progress(state)}
+    (tmp_path / "tower" / "training.json").write_text(json.dumps(tower))
+    out, before = tmp_path / "tune", history(tmp_path, TUNE.start)
+    out.mkdir()
+    write_card(out, "dense", facts, "a CPU", before, parts_of("qwen2_5_vl"), "tiny-qwen")
+    text = (out / "README.md").read_text()
+    for said in (
+        "30 of 192x192 px, 5 of 384x576 px, 5 of 576x384 px",
+        "`python -m minidata train --n 60 --seed 1 --rounds 1 --hd 0.5`",
+        "recipes/tiny-qwen/tune.yaml`, 40 steps, seed 1, 60 minutes on a CPU",
+        "tower (40 steps, seed 1, 30 minutes, loss 3.00 to 2.50). In all 1.5 hours.",
+        "20: 3.00, 40: 2.50",
+        "pages 384x576: 0.1 576x384: 0.1",
+        "| docvqa 384x576 | 50.0 % |",
+    ):
+        assert said in text
 
 
 # --- one registry

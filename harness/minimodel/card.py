@@ -29,7 +29,7 @@ A **mini** model for testing token-sparsity methods without a network. Its numbe
 - **Command**: `make checkpoints`. Its last step for these weights is `python -m harness.train
   --recipe recipes/{folder}/{name}.yaml`, {done} on {device}.{before}
 - **Settings**: {settings}
-- **Loss** of the last step's training, step: mean since the step before it: {losses}
+- **Loss** of that training (up to a step, mean since the one before): {losses}
 
 Share of held-out questions whose every answer token is the arg max (teacher-forced; the benchmark
 accuracies, generated and scored by lmms-eval, stand in the project's README):
@@ -87,10 +87,10 @@ def _loss(facts: Mapping[str, Any]) -> str:
 
 def _data(data: Mapping[str, Any]) -> str:
     """How many scenes of which sizes, and how they were drawn."""
-    sizes = " and ".join(f"{n:,} of {size} px" for size, n in data["scenes"].items())
-    words = " ".join(f"--{key} {value}" for key, value in data["drawn"].items())
-    command = f"python -m minidata train {words}".strip()
-    return f"rendered scenes, {sizes} (`{command}`), about {data['questions']:.0f} questions each"
+    sizes = ", ".join(f"{n:,} of {size} px" for size, n in data["scenes"].items())
+    words = "".join(f" --{key} {value}" for key, value in data["drawn"].items())
+    how = f"`python -m minidata train{words}`" if words else "how they were drawn was not noted"
+    return f"rendered scenes, {sizes} ({how}), about {data['questions']:.0f} questions each"
 
 
 def _dense_steps(parts: Parts) -> int:
@@ -115,6 +115,13 @@ def _what(recipe: dict[str, Any], name: str, parts: Parts, model: str) -> str:
     return text + f" Trained in equal stages: `{'`, `'.join(stages)}`." if stages else text
 
 
+def _plain(value: Any) -> str:
+    """A recipe's value without quotes and brackets."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}: {share}" for key, share in value.items())
+    return " ".join(dict.fromkeys(value)) if isinstance(value, list | tuple) else str(value)
+
+
 def write_card(
     out: Path,
     name: str,
@@ -130,7 +137,8 @@ def write_card(
     after; `before` is its `history`.
     """
     recipe = facts["recipe"]
-    shown = ("max_steps", "batch", "learning_rate", "module_learning_rate", "max_text", "rank")
+    shown = ["max_steps", "batch", "learning_rate", "module_learning_rate", "max_text", "rank"]
+    shown += [key for key in ("muon", "short", "sizes", "pages") if recipe[key]]
     text = CARD.format(
         title=model if not recipe["rank"] else f"{model}-{name}",
         kind=model.removeprefix("tiny-"),
@@ -143,8 +151,8 @@ def write_card(
         done=_done(facts),
         before=_before(before, facts["seconds"]),
         device=device,
-        settings=", ".join(f"{key} {recipe[key]}" for key in shown),
-        losses=", ".join(f"{step}: {loss:.2f}" for step, loss in facts["losses"]),
+        settings=", ".join(f"{key} {_plain(recipe[key])}" for key in shown),
+        losses=", ".join(f"{step}: {loss:.2f}" for step, loss in facts["losses"]) or "not noted",
         rows="\n".join(f"| {k} | {100 * v:.1f} % |" for k, v in facts["held_out"].items()),
     )
     (out / "README.md").write_text(text, encoding="utf-8")
