@@ -87,10 +87,12 @@ def tower_attention(
     lengths = cu_seq_lens_q.diff().tolist()
     states = (query, key, value)
     if len(set(lengths)) == 1:
-        seen = _attend(*(t.unflatten(2, (len(lengths), -1)) for t in states), scaling).flatten(2, 3)
+        seen = _attend(
+            *(t.unflatten(2, (len(lengths), -1)) for t in states), scaling=scaling
+        ).flatten(2, 3)
     else:
         chunks = zip(*(t.split(lengths, dim=2) for t in states), strict=True)
-        seen = torch.cat([_attend(*chunk, scaling) for chunk in chunks], dim=2)
+        seen = torch.cat([_attend(*chunk, scaling=scaling) for chunk in chunks], dim=2)
     return seen.transpose(1, 2), None
 
 
