@@ -16,7 +16,7 @@ help:
 	@echo "make check        install, ruff, mypy and the pages' links"
 	@echo "make docs         install, build the pages of docs/ into build/site; a broken link fails"
 	@echo "make data         generate the mini-benchmarks again"
-	@echo "make checkpoints  train the shipped model and the trained methods again (hours on a CPU)"
+	@echo "make checkpoints  train the shipped models and the trained methods again (hours on a CPU)"
 	@echo "make ship         copy what 'make checkpoints' trained to assets/"
 	@echo "make clean        remove the environment and the caches; runs stay"
 
@@ -72,17 +72,11 @@ data: $(STAMP)
 	$(PY) -m minidata bench --out assets/mini
 
 checkpoints: $(STAMP)
-	$(PY) -m harness.train --all
+	$(PY) -m harness.train --all $(MODEL)
 
-# What `make checkpoints` trained becomes what the repository ships.
-ship:
-	@set -e; for m in dense dense-longer mod gamma pmod llavolta mqt; do \
-	  case $$m in dense) to=assets/tiny-llava;; dense-longer) to=assets/tiny-llava-dense;; \
-	    *) to=assets/tiny-llava-$$m;; esac; \
-	  mkdir -p $$to; \
-	  for f in build/train/$$m/*; do \
-	    case $$f in *heads.safetensors) ;; *) cp "$$f" $$to/;; esac; done; \
-	  echo "$$m -> $$to"; done
+# What `make checkpoints` trained becomes what the repository ships. MODEL=tiny-qwen: that one alone.
+ship: $(STAMP)
+	$(PY) -m harness.train --ship $(MODEL)
 
 clean:
 	rm -rf "$(VENV)" build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -37,7 +37,8 @@ from harness.common.roots import BUILD  # noqa: E402
 from harness.minimodel.jobs import make_trainer, prepare  # noqa: E402
 from harness.minimodel.rates import arguments  # noqa: E402
 from harness.minimodel.recipe import Recipe  # noqa: E402
-from harness.minimodel.scenes import IGNORE, Scenes  # noqa: E402
+from harness.minimodel.scenes import IGNORE  # noqa: E402
+from harness.minimodel.sizes import read_scenes  # noqa: E402
 from harness.timing.device import busy_host, cpu_name  # noqa: E402
 
 WARM = 4  # steps before the first one that counts; compilation is in them
@@ -61,7 +62,7 @@ def measure(recipe: Recipe, data: Path, work: Path, steps: int) -> dict[str, Any
     """One row: seconds a step, scenes and questions a second."""
     clock, questions = Clock(), []
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        tuning = prepare(recipe, Scenes(data), work, None, stack)
+        tuning = prepare(recipe, read_scenes(recipe, data), work, None, stack)
         packer = tuning.packer
 
         def counted(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

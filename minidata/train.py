@@ -54,7 +54,7 @@ def write(
     A folder holds `images.npy` (uint8 [N, height, width, 3]) and `scenes.jsonl` (line i: image i):
     `out` the 192 px scenes, `out/<height>x<width>` those of each other page.  Those of 192 px are
     the first of what there are without the others.  More `rounds` ask more about each scene
-    (`build.make`).
+    (`build.make`).  `drawn.json` notes the arguments.
     """
     sources.download(cache)
     large = round(count * share)
@@ -69,6 +69,8 @@ def write(
             lines.write(line + "\n")
             if done % 2000 == 0:
                 print(f"{done}/{count} scenes", flush=True)
+    about = {"n": count, "seed": seed, "rounds": rounds, "hd": share}
+    (out / "drawn.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
 def _open(out: Path, jobs: list[Job], stack: ExitStack) -> dict[hd.Page | None, tuple[Any, Any]]:

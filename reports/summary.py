@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.families.catalog import MINIS
 from methods import CONTROLS, REFERENCE
 from reports.cell import NAN, Cell, Cost, Score, Series
 from reports.rundata import Run
@@ -87,8 +88,8 @@ class Summary:
 
     @property
     def is_mini_model(self) -> bool:
-        """Whether the run says so, or the model carries the shipped one's name."""
-        return self.run.get("mini") is True or any(s.model == "tiny-llava" for s in self.series)
+        """Whether the run says so, or the model carries the name of one trained here."""
+        return self.run.get("mini") is True or any(s.model in MINIS for s in self.series)
 
     def count(self, status: str) -> int:
         return sum(self.cell(s, b).status == status for s in self.series for b in self.benches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +19,7 @@ from harness.common.errors import UsageError
 from harness.engine import model_info, routed
 from harness.families.catalog import REGISTRY
 from harness.minimodel.attention import WINDOW
-from harness.minimodel.canvas import Canvas, RawScenes, read_sizes
+from harness.minimodel.canvas import Canvas, RawScenes
 from harness.minimodel.folders import model_at, save_model
 from harness.minimodel.lowrank import add_low_rank
 from harness.minimodel.packing import PackedScenes
@@ -27,6 +28,7 @@ from harness.minimodel.qwen_parts import SizedPacker
 from harness.minimodel.qwen_tower import MergedTokens
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import IGNORE, Scenes, Vocabulary
+from harness.minimodel.sizes import read_sizes
 from harness.minimodel.tokenizer import train_tokenizer
 from harness.minimodel.tune import TuneModel
 from tests.tiny import vision_config  # declares operators before the library asks for them
@@ -229,6 +231,25 @@ def test_the_towers_loss_reaches_the_merger_and_asks_the_teacher_at_the_own_size
     assert start.model.multi_modal_projector.linear_2.weight.grad is None
 
 
+@pytest.mark.parametrize("size", [(32, 32), TALL, WIDE])  # whole windows, and cut ones
+def test_the_towers_attention_gives_the_librarys_numbers(
+    made: Any, scenes: Scenes, size: tuple[int, int]
+) -> None:
+    tower = copy.deepcopy(made[0].model.visual)
+    model = MergedTokens(tower, Vocabulary.of(scenes, least=1))
+    batch = Canvas([size], 4, None, 0)([RawScenes(scenes)[i] for i in range(2)])
+    found = []
+    for attention in (tower.config._attn_implementation, "sdpa"):
+        tower.set_attn_implementation(attention) if attention == "sdpa" else None
+        seen = model.merged(batch["pixel_values"], batch["image_grid_thw"])
+        (gradient,) = torch.autograd.grad(seen.square().sum(), [tower.blocks[0].attn.qkv.weight])
+        found.append((attention, seen.detach(), gradient))
+    (one, *ours), (other, *theirs) = found
+    assert one != other
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert theirs[1].abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("spec", ["pmod", "mod"])
 def test_routed_training_reaches_routers_and_low_rank_updates(
     start: Any, tokenizer: Any, scenes: Scenes, spec: str
@@ -256,5 +277,5 @@ def test_wrong_sizes_and_architectures_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="HEIGHTxWIDTH in multiples of 16"):
             read_sizes([wrong], (192, 192), 16)
     (tmp_path / "r.yaml").write_text("stage: tower\narchitecture: qwen\n")
-    with pytest.raises(UsageError, match="llava or qwen2_5_vl"):
+    with pytest.raises(UsageError, match="architecture 'qwen': did you mean 'qwen2_5_vl'"):
         Recipe.load(tmp_path / "r.yaml")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from harness.common.errors import UsageError, one_line
 from harness.common.nearest import unknown
+from harness.common.roots import DATA
 from harness.options.settings import LIST_KINDS
 from harness.options.specs import refuse_other_file
 
@@ -71,7 +72,8 @@ def _models() -> Iterable[tuple[str, ...]]:
     from harness.model.catalog import MODELS
 
     for name, entry in MODELS.items():
-        yield name, entry.summary
+        absent = entry.mini and not (DATA / entry.source).is_dir()
+        yield name, entry.summary + ("; not here: make checkpoints" if absent else "")
     from harness.families.catalog import FAMILIES, KNOWN, SIZES_ONLY
 
     for name, summary in SIZES_ONLY.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,21 @@ SIZES_ONLY = {
     for f in REGISTRY.values()
     for name, line in f.summaries.items()
     if not f.loads or "/" not in name
+}
+
+
+@dataclass(frozen=True)
+class Mini:
+    """A model trained here for the mini benchmarks; its files lie in `assets/NAME`."""
+
+    kind: str  # the family's
+    summary: str  # for `--list models`
+
+
+# Their trained methods lie in `assets/NAME-METHOD`; `harness.minimodel` trains them.
+MINIS = {
+    "tiny-llava": Mini("llava", "shipped, mini: a small LLaVA for the mini benchmarks"),
+    "tiny-qwen": Mini("qwen2_5_vl", "mini: a small Qwen2.5-VL, images of several sizes and shapes"),
 }
 
 
@@ -103,6 +119,14 @@ def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
     return family_of(config, name, sizes_only=True).shape(config, name)
 
 
+def not_here(mini: str) -> str:
+    """What is said where the files of a mini model are missing."""
+    return (
+        f"model '{mini}' ships as assets/{mini}, which is missing here: run make checkpoints, "
+        "or name another with --model"
+    )
+
+
 def info_of(shape: ModelShape) -> ModelInfo:
     """What methods may ask about a model of these sizes."""
     return REGISTRY[shape.family].info(shape)
@@ -119,7 +143,9 @@ def config_for(model: str) -> dict[str, Any]:
     if not folder.is_dir():
         folder = DATA / "assets" / model
     if not (folder / "config.json").is_file():
-        known = ", ".join(["tiny-llava", *KNOWN])
+        if model in MINIS:
+            raise UsageError(f"--model: {not_here(model)}")
+        known = ", ".join([*MINIS, *KNOWN])
         raise UsageError(
             f"--model: the sizes of '{model}' are not known: give a local folder with its "
             f"config.json, or one of {known}"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 WINDOW = 64  # tokens; a question may be one token longer than that
+PLAIN = 1024  # patches of a tower that attend to each other: beyond, their products are not kept
 
 
 def window_mask(block_of: Tensor) -> Tensor:
@@ -71,4 +72,39 @@ def _windows(states: Tensor, windows: int) -> Tensor:
     return torch.cat([before, own], dim=3)
 
 
+def tower_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    cu_seq_lens_q: Tensor,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention of a Qwen2.5-VL tower: states [1, h, N, d] of the windows (or images) that end at
+    `cu_seq_lens_q`. Those of one length, as in a batch of one size, are one product."""
+    lengths = cu_seq_lens_q.diff().tolist()
+    states = (query, key, value)
+    if len(set(lengths)) == 1:
+        seen = _attend(
+            *(t.unflatten(2, (len(lengths), -1)) for t in states), scaling=scaling
+        ).flatten(2, 3)
+    else:
+        chunks = zip(*(t.split(lengths, dim=2) for t in states), strict=True)
+        seen = torch.cat([_attend(*chunk, scaling=scaling) for chunk in chunks], dim=2)
+    return seen.transpose(1, 2), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Without a mask; [..., n, d] each."""
+    if query.shape[-2] > PLAIN:
+        return nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling)
+    scores = query @ key.mT * scaling
+    return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+
+
 AttentionInterface.register("packed", packed_attention)
+# By "flash" in its name the library knows what takes all windows in one call.
+TOWER = "tower_flash"
+AttentionInterface.register(TOWER, tower_attention)

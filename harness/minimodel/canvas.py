@@ -7,7 +7,7 @@ which is for labels of patches only: "top left" would not be true any more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,30 +15,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from harness.common.errors import UsageError
-from harness.minimodel.scenes import MEAN, STD, Placing, Scenes, Vocabulary, dense_labels
+from harness.minimodel.scenes import MEAN, STD, Placing, Scenes, Size, Vocabulary, dense_labels
 
 MERGE = 2
 SMALLEST = 0.75  # scale of a scene that is set on a larger picture
 PLACED = 0.5  # share of the pictures that a scene does not fill, where that is allowed
 _MEAN, _STD = (torch.from_numpy(255 * x).view(3, 1, 1) for x in (MEAN, STD))
-
-
-def read_sizes(given: Sequence[str], own: tuple[int, int], token: int) -> list[tuple[int, int]]:
-    """(height, width) of each of a recipe's `sizes`, the scenes' own where there are none.
-
-    `token`: pixels of a token's side. Raises UsageError for what is no size of whole tokens.
-    """
-    found = []
-    for text in given:
-        sides = [int(s) if s.isdecimal() else 0 for s in text.split("x")]
-        if len(sides) != 2 or any(side < token or side % token for side in sides):
-            raise UsageError(
-                f"recipe: sizes: {text!r}: expected HEIGHTxWIDTH in multiples of {token}, "
-                f"such as {own[0]}x{own[1]}"
-            )
-        found.append((sides[0], sides[1]))
-    return found or [own]
 
 
 class RawScenes(Dataset):
@@ -64,23 +46,28 @@ class Canvas:
 
     def __init__(
         self,
-        sizes: Sequence[tuple[int, int]],
+        sizes: Sequence[Size],
         patch: int,
         vocabulary: Vocabulary | None,
         seed: int,
         placed: bool = False,
+        pages: Collection[Size] = (),
     ) -> None:
+        """`sizes` are those that scenes are drawn at; `pages` are never changed. `placed`: also
+        scenes that do not fill the picture."""
         self.sizes, self.patch, self.vocabulary = list(sizes), patch, vocabulary
         self.placed, self.rng = placed, np.random.default_rng(seed)
+        self.pages = frozenset(pages)
 
-    def draw(self) -> tuple[int, int]:
-        """The size of the next batch."""
-        return self.sizes[int(self.rng.integers(len(self.sizes)))]
+    def draw(self, items: list[dict[str, Any]]) -> Size:
+        """The size of a batch of these scenes, which have one."""
+        own: Size = items[0]["image"].shape[:2]
+        return own if own in self.pages else self.sizes[int(self.rng.integers(len(self.sizes)))]
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        return self.batch(items, self.draw())
+        return self.batch(items, self.draw(items))
 
-    def batch(self, items: list[dict[str, Any]], size: tuple[int, int]) -> dict[str, torch.Tensor]:
+    def batch(self, items: list[dict[str, Any]], size: Size) -> dict[str, torch.Tensor]:
         token = MERGE * self.patch
         grid = (size[0] // token, size[1] // token)
         images, labels = [], []
@@ -101,7 +88,7 @@ class Canvas:
             made["native"] = planes
         return made
 
-    def _picture(self, image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Placing]:
+    def _picture(self, image: np.ndarray, size: Size) -> tuple[np.ndarray, Placing]:
         """uint8 [*size, 3] and where the scene lies in it. The own size is never changed."""
         high, wide = image.shape[:2]
         if size == (high, wide):
@@ -118,7 +105,7 @@ class Canvas:
         return np.pad(_resized(image, inner), edges, mode="edge"), placing
 
 
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resized(image: np.ndarray, size: Size) -> np.ndarray:
     picture = Image.fromarray(np.asarray(image))
     return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BICUBIC))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.common.jsonfile import read_json
+from harness.common.roots import DATA
 from harness.minimodel.parts import Parts
+from harness.minimodel.recipe import Recipe
 
 CARD = """---
 license: apache-2.0
@@ -21,13 +24,12 @@ A **mini** model for testing token-sparsity methods without a network. Its numbe
 
 {what}
 
-- **Data**: {scenes:,} rendered scenes (`python -m minidata train --n {scenes} --seed 1`): emoji,
-  coloured plates, signs, charts and receipts at 192 px, with about ten questions each; {held_out}
-  scenes held out. Sources and licences: `NOTICE`. The decoder starts from stories15M (MIT, via
-  llama2.c).
+- **Data**: {data}: emoji, coloured plates, signs, charts and receipts; {held_out} scenes held out.
+  Sources and licences: `NOTICE`. {origin}
 - **Command**: `make checkpoints`. Its last step for these weights is `python -m harness.train
-  --recipe recipes/{folder}/{name}.yaml`, seed {seed}, {minutes:.0f} minutes on {device}.{before}
+  --recipe recipes/{folder}/{name}.yaml`, {done} on {device}.{before}
 - **Settings**: {settings}
+- **Loss** of that training (up to a step, mean since the one before): {losses}
 
 Share of held-out questions whose every answer token is the arg max (teacher-forced; the benchmark
 accuracies, generated and scored by lmms-eval, stand in the project's README):
@@ -47,15 +49,14 @@ REFERENCE = """Low-rank updates (rank {rank}) of the decoder's matrices of `asse
 dense model tuned for as many extra steps as the trained methods. `dense` and every training-free
 method run on it."""
 
-DENSE_STEPS = 1000  # of the dense reference
 
-
-def history(work: Path, start: str) -> list[str]:
-    """The steps that led to the model `start` in `work`, newest first: "align (1 minutes)"."""
-    steps: list[str] = []
+def history(work: Path, start: str) -> list[dict[str, Any]]:
+    """`training.json` of the steps that led to the model `start` in `work`, newest first, each with
+    its `name`."""
+    steps: list[dict[str, Any]] = []
     while start and (work / start / "training.json").exists():
-        facts = json.loads((work / start / "training.json").read_text(encoding="utf-8"))
-        steps.append(f"{start} ({facts['seconds'] / 60:.0f} minutes)")
+        facts = read_json(work / start / "training.json")
+        steps.append({"name": start, **facts})
         if other := facts["recipe"].get("tower", ""):
             steps += history(work, other)[:1]
         # A model assembled anew comes from the tower.
@@ -63,50 +64,95 @@ def history(work: Path, start: str) -> list[str]:
     return steps
 
 
-def _what(recipe: dict[str, Any], name: str, parts: Parts) -> str:
+def _before(steps: Sequence[Mapping[str, Any]], last: float) -> str:
+    """One sentence on the steps before and the hours of all."""
+    if not steps:
+        return ""
+    shown = ", ".join(f"{step['name']} ({_done(step)}{_loss(step)})" for step in steps)
+    hours = (last + sum(step["seconds"] for step in steps)) / 3600
+    return f" Before it, newest first: {shown}. In all {hours:.1f} hours."
+
+
+def _done(facts: Mapping[str, Any]) -> str:
+    """Steps (where they were noted), seed and time of one training."""
+    steps = f"{facts['steps']:,} steps, " if "steps" in facts else ""
+    return f"{steps}seed {facts['recipe']['seed']}, {facts['seconds'] / 60:.0f} minutes"
+
+
+def _loss(facts: Mapping[str, Any]) -> str:
+    """Its mean over the first and the last part of a training, where it was noted."""
+    losses = facts.get("losses")
+    return f", loss {losses[0][1]:.2f} to {losses[-1][1]:.2f}" if losses else ""
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    """How many scenes of which sizes, and how they were drawn."""
+    sizes = ", ".join(f"{n:,} of {size} px" for size, n in data["scenes"].items())
+    words = "".join(f" --{key} {value}" for key, value in data["drawn"].items())
+    how = f"`python -m minidata train{words}`" if words else "how they were drawn was not noted"
+    return f"rendered scenes, {sizes} ({how}), about {data['questions']:.0f} questions each"
+
+
+def _dense_steps(parts: Parts) -> int:
+    """Of the recipe of the dense reference."""
+    name = next(name for name, suffix in parts.ships.items() if suffix == "-dense")
+    return Recipe.load(DATA / "recipes" / parts.folder / f"{name}.yaml").max_steps
+
+
+def _what(recipe: dict[str, Any], name: str, parts: Parts, model: str) -> str:
     if not recipe["rank"]:
         return parts.what
-    recipe = {**recipe, "model": parts.name}
+    recipe = {**recipe, "model": model}
     if name == "dense":
         return REFERENCE.format(**recipe)
-    stages = recipe.get("stages")
+    stages, dense = recipe.get("stages"), _dense_steps(parts)
     extra = {"llavolta": "", "mqt": " and its resampler"}.get(name, " and its routers")
     rank = recipe.get("stored_rank") or recipe["rank"]
-    same = "the same" if recipe["max_steps"] == DENSE_STEPS else f"{DENSE_STEPS:,}"
+    same = "the same" if recipe["max_steps"] == dense else f"{dense:,}"
     text = METHOD.format(**{**recipe, "rank": rank}, routers=extra, same=same)
     if rank != recipe["rank"]:
         text += f" Trained at rank {recipe['rank']}, cut to {rank} before measuring."
     return text + f" Trained in equal stages: `{'`, `'.join(stages)}`." if stages else text
 
 
+def _plain(value: Any) -> str:
+    """A recipe's value without quotes and brackets."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}: {share}" for key, share in value.items())
+    return " ".join(dict.fromkeys(value)) if isinstance(value, list | tuple) else str(value)
+
+
 def write_card(
     out: Path,
     name: str,
     facts: dict[str, Any],
-    scenes: int,
     device: str,
-    before: list[str],
+    before: Sequence[Mapping[str, Any]],
     parts: Parts,
+    model: str,
 ) -> None:
     """`out/README.md` from the facts of `training.json`; `device` as the machine names it.
 
-    `name` is the method's; the recipe is the one the folder is named after.
+    `name` is the method's, `model` the mini model's; the recipe is the one the folder is named
+    after; `before` is its `history`.
     """
     recipe = facts["recipe"]
-    shown = ("max_steps", "batch", "learning_rate", "module_learning_rate", "max_text", "rank")
+    shown = ["max_steps", "batch", "learning_rate", "module_learning_rate", "max_text", "rank"]
+    shown += [key for key in ("muon", "short", "sizes", "pages") if recipe[key]]
     text = CARD.format(
-        title=parts.name if not recipe["rank"] else f"{parts.name}-{name}",
-        kind=parts.name.removeprefix("tiny-"),
-        folder=parts.name.replace("-llava", ""),
-        what=_what(recipe, name, parts),
-        scenes=scenes,
+        title=model if not recipe["rank"] else f"{model}-{name}",
+        kind=model.removeprefix("tiny-"),
+        folder=parts.folder,
+        what=_what(recipe, name, parts, model),
+        origin=parts.origin,
+        data=_data(facts["data"]),
         held_out=recipe["held_out"],
         name=out.name,
-        seed=recipe["seed"],
-        minutes=facts["seconds"] / 60,
-        before=" Before it, newest first: " + ", ".join(before) + "." if before else "",
+        done=_done(facts),
+        before=_before(before, facts["seconds"]),
         device=device,
-        settings=", ".join(f"{key} {recipe[key]}" for key in shown),
+        settings=", ".join(f"{key} {_plain(recipe[key])}" for key in shown),
+        losses=", ".join(f"{step}: {loss:.2f}" for step, loss in facts["losses"]) or "not noted",
         rows="\n".join(f"| {k} | {100 * v:.1f} % |" for k, v in facts["held_out"].items()),
     )
     (out / "README.md").write_text(text, encoding="utf-8")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +22,15 @@ from harness.fitting.stages import follow
 from harness.minimodel.attention import WINDOW
 from harness.minimodel.card import history, write_card
 from harness.minimodel.folders import save_model, sha256, start_folder, start_model
-from harness.minimodel.log import earlier, facts, write_log
+from harness.minimodel.log import about_data, earlier, facts, progress, write_log
 from harness.minimodel.lowrank import add_low_rank, cut_low_rank, low_rank_state
 from harness.minimodel.packing import PackedScenes, Packer
-from harness.minimodel.parts import parts_of
+from harness.minimodel.parts import Job, name_of, parts_of
 from harness.minimodel.planning import plan_by_arank
 from harness.minimodel.rates import RateTrainer, arguments
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
+from harness.minimodel.sizes import SizedBatches, read_scenes
 from harness.minimodel.tower import DenseHeads
 from harness.minimodel.tune import TuneModel, held_out_accuracy
 from harness.model.checkpoints import load_checkpoint, save_checkpoint
@@ -56,6 +55,18 @@ class Tuning:
     train: PackedScenes
     held: PackedScenes
     dense: DenseHeads | None
+    batches: SizedBatches | None  # of scenes of several sizes
+
+
+def job_of(recipe: Recipe) -> Job:
+    """What carries out a recipe. Raises UsageError for a stage that its architecture has not."""
+    jobs = {**parts_of(recipe.architecture).jobs(), "tune": tune}
+    if recipe.stage not in jobs:
+        raise UsageError(
+            f"recipe: no stage {recipe.stage} of {recipe.architecture}: expected "
+            + " or ".join(jobs)
+        )
+    return jobs[recipe.stage]
 
 
 def prepare(
@@ -70,17 +81,16 @@ def prepare(
     parts = parts_of(llava.config.model_type)
     heads = start_folder(recipe, work) if recipe.start else work / "tower"
     images, dense = parts.images(recipe, scenes, llava, work, heads)
-    cut = len(scenes) - recipe.held_out
     longest = WINDOW if recipe.compile else None
     extras: Any = {"captions": recipe.captions, "drills": recipe.drills, "longest": longest}
     extras["mark"] = parts.mark
-    rows = scenes.pick(cut, recipe.families, recipe.seed)
+    rows, last = scenes.split(recipe.held_out, recipe.families, recipe.seed)
     train = PackedScenes(
         scenes, images, tokenizer, rows, short=recipe.short, seed=recipe.seed, **extras
     )
-    held = PackedScenes(scenes, images, tokenizer, range(cut, len(scenes)), **extras)
+    held = PackedScenes(scenes, images, tokenizer, last, **extras)
     packer = parts.packer(recipe, llava, dense, train)
-    method, planned = _method(recipe, llava, held, packer.head)
+    method, planned = _method(recipe, llava, held, packer.head, parts.ranked)
     modules, run = _routing(
         method, llava, stack, bool(recipe.stages), work / recipe.modules if recipe.modules else None
     )
@@ -95,8 +105,13 @@ def prepare(
         # matrix products.
         llava.set_attn_implementation({"text_config": "eager"})
     model = TuneModel(llava, modules, run, dense, recipe.dense_weight)
+    model.compiled = packer.widest if recipe.compile else 0
+    batches = None
+    if len(scenes.parts) > 1:
+        batches = SizedBatches(scenes, rows, recipe.batch, recipe.pages, recipe.seed)
     return Tuning(
-        llava, tokenizer, method, planned, modules, run, model, packer, train, held, dense
+        *(llava, tokenizer, method, planned, modules, run, model),
+        *(packer, train, held, dense, batches),
     )
 
 
@@ -105,7 +120,7 @@ def make_trainer(tuning: Tuning, recipe: Recipe, args: TrainingArguments) -> Rat
     trainer = RateTrainer(
         tuning.model, args, train_dataset=tuning.train, data_collator=tuning.packer
     )
-    trainer.muon = recipe.muon
+    trainer.muon, trainer.batches = recipe.muon, tuning.batches
     trainer.module_learning_rate = recipe.module_learning_rate
     trainer.tower_learning_rate = recipe.tower_learning_rate
     info = model_info(tuning.llava)
@@ -139,11 +154,10 @@ def stored(modules: nn.Module | None) -> nn.Module | None:
 
 def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:
     """Instruction-tune; writes a full model folder (rank 0) or a method checkpoint (rank > 0)."""
-    scenes = Scenes(data)
+    scenes = read_scenes(recipe, data)
     with ExitStack() as stack:
         tuning = prepare(recipe, scenes, work, decoder, stack)
-        probes = tuning.model.parts.probes(tuning.packer, tuning.train)
-        batches, benches = _probe(tuning.held, probes, min(PROBE, len(tuning.held)))
+        batches, benches = _probe(tuning, min(PROBE, len(tuning.held)))
         trainer = make_trainer(tuning, recipe, arguments(recipe, work / f"{out.name}-run"))
         started = time.time() - earlier(out)
         fit(trainer, lambda: held_out_accuracy(tuning.model, batches, benches))
@@ -151,9 +165,10 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
             tuning.run.method = tuning.method  # what is saved, whatever the last stage was
         if recipe.stored_rank:
             cut_low_rank(tuning.llava, recipe.stored_rank)
-        batches, benches = _probe(tuning.held, probes, len(tuning.held))
+        batches, benches = _probe(tuning, len(tuning.held))
         scores = held_out_accuracy(tuning.model, batches, benches)
     log = {"held_out": scores, "seconds": time.time() - started, "plan": tuning.planned}
+    log |= {"data": about_data(data, scenes), **progress(trainer.state)}
     if recipe.rank:
         base = sha256(start_folder(recipe, work) / "model.safetensors")
         save_low_rank(out, tuning, base, facts(recipe, log))
@@ -164,21 +179,20 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
     write_log(out, recipe, log)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
     before = history(work, recipe.modules)[:1] + history(work, recipe.start)
-    write_card(
-        out, tuning.method.name, facts(recipe, log), len(scenes), device, before, tuning.model.parts
-    )
+    parts, model = tuning.model.parts, name_of(tuning.llava.config.model_type)
+    write_card(out, tuning.method.name, facts(recipe, log), device, before, parts, model)
 
 
 def _method(
-    recipe: Recipe, llava: Any, held: PackedScenes, head: list[int]
+    recipe: Recipe, llava: Any, held: PackedScenes, head: list[int], ranked: bool
 ) -> tuple[Method, dict[str, Any]]:
     """The recipe's method, its layers planned by ARank where the recipe says so."""
     method = methods.parse(recipe.method)
     if recipe.plan == "arank":
-        if llava.config.model_type != "llava":
+        if not ranked:
             raise UsageError(
-                f"recipe: plan arank on a {llava.config.model_type} model: expected a mini LLaVA "
-                "(name the layers in the method instead)"
+                f"recipe: plan arank on a {llava.config.model_type} model: name the layers in the "
+                "method instead"
             )
         return plan_by_arank(method, llava, held, head)
     return method, {}
@@ -201,20 +215,14 @@ def _routing(
     return modules, stack.enter_context(routed(llava, method, modules, record=False))
 
 
-def _probe(
-    held: PackedScenes, packers: Sequence[Packer], count: int
-) -> tuple[list[dict[str, torch.Tensor]], list[list[str]]]:
-    """Batches of the first `count` held-out scenes and the bench of every question in them.
-
-    Several packers (sizes of the images) take the batches in turn.
-    """
+def _probe(tuning: Tuning, count: int) -> tuple[list[dict[str, torch.Tensor]], list[list[str]]]:
+    """Batches of the first `count` held-out scenes and the bench of every question in them."""
     batches, benches = [], []
-    for packer in packers:
-        packer.rng = _InOrder()  # type: ignore[assignment]
-    for at, packer in zip(range(0, count, 20), itertools.cycle(packers), strict=False):
-        items = [held[i] for i in range(at, min(at + 20, count))]
-        batches.append(packer(items))
-        benches.append([b.bench for item in items for b in item["blocks"]])  # type: ignore
+    for probe in tuning.model.parts.probes(tuning.packer, tuning.held, count):
+        probe.packer.rng = _InOrder()  # type: ignore[assignment]
+        items: list[dict[str, Any]] = [tuning.held[i] for i in probe.rows]
+        batches.append(probe.packer(items))
+        benches.append([b.bench + probe.where for item in items for b in item["blocks"]])
     return batches, benches
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from harness.common.errors import UsageError
 from harness.minimodel.build import build_processor
-from harness.minimodel.packing import PackedScenes, Packer, cache_features
+from harness.minimodel.packing import PackedScenes, Packer, Probe, cache_features, parted
+from harness.minimodel.parts import Job
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import DenseScenes, Scenes, Vocabulary
 from harness.minimodel.tower import DenseHeads, DenseTower
@@ -24,7 +24,6 @@ from methods.base import Crop
 class LlavaParts:
     """See `harness.minimodel.parts.Parts`."""
 
-    name: ClassVar[str] = "tiny-llava"
     mark: ClassVar[str] = "<image>"
     what: ClassVar[
         str
@@ -33,6 +32,30 @@ token, patch 16), two-layer projector, Llama decoder with 12 layers of width 288
 Loads with `from_pretrained`. The tower was pretrained on dense labels of the scenes, the projector
 aligned with the decoder's word embeddings, then decoder and projector tuned on captions and
 questions."""
+    origin: ClassVar[str] = "The decoder starts from stories15M (MIT, via llama2.c)."
+    ranked: ClassVar[bool] = True
+    folder: ClassVar[str] = "tiny"
+    recipes: ClassVar[tuple[str, ...]] = (
+        *("tower", "align", "dense-first", "dense-second"),
+        *("tower-text", "refit", "dense", "dense-longer"),
+        *("mod", "gamma", "pmod", "llavolta"),
+        *("mqt-first", "mqt"),
+    )
+    drawn: ClassVar[dict[str, Any]] = {}
+    ships: ClassVar[dict[str, str]] = {
+        "dense": "",
+        "dense-longer": "-dense",
+        **{name: f"-{name}" for name in ("mod", "gamma", "pmod", "llavolta", "mqt")},
+    }
+
+    def jobs(self) -> dict[str, Job]:
+        from harness.minimodel import llava_pretrain, resample
+
+        return {
+            "tower": llava_pretrain.train_tower,
+            "align": llava_pretrain.align,
+            "resample": resample.start_resampler,
+        }
 
     def load(self, folder: Path) -> Any:
         return LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
@@ -44,6 +67,8 @@ questions."""
     def images(
         self, recipe: Recipe, scenes: Scenes, model: Any, work: Path, heads: Path
     ) -> tuple[Any, DenseHeads | None]:
+        if recipe.pages:
+            raise UsageError("recipe: pages: the images of a llava model have one size: none here")
         tower, layer = model.model.vision_tower, model.config.vision_feature_layer
         if not recipe.train_tower:
             tower.requires_grad_(False)
@@ -51,7 +76,7 @@ questions."""
             return cache_features(tower, scenes, path, layer), None
         vocabulary = Vocabulary.of(scenes)
         dense = DenseTower(tower, vocabulary)
-        dense.heads.load_state_dict(load_file(heads / "heads.safetensors"))
+        dense.load_heads(heads)
         return DenseScenes(scenes, vocabulary, tower.config.patch_size), dense
 
     def packer(
@@ -68,9 +93,10 @@ questions."""
             recipe.compile,
         )
 
-    def probes(self, packer: Packer, data: PackedScenes) -> Sequence[Packer]:
+    def probes(self, packer: Packer, held: PackedScenes, count: int) -> list[Probe]:
         windowed = packer.windowed
-        return [Packer(data.prefix, packer.image, packer.pad_id, 10_000, 0, windowed=windowed)]
+        whole = Packer(held.prefix, packer.image, packer.pad_id, 10_000, 0, windowed=windowed)
+        return [Probe(whole, rows) for rows in parted(range(count))]
 
     def see(
         self, model: Any, dense: DenseHeads | None, images: dict[str, Tensor], reads: bool

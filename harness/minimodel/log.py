@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from harness.common.errors import UsageError
+from harness.common.jsonfile import read_json
 from harness.minimodel.recipe import Recipe
+from harness.minimodel.scenes import Scenes
+
+POINTS = 12  # of a loss curve
+SAMPLE = 100  # scenes that questions are counted on
 
 
 def facts(recipe: Recipe, log: dict) -> dict:
@@ -19,7 +29,46 @@ def write_log(out: Path, recipe: Recipe, log: dict) -> None:
     (out / "training.json").write_text(text + "\n", encoding="utf-8")
 
 
+def claim(recipe: Recipe, out: Path, run: Path) -> None:
+    """Note in the folder of checkpoints, `run`, whose they are; recipes of two models share names.
+
+    Raises UsageError where `run` or `out` has another training's files.
+    """
+    own = {key: getattr(recipe, key) for key in ("stage", "architecture", "start", "method")}
+    note = run / "recipe.json"
+    for file in (note, out / "training.json"):
+        found = read_json(file) if file.is_file() else {}
+        theirs = found.get("recipe", found)
+        if wrong := [key for key in own if theirs.get(key, own[key]) != own[key]]:
+            shown = ", ".join(f"{key} {theirs[key]!r}, not {own[key]!r}" for key in wrong)
+            raise UsageError(
+                f"{file.parent}: it holds another training ({shown}): give another --work or --out"
+            )
+    run.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(own) + "\n", encoding="utf-8")
+
+
 def earlier(out: Path) -> float:
     """Seconds an earlier sitting of the same recipe took, by the log it left in `out`; else 0."""
     path = out / "training.json"
     return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.exists() else 0.0
+
+
+def progress(state: Any) -> dict[str, Any]:
+    """`steps` and `losses` ([last step, mean loss up to it] of up to `POINTS` equal parts) from a
+    `Trainer`'s state; a resumed training's state has all of it."""
+    logged = [(row["step"], row["loss"]) for row in state.log_history if "loss" in row]
+    parts: Sequence[Any] = np.array_split(np.array(logged), min(POINTS, len(logged)) or 1)
+    losses = [[int(p[-1, 0]), round(float(p[:, 1].mean()), 4)] for p in parts if len(p)]
+    return {"steps": state.global_step, "losses": losses}
+
+
+def about_data(data: Path, scenes: Scenes) -> dict[str, Any]:
+    """`scenes` (their number by size), `questions` (mean of the first `SAMPLE` scenes) and, where
+    `python -m minidata train` noted it, how they were `drawn`."""
+    sizes = {f"{high}x{wide}": len(part) for (high, wide), part in scenes.parts.items()}
+    first = [len(scenes.records[i]["qa"]) for i in range(min(SAMPLE, len(scenes)))]
+    drawn: Mapping[str, Any] = {}
+    if (data / "drawn.json").is_file():
+        drawn = read_json(data / "drawn.json")
+    return {"scenes": sizes, "questions": sum(first) / len(first), "drawn": drawn}

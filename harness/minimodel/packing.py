@@ -171,6 +171,11 @@ class Packer:
         self.fixed, self.windowed, self.weights = fixed, windowed, dict(weights or {})
         self.rng = np.random.default_rng(seed)
 
+    @property
+    def widest(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.max_text + len(self.head)
+
     def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
         images = self._images(items)
         head, axes = self.frame.ids, len(self.frame.positions)
@@ -227,6 +232,20 @@ class Packer:
             order = list(self.rng.permutation(len(blocks)))
         order.sort(key=lambda i: blocks[i].bench not in FIRST)
         return order
+
+
+@dataclass
+class Probe:
+    """Some items of held-out data as one batch, with the collator that packs them."""
+
+    packer: Packer
+    rows: Sequence[int]
+    where: str = ""  # what is said behind a bench's name
+
+
+def parted(rows: Sequence[int], count: int = 20) -> list[Sequence[int]]:
+    """`rows` in runs of `count`."""
+    return [rows[at : at + count] for at in range(0, len(rows), count)]
 
 
 def block_mask(block_of: torch.Tensor) -> torch.Tensor:

@@ -44,7 +44,7 @@ TEMPLATE = (
     "{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-LEAST, MOST = 64**2, 384**2  # pixels that the processor makes of an image
+LEAST, MOST = 64**2, 512 * 768  # pixels that the processor makes of an image: up to a large page
 
 
 def marked_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

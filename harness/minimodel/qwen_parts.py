@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from harness.common.errors import UsageError
-from harness.minimodel.canvas import MERGE, Canvas, RawScenes, read_sizes
+from harness.minimodel.canvas import MERGE, Canvas, RawScenes
 from harness.minimodel.llava_parts import tower_key
-from harness.minimodel.packing import Frame, PackedScenes, Packer, kept
+from harness.minimodel.packing import Frame, PackedScenes, Packer, Probe, kept, parted
+from harness.minimodel.parts import Job
 from harness.minimodel.qwen import PICTURE, qwen_processor
 from harness.minimodel.qwen_tower import MergedTokens
 from harness.minimodel.recipe import Recipe
-from harness.minimodel.scenes import Scenes, Vocabulary
+from harness.minimodel.scenes import Scenes, Size, Vocabulary
+from harness.minimodel.sizes import read_sizes
 from harness.minimodel.tower import DenseHeads
 
 COMPILED = 8  # sizes that a compiled decoder is made for; the compiler gives up beyond
@@ -30,7 +33,6 @@ COMPILED = 8  # sizes that a compiled decoder is made for; the compiler gives up
 class QwenParts:
     """See `harness.minimodel.parts.Parts`."""
 
-    name: ClassVar[str] = "tiny-qwen"
     mark: ClassVar[str] = PICTURE
     what: ClassVar[
         str
@@ -40,6 +42,20 @@ token, positions of three axes, 12 decoder layers of width 288. Loads with `from
 tower was pretrained on dense labels of the scenes at several sizes and on what the mini LLaVA's
 projector makes of them; the decoder started as that model's and was tuned on captions and
 questions."""
+    origin: ClassVar[str] = "The decoder starts as the mini LLaVA's."
+    ranked: ClassVar[bool] = False
+    folder: ClassVar[str] = "tiny-qwen"
+    recipes: ClassVar[tuple[str, ...]] = ("tower", "tune", "dense", "pmod", "mod")
+    drawn: ClassVar[dict[str, Any]] = {"rounds": 4, "share": 0.1}
+    ships: ClassVar[dict[str, str]] = {
+        "tune": "",
+        **{name: f"-{name}" for name in ("dense", "pmod", "mod")},
+    }
+
+    def jobs(self) -> dict[str, Job]:
+        from harness.minimodel.qwen_pretrain import train_tower
+
+        return {"tower": train_tower}
 
     def load(self, folder: Path) -> Any:
         return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
@@ -53,11 +69,11 @@ questions."""
         tower = model.model.visual
         if recipe.train_tower:
             dense = MergedTokens(tower, Vocabulary.of(scenes))
-            dense.heads.load_state_dict(load_file(heads / "heads.safetensors"))
+            dense.load_heads(heads)
             return RawScenes(scenes), dense
         tower.requires_grad_(False)
         canvas = _canvas(recipe, scenes, model, None)
-        if len(set(canvas.sizes)) > 1:
+        if len(set(canvas.sizes)) > 1 or canvas.pages:
             return RawScenes(scenes), None
         (high, wide), key = canvas.sizes[0], tower_key(tower, -1)
         path = work / f"features-{key}-{high}x{wide}-{len(scenes)}.npy"
@@ -74,9 +90,21 @@ questions."""
             )
         return SizedPacker(canvas, data, recipe)
 
-    def probes(self, packer: Packer, data: PackedScenes) -> Sequence[Packer]:
+    def probes(self, packer: Packer, held: PackedScenes, count: int) -> list[Probe]:
+        """Each of the sizes that scenes are scaled to in turn; large pages apart."""
         assert isinstance(packer, SizedPacker)
-        return [packer.at(size) for size in dict.fromkeys(packer.canvas.sizes)]
+        own: dict[Size, list[int]] = defaultdict(list)
+        for i in range(count):
+            own[held.scenes.size(held.rows[i])].append(i)
+        scaled = itertools.cycle([packer.at(size) for size in dict.fromkeys(packer.canvas.sizes)])
+        found = []
+        for size, rows in own.items():
+            if size in packer.canvas.pages:
+                page, where = packer.at(size), f" {size[0]}x{size[1]}"
+                found += [Probe(page, part, where) for part in parted(rows, 4)]
+            else:
+                found += [Probe(next(scaled), part) for part in parted(rows)]
+        return found
 
     def see(
         self, model: Any, dense: DenseHeads | None, images: dict[str, Tensor], reads: bool
@@ -116,10 +144,18 @@ class SizedPacker(Packer):
         )
         self.canvas = canvas
         token = MERGE * canvas.patch
-        self.frames = {s: frame(data.prefix, (s[0] // token, s[1] // token)) for s in canvas.sizes}
+        self.frames = {
+            (high, wide): frame(data.prefix, (high // token, wide // token))
+            for high, wide in (*canvas.sizes, *canvas.pages)
+        }
         self._use(canvas.sizes[0])
 
-    def at(self, size: tuple[int, int]) -> SizedPacker:
+    @property
+    def widest(self) -> int:
+        """Of the sizes that scenes are scaled to: large pages come at their own."""
+        return self.max_text + max(len(self.frames[size].ids) for size in self.canvas.sizes)
+
+    def at(self, size: Size) -> SizedPacker:
         """One that keeps to a size and takes all questions, for measuring."""
         other = copy.copy(self)
         other.canvas = copy.copy(self.canvas)
@@ -128,16 +164,17 @@ class SizedPacker(Packer):
         other._use(size)
         return other
 
-    def _use(self, size: tuple[int, int]) -> None:
+    def _use(self, size: Size) -> None:
         self.frame = self.frames[size]
         self.head = self.frame.ids
 
     def _images(self, items: list[dict]) -> dict[str, Tensor]:
         if "features" in items[0]["image"]:
             return super()._images(items)
-        size = self.canvas.draw()
+        pictures = [item["image"] for item in items]
+        size = self.canvas.draw(pictures)
         self._use(size)
-        made = self.canvas.batch([item["image"] for item in items], size)
+        made = self.canvas.batch(pictures, size)
         made.pop("native", None)  # for a teacher only
         return made
 
@@ -158,9 +195,10 @@ def frame(prefix: Sequence[int], grid: tuple[int, int]) -> Frame:
 
 def _canvas(recipe: Recipe, scenes: Scenes, model: Any, vocabulary: Vocabulary | None) -> Canvas:
     patch = model.config.vision_config.patch_size
-    own = (scenes.images.shape[1], scenes.images.shape[2])
-    sizes = read_sizes(recipe.sizes, own, MERGE * patch)
-    return Canvas(sizes, patch, vocabulary, recipe.seed)
+    sizes = read_sizes(recipe.sizes, scenes.own, MERGE * patch)
+    asked = read_sizes(list(recipe.pages), None, MERGE * patch)
+    pages = [size for size in asked if size in scenes.parts]
+    return Canvas(sizes, patch, vocabulary, recipe.seed, pages=pages)
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.minimodel.attention import TOWER
 from harness.minimodel.scenes import Vocabulary
 from harness.minimodel.tower import DenseHeads
 
@@ -31,6 +32,7 @@ class MergedTokens(DenseHeads):
     ) -> None:
         """`teacher`: a mini LLaVA in the decoder's width, which is not trained."""
         super().__init__(tower, tower.config.out_hidden_size, vocabulary)
+        tower.config._attn_implementation = TOWER
         object.__setattr__(self, "teacher", teacher)  # not a submodule: it is not saved
         self.teacher_weight = teacher_weight
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments
 
 from harness.fitting import fit
@@ -29,6 +30,21 @@ class RateTrainer(GuardedTrainer):
     module_learning_rate: float = 1e-3  # routers, projector
     tower_learning_rate: float = 3e-4  # vision tower, when tuned along
     muon: float = 0.0  # the layers' matrices under Muon; 0: AdamW for all
+    batches: Sampler[list[int]] | None = None  # of the training data, where they are not alike
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self.batches is None:
+            return super().get_train_dataloader()
+        loader: DataLoader = self.accelerator.prepare(
+            DataLoader(
+                self.train_dataset,
+                batch_sampler=self.batches,
+                collate_fn=self.data_collator,
+                num_workers=self.args.dataloader_num_workers,
+                pin_memory=self.args.dataloader_pin_memory,
+            )
+        )
+        return loader
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.common.errors import UsageError
+from harness.common.nearest import unknown
 from harness.common.typed import make
 from harness.common.yamlfile import read_mapping
+from harness.minimodel.parts import REGISTRY
 
-ARCHITECTURES = ("llava", "qwen2_5_vl")
 STAGES = ("tower", "align", "resample", "tune")
 
 
@@ -59,15 +60,18 @@ class Recipe:
     layers: int = 6
     heads: int = 3
     patch: int = 16
+    architecture: str = next(iter(REGISTRY))  # of a tower recipe; tuning goes by its start model
     # mini Qwen2.5-VL
-    architecture: str = "llava"  # of a tower recipe; others go by their start model
     window: int = 64  # pixels, of the tower's attention
     full: tuple[int, ...] = ()  # tower layers that attend to the whole image; every third
-    sizes: tuple[
-        str, ...
-    ] = ()  # "HEIGHTxWIDTH" in pixels, one drawn a batch (none: the scenes' own)
-    teacher: str = ""  # mini LLaVA whose projected patches the merged tokens are regressed on
-    teacher_weight: float = 1.0
+    # "HEIGHTxWIDTH" in pixels that scenes are scaled to, one drawn a batch (none: their own)
+    sizes: tuple[str, ...] = ()
+    # "HEIGHTxWIDTH" of large pages, where the data have them -> share of the batches
+    pages: dict[str, float] = field(default_factory=dict)
+    # mini LLaVA whose projected patches the merged tokens are regressed on (none: the start model,
+    # if it is one)
+    teacher: str = ""
+    teacher_weight: float = 1.0  # 0: no teacher
     # decoder
     depth: int = 12
     vocabulary: int = 2048
@@ -93,11 +97,10 @@ class Recipe:
             raise UsageError(
                 f"{shown}: stage {recipe.stage!r}, expected {', '.join(STAGES[:-1])} or tune"
             )
-        if recipe.architecture not in ARCHITECTURES:
-            raise UsageError(
-                f"{shown}: architecture {recipe.architecture!r}, expected "
-                + " or ".join(ARCHITECTURES)
-            )
+        if recipe.architecture not in REGISTRY:
+            raise UsageError(f"{shown}: {unknown('architecture', recipe.architecture, REGISTRY)}")
+        if recipe.pages and recipe.stage != "tune":
+            raise UsageError(f"{shown}: pages in stage {recipe.stage}: expected stage: tune")
         if recipe.plan not in ("", "arank"):
             raise UsageError(f"{shown}: plan {recipe.plan!r}, expected arank or nothing")
         return recipe

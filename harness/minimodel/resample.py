@@ -22,7 +22,7 @@ from harness.engine import model_info
 from harness.fitting.fit import fit
 from harness.minimodel.align import Pairs, patch_features, projected
 from harness.minimodel.folders import sha256, start_folder, start_model
-from harness.minimodel.log import facts, write_log
+from harness.minimodel.log import facts, progress, write_log
 from harness.minimodel.rates import arguments
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
@@ -103,8 +103,7 @@ def start_resampler(
         model, arguments(recipe, work / f"{out.name}-run"), train_dataset=Pairs(features, target)
     )
     fit(trainer)
-    loss = trainer.state.log_history[-2].get("loss")
-    log = {"loss": loss, "seconds": time.time() - started}
+    log = {"seconds": time.time() - started, **progress(trainer.state)}
     base = sha256(start_folder(recipe, work) / "model.safetensors")
     save_checkpoint(out, method, modules, info, base=base, training=facts(recipe, log))
     write_log(out, recipe, log)

@@ -21,6 +21,7 @@ GLYPHS = 2
 IGNORE = -100
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
+Size = tuple[int, int]  # height and width in pixels
 _SCALE = torch.from_numpy(1 / (255 * STD)).view(3, 1, 1)
 _OFFSET = torch.from_numpy(-MEAN / STD).view(3, 1, 1)
 
@@ -41,9 +42,13 @@ class Records(Sequence[dict[str, Any]]):
 class Scenes:
     """`images.npy` (uint8 [N, H, W, 3], memory-mapped) beside `scenes.jsonl`, one line an image."""
 
+    parts: dict[Size, Scenes]  # those of each size, and the number of the first of them
+    start: dict[Size, int]
+
     def __init__(self, folder: Path) -> None:
-        self.images = np.load(folder / "images.npy", mmap_mode="r")
-        self.records: Sequence[dict[str, Any]] = Records(folder / "scenes.jsonl")
+        self.images: Any = np.load(folder / "images.npy", mmap_mode="r")
+        self.records: Any = Records(folder / "scenes.jsonl")
+        self.parts, self.start = {self.images.shape[1:3]: self}, {self.images.shape[1:3]: 0}
         if len(self.records) != len(self.images):
             raise ValueError(
                 f"{folder}: {len(self.images)} images but {len(self.records)} scene lines"
@@ -52,12 +57,29 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def own(self) -> Size:
+        """The size of the scenes, of several the first."""
+        return next(iter(self.parts))
+
+    def size(self, i: int) -> Size:
+        """Height and width of picture `i`."""
+        return self.own
+
     def only(self, rows: Sequence[int]) -> Scenes:
         """These rows alone, in memory."""
         found = copy(self)
         found.images = self.images[list(rows)]
         found.records = [self.records[i] for i in rows]
+        found.parts = {self.own: found}
         return found
+
+    def split(
+        self, held_out: int, families: dict[str, float], seed: int
+    ) -> tuple[list[int], list[int]]:
+        """Row numbers to train on, as `pick` has them, and of the last `held_out` scenes."""
+        cut = len(self) - held_out
+        return self.pick(cut, families, seed), list(range(cut, len(self)))
 
     def pick(self, cut: int, families: dict[str, float], seed: int) -> list[int]:
         """Row numbers of the first `cut` scenes, those of each family as often as `families` says.
@@ -98,9 +120,10 @@ class Vocabulary:
 
     @classmethod
     def of(cls, scenes: Scenes, least: int = 100) -> Vocabulary:
+        """Of several sizes the first part's, so that heads fit with large pages and without."""
         kinds: Counter[str] = Counter()
         colors: Counter[str] = Counter()
-        for record in scenes.records:
+        for record in scenes.parts[scenes.own].records:
             for box in record["boxes"]:
                 if box["kind"] != "mark":
                     kinds[_class(box)] += 1
@@ -202,9 +225,9 @@ def dense_labels(
     for box in boxes:
         rows, cols = cells(placing.box(box["box"]), patch, grid)
         word = box["kind"] == "word"
-        number = index["kinds"].get(_class(box), index["kinds"]["<word>"] if word else 0)
+        number = index["kinds"].get(_class(box), index["kinds"]["<word>"] if word else IGNORE)
         kind[rows, cols] = number
-        if present is not None:
+        if present is not None and number != IGNORE:
             present[number] = 1.0
         color[rows, cols] = index["colors"].get(box["attrs"].get("color", ""), IGNORE)
         spell[rows, cols] = _letters(box["label"]) if word else IGNORE

@@ -7,13 +7,16 @@ and, on words, how the word is spelled; its CLS token must tell what the image c
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
+from harness.common.errors import UsageError
 from harness.minimodel.scenes import ALPHABET, DIGITS, GLYPHS, IGNORE, SLOTS, Vocabulary
 
 
@@ -32,6 +35,18 @@ class DenseHeads(nn.Module):
                 "glyph": nn.Linear(width, GLYPHS * characters),
             }
         )
+
+    def load_heads(self, folder: Path) -> None:
+        """The heads that a training left in `folder`. Raises UsageError for other classes."""
+        state = load_file(folder / "heads.safetensors")
+        for name, value in self.heads.state_dict().items():
+            given = state.get(name, value)
+            if given.shape != value.shape:
+                raise UsageError(
+                    f"{folder}: its heads tell other classes ({name}: {len(given)}, these scenes "
+                    f"have {len(value)}): expected the scenes that its tower was trained on"
+                )
+        self.heads.load_state_dict(state)
 
     def read(
         self,

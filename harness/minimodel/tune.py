@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class TuneModel(nn.Module):
         dense_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        # Longer sequences run as they are written, though the decoder is compiled (0: none does).
+        self.compiled = 0
         # Checkpoints of a training name the model so, whatever its architecture.
         self.llava, self.routers = llava, modules
         self.parts = parts_of(llava.config.model_type)
@@ -74,13 +77,15 @@ class TuneModel(nn.Module):
             )
         if self.run is not None:
             self.run.set_labels(labels)
-        hidden = self.llava.model(
-            input_ids=input_ids,
-            mm_encoder_outputs={"image": image},
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=False,
-        ).last_hidden_state
+        as_written = 0 < self.compiled < input_ids.shape[1]
+        with torch.compiler.set_stance("force_eager") if as_written else nullcontext():
+            hidden = self.llava.model(
+                input_ids=input_ids,
+                mm_encoder_outputs={"image": image},
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                use_cache=False,
+            ).last_hidden_state
         # The head reads the few tokens that have a label; of all tokens its logits would be larger
         # than everything a layer keeps.
         asked = labels[:, 1:] != IGNORE

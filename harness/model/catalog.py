@@ -15,7 +15,14 @@ from typing import Any
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest, unknown
 from harness.common.roots import DATA
-from harness.families.catalog import FAMILIES, KNOWN, SIZES_ONLY, read_config
+from harness.families.catalog import (
+    FAMILIES,
+    KNOWN,
+    MINIS,
+    SIZES_ONLY,
+    not_here,
+    read_config,
+)
 from harness.families.trust import refuse_foreign
 from harness.model.convert.released import Weights
 from harness.model.convert.use import as_model, is_released
@@ -38,9 +45,7 @@ class Entry:
 
 
 MODELS: dict[str, Entry] = {
-    "tiny-llava": Entry(
-        "assets/tiny-llava", "shipped, mini: a small LLaVA for the mini benchmarks", mini=True
-    ),
+    **{name: Entry(f"assets/{name}", mini.summary, mini=True) for name, mini in MINIS.items()},
     **{
         name: Entry(name, line)
         for f in FAMILIES.values()
@@ -65,10 +70,7 @@ def find_model(name: str) -> ModelSource:
     if entry is not None and entry.mini:
         folder, revision = DATA / entry.source, None
         if not folder.is_dir():
-            raise UsageError(
-                f"model '{name}' ships as {entry.source}, which is missing here: "
-                "run make checkpoints, or name another with --model"
-            )
+            raise UsageError(not_here(name))
     else:
         folder, revision = _locate(name)
     folder = as_model(folder)

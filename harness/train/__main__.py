@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from harness.common import heap
 from harness.common.errors import (
@@ -22,18 +24,12 @@ from harness.common.errors import (
     one_line,
 )
 from harness.common.processor import lacks
-from harness.common.roots import BUILD, DATA
+from harness.common.roots import BUILD
 from harness.common.stops import put, stoppable, tell
 from harness.common.threads import prepare
 from harness.train import estimate
 from methods.params import MethodError
 
-TINY = (
-    *("tower", "align", "dense-first", "dense-second"),
-    *("tower-text", "refit", "dense", "dense-longer"),
-    *("mod", "gamma", "pmod", "llavolta"),
-    *("mqt-first", "mqt"),
-)
 # Flags that override the field of the same name in a recipe of `stage: instruct`.
 INSTRUCT = (
     *("images", "model", "decoder", "vision", "projector", "batch", "accumulation"),
@@ -47,7 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     heap.keep()
     parser = argparse.ArgumentParser(prog="python -m harness.train", description=__doc__)
     parser.add_argument("--recipe", type=Path, help="YAML recipe (see recipes/)")
-    parser.add_argument("--all", action="store_true", help="every recipe of recipes/tiny in order")
+    parser.add_argument(
+        "--all", nargs="?", const="", metavar="MODEL", help="every recipe of a mini model (of all)"
+    )
+    parser.add_argument(
+        "--ship", nargs="?", const="", metavar="MODEL", help="copy what --all trained to assets/"
+    )
     parser.add_argument("--method", help="overrides the recipe's method (name[:key=value]...)")
     parser.add_argument("--work", type=Path, default=BUILD / "train", help="checkpoints and caches")
     parser.add_argument("--out", type=Path, help="finished model (default: WORK/<recipe name>)")
@@ -92,13 +93,22 @@ def main(argv: list[str] | None = None) -> int:
 def _dispatch(args: argparse.Namespace) -> int:
     if args.estimate:
         return estimate.main(args)
-    if args.all == bool(args.recipe):
-        raise UsageError("give either --recipe FILE or --all")
-    recipes = [DATA / f"recipes/tiny/{n}.yaml" for n in TINY] if args.all else [args.recipe]
-    for path in recipes:
-        _run(path, args)
-    if args.all:
-        put(f"trained {', '.join(TINY)} in {args.work}; `make ship` copies them to assets/")
+    if sum(given is not None for given in (args.recipe, args.all, args.ship)) != 1:
+        raise UsageError("give one of --recipe FILE, --all and --ship")
+    if args.recipe:
+        _run(args.recipe, args, args.work)
+        return EXIT_OK
+    from harness.minimodel import shipping
+
+    if args.ship is not None:
+        for line in shipping.ship(shipping.named(args.ship), args.work):
+            put(line)
+        return EXIT_OK
+    for name, parts in shipping.named(args.all).items():
+        work = shipping.place(args.work, name)
+        for path in shipping.recipes(parts):
+            _run(path, args, work, parts.drawn)
+        put(f"trained {', '.join(parts.recipes)} in {work}; `make ship` copies them to assets/")
     return EXIT_OK
 
 
@@ -111,7 +121,10 @@ def _complain(error: HarnessError) -> None:
         tell(f"error in process {rank}: {one_line(error, 500)}")
 
 
-def _run(path: Path, args: argparse.Namespace) -> None:
+def _run(
+    path: Path, args: argparse.Namespace, work: Path, drawn: Mapping[str, Any] | None = None
+) -> None:
+    """Carry out one recipe; `drawn` says how scenes are drawn where there are none (`render`)."""
     from harness.common.place import check_place
     from harness.common.torchvision_ops import declare_missing_ops
     from harness.common.yamlfile import read_mapping
@@ -119,7 +132,7 @@ def _run(path: Path, args: argparse.Namespace) -> None:
 
     declare_missing_ops()
     values = read_mapping(path, f"recipe {path}")
-    out = args.out or args.work / path.stem
+    out = args.out or work / path.stem
     check_place(out)
     common = {"method": args.method, "max_steps": args.max_steps, "epochs": args.epochs}
     if values.get("stage") == "instruct":
@@ -134,20 +147,20 @@ def _run(path: Path, args: argparse.Namespace) -> None:
         _say_slow(asked.bf16)
         instruct(asked, out)
         return
-    from harness.minimodel import jobs, pretrain, resample
+    from harness.minimodel.jobs import job_of
+    from harness.minimodel.log import claim
+    from harness.minimodel.sizes import sized_folders
 
-    data, decoder = args.data or BUILD / "scenes", args.decoder and Path(args.decoder)
-    if not (data / "images.npy").exists():
-        render(data)
     recipe = Recipe.load(path, start=args.start, seed=args.seed, **common)
+    job = job_of(recipe)
+    data, decoder = args.data, args.decoder and Path(args.decoder)
+    if data is None:
+        data = BUILD / "-".join(["scenes", *(f"{k}-{v}" for k, v in (drawn or {}).items())])
+    if not (data / "images.npy").exists() and not sized_folders(data):
+        render(data, **(drawn or {}))
     _say_slow(recipe.bf16)
-    job = {
-        "tower": pretrain.train_tower,
-        "align": pretrain.align,
-        "resample": resample.start_resampler,
-        "tune": jobs.tune,
-    }[recipe.stage]
-    job(recipe, data=data, work=args.work, out=out, decoder=decoder)
+    claim(recipe, out, work / f"{out.name}-run")
+    job(recipe, data=data, work=work, out=out, decoder=decoder)
 
 
 def _say_slow(bf16: bool) -> None:
@@ -159,14 +172,17 @@ def _say_slow(bf16: bool) -> None:
         tell(f"note: {slow}; a recipe with bf16: false trains in float32")
 
 
-def render(folder: Path) -> None:
-    """Draw the training scenes of the shipped model, with the seed they were drawn with."""
+def render(folder: Path, **drawn: Any) -> None:
+    """Draw the training scenes of the shipped models, with the seed they were drawn with.
+
+    `drawn`: further arguments of `minidata.train.write`.
+    """
     from minidata.__main__ import DEFAULT_CACHE
     from minidata.sources import SourceError
     from minidata.train import write
 
     try:
-        write(folder, SCENES, SCENE_SEED, os.cpu_count() or 1, DEFAULT_CACHE)
+        write(folder, SCENES, SCENE_SEED, os.cpu_count() or 1, DEFAULT_CACHE, **drawn)
     except SourceError as error:
         raise UsageError(f"no scenes in {folder} and none could be rendered: {error}") from error
 

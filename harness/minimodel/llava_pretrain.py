@@ -1,4 +1,4 @@
-"""The jobs before tuning: pretrain the tower, align the projector. Both resume."""
+"""The mini LLaVA's jobs before tuning: pretrain the tower, align the projector. Both resume."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from harness.minimodel.align import (
     whiten,
 )
 from harness.minimodel.folders import save_model, start_model
-from harness.minimodel.log import write_log
-from harness.minimodel.qwen_pretrain import train_qwen_tower
+from harness.minimodel.log import progress, write_log
 from harness.minimodel.rates import RateTrainer, arguments
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import DenseScenes, Scenes, Vocabulary
@@ -32,9 +31,6 @@ from harness.minimodel.scenes import DenseScenes, Scenes, Vocabulary
 
 def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:
     """Pretrain the CLIP-shaped tower; writes `out/` (a `CLIPVisionModel` folder) and its log."""
-    if recipe.architecture == "qwen2_5_vl":
-        train_qwen_tower(recipe, data=data, work=work, out=out)
-        return
     set_seed(recipe.seed)
     scenes = Scenes(data)
     vocabulary = Vocabulary.of(scenes)
@@ -52,12 +48,12 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
     model = tower_module.DenseTower(CLIPVisionModel(config), vocabulary)
     if recipe.start:
         _load_tower(model, work / recipe.start)
-    cut = len(scenes) - recipe.held_out
+    train, last = scenes.split(recipe.held_out, recipe.families, recipe.seed)
     dataset = DenseScenes(scenes, vocabulary, recipe.patch, recipe.shift, recipe.seed)
-    rows = torch.utils.data.Subset(dataset, scenes.pick(cut, recipe.families, recipe.seed))
+    rows = torch.utils.data.Subset(dataset, train)
     still = DenseScenes(scenes, vocabulary, recipe.patch)
-    held = [still[i] for i in range(cut, len(scenes))]
-    probe = {k: torch.stack([item[k] for item in held[:200]]) for k in held[0]}
+    held = [still[i] for i in last[:200]]
+    probe = {k: torch.stack([item[k] for item in held]) for k in held[0]}
 
     def measure() -> dict[str, float]:
         device = next(model.parameters()).device
@@ -71,7 +67,8 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
     fit(trainer, measure)
     model.tower.save_pretrained(out)
     save_file(model.heads.state_dict(), out / "heads.safetensors")
-    write_log(out, recipe, {"held_out": measure(), "seconds": time.time() - started})
+    log = {"held_out": measure(), "seconds": time.time() - started, **progress(trainer.state)}
+    write_log(out, recipe, log)
 
 
 def _load_tower(model: tower_module.DenseTower, folder: Path) -> None:
@@ -118,5 +115,4 @@ def align(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | 
     save_model(llava, tokenizer, out)
     heads = work / (recipe.tower or "tower") / "heads.safetensors"
     shutil.copy(heads, out / "heads.safetensors")
-    loss = trainer.state.log_history[-2].get("loss")
-    write_log(out, recipe, {"loss": loss, "seconds": time.time() - started})
+    write_log(out, recipe, {"seconds": time.time() - started, **progress(trainer.state)})
