@@ -8,6 +8,7 @@ before. The numbers are those of the full mask (a test holds them against it).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 WINDOW = 64  # tokens; a question may be one token longer than that
-PLAIN = 1024  # patches of a tower that attend to each other: beyond, their products are not kept
+PLAIN = (
+    256  # patches of a tower that attend to each other as plain products; beyond, fused is faster
+)
 
 
 def window_mask(block_of: Tensor) -> Tensor:
@@ -84,20 +87,19 @@ def tower_attention(
 ) -> tuple[Tensor, None]:
     """Attention of a Qwen2.5-VL tower: states [1, h, N, d] of the windows (or images) that end at
     `cu_seq_lens_q`. Those of one length, as in a batch of one size, are one product."""
-    lengths = cu_seq_lens_q.diff().tolist()
-    states = (query, key, value)
+    lengths, states = cu_seq_lens_q.diff().tolist(), (query, key, value)
     if len(set(lengths)) == 1:
-        seen = _attend(
-            *(t.unflatten(2, (len(lengths), -1)) for t in states), scaling=scaling
-        ).flatten(2, 3)
+        windows = [t.unflatten(2, (len(lengths), -1)) for t in states]
+        seen = _attend(windows, scaling).flatten(2, 3)
     else:
         chunks = zip(*(t.split(lengths, dim=2) for t in states), strict=True)
-        seen = torch.cat([_attend(*chunk, scaling=scaling) for chunk in chunks], dim=2)
+        seen = torch.cat([_attend(chunk, scaling) for chunk in chunks], dim=2)
     return seen.transpose(1, 2), None
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """Without a mask; [..., n, d] each."""
+def _attend(states: Sequence[Tensor], scaling: float) -> Tensor:
+    """Of queries, keys and values [..., n, d], without a mask."""
+    query, key, value = states
     if query.shape[-2] > PLAIN:
         return nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling)
     scores = query @ key.mT * scaling
