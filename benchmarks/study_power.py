@@ -117,7 +117,9 @@ def _adjusted(
 ) -> Floats:
     """p-values, adjusted for the looks, of `away` being above zero; 1 where it is not."""
     variance = parts[0] + parts[1]
-    freedom = variance**2 / (parts[0] ** 2 / (n - 1) + parts[1] ** 2 / (documents - 1))
+    freedom: Floats | int = n - 1  # as `harness.study.effects` has them: fewer with several looks
+    if not looks.several:
+        freedom = variance**2 / (parts[0] ** 2 / (n - 1) + parts[1] ** 2 / (documents - 1))
     p = np.where(away > 0, 2 * t.sf(away / np.sqrt(variance), freedom), 1.0)
     return np.array([looks.adjusted(float(one), look) for one in p])
 

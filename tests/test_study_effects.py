@@ -177,7 +177,7 @@ def test_a_decided_claim_keeps_its_verdict_whatever_comes():
     assert (settled["verdict"], settled["look"], settled["seeds"]) == ("reproduced", 1, 4)
     assert settled["difference"] == pytest.approx(clear[:4].mean())
     level = Looks(LOOKS).levels[0]
-    found = effect([clear[:4]], [[str(i) for i in range(20)]], level)
+    found = effect([clear[:4]], [[str(i) for i in range(20)]], level, looked=True)
     assert (settled["ci_low"], settled["ci_high"]) == pytest.approx((found.low, found.high))
     assert (still_open["verdict"], still_open["look"]) == ("inconclusive", 3)
 

@@ -7,8 +7,9 @@ Levels      the nominal two-sided level of each look, such that the chance of a 
             level at any look up to the k-th is what is spent by then.
 Few samples The looks' p-values come from t statistics of n - 1 degrees of freedom, which hang
             together less than normal ones: levels made for z spend 5.4 % at looks of 3, 5 and 8
-            (simulated). So their joint distribution is simulated as it is, seeded. What the looks
-            share beyond that, the documents, makes them more alike, and the error smaller.
+            (simulated). So their joint distribution is simulated as it is, seeded. Whoever tests
+            has p-values no smaller than these (`looked` in `harness.study.effects`); what the looks
+            share beyond the seeds, the documents, makes them more alike, and the error smaller.
 p-value     adjusted for the looks: the least total alpha at which the levels, all scaled by one
             factor, reject at this look (Holm needs levels that only grow with alpha).
 Interval    at 1 - level of its look: a repeated confidence interval (Jennison and Turnbull, JRSS B
@@ -34,6 +35,11 @@ class Looks:
     """How many samples there are at each look: rising, from 2 on. One look is a fixed design."""
 
     sizes: tuple[int, ...]
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one look."""
+        return len(self.sizes) > 1
 
     @property
     def spent(self) -> tuple[float, ...]:

@@ -91,7 +91,8 @@ class Verdicts:
     def _effect(self, claim: Claim) -> Effect | None:
         level = self.study.design.levels[self.look - 1]
         sides = self.found[claim.better], self.found[claim.worse]
-        return contrast(*sides, self.benches, self._pairs(claim), level)
+        several = self.study.design.several
+        return contrast(*sides, self.benches, self._pairs(claim), level, several)
 
     def _tested(self, claim: Claim, away: Effect) -> Tests:
         margin = self.study.margin if claim.kind == "higher" else -self.study.margin

@@ -10,6 +10,12 @@ which counts the part they share twice, with the Welch-Satterthwaite degrees of 
 Student's t. Documents that share an image count as one, also across benches. In simulations with
 three seeds the intervals cover the truth 93 to 98 % of the time. Three seeds have two degrees of
 freedom: where the seeds differ much, intervals are wide.
+
+That holds at 5 % and not at the small levels of early looks: where three seeds happen to agree, the
+documents' many degrees take over, and p is below 0.0014 in 1.2 % of studies without an effect
+(simulated; seeds' sd 4, documents' 2). With `looked` the degrees of freedom are the fewer of the
+two components', which is conservative at every level (Mickey and Brown, Annals of Mathematical
+Statistics 37, 1966).
 """
 
 from __future__ import annotations
@@ -48,13 +54,17 @@ class Effect:
 
 
 def effect(
-    scores: Sequence[Floats], groups: Sequence[Sequence[str]], alpha: float = ALPHA
+    scores: Sequence[Floats],
+    groups: Sequence[Sequence[str]],
+    alpha: float = ALPHA,
+    looked: bool = False,
 ) -> Effect:
     """The mean over benches of the mean score, with its interval at 1 - `alpha`.
 
     Args:
         scores: one [S, D_b] a bench, the same S; for a difference of two arms, their difference.
         groups: the image of each document of each bench.
+        looked: at one of several looks: degrees of freedom that hold far below 5 % too.
 
     Every bench weighs the same, as in the papers' averages.
     """
@@ -64,7 +74,7 @@ def effect(
         return Effect(value, None, None, None)
     parts = [(float(by_seed.var(ddof=1)) / count, count - 1)]
     parts.append(_documents([s.mean(axis=0) for s in scores], groups))
-    return _interval(value, parts, alpha)
+    return _interval(value, parts, alpha, looked)
 
 
 def _documents(means: Sequence[Floats], groups: Sequence[Sequence[str]]) -> tuple[float, int]:
@@ -88,13 +98,17 @@ def _named(images: Sequence[str], bench: int) -> list[str]:
     return [name or f"bench {bench} document {i}" for i, name in enumerate(images)]
 
 
-def _interval(value: float, parts: Sequence[tuple[float, int]], alpha: float) -> Effect:
+def _interval(
+    value: float, parts: Sequence[tuple[float, int]], alpha: float, looked: bool
+) -> Effect:
     from scipy.stats import t
 
     variance = sum(v for v, _ in parts)
     if variance == 0:
         return Effect(value, value, value, 1.0 if value == 0 else 0.0, 0.0)
     freedom = variance**2 / sum(v**2 / f for v, f in parts)
+    if looked:
+        freedom = min(f for v, f in parts if v > 0)
     error = math.sqrt(variance)
     half = float(t.ppf(1 - alpha / 2, freedom)) * error
     p = 2 * float(t.sf(abs(value) / error, freedom))

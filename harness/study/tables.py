@@ -70,12 +70,13 @@ def contrast(
     benches: Sequence[str],
     seeds: Sequence[int],
     alpha: float = ALPHA,
+    looked: bool = False,
 ) -> Effect | None:
-    """The difference of two arms over these seeds; None without one."""
+    """The difference of two arms over these seeds (as `effect` has it); None without one."""
     if not seeds:
         return None
     pairs = [better.matrix(b, seeds) - worse.matrix(b, seeds) for b in benches]
-    return effect(pairs, [better.images(b) for b in benches], alpha)
+    return effect(pairs, [better.images(b) for b in benches], alpha, looked)
 
 
 def arm_rows(study: Study, found: Mapping[str, Result], benches: Sequence[str]) -> list[Row]:
@@ -87,11 +88,11 @@ def arm_rows(study: Study, found: Mapping[str, Result], benches: Sequence[str]) 
     reference = found[REFERENCE]
     for result in found.values():
         common = _about(result, reference)
-        level = study.design.level_of(len(result.jobs))
+        level, looked = study.design.level_of(len(result.jobs)), study.design.several
         for bench in (*benches, AVERAGE):
             chosen = list(benches) if bench == AVERAGE else [bench]
             row = {**common, "bench": bench, "metric": "score, %"}
-            row |= _numbers(result, reference, chosen, level)
+            row |= _numbers(result, reference, chosen, level, looked)
             if bench == AVERAGE:
                 row |= {"paper_value": result.arm.paper, "paper_note": result.arm.note}
             rows.append(row)
@@ -120,12 +121,14 @@ def _about(result: Result, reference: Result) -> Row:
     }
 
 
-def _numbers(result: Result, reference: Result, benches: Sequence[str], level: float) -> Row:
+def _numbers(
+    result: Result, reference: Result, benches: Sequence[str], level: float, looked: bool
+) -> Row:
     seeds = list(result.exams)
     if not seeds:
         return {"seeds": 0}
     scores = [result.matrix(b, seeds) for b in benches]
-    own = effect(scores, [result.images(b) for b in benches], level)
+    own = effect(scores, [result.images(b) for b in benches], level, looked)
     by_seed = np.mean([s.mean(axis=1) for s in scores], axis=0).tolist()
     row: Row = {
         "mean": own.value,
@@ -136,7 +139,7 @@ def _numbers(result: Result, reference: Result, benches: Sequence[str], level: f
         "seed_std": stdev(by_seed) if len(by_seed) > 1 else None,
     }
     common = shared(result, reference)
-    away = contrast(result, reference, benches, common, level)
+    away = contrast(result, reference, benches, common, level, looked)
     if away is not None and result is not reference:
         dense = mean(float(reference.matrix(b, common).mean()) for b in benches)
         row |= {"reference_mean": dense, "delta": away.value}
