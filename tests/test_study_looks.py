@@ -12,7 +12,9 @@ from harness.jobs import study as study_run
 from harness.jobs.runner import run
 from harness.model.catalog import find_model
 from harness.options.settings import Settings
+from harness.study.claims import judge
 from harness.study.spec import REFERENCE, load_study
+from harness.study.tables import collect
 from harness.study.trainings import gather
 from tests.fixtures.trained import BENCHES, answer, place, write
 
@@ -59,19 +61,66 @@ def test_a_study_with_looks_trains_on_only_what_open_claims_need(tmp_path, monke
     assert "Looks" in report and "repeated confidence intervals" in report
 
 
-def test_other_looks_are_no_resumption(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"looks": [2, 3]}, r"begun with looks at \[3\] seeds and .* now says \[2, 3\]"),
+        ({"seeds": [4, 5, 6]}, r"begun with seeds \[1, 2, 3\] and .* now says \[4, 5, 6\]"),
+        ({"margin": 2.0}, r"begun with margin 1.0 and .* now says 2.0"),
+    ],
+)
+def test_another_design_is_no_resumption(tmp_path, monkeypatch, changes, said):
     place(tmp_path, monkeypatch)
     path, out = write(tmp_path), tmp_path / "run"
     answer(load_study(path), {REFERENCE: 0.9, "a": 0.7, "b": 0.5})
     settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)
     assert run(study_run.StudyJob(settings, [])) == 0
     content = json.loads(path.read_text())
-    content["study"] |= {"looks": [2, 3]}
+    content["study"] |= changes
     path.write_text(json.dumps(content))
-    with pytest.raises(
-        UsageError, match=r"begun with looks at \[3\] seeds and .* now says \[2, 3\]"
-    ):
+    with pytest.raises(UsageError, match=said):
         run(study_run.StudyJob(settings, []))
+
+
+def test_looks_declared_after_a_run_of_before_there_were_looks_are_refused(tmp_path, monkeypatch):
+    place(tmp_path, monkeypatch)
+    path, out = write(tmp_path), tmp_path / "run"
+    answer(load_study(path), {REFERENCE: 0.9, "a": 0.7, "b": 0.5})
+    settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)
+    assert run(study_run.StudyJob(settings, [])) == 0
+    about = json.loads((out / "run.json").read_text())
+    for key in ("looks", "alpha_spent", "seeds"):
+        del about["study"][key]
+    (out / "run.json").write_text(json.dumps(about))
+    content = json.loads(path.read_text())
+    content["study"] |= {"looks": [3, 5, 8]}
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"with a fixed number of seeds and .* says \[3, 5, 8\]"):
+        run(study_run.StudyJob(settings, []))
+    path.write_text(json.dumps({"study": {**content["study"], "looks": []}}))
+    assert run(study_run.StudyJob(settings, [])) == 0
+
+
+def test_a_look_that_lacks_a_run_does_not_test_a_claim(tmp_path, monkeypatch):
+    """It would be tested again when the run is there: a look more than was declared."""
+    place(tmp_path, monkeypatch)
+    study = load_study(write(tmp_path, looks=[4, 6, 8]))
+    how = study_run._how(Settings(study="", bench=BENCHES, limit=50), find_model("tiny-llava"))
+    level = {REFERENCE: 0.9, "a": 0.95, "b": 0.2}
+
+    def judged(look):
+        return judge(study, collect(study, gather(study, **how), {}), BENCHES, look)
+
+    answer(study, level, {("a", 3)})
+    first = judged(1)
+    assert first.rows[0]["verdict"] == "inconclusive" and first.needed == {REFERENCE, "a", "b"}
+    assert "only 3 of 4 seeds have both arms, so this look does not test" in first.rows[0]["reason"]
+    assert first.rows[0].get("p_value") is None and first.rows[0]["difference"] > 50
+    last = judged(3).rows[0]  # is the last chance
+    assert (last["verdict"], last["seeds"], last["look"]) == ("reproduced", 7, 3)
+    answer(study, level)
+    resumed = judged(3).rows[0]
+    assert (resumed["verdict"], resumed["seeds"], resumed["look"]) == ("reproduced", 4, 1)
 
 
 def test_more_seeds_take_up_those_that_are_trained(tmp_path, monkeypatch):

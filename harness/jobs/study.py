@@ -67,13 +67,18 @@ class StudyJob(Job):
 
     def resume(self, out: Path) -> None:
         require_same_files(out, self.source, {})
-        begun = ((read(out / "run.json") or {}).get("study") or {}).get("looks")
-        looks = list(self.study.design.sizes)
-        if begun is not None and begun != looks:
-            raise UsageError(
-                f"'{out}' was begun with looks at {begun} seeds and the suite now says {looks}: "
-                "looks are declared beforehand; choose another --out"
-            )
+        begun = (read(out / "run.json") or {}).get("study") or {}
+        design = self.study.design
+        if "looks" not in begun:  # of before there were looks
+            if begun and design.several:
+                raise UsageError(_later(out, "a fixed number of seeds", list(design.sizes)))
+            return
+        if begun["looks"] != list(design.sizes):
+            said = f"looks at {begun['looks']} seeds"
+            raise UsageError(_later(out, said, list(design.sizes)))
+        for key, now in (("seeds", list(self.study.seeds)), ("margin", self.study.margin)):
+            if begun.get(key, now) != now:
+                raise UsageError(_later(out, f"{key} {begun[key]}", now))
 
     def open(self, out: Path, show: Progressing) -> dict[str, Any]:
         source = self.source
@@ -107,6 +112,13 @@ class StudyJob(Job):
                 break
         show.table(lambda: verdicts(study, judged.rows))
         return bool(errors)
+
+
+def _later(out: Path, begun: str, now: object) -> str:
+    return (
+        f"'{out}' was begun with {begun} and the suite now says {now}: "
+        "they are declared beforehand; choose another --out"
+    )
 
 
 def _how(settings: Settings, source: Any) -> dict[str, Any]:
@@ -215,6 +227,7 @@ def _described(study: Study, places: Places) -> dict[str, Any]:
         "notes": [*study.notes, TIMES],
         "training": training,
         "margin": study.margin,
+        "seeds": study.seeds,
         "looks": study.design.sizes,
         "alpha_spent": study.design.spent,
     }

@@ -1,7 +1,9 @@
 """The claims of a study, judged look by look on the seeds of each. Torch-free.
 
 A claim that is decided at a look keeps its verdict and its numbers; arms that no open claim needs
-are trained no further. Two tests a claim, whichever verdict it ends in: of no difference, and of a
+are trained no further. Before the last look a claim is tested with all seeds of the look or not at
+all: a run that failed and is there when the study is resumed would else be one more look, at a
+sample of another size. Two tests a claim, whichever verdict it ends in: of no difference, and of a
 difference of just the margin (an advantage for "higher", a loss for "not lower"). Their p-values
 are adjusted for the looks, those of decided claims stand as they were, and Holm's correction is
 over all claims, for each of the two.
@@ -68,7 +70,7 @@ class Verdicts:
         self.look = look
         effects = {c: self._effect(c) for c in self.undecided if c.kind != "overflow"}
         for claim, away in effects.items():
-            if away is not None and away.p_value is not None:
+            if away is not None and away.p_value is not None and self._is_tested(claim):
                 self._tests[claim] = self._tested(claim, away)
         held = self._tests.values()
         zero = dict(zip(self._tests, holm([t.zero_of_looks for t in held]), strict=True))
@@ -77,7 +79,9 @@ class Verdicts:
             if claim.kind == "overflow":
                 row, decided = self._overflowed(claim)
             else:
-                adjusted = zero.get(claim, 1.0), margin.get(claim, 1.0)
+                adjusted = 1.0, 1.0
+                if self._is_tested(claim):
+                    adjusted = zero.get(claim, 1.0), margin.get(claim, 1.0)
                 row = self._compared(claim, effects[claim], *adjusted)
                 decided = row["verdict"] != INCONCLUSIVE
             self._rows[claim] = {**self._about(claim), **row}
@@ -87,6 +91,14 @@ class Verdicts:
         """The seeds that both arms have."""
         both = shared(self.found[claim.better], self.found[claim.worse])
         return [seed for seed in both if seed in self.seeds]
+
+    @property
+    def _is_last(self) -> bool:
+        return self.look == len(self.study.design.sizes)
+
+    def _is_tested(self, claim: Claim) -> bool:
+        """Whether this look tests it: with all its seeds; the last one with those that are there."""
+        return self._is_last or len(self._pairs(claim)) == len(self.seeds)
 
     def _effect(self, claim: Claim) -> Effect | None:
         level = self.study.design.levels[self.look - 1]
@@ -129,9 +141,10 @@ class Verdicts:
         used, planned = len(self._pairs(claim)), len(self.seeds)
         if used < planned:
             why += f"; only {used} of {planned} seeds have both arms"
+            why += "" if self._is_last else ", so this look does not test it"
         row |= {"seeds": used, "verdict": verdict, "reason": why}
         row |= {"difference": away.value, "ci_low": away.low, "ci_high": away.high}
-        if away.p_value is not None:
+        if away.p_value is not None and self._is_tested(claim):
             tests = self._tests[claim]
             row |= {"p_value": tests.zero, "p_adjusted": zero_adjusted}
             row |= {"p_margin": tests.margin, "p_margin_adjusted": margin_adjusted}
@@ -142,16 +155,15 @@ class Verdicts:
         result, count = self.found[claim.better], len(self.seeds)
         bad = [s for s in self.seeds if result.errors.get(s, "").startswith("overflow")]
         fine = [s for s in self.seeds if s in result.exams]
-        is_last = self.look == len(self.study.design.sizes)
         verdict = INCONCLUSIVE
         if bad:
             why = f"{len(bad)} of {count} runs overflowed"
-            verdict = "reproduced" if is_last and len(bad) == count else INCONCLUSIVE
+            verdict = "reproduced" if self._is_last and len(bad) == count else INCONCLUSIVE
         elif len(fine) < count:
             why = "not all runs are there"
         else:
             why = f"none of {count} runs overflowed"
-            verdict = "not reproduced" if is_last else INCONCLUSIVE
+            verdict = "not reproduced" if self._is_last else INCONCLUSIVE
         row: Row = {"seeds": len(bad) + len(fine), "verdict": verdict, "reason": why}
         return row, verdict != INCONCLUSIVE or bool(bad and fine)
 
