@@ -231,7 +231,8 @@ def test_the_towers_loss_reaches_the_merger_and_asks_the_teacher_at_the_own_size
     assert start.model.multi_modal_projector.linear_2.weight.grad is None
 
 
-@pytest.mark.parametrize("size", [(32, 32), TALL, WIDE])  # whole windows, and cut ones
+# Whole windows, and cut ones; both with more than 256 patches, as a scene of 192 px has (576).
+@pytest.mark.parametrize("size", [(32, 32), TALL, WIDE, (96, 96), (72, 104)])
 def test_the_towers_attention_gives_the_librarys_numbers(
     made: Any, scenes: Scenes, size: tuple[int, int]
 ) -> None:
@@ -239,8 +240,8 @@ def test_the_towers_attention_gives_the_librarys_numbers(
     model = MergedTokens(tower, Vocabulary.of(scenes, least=1))
     batch = Canvas([size], 4, None, 0)([RawScenes(scenes)[i] for i in range(2)])
     found = []
-    for attention in (tower.config._attn_implementation, "sdpa"):
-        tower.set_attn_implementation(attention) if attention == "sdpa" else None
+    for attention in (tower.config._attn_implementation, "eager"):
+        tower.set_attn_implementation(attention) if attention == "eager" else None
         seen = model.merged(batch["pixel_values"], batch["image_grid_thw"])
         (gradient,) = torch.autograd.grad(seen.square().sum(), [tower.blocks[0].attn.qkv.weight])
         found.append((attention, seen.detach(), gradient))
@@ -248,6 +249,23 @@ def test_the_towers_attention_gives_the_librarys_numbers(
     assert one != other
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
     assert theirs[1].abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_the_towers_attention_keeps_images_of_several_sizes_apart(
+    made: Any, scenes: Scenes
+) -> None:
+    """In one call: more than 256 patches, fewer, and windows of several lengths."""
+    tower = copy.deepcopy(made[0].model.visual)
+    MergedTokens(tower, Vocabulary.of(scenes, least=1))
+    item = RawScenes(scenes)[0]
+    batches = [Canvas([size], 4, None, 0)([item]) for size in ((96, 96), WIDE, TALL, (72, 104))]
+    pixels = torch.cat([batch["pixel_values"] for batch in batches])
+    grids = torch.cat([batch["image_grid_thw"] for batch in batches])
+    together = tower(pixels, grid_thw=grids).pooler_output
+    tower.set_attn_implementation("eager")
+    apart = [tower(b["pixel_values"], grid_thw=b["image_grid_thw"]).pooler_output for b in batches]
+    torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("spec", ["pmod", "mod"])

@@ -97,7 +97,7 @@ class Verdicts:
         return self.look == len(self.study.design.sizes)
 
     def _is_tested(self, claim: Claim) -> bool:
-        """Whether this look tests it: with all its seeds; the last one with those that are there."""
+        """Whether this look does: with all its seeds; the last one with those that are there."""
         return self._is_last or len(self._pairs(claim)) == len(self.seeds)
 
     def _effect(self, claim: Claim) -> Effect | None:
