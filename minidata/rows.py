@@ -23,7 +23,7 @@ def read(files: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Tabl
     """The rows of a benchmark, each with its picture; `columns`: only these.
 
     `files`: the rows, then the pictures where they lie apart (`minidata.tasks.data_files`).
-    Raises OSError for a file that is missing, UsageError for a picture.
+    Raises OSError for a file that is missing, UsageError for a picture that is, or a second one.
     """
     import pyarrow.parquet as pq
 
@@ -39,13 +39,15 @@ def joined(dataset: Dataset) -> Dataset:
     """lmms-eval's `process_docs`: rows with pictures, of rows followed by pictures.
 
     `datasets` reads both files of a task as one split, in which a picture has no question and a
-    row no picture.
+    row no picture. Rows that all have theirs come back as they are.
     """
     import pyarrow.compute as pc
     from datasets import Dataset, DatasetInfo
 
     table = dataset.with_format("arrow")[:]
     pictures = pc.is_valid(table["image"])
+    if table["image"].null_count == 0:
+        return dataset
     rows = _filled(table.filter(pc.invert(pictures)), table.filter(pictures))
     return Dataset(rows, info=DatasetInfo(features=dataset.features), split=dataset.split)
 
@@ -54,6 +56,9 @@ def _filled(rows: pa.Table, pictures: pa.Table) -> pa.Table:
     """`rows` with the image that `pictures` has of each one's scene; schema and order stay."""
     import pyarrow.compute as pc
 
+    known = pc.drop_null(pictures["scene_id"])
+    if len(known) != pc.count_distinct(pictures["scene_id"], mode="all").as_py():
+        raise UsageError("mini data: a scene of several pictures, or of none: run make data")
     at = pc.index_in(rows["scene_id"], pictures["scene_id"].combine_chunks())
     if at.null_count:
         scene = rows["scene_id"].filter(pc.is_null(at))[0]

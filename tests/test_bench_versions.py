@@ -50,7 +50,13 @@ def test_where_pictures_lie_is_no_part_of_a_task(tmp_path: Path) -> None:
     plain.write_text(tasks.task_yaml("gqa", ["gqa/testdev.parquet"]))
     assert apart.read_text() != plain.read_text()
     assert task_digest(apart) == task_digest(plain)
-    apart.write_text(apart.read_text().replace("joined", "drawn"))
+    text = apart.read_text()
+    apart.write_text(text.replace("joined", "drawn"))
+    assert task_digest(apart) != task_digest(plain)
+    # Alone neither is one of ours: further rows, and rows that are changed.
+    apart.write_text(text.replace("process_docs: !function minidata.rows.joined\n", ""))
+    assert task_digest(apart) != task_digest(plain)
+    apart.write_text(plain.read_text() + "process_docs: !function minidata.rows.joined\n")
     assert task_digest(apart) != task_digest(plain)
 
 

@@ -13,10 +13,9 @@ import pytest
 from PIL import Image
 
 from harness.bench.tasks_index import read_task
-from harness.common.errors import UsageError
 from minidata import BENCHES, HD_BENCHES, IMAGE_SIZE, charts, scene, tasks, vocab
 from minidata.identity import EARLIER, LADDER, current, named
-from minidata.rows import digest, read, without_pictures
+from minidata.rows import digest, read
 
 COLUMNS = {
     "gqa": "id imageId question answer image",
@@ -159,31 +158,6 @@ def test_the_rows_begin_with_those_that_shipped_before(bench: str, tmp_path: Pat
     part = read(others)
     assert digest(part) == digest(table, 500) == digest(part, 2000)
     assert digest(part, 499) != digest(table, 500) != digest(table)
-
-
-def test_a_picture_is_stored_once() -> None:
-    """Those of several benches in a file of their own, the key of each row's being its scene."""
-    pictures = pq.read_table(tasks.folder().parent / tasks.PICTURES)
-    bytes_of = pictures["image"].combine_chunks().field("bytes").to_pylist()
-    assert len(set(bytes_of)) == len(bytes_of) == len(set(pictures["scene_id"].to_pylist()))
-    used: set[str] = set()
-    for bench in tasks.SHARED:
-        rows = pq.read_table(tasks.data_file(bench))
-        assert rows["image"].null_count == len(rows)
-        assert without_pictures(read(tasks.data_files(bench))).equals(rows, check_metadata=True)
-        used |= set(rows["scene_id"].to_pylist())
-    assert used == set(pictures["scene_id"].to_pylist())
-
-
-def test_a_row_without_its_picture_is_refused(tmp_path: Path) -> None:
-    rows, pictures = tasks.data_files("gqa")
-    table = pq.read_table(pictures)
-    pq.write_table(table.slice(0, len(table) - 2), tmp_path / "fewer.parquet")
-    lost = table["scene_id"][-2].as_py()
-    with pytest.raises(UsageError, match=f"^mini data: no picture of scene {lost} .*make data$"):
-        read([rows, tmp_path / "fewer.parquet"])
-    asked = read([rows, tmp_path / "fewer.parquet"], ["question", "answer"])  # which need none
-    assert asked.column_names == ["question", "answer"] and len(asked) == 2000
 
 
 def test_the_shipped_task_files_are_what_the_code_writes(tmp_path: Path) -> None:
