@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -19,9 +17,7 @@ from torch import nn
 
 from harness.common.errors import UsageError
 from harness.common.roots import ROOT
-from harness.families.catalog import MINIS
 from harness.fitting.fit import Stop, fit
-from harness.minimodel import shipping
 from harness.minimodel.canvas import Canvas, RawScenes
 from harness.minimodel.card import history, write_card
 from harness.minimodel.log import about_data, progress
@@ -30,7 +26,6 @@ from harness.minimodel.rates import RateTrainer, arguments
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import IGNORE, Scenes, Vocabulary
 from harness.minimodel.sizes import SizedBatches, read_scenes, read_sizes
-from harness.train.__main__ import main as train
 from minidata import sources
 from minidata.__main__ import main
 from tests.fixtures.drawing import made_up_pack
@@ -253,71 +248,3 @@ def test_a_card_says_data_steps_hours_and_losses(tmp_path: Path, drawn: Path) ->
         "| docvqa 384x576 | 50.0 % |",
     ):
         assert said in text
-
-
-# --- one registry
-@pytest.mark.parametrize("name", MINIS)
-def test_every_recipe_of_a_mini_model_is_there_and_starts_from_one_before(name: str) -> None:
-    (parts,) = shipping.named(name).values()
-    before: set[str] = set()
-    for path in shipping.recipes(parts):
-        recipe = Recipe.load(path)
-        for needed in (recipe.start, recipe.tower, recipe.modules, recipe.teacher):
-            assert needed in ("", *before) or (ROOT / needed).is_dir(), path
-        before.add(path.stem)
-    assert set(parts.ships) <= before and {"", "-dense", "-pmod"} <= set(parts.ships.values())
-
-
-def test_what_ships_is_copied_or_the_lacking_trainings_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(shipping, "DATA", tmp_path)
-    work = tmp_path / "work"
-    for name in parts_of("qwen2_5_vl").ships:
-        assert train(["--ship", "tiny-qwen", "--work", str(work)]) == 2
-        assert name in capsys.readouterr().err and not (tmp_path / "assets").exists()
-        folder = work / "tiny-qwen" / name
-        folder.mkdir(parents=True)
-        for file in ("training.json", "model.safetensors", "heads.safetensors"):
-            (folder / file).write_text(name)
-    assert train(["--ship", "tiny-qwen", "--work", str(work)]) == 0
-    shipped = {
-        str(p.relative_to(tmp_path / "assets")): p.read_text()
-        for p in (tmp_path / "assets").rglob("*.*")
-    }
-    assert shipped["tiny-qwen/model.safetensors"] == "tune"
-    assert shipped["tiny-qwen-pmod/training.json"] == "pmod"
-    assert not any("heads" in path for path in shipped)
-    assert train(["--ship", "tiny-gwen"]) == 2
-    assert "did you mean 'tiny-qwen'?" in capsys.readouterr().err
-
-
-def test_a_stage_that_an_architecture_has_not_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "r.yaml").write_text("stage: align\narchitecture: qwen2_5_vl\n")
-    assert train(["--recipe", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "out")]) == 2
-    assert "no stage align of qwen2_5_vl: expected tower or tune" in capsys.readouterr().err
-
-
-def test_the_folder_of_another_models_training_is_refused(
-    tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Recipes of the two models share names; resuming one from the other's checkpoints must not be
-    silent."""
-    (tmp_path / "pmod-run").mkdir()
-    theirs = {"stage": "tune", "start": "dense", "method": "pmod"}
-    (tmp_path / "pmod-run" / "recipe.json").write_text(json.dumps(theirs))
-    recipe = ROOT / "recipes" / "tiny-qwen" / "pmod.yaml"
-    words = ["--recipe", str(recipe), "--data", str(drawn), "--work", str(tmp_path)]
-    assert train(words) == 2
-    said = capsys.readouterr().err
-    assert "holds another training (start 'dense', not 'tune'): give another --work" in said
-
-
-def test_recipes_are_read_without_torch() -> None:
-    code = (
-        "import sys; from harness.minimodel.recipe import Recipe\n"
-        "assert Recipe('tune').architecture == 'llava' and 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

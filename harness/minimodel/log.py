@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from harness.common.errors import UsageError
+from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import read_json
+from harness.fitting.guard import last_complete
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
 
 POINTS = 12  # of a loss curve
 SAMPLE = 100  # scenes that questions are counted on
+WHOSE = ("stage", "architecture", "start", "method")  # what a finished training is known by
+FREE = ("save_steps",)  # may change when a training goes on
 
 
 def facts(recipe: Recipe, log: dict) -> dict:
@@ -32,20 +35,33 @@ def write_log(out: Path, recipe: Recipe, log: dict) -> None:
 def claim(recipe: Recipe, out: Path, run: Path) -> None:
     """Note in the folder of checkpoints, `run`, whose they are; recipes of two models share names.
 
-    Raises UsageError where `run` or `out` has another training's files.
+    Raises UsageError where `run` has checkpoints of a recipe that is not this one, which would be
+    gone on with, or `out` the result of another method or model. What an older note does not name
+    is not compared.
     """
-    own = {key: getattr(recipe, key) for key in ("stage", "architecture", "start", "method")}
-    note = run / "recipe.json"
-    for file in (note, out / "training.json"):
-        found = read_json(file) if file.is_file() else {}
-        theirs = found.get("recipe", found)
-        if wrong := [key for key in own if theirs.get(key, own[key]) != own[key]]:
-            shown = ", ".join(f"{key} {theirs[key]!r}, not {own[key]!r}" for key in wrong)
-            raise UsageError(
-                f"{file.parent}: it holds another training ({shown}): give another --work or --out"
-            )
+    own = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    note, result = run / "recipe.json", out / "training.json"
+    if last_complete(run) is not None:  # a training that never began leaves a note too
+        _compare(note, own, [key for key in own if key not in FREE])
+    _compare(result, own, WHOSE)
     run.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(own) + "\n", encoding="utf-8")
+
+
+def _compare(file: Path, own: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Raises UsageError where a recipe noted in `file` says otherwise."""
+    try:
+        found = read_json(file) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: not readable as JSON ({one_line(error, 120)})") from None
+    theirs = found.get("recipe", found) if isinstance(found, dict) else None
+    if not isinstance(theirs, dict):
+        raise UsageError(f"{file}: no recipe in it: expected what a training writes there")
+    if wrong := [key for key in keys if theirs.get(key, own[key]) != own[key]]:
+        shown = ", ".join(f"{key} {theirs[key]!r}, not {own[key]!r}" for key in wrong)
+        raise UsageError(
+            f"{file.parent}: it holds another training ({shown}): give another --work or --out"
+        )
 
 
 def earlier(out: Path) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ INSTRUCT = (
     *("images", "model", "decoder", "vision", "projector", "batch", "accumulation"),
     *("learning_rate", "workers", "deepspeed", "fsdp"),
 )
+RUN = tuple(name for name in INSTRUCT if name != "decoder")  # those of that stage alone
+PLACED = ("out", "method", "start")
 SCENES, SCENE_SEED = 60_000, 1
 
 
@@ -95,21 +97,33 @@ def _dispatch(args: argparse.Namespace) -> int:
         return estimate.main(args)
     if sum(given is not None for given in (args.recipe, args.all, args.ship)) != 1:
         raise UsageError("give one of --recipe FILE, --all and --ship")
+    from harness.common.torchvision_ops import declare_missing_ops
+
+    declare_missing_ops()  # before anything asks the library for a model
     if args.recipe:
         _run(args.recipe, args, args.work)
         return EXIT_OK
     from harness.minimodel import shipping
 
     if args.ship is not None:
+        _refuse(args, "--ship", (*RUN, *PLACED, "data", "decoder", "max_steps", "epochs", "seed"))
         for line in shipping.ship(shipping.named(args.ship), args.work):
             put(line)
         return EXIT_OK
+    _refuse(args, "--all", (*RUN, *PLACED))  # one name, start or method for all recipes
     for name, parts in shipping.named(args.all).items():
         work = shipping.place(args.work, name)
         for path in shipping.recipes(parts):
             _run(path, args, work, parts.drawn)
         put(f"trained {', '.join(parts.recipes)} in {work}; `make ship` copies them to assets/")
     return EXIT_OK
+
+
+def _refuse(args: argparse.Namespace, where: str, names: Sequence[str]) -> None:
+    """Flags that would be ignored, or do harm. Raises UsageError for one that is given."""
+    for name in names:
+        if getattr(args, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')}: not with {where}")
 
 
 def _complain(error: HarnessError) -> None:
@@ -126,11 +140,9 @@ def _run(
 ) -> None:
     """Carry out one recipe; `drawn` says how scenes are drawn where there are none (`render`)."""
     from harness.common.place import check_place
-    from harness.common.torchvision_ops import declare_missing_ops
     from harness.common.yamlfile import read_mapping
     from harness.minimodel.recipe import Recipe
 
-    declare_missing_ops()
     values = read_mapping(path, f"recipe {path}")
     out = args.out or work / path.stem
     check_place(out)
@@ -139,6 +151,7 @@ def _run(
         from harness.train.job import instruct
         from harness.train.recipe import InstructRecipe
 
+        _refuse(args, "a recipe of stage instruct", ("start",))
         own = {name: getattr(args, name) for name in INSTRUCT}
         if args.model:  # a whole model takes the place of the recipe's parts
             own |= {k: own[k] or "" for k in ("decoder", "vision", "projector")}
@@ -152,6 +165,7 @@ def _run(
     from harness.minimodel.sizes import sized_folders
 
     recipe = Recipe.load(path, start=args.start, seed=args.seed, **common)
+    _refuse(args, f"a recipe of stage {recipe.stage}, only with stage instruct", RUN)
     job = job_of(recipe)
     data, decoder = args.data, args.decoder and Path(args.decoder)
     if data is None:

@@ -1,0 +1,154 @@
+"""What is trained and shipped of the mini models: the registry, folders, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.common.roots import ROOT
+from harness.families.catalog import MINIS
+from harness.minimodel import shipping
+from harness.minimodel.log import claim
+from harness.minimodel.parts import parts_of
+from harness.minimodel.recipe import Recipe
+from harness.train.__main__ import main as train
+from tests import tiny  # noqa: F401  declares operators before the library asks for them
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    """One empty scene of 192 px."""
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    np.save(folder / "images.npy", np.zeros((1, 192, 192, 3), dtype=np.uint8))
+    (folder / "scenes.jsonl").write_text('{"boxes": [], "qa": []}\n')
+    return folder
+
+
+@pytest.mark.parametrize("name", MINIS)
+def test_every_recipe_of_a_mini_model_is_there_and_starts_from_one_before(name: str) -> None:
+    (parts,) = shipping.named(name).values()
+    before: set[str] = set()
+    for path in shipping.recipes(parts):
+        recipe = Recipe.load(path)
+        for needed in (recipe.start, recipe.tower, recipe.modules, recipe.teacher):
+            assert needed in ("", *before) or (ROOT / needed).is_dir(), path
+        before.add(path.stem)
+    assert set(parts.ships) <= before and {"", "-dense", "-pmod"} <= set(parts.ships.values())
+
+
+def test_what_ships_is_copied_or_the_lacking_trainings_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shipping, "DATA", tmp_path)
+    work = tmp_path / "work"
+    for name in parts_of("qwen2_5_vl").ships:
+        assert train(["--ship", "tiny-qwen", "--work", str(work)]) == 2
+        assert name in capsys.readouterr().err and not (tmp_path / "assets").exists()
+        folder = work / "tiny-qwen" / name
+        folder.mkdir(parents=True)
+        for file in ("training.json", "model.safetensors", "heads.safetensors"):
+            (folder / file).write_text(name)
+    assert train(["--ship", "tiny-qwen", "--work", str(work)]) == 0
+    shipped = {
+        str(p.relative_to(tmp_path / "assets")): p.read_text()
+        for p in (tmp_path / "assets").rglob("*.*")
+    }
+    assert shipped["tiny-qwen/model.safetensors"] == "tune"
+    assert shipped["tiny-qwen-pmod/training.json"] == "pmod"
+    assert not any("heads" in path for path in shipped)
+    assert train(["--ship", "tiny-gwen"]) == 2
+    assert "did you mean 'tiny-qwen'?" in capsys.readouterr().err
+
+
+def test_a_stage_that_an_architecture_has_not_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r.yaml").write_text("stage: align\narchitecture: qwen2_5_vl\n")
+    assert train(["--recipe", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "out")]) == 2
+    assert "no stage align of qwen2_5_vl: expected tower or tune" in capsys.readouterr().err
+
+
+def test_the_folder_of_another_models_training_is_refused(
+    tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recipes of the two models share names; resuming one from the other's checkpoints must not be
+    silent."""
+    run = tmp_path / "pmod-run"
+    (run / "checkpoint-5").mkdir(parents=True)
+    theirs = {"stage": "tune", "start": "dense", "method": "pmod"}
+    (run / "recipe.json").write_text(json.dumps(theirs))
+    recipe = ROOT / "recipes" / "tiny-qwen" / "pmod.yaml"
+    words = ["--recipe", str(recipe), "--data", str(drawn), "--work", str(tmp_path)]
+    (run / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    assert train(words) == 2
+    said = capsys.readouterr().err
+    assert "holds another training (start 'dense', not 'tune'): give another --work" in said
+    (run / "recipe.json").write_text("{")
+    assert train(words) == 2
+    assert "recipe.json: not readable as JSON" in capsys.readouterr().err
+    shutil.rmtree(run)
+    (tmp_path / "pmod").mkdir()
+    (tmp_path / "pmod" / "training.json").write_text(json.dumps({"recipe": theirs}))
+    assert train(words) == 2
+    assert "pmod: it holds another training (start" in capsys.readouterr().err
+
+
+def test_only_the_same_recipe_goes_on(
+    tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another seed or schedule would be noted of what the first one trained."""
+    path = ROOT / "recipes" / "tiny-qwen" / "pmod.yaml"
+    recipe = Recipe.load(path)
+    words = ["--recipe", str(path), "--data", str(drawn), "--work", str(tmp_path)]
+    assert train([*words, "--start", "none-such"]) == 2  # never begins, and claims nothing
+    assert "none-such" in capsys.readouterr().err
+    out, run = tmp_path / "pmod", tmp_path / "pmod-run"
+    claim(recipe, out, run)
+    (run / "checkpoint-5").mkdir()
+    (run / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    claim(replace(recipe, save_steps=7), out, run)
+    for flag, value, said in (("--seed", 9, "seed 1, not 9"), ("--max-steps", 2, "not 2)")):
+        assert train([*words, flag, str(value)]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_recipes_are_read_without_torch() -> None:
+    code = (
+        "import sys; from harness.minimodel.recipe import Recipe\n"
+        "assert Recipe('tune').architecture == 'llava' and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ship", "--out", "x"], "--out: not with --ship"),
+        (["--all", "--out", "x"], "--out: not with --all"),
+        (["--all", "tiny-qwen", "--method", "mod"], "--method: not with --all"),
+        (["--all", "--ship"], "give one of"),
+        (["--all", "tiny-gwen"], "did you mean 'tiny-qwen'?"),
+        (["--recipe", str(ROOT / "recipes/tiny/dense.yaml"), "--batch", "4"], "--batch: not with"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_process_of_its_own_ships(tmp_path: Path) -> None:
+    """Where nothing asked the library for a model before."""
+    words = [sys.executable, "-m", "harness.train", "--ship", "--work", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "tiny-llava: nothing to ship" in done.stderr
