@@ -146,6 +146,15 @@ def test_flags_that_would_be_ignored_are_refused(
     assert said in capsys.readouterr().err
 
 
+def test_scenes_that_are_drawn_in_part_are_refused(
+    tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(drawn / "images.npy", np.zeros((2, 192, 192, 3), dtype=np.uint8))
+    recipe = ROOT / "recipes" / "tiny-qwen" / "pmod.yaml"
+    assert train(["--recipe", str(recipe), "--data", str(drawn), "--work", str(tmp_path)]) == 2
+    assert "2 images but 1 scene lines, so drawing them was int" in capsys.readouterr().err
+
+
 def test_a_process_of_its_own_ships(tmp_path: Path) -> None:
     """Where nothing asked the library for a model before."""
     words = [sys.executable, "-m", "harness.train", "--ship", "--work", str(tmp_path)]

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from harness.common.errors import UsageError
+
 ALPHABET = " abcdefghijklmnopqrstuvwxyz0123456789.$/-:ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = range(ALPHABET.index("0") + 1, ALPHABET.index("9") + 2)  # their numbers as labels
 SLOTS = 8
@@ -46,12 +48,14 @@ class Scenes:
     start: dict[Size, int]
 
     def __init__(self, folder: Path) -> None:
+        """Raises UsageError where drawing them was interrupted."""
         self.images: Any = np.load(folder / "images.npy", mmap_mode="r")
         self.records: Any = Records(folder / "scenes.jsonl")
         self.parts, self.start = {self.images.shape[1:3]: self}, {self.images.shape[1:3]: 0}
         if len(self.records) != len(self.images):
-            raise ValueError(
-                f"{folder}: {len(self.images)} images but {len(self.records)} scene lines"
+            raise UsageError(
+                f"{folder}: {len(self.images)} images but {len(self.records)} scene lines, so "
+                "drawing them was interrupted: remove the folder to have them drawn again"
             )
 
     def __len__(self) -> int:
