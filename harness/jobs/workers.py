@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from harness.jobs.benchmarks import Benchmarks
 
 TRIES = 2  # of a cell whose process ends under it
+LISTEN = 1.0  # seconds: an interrupt that the system gave another thread is seen so soon
 PATIENCE = 5.0  # seconds that a process is given to end when it is told to
 
 
@@ -231,9 +232,9 @@ class Team:
         worker.line.close()
 
     def _messages(self) -> Iterator[tuple[_Worker, tuple[Any, ...] | None]]:
-        """What has come, waited for; None from a worker that is gone."""
+        """What has come within `LISTEN`; None from a worker that is gone."""
         there = {worker.line: worker for worker in self.workers}
-        for line in wait(list(there)):
+        for line in wait(list(there), LISTEN):
             worker = there[line]  # type: ignore[index]
             try:
                 yield worker, worker.line.recv()
