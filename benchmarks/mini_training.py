@@ -35,6 +35,7 @@ from transformers import TrainerCallback  # noqa: E402
 
 from harness.common.roots import BUILD  # noqa: E402
 from harness.minimodel.jobs import make_trainer, prepare  # noqa: E402
+from harness.minimodel.precision import as_computed  # noqa: E402
 from harness.minimodel.rates import arguments  # noqa: E402
 from harness.minimodel.recipe import Recipe  # noqa: E402
 from harness.minimodel.scenes import IGNORE  # noqa: E402
@@ -85,6 +86,7 @@ def measure(recipe: Recipe, data: Path, work: Path, steps: int) -> dict[str, Any
         "batch": recipe.batch,
         "max_text": recipe.max_text,
         "rank": recipe.rank,
+        "dtype": "bfloat16" if recipe.bf16 else "float32",
         "threads": torch.get_num_threads(),
         "device": cpu_name(),
         "n": len(seconds),
@@ -109,7 +111,7 @@ def main() -> int:
     args = parser.parse_args()
     kept = False if args.no_heap else heap.keep()
     note = busy_host()
-    recipe = Recipe.load(args.recipe, start=args.start)
+    recipe = as_computed(Recipe.load(args.recipe, start=args.start))
     row = {"recipe": args.recipe.stem, "heap_kept": kept}
     row |= measure(recipe, args.data, args.work, args.steps) | {"note": note or ""}
     print(", ".join(f"{name} {value}" for name, value in row.items()))

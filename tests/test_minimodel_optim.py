@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,14 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
+from harness.common import processor
 from harness.fitting.fit import fit
 from harness.minimodel.optim import MuonAdamW, hidden_matrices
+from harness.minimodel.precision import as_computed, half_is_slow
 from harness.minimodel.rates import RateTrainer
+from harness.minimodel.recipe import Recipe
+
+SLOW, FAST = frozenset({"avx2"}), frozenset({"avx2", "avx512_bf16"})  # processors
 
 
 class Stack(nn.Module):
@@ -74,7 +80,8 @@ def test_hidden_matrices_go_to_muon_and_the_rest_to_adamw():
     assert rates[id(model.projector.weight)] == 1e-3 != rates[id(model.layers[0].weight)]
 
 
-def test_each_half_moves_as_it_would_alone():
+def test_each_half_moves_as_it_would_alone(monkeypatch):
+    monkeypatch.setattr(processor, "flags", lambda: FAST)  # torch's own is always in bfloat16
     together, muon, adamw = Stack(), Stack(), Stack()
     muon.load_state_dict(together.state_dict())
     adamw.load_state_dict(together.state_dict())
@@ -140,3 +147,42 @@ def test_a_finished_training_is_read_and_not_run_on(tmp_path):
     assert again.state.global_step == 8
     found, wanted = again.model.state_dict(), done.model.state_dict()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize(("flags", "half"), [(SLOW, False), (FAST, True)])
+def test_a_recipe_is_carried_out_in_what_the_processor_computes(
+    flags: frozenset[str], half: bool, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(processor, "flags", lambda: flags)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    recipe = Recipe("tune", seed=4)
+    assert as_computed(recipe) == replace(recipe, bf16=half)
+    said = capsys.readouterr().err
+    assert ("the recipe is carried out in float32" in said) is not half
+    assert as_computed(replace(recipe, bf16=False)).bf16 is False
+    assert not capsys.readouterr().err  # what asks for float32 is told nothing
+
+
+def test_a_gpu_trains_as_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "flags", lambda: SLOW)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert as_computed(Recipe("tune")) == Recipe("tune")
+    assert half_is_slow("cpu") and not half_is_slow("cuda") and not half_is_slow()
+
+
+@pytest.mark.parametrize("flags", [SLOW, FAST])
+def test_muon_moves_along_the_same_directions_in_both_formats(
+    flags: frozenset[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the polar factor of the gradient: Newton-Schulz brings singular values near 1."""
+    monkeypatch.setattr(processor, "flags", lambda: flags)
+    weight = nn.Parameter(torch.zeros(12, 8))
+    gradient = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
+    weight.grad = gradient.clone()
+    MuonAdamW([{"params": [weight], "lr": 0.1, "muon": True}], weight_decay=0.0).step()
+    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    sizes = torch.linalg.svdvals(weight.detach()) / (0.1 * 0.2 * 12**0.5)
+    assert sizes.min() > 0.6 and sizes.max() < 1.3
+    polar = -(left @ right)
+    cosine = (polar * weight.detach()).sum() / polar.norm() / weight.detach().norm()
+    assert cosine > 0.97

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 
+from harness.common import processor
 from harness.common.errors import UsageError
 from harness.jobs import study as study_run
 from harness.jobs.runner import run
@@ -80,6 +83,29 @@ def test_another_design_is_no_resumption(tmp_path, monkeypatch, changes, said):
     path.write_text(json.dumps(content))
     with pytest.raises(UsageError, match=said):
         run(study_run.StudyJob(settings, []))
+
+
+def test_a_study_goes_on_in_the_number_format_it_was_begun_with(tmp_path, monkeypatch):
+    place(tmp_path, monkeypatch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(processor, "flags", lambda: frozenset({"avx512_bf16"}))
+    path, out = write(tmp_path), tmp_path / "run"
+    answer(load_study(path), {REFERENCE: 0.9, "a": 0.7, "b": 0.5})
+    settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)
+    assert run(study_run.StudyJob(settings, [])) == 0
+    assert json.loads((out / "run.json").read_text())["dtype"].startswith("bfloat16 (autocast)")
+    before = {file.name: file.read_bytes() for file in out.glob("*.csv")}
+    monkeypatch.setattr(processor, "flags", lambda: frozenset({"avx2"}))
+    with pytest.raises(UsageError, match=r"begun with bfloat16 .* here it would be float32"):
+        run(study_run.StudyJob(settings, []))
+    assert before == {file.name: file.read_bytes() for file in out.glob("*.csv")}
+    # Elsewhere: trainings of its own, none of the first's results.
+    answer(load_study(path), {REFERENCE: 0.9, "a": 0.5, "b": 0.7})
+    other = replace(settings, out=str(tmp_path / "other"))
+    assert run(study_run.StudyJob(other, [])) == 0
+    one, two = (pd.read_csv(folder / "study.csv") for folder in (out, tmp_path / "other"))
+    key = one["arm"].eq("a") & one["bench"].eq("average")
+    assert one.loc[key, "mean"].item() > 60 > two.loc[key, "mean"].item()
 
 
 def test_looks_declared_after_a_run_of_before_there_were_looks_are_refused(tmp_path, monkeypatch):

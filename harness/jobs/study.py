@@ -67,7 +67,13 @@ class StudyJob(Job):
 
     def resume(self, out: Path) -> None:
         require_same_files(out, self.source, {})
-        begun = (read(out / "run.json") or {}).get("study") or {}
+        whole = read(out / "run.json") or {}
+        begun, formats = whole.get("study") or {}, _dtype(self.places)
+        if whole.get("dtype", formats) != formats:
+            raise UsageError(
+                f"'{out}' was begun with {whole['dtype']} and here it would be {formats}: "
+                "choose another --out"
+            )
         design = self.study.design
         if "looks" not in begun:  # of before there were looks
             if begun and design.several:
@@ -89,7 +95,7 @@ class StudyJob(Job):
             "device_name": _device_name(),
             "weight_hashes": source.weight_hashes,
             "model_files": source.setting_hashes,
-            "dtype": "bfloat16 (autocast) training, float32 inference",
+            "dtype": _dtype(self.places),
             "study": _described(self.study, self.places),
         }
 
@@ -207,6 +213,13 @@ def _device_name() -> str:
     from harness.timing.device import cpu_name
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+
+
+def _dtype(places: Places) -> str:
+    """Number formats of the trainings (one, or both by recipe) and of the answers."""
+    halves = sorted({job.recipe.bf16 for job, _ in places.values()}, reverse=True)
+    names = " or ".join("bfloat16 (autocast)" if half else "float32" for half in halves)
+    return f"{names} training, float32 inference"
 
 
 def _described(study: Study, places: Places) -> dict[str, Any]:

@@ -138,6 +138,7 @@ def write_card(
     """
     recipe = facts["recipe"]
     shown = ["max_steps", "batch", "learning_rate", "module_learning_rate", "max_text", "rank"]
+    shown += ["bf16"]
     shown += [key for key in ("muon", "short", "sizes", "pages") if recipe[key]]
     text = CARD.format(
         title=model if not recipe["rank"] else f"{model}-{name}",

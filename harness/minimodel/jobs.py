@@ -160,13 +160,13 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
         batches, benches = _probe(tuning, min(PROBE, len(tuning.held)))
         trainer = make_trainer(tuning, recipe, arguments(recipe, work / f"{out.name}-run"))
         started = time.time() - earlier(out)
-        fit(trainer, lambda: held_out_accuracy(tuning.model, batches, benches))
+        fit(trainer, lambda: held_out_accuracy(tuning.model, batches, benches, recipe.bf16))
         if tuning.run is not None:
             tuning.run.method = tuning.method  # what is saved, whatever the last stage was
         if recipe.stored_rank:
             cut_low_rank(tuning.llava, recipe.stored_rank)
         batches, benches = _probe(tuning, len(tuning.held))
-        scores = held_out_accuracy(tuning.model, batches, benches)
+        scores = held_out_accuracy(tuning.model, batches, benches, recipe.bf16)
     log = {"held_out": scores, "seconds": time.time() - started, "plan": tuning.planned}
     log |= {"data": about_data(data, scenes), **progress(trainer.state)}
     if recipe.rank:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.minimodel.precision import half_is_slow
+
 
 class StackedMuon(torch.optim.Muon):
     """`torch.optim.Muon` that orthogonalises all matrices of one shape in one product.
@@ -56,9 +58,10 @@ def _wide(matrix: Tensor) -> bool:
 
 
 def _orthogonal(x: Tensor, group: dict[str, Any]) -> Tensor:
-    """Newton-Schulz on `x` [k, m, n], m <= n, in bfloat16, with the group's settings."""
+    """Newton-Schulz on `x` [k, m, n], m <= n, with the group's settings; in bfloat16, or float32
+    on a processor without it."""
     a, b, c = group["ns_coefficients"]
-    x = x.bfloat16()
+    x = x.float() if half_is_slow(x.device.type) else x.bfloat16()
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=group["eps"])
     for _ in range(group["ns_steps"]):
         gram = x @ x.mT

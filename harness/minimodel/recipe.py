@@ -47,7 +47,7 @@ class Recipe:
     weight_decay: float = 0.0
     clip: float = 1.0
     muon: float = 0.0  # learning rate of the layers' matrices under Muon; 0: AdamW for all
-    bf16: bool = True
+    bf16: bool = True  # taken back where a processor has none (`precision`)
     seed: int = 0
     save_steps: int = 200
     held_out: int = 400

@@ -106,15 +106,21 @@ def _forget_tied_head(module: nn.Module, state: dict, prefix: str, meta: Any) ->
 
 
 @torch.no_grad()
-def held_out_accuracy(model: TuneModel, batches: list[dict], benches: list[list[str]]) -> dict:
-    """Share of questions per bench whose every answer token is the arg max (teacher-forced)."""
+def held_out_accuracy(
+    model: TuneModel, batches: list[dict], benches: list[list[str]], bf16: bool
+) -> dict:
+    """Share of questions per bench whose every answer token is the arg max (teacher-forced).
+
+    `bf16`: under autocast, as the model was trained; else in the weights' float32.
+    """
     right: dict[str, list[float]] = defaultdict(list)
     was_training = model.training
     model.eval()
     device = model.llava.device
     for batch, names in zip(batches, benches, strict=True):
         # Shapes differ here, so a compiled decoder runs as it was written.
-        with torch.autocast(device.type, torch.bfloat16), torch.compiler.set_stance("force_eager"):
+        half = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+        with half, torch.compiler.set_stance("force_eager"):
             moved = {name: value.to(device) for name, value in batch.items()}
             guess = model(**moved)["logits"].argmax(-1).cpu()
         target = batch["labels"][:, 1:]

@@ -12,6 +12,7 @@ from typing import Any
 from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import read_json
 from harness.common.roots import BUILD, DATA
+from harness.minimodel.precision import in_format_of_here
 from harness.minimodel.recipe import Recipe
 from harness.store.csvfile import write_json
 from harness.study.spec import Arm, Study
@@ -114,10 +115,10 @@ def parse(spec: str) -> Any:
 
 
 def recipe_of(study: Study, arm: Arm, seed: int) -> Recipe:
-    """What trains `arm` with `seed`. Raises UsageError."""
+    """What trains `arm` with `seed`, as this machine carries it out. Raises UsageError."""
     path = DATA / study.recipe
     changes = {**study.settings, **arm.recipe, "stages": arm.stages or None}
-    return Recipe.load(path, **changes, method=arm.train, seed=seed)
+    return in_format_of_here(Recipe.load(path, **changes, method=arm.train, seed=seed))
 
 
 def gather(

@@ -162,6 +162,7 @@ def _run(
         return
     from harness.minimodel.jobs import job_of
     from harness.minimodel.log import claim
+    from harness.minimodel.precision import as_computed
     from harness.minimodel.sizes import sized_folders
 
     recipe = Recipe.load(path, start=args.start, seed=args.seed, **common)
@@ -172,7 +173,7 @@ def _run(
         data = BUILD / "-".join(["scenes", *(f"{k}-{v}" for k, v in (drawn or {}).items())])
     if not (data / "images.npy").exists() and not sized_folders(data):
         render(data, **(drawn or {}))
-    _say_slow(recipe.bf16)
+    recipe = as_computed(recipe)
     claim(recipe, out, work / f"{out.name}-run")
     job(recipe, data=data, work=work, out=out, decoder=decoder)
 
