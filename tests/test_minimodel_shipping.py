@@ -17,6 +17,7 @@ from harness.families.catalog import MINIS
 from harness.minimodel import shipping
 from harness.minimodel.log import claim
 from harness.minimodel.parts import parts_of
+from harness.minimodel.precision import in_format_of_here
 from harness.minimodel.recipe import Recipe
 from harness.train.__main__ import main as train
 from tests import tiny  # noqa: F401  declares operators before the library asks for them
@@ -106,7 +107,7 @@ def test_only_the_same_recipe_goes_on(
 ) -> None:
     """Another seed or schedule would be noted of what the first one trained."""
     path = ROOT / "recipes" / "tiny-qwen" / "pmod.yaml"
-    recipe = Recipe.load(path)
+    recipe = in_format_of_here(Recipe.load(path))
     words = ["--recipe", str(path), "--data", str(drawn), "--work", str(tmp_path)]
     assert train([*words, "--start", "none-such"]) == 2  # never begins, and claims nothing
     assert "none-such" in capsys.readouterr().err
