@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.common.errors import UsageError
 from harness.common.roots import ROOT
 from harness.families.catalog import MINIS
 from harness.minimodel import shipping
@@ -91,7 +92,8 @@ def test_the_folder_of_another_models_training_is_refused(
     (run / "checkpoint-5" / "trainer_state.json").write_text("{}")
     assert train(words) == 2
     said = capsys.readouterr().err
-    assert "holds another training (start 'dense', not 'tune'): give another --work" in said
+    assert "holds another training (start 'dense', not 'tune'" in said
+    assert "give another --work" in said
     (run / "recipe.json").write_text("{")
     assert train(words) == 2
     assert "recipe.json: not readable as JSON" in capsys.readouterr().err
@@ -119,6 +121,21 @@ def test_only_the_same_recipe_goes_on(
     for flag, value, said in (("--seed", 9, "seed 1, not 9"), ("--max-steps", 2, "not 2)")):
         assert train([*words, flag, str(value)]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("note", [None, {"stage": "tune", "start": "dense"}])
+def test_checkpoints_that_do_not_say_their_format_have_the_one_of_the_recipes_file(
+    note: dict[str, str] | None, tmp_path: Path
+) -> None:
+    run = tmp_path / "pmod-run"
+    (run / "checkpoint-5").mkdir(parents=True)
+    (run / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    if note:
+        (run / "recipe.json").write_text(json.dumps(note))
+    half = Recipe("tune", start="dense")
+    with pytest.raises(UsageError, match="bf16 True, not False"):
+        claim(replace(half, bf16=False), tmp_path / "pmod", run, bf16=True)
+    claim(half, tmp_path / "pmod", run, bf16=True)  # as the file says: gone on with
 
 
 def test_recipes_are_read_without_torch() -> None:

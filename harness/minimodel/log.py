@@ -32,24 +32,29 @@ def write_log(out: Path, recipe: Recipe, log: dict) -> None:
     (out / "training.json").write_text(text + "\n", encoding="utf-8")
 
 
-def claim(recipe: Recipe, out: Path, run: Path) -> None:
+def claim(recipe: Recipe, out: Path, run: Path, bf16: bool | None = None) -> None:
     """Note in the folder of checkpoints, `run`, whose they are; recipes of two models share names.
 
     Raises UsageError where `run` has checkpoints of a recipe that is not this one, which would be
     gone on with, or `out` the result of another method or model. What an older note does not name
-    is not compared.
+    is not compared, but for the number format: checkpoints that do not say theirs are in `bf16`,
+    what the recipe's file says (None: not known).
     """
     own = json.loads(json.dumps(dataclasses.asdict(recipe)))
     note, result = run / "recipe.json", out / "training.json"
     if last_complete(run) is not None:  # a training that never began leaves a note too
-        _compare(note, own, [key for key in own if key not in FREE])
+        silent = {} if bf16 is None else {"bf16": bf16}
+        _compare(note, own, [key for key in own if key not in FREE], silent)
     _compare(result, own, WHOSE)
     run.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(own) + "\n", encoding="utf-8")
 
 
-def _compare(file: Path, own: Mapping[str, Any], keys: Sequence[str]) -> None:
-    """Raises UsageError where a recipe noted in `file` says otherwise."""
+def _compare(
+    file: Path, own: Mapping[str, Any], keys: Sequence[str], silent: Mapping[str, Any] | None = None
+) -> None:
+    """Raises UsageError where a recipe noted in `file` says otherwise; `silent`: what one that does
+    not name a key means by it."""
     try:
         found = read_json(file) if file.is_file() else {}
     except (OSError, ValueError) as error:
@@ -57,6 +62,7 @@ def _compare(file: Path, own: Mapping[str, Any], keys: Sequence[str]) -> None:
     theirs = found.get("recipe", found) if isinstance(found, dict) else None
     if not isinstance(theirs, dict):
         raise UsageError(f"{file}: no recipe in it: expected what a training writes there")
+    theirs = {**(silent or {}), **theirs}
     if wrong := [key for key in keys if theirs.get(key, own[key]) != own[key]]:
         shown = ", ".join(f"{key} {theirs[key]!r}, not {own[key]!r}" for key in wrong)
         raise UsageError(

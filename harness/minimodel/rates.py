@@ -57,6 +57,7 @@ class RateTrainer(GuardedTrainer):
             self.optimizer = MuonAdamW(
                 [{"params": p, "lr": rate, "muon": muon} for (rate, muon), p in groups.items()],
                 weight_decay=self.args.weight_decay,
+                bf16=bool(self.args.bf16),
             )
         return self.optimizer
 

@@ -173,8 +173,8 @@ def _run(
         data = BUILD / "-".join(["scenes", *(f"{k}-{v}" for k, v in (drawn or {}).items())])
     if not (data / "images.npy").exists() and not sized_folders(data):
         render(data, **(drawn or {}))
-    recipe = as_computed(recipe)
-    claim(recipe, out, work / f"{out.name}-run")
+    written, recipe = recipe.bf16, as_computed(recipe)
+    claim(recipe, out, work / f"{out.name}-run", written)
     job(recipe, data=data, work=work, out=out, decoder=decoder)
 
 
