@@ -114,6 +114,14 @@ class Method:
         return getattr(self, "positions", "original")
 
     @property
+    def one_turn(self) -> str:
+        """Why a later question cannot follow on its kept cache; empty where it can.
+
+        Later text is routed as ``decode`` says, of the kind QUESTION.
+        """
+        return ""
+
+    @property
     def reads_tower(self) -> bool:
         """Whether the tower must run for every prompt: to read ``Tokens.crops``, or to merge."""
         return self.reads_clip

@@ -13,8 +13,8 @@ unless ``rule=topk``.
              released LLaVA-HR code does). Auxiliary loss: ``aux`` * sum over MoD layers of the
              cross-entropy between router logits and the (detached) selection.
   inference  p > ``threshold`` in the prompt, p >= ``decode_threshold`` for generated tokens; no
-             ratio, no protection. One question to the device per MoD layer, the price of a
-             threshold.
+             ratio, no protection; a later question behind the cache counts as prompt. One question
+             to the device per MoD layer, the price of a threshold.
   positions  renumbered 0..k-1 inside MoD layers (``compact``); at decode a layer counts on from
              its own cache length. ``original`` keeps the position ids.
 
@@ -94,6 +94,11 @@ class Gamma(Method):
     def check(self, info: ModelInfo) -> None:
         self.require(any(self.mod_layers(info)), f"no MoD layer in a model of {info.layers}")
 
+    @property
+    def one_turn(self) -> str:
+        ranks_text = self.rule == "topk" and self.mask == "none"
+        return "its top-k ranks a question with what stands before it" if ranks_text else ""
+
     def build_modules(self, info: ModelInfo) -> nn.Module:
         """``router`` for all layers, or one per MoD layer by index; PyTorch's default init."""
         from torch import nn
@@ -133,9 +138,8 @@ class Gamma(Method):
         logits = self.logits(layer, seq)
         p = logits.softmax(dim=-1)[..., 1]
         if not (seq.training or self.rule == "topk"):
-            answer = seq.kinds == ANSWER
-            keep = (p >= self.decode_threshold).where(answer, p > self.threshold) & seq.valid
-            ranked = Ranking(p, group=answer.long())  # answers have a threshold of their own
+            keep = self._passed(p, seq.kinds) & seq.valid
+            ranked = Ranking(p, group=(seq.kinds == ANSWER).long())  # of a threshold of their own
             return Route(keep, None, p, self.weight_on, None, self.positions, ranked)
         skipped = [int(a * self.ratio) for a in seq.head_counts]
         counts = [n - s for n, s in zip(seq.counts, skipped, strict=True)]
@@ -144,6 +148,10 @@ class Gamma(Method):
         if seq.training:
             seq.add_loss(self.aux * self._loss(logits, keep, seq.valid))
         return Route(keep, counts, p, self.weight_on, None, self.positions, Ranking(score))
+
+    def _passed(self, p: Tensor, kinds: Tensor) -> Tensor:
+        """[B, m] bool: who is processed by the threshold of its kind."""
+        return (p >= self.decode_threshold).where(kinds == ANSWER, p > self.threshold)
 
     def _protected(self, seq: Tokens) -> Tensor:
         kinds = seq.kinds
@@ -164,5 +172,5 @@ class Gamma(Method):
         if not self.mod_layers(seq.info)[layer]:
             return None
         p = self.logits(layer, seq).softmax(dim=-1)[..., 1]
-        keep = None if self.rule == "topk" else p >= self.decode_threshold
+        keep = None if self.rule == "topk" else self._passed(p, seq.kinds)
         return Route(keep, None, p, self.weight_on, None, self.positions)

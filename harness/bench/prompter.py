@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 PLAIN_TEMPLATE = "USER: {images}{text} ASSISTANT:"
 # How tasks write where an image goes; LLaVA's own token.
 MARK = "<image>"
+HOLDER = "answerholder"  # stands for an answer while a template is rendered
 
 
 class Prompter:
@@ -91,20 +92,57 @@ class Prompter:
 
         A text that already says where its images go, once each, keeps them there.
         """
+        text, ahead = self._placed(text, n_images)
+        if not self.has_template:
+            images = f"{self.processor.image_token}\n" * ahead
+            return PLAIN_TEMPLATE.format(images=images, text=text)
+        return self._rendered([self._turn("user", text, ahead)])
+
+    def behind_answer(self, first: str, n_images: int, second: str) -> str:
+        """What the template writes behind the first answer of a conversation of two questions.
+
+        ``first`` and ``second``: their texts; the images belong to the first. Raises CellError
+        where the template writes the first turn otherwise once it is over: nothing can then be
+        appended to what was asked.
+        """
+        second = second.replace(MARK, "").replace(self.processor.image_token, "").strip()
+        if not self.has_template:
+            end = self.processor.tokenizer.eos_token or ""
+            return end + PLAIN_TEMPLATE.format(images="", text=second)
+        turns = [
+            self._turn("user", *self._placed(first, n_images)),
+            self._turn("assistant", HOLDER),
+            self._turn("user", second),
+        ]
+        before, found, behind = self._rendered(turns).partition(HOLDER)
+        begun = self.prompt(first, n_images)
+        if not found or not before.startswith(begun) or before[len(begun) :].strip():
+            raise CellError(
+                "the model's chat template writes a turn that is over in another way than it was "
+                "asked: a second question cannot follow on the kept cache"
+            )
+        return behind
+
+    def _placed(self, text: str, n_images: int) -> tuple[str, int]:
+        """A question with the model's own image token, and how many images go ahead of it."""
         token = self.processor.image_token
         text = text.replace(MARK, token)
-        placed = text.count(token) == n_images
-        if not placed:
-            text = text.replace(token, "").strip()
-        ahead = 0 if placed else n_images
-        images = f"{token}\n" * ahead
-        if not self.has_template:
-            return PLAIN_TEMPLATE.format(images=images, text=text)
+        if text.count(token) == n_images:
+            return text, 0
+        return text.replace(token, "").strip(), n_images
+
+    def _turn(self, role: str, text: str, ahead: int = 0) -> dict[str, Any]:
+        """One message, in the form that the template takes."""
+        token = self.processor.image_token
         content: Any = [{"type": "image"}] * ahead + self._parts(text, token)
+        if not getattr(self.processor, "chat_template", None):
+            content = f"{token}\n" * ahead + text
+        return {"role": role, "content": content}
+
+    def _rendered(self, turns: list[dict[str, Any]]) -> str:
         renderer = self.processor
         if not getattr(self.processor, "chat_template", None):
-            renderer, content = self.processor.tokenizer, images + text
-        turns = [{"role": "user", "content": content}]
+            renderer = self.processor.tokenizer
         return str(renderer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
 
     @staticmethod

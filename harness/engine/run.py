@@ -110,7 +110,10 @@ class Run:
         self._questions = list(questions) if questions is not None else None
 
     def set_kinds(self, kinds: Tensor | None) -> None:
-        """Token kinds uint8 [B, n] of the next forward call, where input ids cannot tell them."""
+        """Token kinds uint8 [B, n] of the next forward call, where input ids cannot tell them.
+
+        Behind a cache new tokens are an answer's unless this says otherwise.
+        """
         self._kinds = kinds
 
     def set_labels(self, labels: Tensor | None) -> None:
@@ -289,6 +292,11 @@ class Run:
         rows, width = embeds.shape[:2]
         if ids is not None and width > 1 and bool((ids == self.parts.image_token).any()):
             raise EngineError("image tokens behind a cache: chunked prefill cannot be routed")
+        kinds, self._kinds = self._kinds, None
+        if kinds is None:
+            kinds = torch.full((rows, width), ANSWER, dtype=torch.uint8)
+        if kinds.shape != (rows, width):
+            raise EngineError(f"kinds {list(kinds.shape)} for new tokens [{rows}, {width}]")
         kind = backend(self.parts.config)
         positions, _ = PositionIds.given(position_ids, self.parts.family.axes)
         if ids is None:
@@ -298,7 +306,7 @@ class Run:
                 self._recorder.passed(ids)
             return run_untouched(self.parts, kind, embeds, positions, cache, kwargs)
         cache.settle()
-        kinds = torch.full((rows, width), ANSWER, dtype=torch.uint8, device=embeds.device)
+        kinds = kinds.to(embeds.device)
         seq = RunningTokens(
             self.parts, kind, self.modules, embeds, kinds, torch.ones_like(kinds, dtype=torch.bool),
             positions, [width] * rows, [0] * rows, [0] * rows, None, training=False, generated=True,

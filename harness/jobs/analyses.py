@@ -36,7 +36,7 @@ FILES = {
 
 def missing(grid: Grid, folder: Path) -> list[str]:
     """The analyses that were asked for and are not there yet, in the order of work."""
-    asked = [name for name in ANALYSES if name in grid.settings.analyse]
+    asked = _asked(grid)
     done = _stamps(folder)
     left: list[str] = []
     for name in asked:
@@ -57,7 +57,7 @@ def stamp(grid: Grid, name: str) -> str:
         "source": source_digest(_sources(name)),
         "cells": [cell.key.cell_id for cell in _dense(grid)],
         "samples": settings.analyse_samples,
-        "plan": [settings.analyse_kv, sorted(settings.analyse)] if name == "plan" else None,
+        "plan": [settings.analyse_kv, sorted(_asked(grid))] if name == "plan" else None,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -143,6 +143,10 @@ class Analyses:
             seconds = round(time.perf_counter() - started, 3)
             done = _stamps(folder) | {name: {"stamp": stamp(grid, name), "seconds": seconds}}
             write_json(folder / STAMPS, done)
+
+
+def _asked(grid: Grid) -> list[str]:
+    return [name for name in ANALYSES if name in grid.settings.analyse and name in FILES]
 
 
 def _dense(grid: Grid) -> list[Cell]:

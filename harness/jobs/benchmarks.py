@@ -90,10 +90,14 @@ class Benchmarks(Parts):
     def _extras(self, out: Path) -> Sequence[Extra]:
         """Raises UsageError for times that cannot be measured."""
         found: list[Extra] = []
-        if self.settings.analyse:
+        if set(self.settings.analyse) - {"regret"}:
             from harness.jobs.analyses import Analyses
 
             found.append(Analyses(self.grid, out, self.evaluate))
+        if "regret" in self.settings.analyse:
+            from harness.jobs.regret import Regret
+
+            found.append(Regret(self.grid, out))
         if self.settings.with_throughput:
             from harness.jobs.within import Within
 

@@ -23,6 +23,7 @@ from harness.cost.findings import RefereeError
 from harness.options.workload import is_workload
 from harness.readouts.derive import Derived, read_cell
 from harness.readouts.ending import conclude
+from harness.readouts.regret import derive_regret
 from harness.readouts.stored import read_out_cell
 from harness.readouts.summary import ending
 from harness.store.against import in_run, keep
@@ -70,6 +71,7 @@ def run_derive(
                 _leave_out(derived, requested, row)
         show.phase("tables")
         derived.write()
+        derive_regret(path)
         if packed:
             settle(path)
         show.phase("drawing the report")

@@ -256,14 +256,15 @@ class Settings:
         (),
         validators.analyses,
         "LIST",
-        help="of dense, after the cells: arank (rank of every layer's attention), damage (each "
-        "layer skipped, whole and for half of the image tokens), plan (retention plans from them)",
+        help="after the cells, of dense: arank (rank of every layer's attention), damage (each "
+        "layer skipped, whole and for half of the image tokens), plan (retention plans from them); "
+        "of every method: regret (a second question on the cache kept after the first)",
     )
     analyse_samples: int = _analysis(
         50,
         positive,
         "N",
-        help="the first N documents of each bench",
+        help="the first N documents of each bench (regret: those whose image has another question)",
         needs="analyse",
     )
     analyse_kv: float = _analysis(  # the mean of p-MoD's released schedule
@@ -413,6 +414,10 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         raise UsageError("--gpu has no meaning with --throughput without --concurrency")
     if settings.shard and settings.cluster:
         raise UsageError("--shard and --cluster exclude each other: the tasks take the shares")
+    if "regret" in settings.analyse and settings.analyse_samples < 2:
+        raise UsageError(
+            "--analyse regret asks two questions: --analyse-samples must be at least 2"
+        )
     if "plan" in settings.analyse and (settings.limit or math.inf) <= settings.analyse_samples:
         raise UsageError(
             f"--analyse: plans are checked on documents behind the first "

@@ -21,7 +21,7 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 SHARD = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
 MAX_BATCH = 1024  # 1.4 GB of pixels at 336 x 336
 # What --analyse can do, in the order in which it is done.
-ANALYSES = ("arank", "damage", "plan")
+ANALYSES = ("arank", "damage", "plan", "regret")
 # Faults of single samples that --allow counts instead of ending the cell.
 ALLOWED = (OVER_LENGTH,)
 
@@ -139,7 +139,7 @@ def analyses(text: str) -> tuple[str, ...]:
     """A comma list of analyses, in the order of work. A plan is made from one of the others."""
     known = one_of("analysis", ANALYSES)
     asked = [known(item) for item in comma_list(text)]
-    if set(asked) == {"plan"}:
+    if "plan" in asked and not {"arank", "damage"} & {*asked}:
         raise UsageError("a plan is made from arank or damage: name one of them too")
     return tuple(name for name in ANALYSES if name in asked)
 

@@ -15,8 +15,8 @@ class _Enough(Exception):
     """The requests are known: lmms-eval need not go on."""
 
 
-def requests_of(loaded: Any, name: str, data: str, limit: int, seed: int) -> list[Request]:
-    """The first ``limit`` requests of a bench, images loaded when asked for.
+def requests_of(loaded: Any, name: str, data: str, limit: int | None, seed: int) -> list[Request]:
+    """The first ``limit`` requests of a bench (None: all), images loaded when asked for.
 
     Raises UsageError and CellError, one line, as an evaluation would.
     """
