@@ -37,15 +37,14 @@ def write_regret(run: Path, order: Sequence[str], why: Mapping[str, tuple[str, s
     """
     about = {row["cell_id"]: row for row in read_rows(run / "cells.csv")}
     found: dict[str, list[dict[str, str]]] = {}
-    for row in read_rows(run / CONVERSATIONS.file):
-        found.setdefault(row["cell_id"], []).append(row)
+    for said in read_rows(run / CONVERSATIONS.file):
+        found.setdefault(said["cell_id"], []).append(said)
     seed = int(read_run_json(run)["seed"])
     rows: list[dict[str, Any]] = []
     for cell in order:
         if cell in about and cell in why:
             status, error = why[cell]
-            said: dict[str, Any] = {"status": status, "error": error}
-            rows.append(_about(about[cell], BOTH, seed) | said)
+            rows.append({**_about(about[cell], BOTH, seed), "status": status, "error": error})
         elif cell in about and cell in found:
             rows += _cell(about[cell], found[cell], seed)
     tested = [r for r in rows if r["order"] == BOTH and r["method"] != REFERENCE and "p_value" in r]
