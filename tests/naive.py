@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ class Sample:
     grids: list[list[tuple[int, int, bool]]] = field(default_factory=list)  # rows, cols, newline
     name: str = ""
     deep: list[Tensor] = field(default_factory=list)  # [tokens, d] that layer 0, 1, ... adds
+    asked: Sequence[int] = ()  # a later question among the tokens of ``answer``
 
     def __post_init__(self) -> None:
         self.image = [i for i, t in enumerate(self.ids) if t == self.image_token]

@@ -75,6 +75,8 @@ def gamma(naive: Naive, routed: list[bool], ratio: float, mask: str, threshold: 
         p = torch.softmax(naive.modules["router" if shared else str(layer)](states), -1)[:, 1]
         active = p > threshold
         active[sample.prompt :] = p[sample.prompt :] >= decode_threshold
+        asked = list(sample.asked)
+        active[asked] = p[asked] > threshold
         if rule == "topk":
             free = list(range(sample.prompt)) if mask == "none" else list(range(head))
             if mask != "none" and sample.image:
