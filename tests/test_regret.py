@@ -15,6 +15,7 @@ from harness.bench.conversation import Talker
 from harness.bench.request import GenerationKwargs, Request
 from harness.command.cli import main, parse
 from harness.common.errors import CellError, UsageError
+from harness.jobs import regret
 from harness.jobs.benchmarks import Benchmarks
 from harness.jobs.regret import paired_by_image
 from harness.jobs.runner import run as run_job
@@ -67,18 +68,26 @@ def counted(patch: pytest.MonkeyPatch, before: Callable[[Any], None] = lambda la
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in which one method failed and another could not go on, then was resumed."""
+    """A run that was stopped, in which then one method failed and another could not go on."""
     out = tmp_path_factory.mktemp("runs") / "regret"
+
+    def stops(label: str) -> None:
+        if label != "dense":
+            raise KeyboardInterrupt
 
     def fails(label: str) -> None:
         if label.startswith("random"):
             raise CellError("out of luck")
 
     with pytest.MonkeyPatch.context() as patch:
+        held = counted(patch, stops)
+        assert go(out) == 130
+    assert held == ["dense"] * 4 and not (out / "regret.csv").exists()
+    with pytest.MonkeyPatch.context() as patch:
         held = counted(patch, fails)
         patch.setattr(FastV, "one_turn", "it forgets")
         assert go(out) == 3
-    assert held == ["dense"] * 4
+    assert held == []
     said = {r["method"]: (r["status"], r["error"]) for r in rows_of(out / "regret.csv")}
     assert said == {
         "dense": ("done", ""), "fastv": ("left out", "it forgets"),
@@ -204,6 +213,19 @@ def test_the_numbers_are_those_of_the_conversations(tmp_path: Path) -> None:
     before = (tmp_path / "regret.csv").read_bytes()
     derive_regret(tmp_path)
     assert (tmp_path / "regret.csv").read_bytes() == before
+
+
+def test_a_bench_without_pairs_is_left_out_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing at all was held then, which is no success."""
+    monkeypatch.setattr(regret, "paired_by_image", lambda *_: [])
+    job, argv = Shipped(Settings(), []), [*ARGV[2:-1], "--out", str(tmp_path / "run")]
+    job.settings, job.argv = parse(["--methods", "dense", *argv])[1], argv
+    assert run_job(job) == 3
+    (row,) = rows_of(tmp_path / "run/regret.csv")
+    assert row["status"] == "left out" and "share an image" in row["error"]
+    assert "is left out: no two questions" in capsys.readouterr().err
 
 
 def test_a_damaged_table_is_said_and_the_rest_is_drawn(finished: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from harness.common.progress import Progressing
 from harness.common.roots import ROOT
 from harness.common.stops import PROGRAM
 from harness.jobs.grid import Cell, Grid
-from harness.readouts.regret import write_regret
+from harness.readouts.regret import DONE, write_regret
 from harness.store.columns.regret import BOTH, CONVERSATIONS, EARLIER, LATER, REGRET
 from harness.store.csvfile import write_csv
 from harness.store.rundir import Store
@@ -33,6 +33,10 @@ from harness.store.tables import read_rows
 NAME = "regret"
 SOURCES = ("jobs/regret.py", "bench/conversation.py", "bench/rescoring.py")
 LEFT_OUT, FAILED = "left out", "failed"
+
+
+class LeftOut(CellError):
+    """A method or a bench that has no second turn; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,11 @@ class Regret:
         """Nothing to refuse: what other settings measured is measured again."""
 
     def methods(self) -> dict[Any, Path | None]:
-        """Every method with conversations to hold, and its weights."""
-        return {cell.method: cell.checkpoint for cell in self._left()}
+        """Every method with conversations to hold, and its weights; any one to write the table."""
+        left = self._left()
+        if not left and not (self.folder / REGRET.file).is_file():
+            left = list(self.grid.cells[:1])
+        return {cell.method: cell.checkpoint for cell in left}
 
     def describe(self) -> dict[str, Any]:
         """Nothing beside the settings."""
@@ -70,32 +77,32 @@ class Regret:
 
     def run(self, session: Any, store: Store, show: Progressing) -> bool:
         """Hold what conversations are missing; True when those of a cell failed."""
-        ids = {r.get("requested_id") or r["cell_id"]: r["cell_id"] for r in store.cells()}
-        kept = {cell.key.cell_id: self._kept(cell) for cell in self.grid.cells}
+        named = {r.get("requested_id") or r["cell_id"]: r["cell_id"] for r in store.cells()}
+        ids = [named.get(c.key.cell_id, c.key.cell_id) for c in self.grid.cells]
+        kept: list[list[Any]] = [[*self._kept(cell)] for cell in self.grid.cells]
         why: dict[str, tuple[str, str]] = {}
-        benches: dict[str, Sequence[Pair] | CellError] = {}
-        for cell in self.grid.cells:
-            requested = cell.key.cell_id
-            if kept[requested] or (reason := cell.method.one_turn):
-                if not kept[requested]:
-                    why[ids[requested]] = LEFT_OUT, reason
-                    show.say(f"{_title(cell)} is left out: {reason}")
+        benches: dict[str, Sequence[Pair] | LeftOut] = {}
+        for number, cell in enumerate(self.grid.cells):
+            if kept[number]:
                 continue
             try:
-                if cell.bench.name not in benches:
-                    benches[cell.bench.name] = self._pairs(cell, session, store)
-                kept[requested] = self._hold(cell, ids[requested], benches, session, show)
+                pairs = self._may(cell, session, store, benches)
+                kept[number] = self._hold(cell, ids[number], pairs, session, show)
             except (StoreError, KeyboardInterrupt):
                 raise
+            except LeftOut as error:
+                why[ids[number]] = LEFT_OUT, one_line(error)
+                show.say(f"{_title(cell)} is left out: {one_line(error)}")
             except Exception as error:
-                why[ids[requested]] = FAILED, one_line(error)
+                why[ids[number]] = FAILED, one_line(error)
                 show.warn(f"{PROGRAM}: {_title(cell)} failed: {one_line(error)}")
-            rows = [row for found in kept.values() for row in found]
+            rows = [row for found in kept for row in found]
             write_csv(self.folder / CONVERSATIONS.file, CONVERSATIONS, rows)
-        for row in write_regret(self.folder, [ids[c.key.cell_id] for c in self.grid.cells], why):
-            if row["order"] == BOTH and row["status"] not in (LEFT_OUT, FAILED):
+        for row in write_regret(self.folder, ids, why):
+            if row["order"] == BOTH and row["status"] == DONE:
                 show.say(_told(row))
-        return any(status == FAILED for status, _ in why.values())
+        failed = any(status == FAILED for status, _ in why.values())
+        return failed or not any(kept)
 
     # --- what is there ----------------------------------------------------------------------
     def _left(self) -> list[Cell]:
@@ -106,8 +113,6 @@ class Regret:
     def _kept(self, cell: Cell) -> list[dict[str, str]]:
         """The conversations of a cell under the same code and settings, from an earlier run."""
         stamp = self._stamp(cell)
-        if not (self.folder / REGRET.file).is_file():
-            return []
         rows = read_rows(self.folder / CONVERSATIONS.file)
         return [row for row in rows if row["stamp"] == stamp]
 
@@ -119,13 +124,27 @@ class Regret:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     # --- what is done -----------------------------------------------------------------------
+    def _may(self, cell: Cell, session: Any, store: Store, benches: dict[str, Any]) -> Any:
+        """The pairs of the cell's bench, found once. Raises LeftOut."""
+        if cell.method.one_turn:
+            raise LeftOut(cell.method.one_turn)
+        name = cell.bench.name
+        if name not in benches:
+            try:
+                benches[name] = self._pairs(cell, session, store)
+            except LeftOut as error:
+                benches[name] = error
+        if isinstance(benches[name], LeftOut):
+            raise benches[name]
+        return benches[name]
+
     def _pairs(self, cell: Cell, session: Any, store: Store) -> Sequence[Pair]:
-        """Of the documents that the run answered, by the images that it saw. Raises CellError."""
+        """Of the documents that the run answered, by the images that it saw. Raises LeftOut."""
         from harness.timing.documents import requests_of
 
         bench, settings = cell.bench, self.grid.settings
         if BOX_TASKS.search(bench.task):
-            raise CellError("answers with boxes are not scored in a conversation")
+            raise LeftOut("answers with boxes are not scored in a conversation")
         found = requests_of(session, bench.name, settings.data, settings.limit, settings.seed)
         grouped = len({request.task for request in found}) > 1
         requests = {doc_key(r.doc_id, r.task if grouped else ""): r for r in found}
@@ -133,16 +152,16 @@ class Regret:
             : settings.analyse_samples // 2
         ]
         if not pairs:
-            raise CellError(f"no two questions of the {len(requests)} documents share an image")
+            raise LeftOut(f"no two questions of the {len(requests)} documents share an image")
         return pairs
 
     def _hold(
-        self, cell: Cell, cell_id: str, benches: dict[str, Any], session: Any, show: Progressing
+        self, cell: Cell, cell_id: str, pairs: Sequence[Pair], session: Any, show: Progressing
     ) -> list[dict[str, Any]]:
         """The rows of one cell."""
         from harness.bench.conversation import Talker
 
-        pairs, settings = benches[cell.bench.name], self.grid.settings
+        settings = self.grid.settings
         orders = [(EARLIER, p.image_id, p.earlier, p.later) for p in pairs]
         orders += [(LATER, p.image_id, p.later, p.earlier) for p in pairs]
         held = []
@@ -208,12 +227,12 @@ def paired_by_image(requests: dict[str, Any], images: dict[str, str]) -> list[Pa
 
 
 def _images(store: Store, bench: str) -> dict[str, str]:
-    """Document -> its images' hash, from any finished cell of the bench. Raises CellError."""
+    """Document -> its images' hash, from any finished cell of the bench. Raises LeftOut."""
     for row in store.done().values():
         if row["bench"] == bench:
             rows = read_rows(store.samples_csv(row["cell_id"]))
             return {r["doc_id"]: r["image_id"] for r in rows}
-    raise CellError("no cell of it is done, so nobody knows which documents share an image")
+    raise LeftOut("no cell of it is done, so nobody knows which documents share an image")
 
 
 def _title(cell: Cell) -> str:
