@@ -153,6 +153,17 @@ def require_dataset(
         ) from None
 
 
+def require_hub(dataset: str, bench: str) -> None:
+    """Raise UsageError unless the hub answers: single files of a dataset are read from there."""
+    try:
+        hub_revision(dataset)
+    except ConnectionError:
+        raise UsageError(
+            f"--bench: {bench} reads single files of the dataset '{dataset}' from the hub, which "
+            "cannot be reached: no copy of the dataset takes their place"
+        ) from None
+
+
 def revision(dataset: str, config: str, root: Path | None) -> str:
     """What identifies a dataset's content: a commit, or a hash over a local folder's listing."""
     dataset = found_id(dataset, config, root)

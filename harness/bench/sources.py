@@ -102,10 +102,10 @@ class Source:
                 f"--bench: {bench} reads {away[0]}, whose content cannot be pinned: download it "
                 "and name the file in a task file of your own"
             )
-        if self.hub_id:
-            pinned = self.root if self.dataset not in BUILDERS else None
-            names = (self.config, *configs)
-            hubdata.require_dataset(self.hub_id, names, pinned, bench)
+        if self.hub_id and self.dataset in BUILDERS:
+            hubdata.require_hub(self.hub_id, bench)
+        elif self.hub_id:
+            hubdata.require_dataset(self.hub_id, (self.config, *configs), self.root, bench)
         elif not self._paths():
             named = ", ".join(self.files) or self.dataset
             raise UsageError(f"--bench: {bench} reads {named}, which is not on this machine")

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 _Loader.add_constructor("!function", _Loader.function)
 
 
+@cache
 def upstream_folder() -> Path:
     """The task folder of the installed lmms-eval.
 
@@ -242,12 +243,17 @@ def _functions(value: Any) -> Iterator[Function]:
         yield value
 
 
+@lru_cache(maxsize=4096)  # a tag or a group of hundreds asks for the same templates again and again
+def _parsed(text: str, folder: Path) -> dict[str, Any]:
+    loader = _Loader(text)
+    loader.folder = folder
+    return loader.get_single_data() or {}
+
+
 def _merged(path: Path) -> tuple[dict[str, Any], list[Path]]:
     try:
-        loader = _Loader(path.read_text(encoding="utf-8-sig"))
-        loader.folder = path.parent
-        config = loader.get_single_data() or {}
-    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        config = dict(_parsed(path.read_text(encoding="utf-8-sig"), path.parent))
+    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError):
         raise UsageError(f"{path}: not readable as YAML") from None
     includes = config.pop("include", [])
     merged: dict[str, Any] = {}
