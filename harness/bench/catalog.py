@@ -94,7 +94,9 @@ BENCHES: dict[str, Spec] = {
         "refcocog_bbox_rec_val", "refcoco_ACC@0.5", "the box of a sentence, validation"
     ),
     "ocrbench": Spec(
-        "ocrbench", "ocrbench_accuracy", "text in pictures, right if the answer holds it; / 1000"
+        "ocrbench",
+        "ocrbench_accuracy",
+        "text in pictures, right if the answer holds it, share of those asked",
     ),
     "mmstar": Spec(
         "mmstar", "average", "multiple choice that needs the picture, mean over 18 abilities"

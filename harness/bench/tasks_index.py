@@ -259,7 +259,13 @@ def _merged(path: Path) -> tuple[dict[str, Any], list[Path]]:
     merged: dict[str, Any] = {}
     files = [path]
     for name in reversed([includes] if isinstance(includes, str) else includes):
-        below, more = _merged(Path(name) if os.path.isabs(name) else path.parent / name)
+        included = Path(name) if os.path.isabs(name) else path.parent / name
+        if not included.is_file():
+            raise UsageError(
+                f"{path}: includes {name}, which is not there (releases of lmms-eval before 0.7.3 "
+                "were packed without such files: install a newer one)"
+            )
+        below, more = _merged(included)
         merged |= below
         files += more
     return {**merged, **config}, files

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import sys
 import tempfile
@@ -27,6 +28,11 @@ from harness.bench.decoding import truncation_marked
 from harness.bench.hubdata import dataset_sources
 from harness.bench.tasks_index import upstream_folder
 from harness.common.errors import CellError, HarnessError, one_line
+
+# Documents are prepared in one process. lmms-eval 0.7.2 knows nothing else.
+SINGLE = {"process_docs_parallel": 1}
+if "process_docs_parallel" not in inspect.signature(evaluator.simple_evaluate).parameters:
+    SINGLE = {}
 
 # How lmms-eval, the datasets library and the parquet reader say that there are none.
 NO_DOCUMENTS = (
@@ -72,7 +78,7 @@ def run_lmms_eval(
                 numpy_random_seed=seed,
                 torch_random_seed=seed,
                 fewshot_random_seed=seed,
-                process_docs_parallel=1,
+                **SINGLE,
             )
         except RetryError as error:
             raise _cause(error, bench) from None
