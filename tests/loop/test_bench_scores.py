@@ -94,6 +94,7 @@ def test_scores(name: str, alone: None, tmp_path: Path, monkeypatch: pytest.Monk
     assert [s.prediction for s in result.samples] == list(fixture.said)
     assert [s.score for s in result.samples] == pytest.approx(list(fixture.scores))
     assert result.headline.value == pytest.approx(fixture.value)
+    assert result.headline.is_mean == (name not in ("mme", "mmstar"))
     found = {m.metric: m.value for m in result.metrics}
     assert {metric: found[metric] for metric in fixture.also} == pytest.approx(dict(fixture.also))
     images = list(fixture.images) or [1] * len(fixture.said)
@@ -190,3 +191,12 @@ def test_all_wrong_is_zero_with_a_judge(
     fixture = replace(FIXTURES["mathvista"], said=["5 cm", "4 cm", "1", "2", "3"], judge={"x": "y"})
     result, _, prompts = run("mathvista", fixture, tmp_path, monkeypatch)
     assert result.headline.value == 0 and result.headline.is_mean and prompts == []
+
+
+def test_a_mean_over_abilities_is_none_over_documents(
+    alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where both agree: the statistics of a row must not depend on its answers."""
+    fixture = replace(FIXTURES["mmstar"], said=["B", "B", "B"])
+    headline = run("mmstar", fixture, tmp_path, monkeypatch)[0].headline
+    assert headline.value == 1 and not headline.is_mean and len(headline.scores) == 3
