@@ -17,6 +17,7 @@ from harness.bench.sources import Source
 from harness.bench.tasks_index import (
     TaskFile,
     index,
+    lacking,
     read_task,
     task_digest,
     tasks_of,
@@ -104,7 +105,7 @@ class Bench:
         """
         if self.mini:
             return rows.digest(rows.read(_mini_data(self.file.path)), limit)
-        return _digest("\n".join(f"{s.dataset} {s.config} {s.version}" for s in self.sources))
+        return _digest("\n".join(f"{s.found} {s.config} {s.version}" for s in self.sources))
 
     @cached_property
     def documents(self) -> int | None:
@@ -121,7 +122,7 @@ class Bench:
         """Check what can be checked before running.
 
         Raises UsageError, one line: dataset not here and not reachable, a judge without a key, a
-        limit that cuts a pair.
+        limit that cuts a pair, a Python module that the scoring needs and that is not installed.
         """
         if self.judge and not any(os.environ.get(name) for name in self.judge):
             raise UsageError(f"--bench: {self.name} asks a GPT judge: set {self.judge[0]}")
@@ -133,6 +134,12 @@ class Bench:
             return
         for source in self.sources:
             source.require(self.configs, self.name)
+        absent = dict.fromkeys(module for file in self.tasks for module in lacking(file.path))
+        if absent:
+            raise UsageError(
+                f"--bench: {self.name} is scored by code that imports {', '.join(absent)}, which "
+                "is not installed: pip install it beside lmms-eval"
+            )
 
 
 def _digest(text: str) -> str:
@@ -219,6 +226,7 @@ def _hub_bench(name: str, spec: Spec | None, root: Path | None) -> Bench:
         pairs=spec.pairs,
         judge=spec.judge,
         configs=spec.configs,
+        parts=parts if file.kind != "task" else (),
     )
 
 
