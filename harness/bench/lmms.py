@@ -112,9 +112,9 @@ class RoutedModel(lmms):
         """A generated answer each, in the order of the requests."""
         return self.ask(FORMS["generate_until"], requests)
 
-    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Any]) -> list[Any]:
         """Mean loss of a given answer's tokens, and whether they are what greedy decoding says."""
-        return self.ask(FORMS["multiple_choice"], requests)
+        return [_as_it_is(pair) for pair in self.ask(FORMS["multiple_choice"], requests)]
 
     def generate_until_multi_round(self, requests: list[Any]) -> list[list[str]]:  # type: ignore[override]
         """The answers of all rounds each."""
@@ -245,3 +245,13 @@ class RoutedModel(lmms):
     def _ran_at(self, log: ResponseLog) -> int:
         """The smallest batch size that anybody came down to."""
         return min(self.batch_size, log.batch_size or self.batch_size)
+
+
+def _as_it_is(pair: tuple[float, bool]) -> Any:
+    """A pair that reaches the scoring: lmms-eval 0.7.3 makes text of any answer that is no text,
+    unless it comes in the wrapper that it has for answers with token counts."""
+    try:
+        from lmms_eval.api.instance import GenerationResult
+    except ImportError:  # a version that hands on what it gets
+        return pair
+    return GenerationResult(text=pair)

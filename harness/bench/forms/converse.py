@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.bench.forms.form import Form
 from harness.bench.request import Request
-from harness.common.errors import CellError
+from harness.common.errors import CellError, one_line
 
 if TYPE_CHECKING:
     from harness.bench.generation import Generator, Output
@@ -94,9 +94,9 @@ class _Talk:
         try:
             found = asked.go_on(list(self.answers), number, self.info)
             visuals, text, stop, answers, self.info = found
-        except Exception as error:
-            error.add_note(f"sample {asked.name}, round {number + 1}")
-            raise
+        except Exception as error:  # the task's own code
+            where = f"sample {asked.name}, round {number + 1}"
+            raise CellError(f"{where}: {one_line(error, 200)}") from error
         self.answers = [str(answer) for answer in answers]
         if stop:
             self.now = None
