@@ -81,7 +81,8 @@ class Generator:
         Raises CellError naming method and sample for NaN logits, for media that are no images and
         for prompts that do not fit the context.
         """
-        begun = self.begin(batch, [1] * len(batch))
+        begun = self.begin(batch)
+        self.check_length(batch, begun.sizes, [1] * len(batch))
         how, start = batch[0].how, int(begun.inputs["input_ids"].shape[1])
         watch, stop = NanWatch(), StopOnText(self.processor.tokenizer, how.stops, start)
         draws = [Draw(how, self.seed, [r.draw for r in batch])] if how.sampling else []
@@ -99,18 +100,15 @@ class Generator:
         lengths = [self._length(row, stop.ended.get(i)) for i, row in enumerate(rows)]
         self._check(batch, watch.first_bad(), lengths)
         texts = [self._text(row[:n], how.stops) for row, n in zip(rows, lengths, strict=True)]
-        return self.finish(batch, begun, texts, lengths, self.run.records(lengths))
+        over = self.check_length(batch, begun.sizes, lengths)
+        return self.finish(begun, texts, lengths, self.run.records(lengths), over)
 
-    def begin(self, batch: Sequence[Request], longest: Sequence[int]) -> Begun:
-        """Read and lay out a batch whose answers are at least ``longest`` tokens long.
-
-        Raises CellError as :meth:`answer` does.
-        """
+    def begin(self, batch: Sequence[Request]) -> Begun:
+        """Read and lay out a batch. Raises CellError as :meth:`answer` does."""
         images = [self.prompter.images(request) for request in batch]
         keys = [[image_key(image) for image in row] for row in images]
         inputs = self.prompter.inputs(batch, images)
         sizes = inputs["attention_mask"].sum(dim=1).tolist()
-        self._check_length(batch, sizes, longest)
         self.sharing.expect([key for row in keys for key in row], inputs)
         questions = [request.text for request in batch]
         self.run.set_samples([request.name for request in batch], questions)
@@ -118,14 +116,13 @@ class Generator:
 
     def finish(
         self,
-        batch: Sequence[Request],
         begun: Begun,
         texts: Sequence[str],
         lengths: Sequence[int],
         records: Sequence[Any],
+        over: Sequence[bool],
     ) -> list[Output]:
-        """Outputs of answers of so many tokens each."""
-        over = self._check_length(batch, begun.sizes, lengths)
+        """Outputs of answers of so many tokens each; ``over``: rows longer than the context."""
         for record, row in zip(records, begun.images, strict=True):
             sizes = [(i.height, i.width) for i in row]
             self.prompter.family.place(record.grid, sizes, self.processor.image_processor)
@@ -153,7 +150,7 @@ class Generator:
         text = str(self.processor.tokenizer.decode(ids, skip_special_tokens=True))
         return text[: first_stop(text, stops)].strip()
 
-    def _check_length(
+    def check_length(
         self, batch: Sequence[Request], prompts: Sequence[int], answers: Sequence[int]
     ) -> list[bool]:
         """Which rows go past the context: prompt as asked, and the answer but its last token.

@@ -31,9 +31,9 @@ def likelihoods(generator: Generator, batch: Sequence[Scored]) -> list[Output]:
     ``told`` holds the loss (natural logarithm, mean over tokens), whether every token is the most
     likely one, and the number of tokens of each choice. Raises CellError as `Generator.answer`.
     """
-    given = _tokens(generator, batch)
-    longest = [max(map(len, row)) for row in given]
-    begun = generator.begin(batch, longest)
+    begun = generator.begin(batch)
+    given = [_tokens(generator, r, len(row)) for r, row in zip(batch, begun.images, strict=True)]
+    over = generator.check_length(batch, begun.sizes, [max(map(len, row)) for row in given])
     with torch.no_grad():
         out = generator.model.generate(
             **begun.inputs,
@@ -46,21 +46,16 @@ def likelihoods(generator: Generator, batch: Sequence[Scored]) -> list[Output]:
         found, picked, records = _score(generator, batch, given, out.logits[0], begun.inputs)
     lengths = [len(row[number]) for row, number in zip(given, picked, strict=True)]
     texts = [r.choices[number].strip() for r, number in zip(batch, picked, strict=True)]
-    outputs = generator.finish(batch, begun, texts, lengths, records)
+    outputs = generator.finish(begun, texts, lengths, records, over)
     return [replace(one, told=scores) for one, scores in zip(outputs, found, strict=True)]
 
 
-def _tokens(generator: Generator, batch: Sequence[Scored]) -> list[list[list[int]]]:
-    """The tokens of every choice of every row."""
-    found = []
-    for request in batch:
-        try:
-            count = len(generator.prompter.images(request))
-            found.append(generator.prompter.continuations(request.text, count, request.choices))
-        except CellError as error:
-            named = request.name in str(error)
-            raise error if named else CellError(f"sample {request.name}: {error}") from error
-    return found
+def _tokens(generator: Generator, request: Scored, n_images: int) -> list[list[int]]:
+    """The tokens of every choice."""
+    try:
+        return generator.prompter.continuations(request.text, n_images, request.choices)
+    except CellError as error:
+        raise CellError(f"sample {request.name}: {error}") from error
 
 
 def _score(
@@ -80,7 +75,7 @@ def _score(
     records: list[Any] = [None] * len(batch)
     for number in range(max(map(len, given))):
         rows = [row[number] if number < len(row) else [] for row in given]
-        ids = _padded(rows, generator.prompter.pad, first.device)
+        ids = _padded(rows, generator.prompter.pad, inputs["input_ids"].device)
         with branches.fed(ids[:, :-1]) as behind:
             logits = first[:, None] if behind is None else torch.cat([first[:, None], behind], 1)
             better = []
@@ -112,6 +107,7 @@ def _losses(
 
     ``logits`` [B, q, V] say the tokens ``ids`` [B, q].
     """
+    ids = ids.to(logits.device)
     said = logits.float().log_softmax(dim=-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     chances, same = said.double().tolist(), (logits.argmax(dim=-1) == ids).tolist()
     for i, row in enumerate(rows):

@@ -50,7 +50,7 @@ class Branches:
         out = self.run.parts.model(
             input_ids=ids,
             attention_mask=torch.cat([self.mask, torch.ones_like(ids)], dim=1),
-            position_ids=self.ended_at + steps,
+            position_ids=self.ended_at.to(ids.device) + steps,
             past_key_values=self.cache,
             use_cache=True,
         )

@@ -47,6 +47,10 @@ def rounds(doc, results):
     return {"acc": float(len(answers))}
 """
 FUNCTION = re.compile(r'"(!function utils\.\w+)"')
+WORD, NUMBER = {"dtype": "string", "_type": "Value"}, {"dtype": "int64", "_type": "Value"}
+IMAGES = {"feature": {"_type": "Image"}, "_type": "List"}
+SEEDBENCH = "lmms-lab-encoder/SEED-Bench"
+LOOKS = ("red", "the dog", "left of the table", "no color", "a single word")
 MEAN = {"aggregation": "mean", "higher_is_better": True}
 ROWS: Sequence[tuple[str, int, Sequence[str], int]] = (  # question, images, choices, the right one
     ("is it red or is the dog left of the table", 1, ("red", "the dog left of the table", "no"), 2),
@@ -57,35 +61,61 @@ ROWS: Sequence[tuple[str, int, Sequence[str], int]] = (  # question, images, cho
 )
 
 
-def write(folder: Path, output_type: str, rows: Any = ROWS, **changes: Any) -> Bench:
-    """A task with its data in ``folder``; ``changes`` are settings of the task file."""
+def pictures(counts: Sequence[int]) -> Any:
+    """A column of lists of so many pictures."""
+    import pyarrow as pa
+
+    shown = [
+        [{"bytes": picture(10 * i + j), "path": f"{i}{j}.png"} for j in range(count)]
+        for i, count in enumerate(counts)
+    ]
+    return pa.array(shown, pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
+
+
+def write_rows(path: Path, columns: dict[str, Any], features: dict[str, Any]) -> None:
+    """A parquet file whose columns the datasets library knows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    image = {"feature": {"_type": "Image"}, "_type": "List"}
-    word = {"dtype": "string", "_type": "Value"}
-    features = {
-        "question": word,
-        "images": image,
-        "choices": {"feature": word, "_type": "List"},
-        "gold": {"dtype": "int64", "_type": "Value"},
+    note = json.dumps({"info": {"features": features}})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns).replace_schema_metadata({"huggingface": note}), path)
+
+
+def write_seedbench(root: Path) -> None:
+    """A copy of SEED-Bench of four rows, in its published schema."""
+    import pyarrow as pa
+
+    folder, number = root / SEEDBENCH, range(4)
+    columns = {
+        "question": pa.array([ROWS[i][0] for i in number]),
+        "image": pictures([1 + i % 2 for i in number]),
+        "answer": pa.array(["ABCD"[i] for i in number]),
+        "data_type": pa.array(["image" for _ in number]),
+        "question_id": pa.array([str(i) for i in number]),
     }
-    shown = [
-        [{"bytes": picture(10 * i + j), "path": f"{i}{j}.png"} for j in range(count)]
-        for i, (_, count, _, _) in enumerate(rows)
-    ]
+    for which, letter in enumerate("abcd"):
+        columns[f"choice_{letter}"] = pa.array([LOOKS[(which + i) % 5] for i in number])
+    features = dict.fromkeys(columns, WORD) | {"image": IMAGES}
+    write_rows(folder / "data" / "test-00000-of-00001.parquet", columns, features)
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n"
+        "    path: data/test-*\n---\n# A test copy\n"
+    )
+
+
+def write(folder: Path, output_type: str, rows: Any = ROWS, **changes: Any) -> Bench:
+    """A task with its data in ``folder``; ``changes`` are settings of the task file."""
+    import pyarrow as pa
+
     columns = {
         "question": pa.array([row[0] for row in rows]),
-        "images": pa.array(
-            shown, pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-        ),
+        "images": pictures([row[1] for row in rows]),
         "choices": pa.array([list(row[2]) for row in rows], pa.list_(pa.string())),
         "gold": pa.array([row[3] for row in rows], pa.int64()),
     }
-    note = json.dumps({"info": {"features": features}})
-    pq.write_table(
-        pa.table(columns).replace_schema_metadata({"huggingface": note}), folder / "data.parquet"
-    )
+    kinds = {"question": WORD, "images": IMAGES, "choices": {"feature": WORD, "_type": "List"}}
+    write_rows(folder / "data.parquet", columns, {**kinds, "gold": NUMBER})
     (folder / "utils.py").write_text(UTILS)
     forms = {
         "multiple_choice": {
@@ -113,7 +143,7 @@ def write(folder: Path, output_type: str, rows: Any = ROWS, **changes: Any) -> B
         "doc_to_text": "!function utils.text",
         "doc_to_target": "!function utils.gold",
         "metric_list": [{"metric": "acc", **MEAN}],
-        **forms[output_type],
+        **forms.get(output_type, {}),
         **changes,
     }
     path = folder / "own.yaml"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import methods
+from harness.bench.benches import resolve_bench
 from harness.bench.dealing import ShareDone
 from harness.bench.forms.score import HOW, Scored
 from harness.common.errors import CellError
@@ -18,7 +19,7 @@ from harness.model.session import Session
 from harness.store.record import ANSWER
 from tests.fixtures.hub_data import picture
 from tests.loop.cells import comparable, predictions, run
-from tests.loop.own_tasks import ROWS, write
+from tests.loop.own_tasks import LOOKS, ROWS, write, write_seedbench
 
 import torch  # isort: skip  after the fixtures, which prepare torchvision
 
@@ -190,6 +191,17 @@ def test_a_batch_of_four_scores_as_one(spec: str, llava: Session, tmp_path: Path
         assert single.records[sample.doc_id].n_out == sample.n_out - 1
 
 
+def test_seedbench_ppl_as_upstream_writes_it(llava: Session, tmp_path: Path) -> None:
+    """Its own files: the target is the text of the right choice, the score whether it is picked."""
+    write_seedbench(tmp_path)
+    result = run(llava, resolve_bench("seedbench_ppl", str(tmp_path)), batch_size=4)
+    assert result.headline.metric == "acc" and result.headline.is_mean
+    assert [s.target for s in result.samples] == [LOOKS[2 * i % 5] for i in range(4)]
+    for sample in result.samples:
+        assert sample.prediction in LOOKS
+        assert sample.score == float(sample.prediction == sample.target)
+
+
 class Half:
     """A process that gets every second batch; the first one ends the cell."""
 
@@ -241,3 +253,16 @@ def test_what_cannot_be_scored(llava: Session, tmp_path: Path) -> None:
         run(llava, write(tmp_path, "multiple_choice", doc_to_text="gold"))
     with pytest.raises(CellError, match=r"sample own/0: .*image token"):
         run(llava, write(tmp_path, "multiple_choice", rows=[("is it?", 1, ("a <image>",), 0)]))
+
+
+def test_nan_logits_name_sample_and_answer(llava: Session, tmp_path: Path) -> None:
+    rows = [("is it?", 0, ("red",), 0)]
+    weight = llava.model.lm_head.weight
+    before = weight[0].detach().clone()
+    with torch.no_grad():
+        weight[0] = torch.nan
+        try:
+            with pytest.raises(CellError, match=r"dense: NaN logits in sample own/0 .* 'red'$"):
+                run(llava, write(tmp_path, "multiple_choice", rows=rows))
+        finally:
+            weight[0] = before
