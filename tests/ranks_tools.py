@@ -74,6 +74,7 @@ class FakeGenerator:
                 images=(),
                 over_length=doc == 7,
                 truncated=0,
+                told=None,
             )
             for doc in documents
         ]

@@ -120,9 +120,40 @@ def test_unknown_bench(name: str, near: str, data: str) -> None:
     assert f"'{name}'" in line and f"'{near}'" in line
 
 
-def test_requests_that_are_not_answers() -> None:
-    line = line_of(lambda: resolve_bench("seedbench_ppl", "hub"))
-    assert "multiple_choice" in line and "seedbench_ppl" in line
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("egoschema_mcppl", "about videos"),
+        ("mmsearch_end2end", "searches the web between its rounds"),
+        ("ovo_forward", "about videos"),
+        ("gsm8k", "shows 5 solved examples"),
+    ],
+)
+def test_question_forms_that_are_refused(name: str, reason: str) -> None:
+    line = line_of(lambda: resolve_bench(name, "hub"))
+    assert f"task '{name}'" in line and reason in line
+
+
+def test_every_other_output_type_of_lmms_eval_is_refused() -> None:
+    """Two of them ask for pictures that are drawn, and for tools that are called."""
+    from harness.bench.tasks_index import index, read_task, upstream_folder
+
+    found: dict[str, str] = {}
+    for file in index(upstream_folder()).values():
+        text = file.path.read_text(encoding="utf-8", errors="replace")
+        if file.kind == "task" and ("visual_cot" in text or "agentic" in text):
+            wants = str(read_task(file.path).get("output_type"))
+            if wants in ("generate_visual_cot", "generate_until_agentic"):
+                found[wants] = file.name
+    assert set(found) == {"generate_visual_cot", "generate_until_agentic"}
+    for wants, name in found.items():
+        line = line_of(lambda name=name: resolve_bench(name, "hub"))  # type: ignore[misc]
+        assert f"wants {wants} requests" in line and "multiple_choice" in line
+
+
+def test_question_forms_that_are_answered() -> None:
+    for name in ("seedbench_ppl", "arc_easy", "seedbench"):
+        assert resolve_bench(name, "hub").task == name
 
 
 def test_data_folder_that_does_not_exist() -> None:

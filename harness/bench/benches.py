@@ -23,7 +23,7 @@ from harness.bench.tasks_index import (
     tasks_of,
     upstream_folder,
 )
-from harness.bench.wants import asks_judge, refuse_unanswerable
+from harness.bench.wants import asks_judge, refuse_mixed, refuse_unanswerable
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest
 from harness.common.roots import DATA
@@ -157,8 +157,8 @@ def resolve_bench(name: str, data: str = "auto", mini_model: bool = False) -> Be
 
     ``data``: ``mini``; ``hub``; a folder of local copies of hub datasets; ``auto`` takes mini for
     the shipped (mini) model and for a bench that is drawn, the real data otherwise.
-    Raises UsageError: unknown name (with the nearest), no mini version, a task that wants
-    something other than generated answers.
+    Raises UsageError: unknown name (with the nearest), no mini version, a task that cannot be
+    answered here (`harness.bench.wants`).
     """
     root = None
     if data not in ("auto", "mini", "hub"):
@@ -212,6 +212,7 @@ def _hub_bench(name: str, spec: Spec | None, root: Path | None) -> Bench:
     for part in parts:
         refuse_unanswerable(part)
         judged = judged or asks_judge(part)
+    refuse_mixed(name, parts)
     if spec is None:
         judge = JUDGES if judged else ()
         return Bench(name, name, "hub", "", file, root=root, judge=judge, parts=parts)

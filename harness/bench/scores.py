@@ -236,6 +236,9 @@ def target_text(sample: Mapping[str, Any], task: Any) -> str:
     target = sample.get("target")
     doc = sample.get("doc") or {}
     given = task.config.doc_to_target
+    if getattr(task, "OUTPUT_TYPE", "") == "multiple_choice" and type(target) is int:
+        choices = task.doc_to_choice(doc)
+        return str(choices[target]) if 0 <= target < len(choices) else ""
     if isinstance(given, str) and target == given and given not in doc and doc.get("answers"):
         target = doc["answers"]
     if isinstance(target, (list, tuple)) and not all(isinstance(t, (str, dict)) for t in target):
