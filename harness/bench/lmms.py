@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lmms_eval.api.model import lmms
 
-from harness.bench.answerboxes import BOX_TASKS, in_image
+from harness.bench.answerboxes import BOX_TASKS, asked, in_image
 from harness.bench.dealing import Alone, Dealer, compose
 from harness.bench.generation import Generator
 from harness.bench.pictures import Boxes, words
@@ -99,8 +99,7 @@ class RoutedModel(lmms):
     @property
     def answer_notes(self) -> list[str]:
         """What must be said of the answers."""
-        framed = self.prompter.family.boxes_in_frame
-        return self.tally.remarks(self.generator.context, framed)
+        return self.tally.remarks(self.generator.context, self.prompter.boxes)
 
     @property
     def device(self) -> torch.device:
@@ -152,12 +151,12 @@ class RoutedModel(lmms):
         how, note = GenerationKwargs.of_task(dict(kwargs), self.sample, self.max_new_tokens)
         if note and note not in self.notes:
             self.notes.append(note)
-        documents = self.task_dict[task][split]
+        documents, text = self.task_dict[task][split], str(text)
         return Request(
             position=position,
             task=str(task),
             doc_id=str(doc_id),
-            text=str(text),
+            text=asked(text, str(task), self.prompter.boxes),
             how=how,
             load_images=lambda: doc_to_visual(documents[doc_id]),
             load_boxes=lambda: self.boxes.of(str(task), documents, doc_id),
@@ -275,10 +274,8 @@ class RoutedModel(lmms):
         """The answer as the task's scoring shall read it, where that is not as it was given."""
         if not BOX_TASKS.search(request.task) or len(output.images) != 1:
             return None
-        if not self.prompter.family.boxes_in_frame:
-            return None
         processor = self.prompter.processor.image_processor
-        return in_image(output.text, output.images[0], processor)
+        return in_image(output.text, output.images[0], processor, self.prompter.boxes)
 
     def _picture(self, output: Any) -> dict[str, Any]:
         """What a picture of a sample shows besides its routing; the images go to ``on_image``."""

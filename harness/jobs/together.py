@@ -227,7 +227,7 @@ def _follow(job: Benchmarks, exchange: Exchange) -> int:
         return EXIT_OK
     exchange.step("loading the model")
     with Progressing(quiet=True) as show:
-        session = job.session = job.load(show)
+        session = job.session = job.loaded(show)
     cells = {cell.key.cell_id: cell for cell in job.grid.cells}
     store = Store(Path(plan["out"]))  # never opened: the first process holds it
     for cell_id in plan["cells"]:
