@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.processor import lacks
-from harness.common.protocol import LMMS_EVAL, Protocol
 from harness.common.roots import DATA
 from harness.jobs.budgets import with_budgets
 from harness.jobs.resolve import (
@@ -63,7 +62,6 @@ class Grid:
             "attn": self.runtime.attn,
             "batch_size": first.batch_size,
             "threads": self.runtime.threads,
-            **asked_by(self.settings.asking),
         }
 
     @property
@@ -82,14 +80,6 @@ class Grid:
 def _shown(path: Path) -> str:
     """A path as a run that is passed on may name it: shipped weights by their place here."""
     return path.relative_to(DATA).as_posix() if path.is_relative_to(DATA) else str(path)
-
-
-def asked_by(protocol: Protocol) -> dict[str, Any]:
-    """What the settings of a run record of how it asks: nothing where it is the default.
-
-    A run from before there was a choice is resumed so.
-    """
-    return {} if protocol == LMMS_EVAL else {"protocol": str(protocol)}
 
 
 def make_grid(

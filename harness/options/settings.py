@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.common import conditions
 from harness.common.errors import UsageError
-from harness.common.protocol import ASPECTS, BOXES, TEMPLATES, Protocol, asked_for
+from harness.common.protocol import ASPECTS, BOXES, LMMS_EVAL, TEMPLATES, Protocol, asked_for
 from harness.common.roots import DATA
 from harness.options import option, validators
 from harness.options.gpus import parse_gpu
@@ -42,9 +42,8 @@ _analysis = partial(setting, group=option.LAYERS, jobs=ON_BENCHES, record=Record
 _timing = partial(setting, group=option.TIMES, jobs=MEASURING, record=Record.USED)
 _shape = partial(setting, group=option.TIMES, jobs=JobKind.THROUGHPUT, record=Record.USED)
 COSTS = JobKind.COSTS_ONLY | JobKind.PUBLISHED
-_asking = partial(  # the grid records them, as one protocol
-    setting, jobs=ON_BENCHES, record=Record.NEVER
-)
+_asking = partial(setting, jobs=ON_BENCHES, record=Record.SET)
+ASKING = ("protocol", "image_aspect", "template", "ocr", "boxes")  # recorded as one protocol
 _free = partial(setting, jobs=~JobKind(0), record=Record.NEVER)
 _workers = partial(  # who computes which cells changes no number
     setting, group=option.DO, jobs=ON_BENCHES, record=Record.NEVER, in_suites=False
@@ -411,6 +410,9 @@ class Settings:
         values = {name: getattr(self, name) for name, o in SETTING.items() if self._records(o)}
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
         values["batch_size"] = self.batch
+        values = {name: value for name, value in values.items() if name not in ASKING}
+        if self.asking != LMMS_EVAL:  # left out, a run from before the choice can be resumed
+            values["protocol"] = str(self.asking)
         return values | {"checkpoint": dict(sorted(self.checkpoint.items()))}
 
     def _records(self, asked: Option) -> bool:
