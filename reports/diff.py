@@ -125,6 +125,9 @@ def compare(a: Path, b: Path, against: Sequence[str] = ()) -> Diff:
     notices = [f"{name}: {said}" for name, run in zip("AB", runs, strict=True)
                for said in dict.fromkeys(run.notices)]  # fmt: skip
     notices += [f"{said}." for said in apart] + list(_failed(runs))
+    if any(asked) and all(only):
+        notices.append("rows that only one run has are not compared: the runs were asked by other "
+                       "protocols.")  # fmt: skip
     methods = {str(cells[0][key].method) for key in both}
     found, aside = conditions(runs[0], runs[1], methods)
     data = {key[-1]: (fingerprint(cells[0][key]), fingerprint(cells[1][key])) for key in both}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import methods
 from harness.bench.answerboxes import Frame, reading
 from harness.bench.benches import resolve_bench
 from harness.bench.ocr import drawn_words
@@ -30,10 +31,14 @@ from harness.common.protocol import (
 from harness.families.catalog import FAMILIES
 from harness.jobs.reuse import FLAG
 from harness.model.asking import check_protocol
+from harness.options.runtime import Runtime
 from harness.options.settings import Settings
 from harness.options.suites import load_suite
-from tests.fakes import FakeBench, FakeRun, FakeSession, FakeSource, run
+from harness.options.workload import parse_workload
+from harness.timing.grid import TimingGrid
+from tests.fakes import CONFIG, SHAPE, FakeBench, FakeRun, FakeSession, FakeSource, run
 
+DENSE = methods.parse("dense")
 PARTS: dict[str, Any] = {
     "protocol": "llava-1.5", "template": "vicuna_v1", "image_aspect": "pad", "ocr": True,
     "boxes": "image01",
@@ -251,6 +256,7 @@ def test_diff_names_the_protocols_at_the_columns(
     text = page.read_text()
     assert "| Method | Bench | A: lmms-eval | B: llava-1.5 |" in text
     assert "Protocol: lmms-eval → llava-1.5" in text
+    assert "not compared: the runs were asked by other protocols" in text
     assert "| Row | Against |" not in text  # random of A is not held against uniform of B
     capsys.readouterr()
     assert main(["--diff", str(two[0]), str(more), "--against", "uniform"]) == 2
@@ -259,6 +265,19 @@ def test_diff_names_the_protocols_at_the_columns(
     assert main(["--diff", str(one), str(other), "--out", str(page)]) == 0
     assert "| Method | Bench | A | B |" in page.read_text()
     assert "| Row | Against |" in page.read_text()
+
+
+def test_times_of_documents_depend_on_how_they_are_asked() -> None:
+    def timed(work: str, **given: Any) -> str:
+        grid = TimingGrid(
+            Settings(**given), (DENSE,), (), "fake", SHAPE, CONFIG, FakeSource(),
+            Runtime("cpu", "float32", "sdpa"), "cpu",
+        )  # fmt: skip
+        return grid.cell_id(DENSE, parse_workload(work), "sdpa", "ee")
+
+    asks, synthetic = "bench=gqa:n_out=4:batch=1", "n_text=9:n_out=4:batch=1"
+    assert timed(asks) != timed(asks, template="vicuna_v1")
+    assert timed(synthetic) == timed(synthetic, template="vicuna_v1")
 
 
 def test_mixed_rows_in_one_folder_are_said(two: tuple[Path, Path], tmp_path: Path) -> None:

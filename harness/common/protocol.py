@@ -40,12 +40,12 @@ class Protocol:
         return "+".join([name, *others[name]])
 
     def _unlike(self, other: Protocol) -> list[str]:
-        parts = [
+        """The parts that another one has not, as `parse` reads them."""
+        return [
             f"{word}={_said(getattr(self, part))}"
             for word, part in WORDS.items()
             if getattr(self, part) != getattr(other, part)
         ]
-        return parts
 
     def having(self, parts: Mapping[str, Any]) -> Protocol:
         """This one with other parts."""
@@ -62,13 +62,13 @@ class Protocol:
             word, equals, value = part.partition("=")
             if not equals or word not in WORDS:
                 raise UsageError(unknown("part", part, [f"{word}=..." for word in WORDS]))
-            known = {**dict.fromkeys(KNOWN[word])}
-            if value not in known:
-                raise UsageError(unknown(word, value, known))
+            if value not in KNOWN[word]:
+                raise UsageError(unknown(word, value, KNOWN[word]))
             found = found.having({WORDS[word]: value == "yes" if word == "ocr" else value})
         return found
 
 
+# How a part is called in the text of a protocol, and what it may be.
 WORDS = {"template": "template", "aspect": "image_aspect", "ocr": "ocr", "boxes": "boxes"}
 KNOWN = {
     "template": TEMPLATES,
