@@ -22,6 +22,7 @@ ENTRIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Attention", ("attn", "attention", "settings.attn")),
     ("Batch size", ("batch_size", "batch", "settings.batch_size")),
     ("Seed", ("seed", "settings.seed")),
+    ("Protocol", ("protocol",)),
     ("Limit", ("limit", "settings.limit")),
     ("Started", ("created_at",)),
     ("Code", ("git_commit", "git.commit", "commit")),

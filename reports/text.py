@@ -180,6 +180,8 @@ def conditions(summary: Summary) -> str:
     seed = run.get("seed", "settings.seed")
     parts += [f"batch {batch}" if batch is not None else ""]
     parts += [f"seed {seed}" if seed is not None else ""]
+    protocol = run.get("protocol")
+    parts += [f"protocol {protocol}" if protocol else ""]
     return ", ".join(p for p in parts if p)
 
 

@@ -42,6 +42,7 @@ class Words:
 @dataclass
 class FakePrompter:
     has_template: bool = True
+    boxes: str = "frame01"
     family: Any = field(default_factory=lambda: SimpleNamespace(boxes_in_frame=True))
     processor: Any = field(default_factory=lambda: SimpleNamespace(tokenizer=Words()))
     model: Any = field(default_factory=lambda: SimpleNamespace(device="cpu"))

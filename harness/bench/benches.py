@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from harness.bench.catalog import BENCHES, JUDGES, Spec
 from harness.bench.sources import Source
@@ -30,6 +32,7 @@ from harness.common.roots import DATA
 from minidata import rows
 
 MINI = DATA / "assets" / "mini"
+OCR = "ocr"  # the switch in a task's settings, see `harness.bench.ocr`
 
 
 def bench_names() -> list[str]:
@@ -57,6 +60,16 @@ class Bench:
     judge: tuple[str, ...] = ()
     configs: tuple[str, ...] = ()
     parts: tuple[TaskFile, ...] = ()
+    ocr: bool = False  # its questions name the words that an OCR system read in the image
+
+    @cached_property
+    def takes_ocr(self) -> bool:
+        """Whether a task of it can name reference OCR tokens, as lmms-eval's TextVQA can."""
+        return any(_has_ocr(read_task(file.path)) for file in self.tasks)
+
+    def with_ocr(self) -> Bench:
+        """This bench with OCR tokens in its questions; itself where its tasks have none."""
+        return replace(self, ocr=True) if self.takes_ocr else self
 
     @property
     def mini(self) -> bool:
@@ -95,7 +108,8 @@ class Bench:
         meta = read_task(self.file.path).get("metadata")
         entries = meta if isinstance(meta, list) else [meta]
         numbers = [str(m["version"]) for m in entries if isinstance(m, dict) and "version" in m]
-        return f"{numbers[0]}-{digest[:12]}" if numbers else digest[:12]
+        more = "+ocr" if self.ocr else ""
+        return (f"{numbers[0]}-{digest[:12]}" if numbers else digest[:12]) + more
 
     def fingerprint(self, limit: int | None = None) -> str:
         """What the documents are: a hash over dataset, configuration and version of every task.
@@ -140,6 +154,14 @@ class Bench:
                 f"--bench: {self.name} is scored by code that imports {', '.join(absent)}, which "
                 "is not installed: pip install it beside lmms-eval"
             )
+
+
+def _has_ocr(task: Mapping[str, Any]) -> bool:
+    """Whether a task's settings for models have the switch for OCR tokens."""
+    kwargs = task.get("lmms_eval_specific_kwargs")
+    if not isinstance(kwargs, Mapping):
+        return False
+    return OCR in kwargs or any(OCR in one for one in kwargs.values() if isinstance(one, Mapping))
 
 
 def _digest(text: str) -> str:

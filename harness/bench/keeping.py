@@ -43,10 +43,8 @@ class Keeper:
         """The answer as the task's scoring shall read it, where that is not as it was given."""
         if not BOX_TASKS.search(request.task) or len(output.images) != 1:
             return None
-        if not self.prompter.family.boxes_in_frame:
-            return None
         processor = self.prompter.processor.image_processor
-        return in_image(output.text, output.images[0], processor)
+        return in_image(output.text, output.images[0], processor, self.prompter.boxes)
 
     def _picture(self, output: Any) -> dict[str, Any]:
         """What a picture of a sample shows besides its routing; the images go to ``on_image``."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lmms_eval.api.model import lmms
 
+from harness.bench.answerboxes import asked as asked_for
 from harness.bench.batches import OUT_OF_MEMORY, Batches, OnBatch
 from harness.bench.dealing import Alone, Dealer, compose
 from harness.bench.forms import FORMS, Form
@@ -96,8 +97,8 @@ class RoutedModel(lmms):
     @property
     def answer_notes(self) -> list[str]:
         """What must be said of the answers."""
-        framed = self.prompter.family.boxes_in_frame
-        return [*self.form_notes, *self.tally.remarks(self.generator.context, framed)]
+        boxes = self.prompter.boxes
+        return [*self.form_notes, *self.tally.remarks(self.generator.context, boxes)]
 
     @property
     def device(self) -> torch.device:
@@ -173,7 +174,7 @@ class RoutedModel(lmms):
             position=position,
             task=str(task),
             doc_id=str(doc_id),
-            text=str(text),
+            text=asked_for(str(text), str(task), self.prompter.boxes),
             how=how,
             load_images=lambda: visual(documents[doc_id]),
             load_boxes=lambda: self.boxes.of(str(task), documents, doc_id),

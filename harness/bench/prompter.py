@@ -1,11 +1,14 @@
-"""From a question and its images to a model's inputs, by its own template and processor."""
+"""From a question and its images to a model's inputs, by the session's protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.bench.answerboxes import reading
 from harness.common.errors import CellError, one_line
+from harness.common.protocol import CHECKPOINT
+from harness.model.asking import CHATS
 from harness.model.session import Session
 
 if TYPE_CHECKING:
@@ -22,11 +25,12 @@ class Prompter:
 
     def __init__(self, session: Session) -> None:
         self.session, self.model, self.processor = session, session.model, session.processor
-        self.family = session.family
+        self.family, self.protocol = session.family, session.protocol
         config, tokenizer = self.model.generation_config, self.processor.tokenizer
         ends = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
         self.ends = [ends] if isinstance(ends, int) else list(ends or [])
         self.pad = tokenizer.pad_token_id
+        self.boxes = reading(self.protocol.boxes, self.family.boxes_in_frame)
 
     def inputs_of(self, request: Request) -> dict[str, Any]:
         """The tensors of one request alone, without padding."""
@@ -103,12 +107,14 @@ class Prompter:
 
     @property
     def has_template(self) -> bool:
-        """Whether the checkpoint says how a question is put to it."""
+        """Whether the protocol or the checkpoint says how a question is put to it."""
+        if self.protocol.template != CHECKPOINT:
+            return True
         mine = getattr(self.processor, "chat_template", None)
         return bool(mine or self.processor.tokenizer.chat_template)
 
     def prompt(self, text: str, n_images: int) -> str:
-        """The chat prompt of one question, images first, in the processor's own template.
+        """The chat prompt of one question, images first, in the protocol's conversation.
 
         A text that already says where its images go, once each, keeps them there.
         """
@@ -122,11 +128,15 @@ class Prompter:
         if not self.has_template:
             return PLAIN_TEMPLATE.format(images=images, text=text)
         content: Any = [{"type": "image"}] * ahead + self._parts(text, token)
-        renderer = self.processor
-        if not getattr(self.processor, "chat_template", None):
+        renderer, chat = self.processor, CHATS.get(self.protocol.template)
+        if chat is None and not getattr(self.processor, "chat_template", None):
             renderer, content = self.processor.tokenizer, images + text
         turns = [{"role": "user", "content": content}]
-        return str(renderer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+        return str(
+            renderer.apply_chat_template(
+                turns, chat_template=chat, add_generation_prompt=True, tokenize=False
+            )
+        )
 
     @staticmethod
     def _parts(text: str, token: str) -> list[dict[str, str]]:

@@ -26,6 +26,7 @@ from tenacity import RetryError, stop_after_attempt
 from harness.bench.benches import Bench
 from harness.bench.decoding import truncation_marked
 from harness.bench.hubdata import dataset_sources
+from harness.bench.ocr import switch_on
 from harness.bench.tasks_index import upstream_folder
 from harness.common.errors import CellError, HarnessError, one_line
 
@@ -62,7 +63,7 @@ def run_lmms_eval(
     ):
         # Tasks write submission files below output_path; nobody here submits them.
         args = SimpleNamespace(output_path=scratch, process_with_media=False)
-        tasks = _TaskTap(manager)
+        tasks = _TaskTap(manager, bench)
         try:
             results = evaluator.simple_evaluate(
                 model=lm,
@@ -99,8 +100,8 @@ def _folder(bench: Bench) -> Path | None:
 class _TaskTap:
     """Passes for a TaskManager and keeps the task objects it hands out, their faults named."""
 
-    def __init__(self, manager: Any) -> None:
-        self._manager = manager
+    def __init__(self, manager: Any, bench: Bench) -> None:
+        self._manager, self._bench = manager, bench
         self.loaded: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -117,6 +118,8 @@ class _TaskTap:
             raise
         leaves = _leaves(found)
         for name, task in leaves.items():
+            if self._bench.ocr:
+                switch_on(task, mini=self._bench.mini)
             for step in ("fewshot_context", "process_results"):
                 setattr(task, step, _naming(name, task, getattr(task, step)))
         self.loaded.update(leaves)

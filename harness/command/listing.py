@@ -12,8 +12,11 @@ from harness.options.specs import refuse_other_file
 
 
 def lines(kind: str) -> list[str]:
-    """The lines of `--list kind`; kind is methods, benches, models or suites."""
-    known = {"methods": _methods, "benches": _benches, "models": _models, "suites": _suites}
+    """The lines of `--list kind`; kind is one of `LIST_KINDS`."""
+    known = {
+        "methods": _methods, "benches": _benches, "models": _models, "suites": _suites,
+        "protocols": _protocols,
+    }  # fmt: skip
     return _columns(known[kind]())
 
 
@@ -86,6 +89,14 @@ def _suites() -> Iterable[tuple[str, ...]]:
 
     for name in suite_names():
         yield name, describe(name)
+
+
+def _protocols() -> Iterable[tuple[str, ...]]:
+    from harness.common.protocol import PROTOCOLS, Protocol
+
+    for name, (one, summary) in PROTOCOLS.items():
+        told = "default" if one == Protocol() else ""
+        yield name, told, summary
 
 
 def _columns(rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -57,7 +57,7 @@ class Benchmarks(Parts):
         settings = self.settings
         methods = with_dense(named_methods(settings.methods))
         source = self.source()
-        benches = [self.bench(name, source) for name in settings.bench]
+        benches = self.asked(source, [self.bench(name, source) for name in settings.bench])
         runtime = self.runtime(source)
         self.grid = make_grid(settings, methods, source, benches, runtime, self.engine())
         self.cells = list(self.grid.cells)
@@ -286,6 +286,7 @@ def describe_run(grid: Grid, device_name: str) -> dict[str, Any]:
         "attn": grid.runtime.attn,
         **on_cpu(grid.runtime),
         "seed": grid.settings.seed,
+        "protocol": str(grid.settings.asking),
         "model_id": grid.source.model_id,
         "mini": bool(grid.source.mini),
         "revision": grid.source.revision,

@@ -167,6 +167,7 @@ def identity(cell: Cell) -> dict[str, Any]:
         "dtype": key.dtype,
         "attn": key.attn,
         "positions": cell.method.numbering,
+        "protocol": key.protocol,
         "threads": in_use() if key.device == "cpu" else None,
     }
 

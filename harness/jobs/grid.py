@@ -141,6 +141,7 @@ def make_grid(
                 allow=settings.allow,
                 sample=settings.sample,
                 device_map=settings.device_map,
+                protocol=str(settings.asking),
             )
             cells.append(Cell(key, method, bench, path))
     if runtime.device == "cpu":

@@ -232,7 +232,7 @@ def _follow(job: Benchmarks, exchange: Exchange) -> int:
         return EXIT_OK
     exchange.step("loading the model")
     with Progressing(quiet=True) as show:
-        session = job.session = job.load(show)
+        session = job.session = job.loaded(show)
     cells = {cell.key.cell_id: cell for cell in job.grid.cells}
     exchange.hear("opened")
     store = Store(Path(plan["out"]))  # never opened: the first process holds it

@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.common import conditions
 from harness.common.errors import UsageError
+from harness.common.protocol import ASPECTS, BOXES, LMMS_EVAL, TEMPLATES, Protocol, asked_for
 from harness.common.roots import DATA
 from harness.options import option, validators
 from harness.options.gpus import parse_gpu
@@ -34,13 +35,15 @@ from harness.options.option import (
 from harness.options.validators import natural, non_empty, one_of, positive, seconds, share
 
 SUITES = DATA / "suites"
-LIST_KINDS = ("methods", "benches", "models", "suites")
+LIST_KINDS = ("methods", "benches", "models", "suites", "protocols")
 
 _do = partial(setting, group=option.DO)
 _analysis = partial(setting, group=option.LAYERS, jobs=ON_BENCHES, record=Record.SET)
 _timing = partial(setting, group=option.TIMES, jobs=MEASURING, record=Record.USED)
 _shape = partial(setting, group=option.TIMES, jobs=JobKind.THROUGHPUT, record=Record.USED)
 COSTS = JobKind.COSTS_ONLY | JobKind.PUBLISHED
+_asking = partial(setting, jobs=ON_BENCHES, record=Record.SET)
+ASKING = ("protocol", "image_aspect", "template", "ocr", "boxes")  # recorded as one protocol
 _free = partial(setting, jobs=~JobKind(0), record=Record.NEVER)
 _workers = partial(  # who computes which cells changes no number
     setting, group=option.DO, jobs=ON_BENCHES, record=Record.NEVER, in_suites=False
@@ -155,6 +158,34 @@ class Settings:
         "128 of the hidden size; a resumed run keeps its number",
         jobs=ON_BENCHES | JobKind.THROUGHPUT,
         record=Record.USED,
+    )
+    protocol: str | None = _asking(
+        None,
+        validators.protocol,
+        "NAME",
+        help="how questions are put, from --list protocols (default lmms-eval); its parts by "
+        "themselves follow",
+    )
+    image_aspect: str | None = _asking(
+        None,
+        one_of("image aspect", ASPECTS),
+        "|".join(ASPECTS),
+        help="make an image square by padding it with the mean colour, or by cutting out its "
+        "centre (default: as the image processor does)",
+    )
+    template: str | None = _asking(
+        None,
+        one_of("template", TEMPLATES),
+        "|".join(TEMPLATES),
+        help="the conversation around a question (default: the checkpoint's own)",
+    )
+    ocr: bool = _asking(False, help="TextVQA's questions name the words that OCR read")
+    boxes: str | None = _asking(
+        None,
+        one_of("reading of boxes", BOXES),
+        "|".join(BOXES),
+        help="RefCOCO's boxes are answered in shares of the image, in shares of the square that "
+        "the model sees, or in pixels of the resized image (default: as the family is known to)",
     )
     device: str = setting(
         "auto", validators.device, "DEVICE", help="auto, cpu, cuda, cuda:N or mps"
@@ -366,6 +397,11 @@ class Settings:
         return JobKind.TIMED_RUN if self.with_throughput else JobKind.RUN
 
     @property
+    def asking(self) -> Protocol:
+        """How questions are put: the named protocol with the parts given by themselves."""
+        return asked_for(self.protocol, self.template, self.image_aspect, self.ocr, self.boxes)
+
+    @property
     def batch(self) -> int | str:
         """`batch_size`, and what it means where it was not given."""
         if self.batch_size is not None:
@@ -381,6 +417,9 @@ class Settings:
         values = {name: getattr(self, name) for name, o in SETTING.items() if self._records(o)}
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
         values["batch_size"] = self.batch
+        values = {name: value for name, value in values.items() if name not in ASKING}
+        if self.asking != LMMS_EVAL:  # left out, a run from before the choice can be resumed
+            values["protocol"] = str(self.asking)
         return values | {"checkpoint": dict(sorted(self.checkpoint.items()))}
 
     def _records(self, asked: Option) -> bool:

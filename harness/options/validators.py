@@ -201,6 +201,13 @@ def shard(text: str) -> str:
     return f"{index}/{count}"
 
 
+def protocol(text: str) -> str:
+    """A way of asking by its name, or with parts as reports write it, in canonical form."""
+    from harness.common.protocol import Protocol
+
+    return str(Protocol.parse(text))
+
+
 def cluster(text: str) -> str:
     """`local:N` or `slurm:key=value...[:N]`, in canonical form."""
     from harness.options.cluster import parse_cluster

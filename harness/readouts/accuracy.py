@@ -91,6 +91,7 @@ def metric_rows(cell: CellData, metric: Mapping[str, Any], against: Against) -> 
         "n": len(scores) or len(cell.docs),
         "headline": int(bool(metric["headline"])),
         "positions": positions_of(cell.row),
+        "protocol": cell.row.get("protocol", ""),
         **cell.budget,
     }
     if metric["is_mean"] and scores:

@@ -140,6 +140,7 @@ class TimedCells:
             "data": self._data(cell.work.bench),
             "requested_id": cell.cell_id,
             "batch_size": cell.work.batch,
+            "protocol": self.grid.protocol(cell.work),
             "device": self.grid.runtime.device,
             "finished_at": now(),
         }

@@ -36,6 +36,8 @@ def requests_of(loaded: Any, name: str, data: str, limit: int, seed: int) -> lis
 
     bench = resolve_bench(name, data, mini_model=loaded.mini)
     bench.require(limit)
+    if loaded.protocol.ocr:
+        bench = bench.with_ocr()
     model = Collector(Prompter(loaded), None, seed=seed)
     with quiet(), contextlib.suppress(_Enough):
         run_lmms_eval(model, bench, limit, seed)

@@ -75,6 +75,10 @@ class TimingGrid:
             "threads": self.runtime.threads,
         }
 
+    def protocol(self, work: Workload | Load) -> str:
+        """How the documents of a workload are asked; empty where it asks none."""
+        return str(self.settings.asking) if work.bench else ""
+
     def cell_id(self, method: Any, work: Workload | Load, attn: str, engine: str) -> str:
         """A hash over everything that can change a cell's times."""
         asked = self.settings
@@ -85,6 +89,7 @@ class TimingGrid:
                 "versions": package_versions(),
                 "model": [self.model, self.weights, self.trained.get(method.name)],
                 "workload": [work.spec, asked.data, asked.limit if work.bench else None],
+                "protocol": self.protocol(work),
                 "device": [self.device_name, self.runtime.dtype, attn, asked.seed],
                 "rounds": [asked.repeats, asked.warmup, asked.min_seconds, asked.max_seconds],
                 "kind": "throughput",

@@ -29,6 +29,7 @@ positions | text | | how kept tokens are numbered: `original`, `compact`; empty:
 reused_from | text | | the run that answered it (`--reuse`); empty: this one
 threads | int | threads | of the model, on a CPU
 rank_count | int | processes | that answered it together when it was finished (`torchrun`)
+protocol | text | | how questions were put (`--protocol`); empty: an older run, `lmms-eval`
 """,
 )
 ACCURACY = table(
@@ -67,6 +68,7 @@ budget_unit | text | | `tokens` of one image, or `share` of its tokens
 budget_within | flag | | 1: met to one token or 2 %; 0: missed, and the row gets no verdict
 same_answers | int | documents | that both answered with the same text
 smallest_n | int | documents | from which on equal scores can be `non-inferior`, at this margin
+protocol | text | | as in `cells.csv`
 """,
 )
 FRONTS = table(
