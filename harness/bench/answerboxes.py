@@ -17,6 +17,7 @@ from harness.families.framing import seen
 
 # Upstream's tasks whose answer is one box in shares of the image.
 BOX_TASKS = re.compile(r"refcoco[+g]?_bbox_rec_|screenspot_rec")
+OWN_TASK = "own_data"  # rows of own data, each with its metric
 NUMBER = r"(-?\d+(?:\.\d+)?)"
 BOX = re.compile(r"\[\s*" + r",\s*".join([NUMBER] * 4) + r"\s*\]")  # all that upstream reads
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lmms_eval.api.model import lmms
 
-from harness.bench.answerboxes import BOX_TASKS, in_image
+from harness.bench.answerboxes import in_image
 from harness.bench.dealing import Alone, Dealer, compose
 from harness.bench.generation import Generator
 from harness.bench.pictures import Boxes, words
@@ -134,7 +134,7 @@ class RoutedModel(lmms):
         self.seconds = log.seconds
         self._show(log, (r for r in wanted if r.position not in mine))
         self.answers = Answers(log, {(r.task, r.doc_id): r.position for r in wanted})
-        return [self._told(log.answer(r.position), r.task) for r in wanted]
+        return [self._told(log.answer(r.position), r.asks_box) for r in wanted]
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Refused: given answers would be routed as part of the prompt, not as answers."""
@@ -161,6 +161,7 @@ class RoutedModel(lmms):
             how=how,
             load_images=lambda: doc_to_visual(documents[doc_id]),
             load_boxes=lambda: self.boxes.of(str(task), documents, doc_id),
+            asks_box=self.boxes.asked(str(task), documents, doc_id),
         )
 
     def _order(self, requests: list[Request]) -> list[Request]:
@@ -273,7 +274,7 @@ class RoutedModel(lmms):
 
     def _scored(self, request: Request, output: Any) -> str | None:
         """The answer as the task's scoring shall read it, where that is not as it was given."""
-        if not BOX_TASKS.search(request.task) or len(output.images) != 1:
+        if not request.asks_box or len(output.images) != 1:
             return None
         if not self.prompter.family.boxes_in_frame:
             return None
@@ -300,9 +301,9 @@ class RoutedModel(lmms):
             for name, image in zip(picture["images"] if picture else (), images, strict=True):
                 self.on_image(name, image)
 
-    def _told(self, answer: Answer, task: str) -> str:
+    def _told(self, answer: Answer, asks_box: bool) -> str:
         """What the scoring reads of an answer, which is counted."""
-        self.tally.add(answer, task)
+        self.tally.add(answer, asks_box)
         return answer.for_scoring
 
 

@@ -23,6 +23,7 @@ from tenacity import RetryError, stop_after_attempt
 from harness.bench.benches import Bench
 from harness.bench.decoding import truncation_marked
 from harness.bench.hubdata import dataset_sources
+from harness.bench.own.usertask import included
 from harness.common.errors import CellError, HarnessError, one_line
 
 # How lmms-eval, the datasets library and the parquet reader say that there are none.
@@ -40,20 +41,16 @@ def run_lmms_eval(
 
     Raises CellError with the cause when documents cannot be loaded or scored.
     """
-    # Indexing all of lmms-eval's tasks takes seconds; a single task needs its own folder only.
-    alone = bench.file.kind == "task"
-    manager = TaskManager(
-        include_path=str(bench.file.path.parent) if alone else None, include_defaults=not alone
-    )
     with (
+        included(bench) as (folder, defaults),
         tempfile.TemporaryDirectory() as scratch,
-        dataset_sources(bench.root),
+        dataset_sources(bench.root, {bench.task: bench.dataset()}),
         _one_attempt(bench),
         truncation_marked(lm.found_truncated),
     ):
         # Tasks write submission files below output_path; nobody here submits them.
         args = SimpleNamespace(output_path=scratch, process_with_media=False)
-        tasks = _TaskTap(manager)
+        tasks = _TaskTap(TaskManager(include_path=folder, include_defaults=defaults))
         try:
             results = evaluator.simple_evaluate(
                 model=lm,

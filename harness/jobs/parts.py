@@ -46,7 +46,8 @@ class Parts(Job):
         """A bench on concrete data. Raises UsageError."""
         from harness.bench.benches import resolve_bench
 
-        return resolve_bench(name, self.settings.data, mini_model=source.mini)
+        asked = self.settings
+        return resolve_bench(name, asked.data, mini_model=source.mini, allow=asked.allow)
 
     def engine(self) -> str:
         """Hash of the code between a method's decision and a score."""
