@@ -26,8 +26,9 @@ PICTURES = ROOT / "docs/own-data"
 GOOD = {"image": "a.png", "question": "What?", "answer": "x"}
 
 
-def block(language: str) -> str:
-    """The first block of the page in a language."""
+def block(suffix: str) -> str:
+    """The page's example as a file with this suffix."""
+    language = {"json": "json", "csv": "text"}[suffix]
     found = re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
     assert found
     return found.group(1)
@@ -231,7 +232,7 @@ def test_whole_files_are_refused(folder: Path, name: str, content: bytes, said: 
 
 def test_columns_nobody_reads_are_named(folder: Path) -> None:
     bench = own(write(folder, {**GOOD, "category": "c"}))
-    assert bench.notes == ("q.jsonl: columns not used: category",)
+    assert bench.notes == ("columns not used: category",)
 
 
 # --- rows -----------------------------------------------------------------------------------

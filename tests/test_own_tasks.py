@@ -173,7 +173,7 @@ def test_rows_keep_names_clusters_and_notes(loaded: Session, folder: Path) -> No
     result = run(loaded, resolve_bench(str(folder / "q.json")))
     assert [s.doc_id for s in result.samples] == ["007", "a/b", "7"]
     assert [*result.headline.scores] == [*result.records] == ["007", "a/b", "7"]
-    assert "q.json: columns not used: kind" in result.notes
+    assert "columns not used: kind" in result.notes
     images = [s.image_id for s in result.samples]
     assert images[0] == images[2] != images[1]
     answers = [{name: getattr(s, name) for name in ANSWERS} for s in result.samples]

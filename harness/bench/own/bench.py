@@ -144,9 +144,9 @@ def rows_bench(path: Path, allow: Sequence[str]) -> OwnBench:
         if BAD_ROWS not in allow or not good:
             hint = f" (--allow {BAD_ROWS} leaves them out)" if good else ""
             raise UsageError(f"--bench: {name}: {why}{hint}")
-        remarks.append(f"{name}: left out, as allowed: {why}")
+        remarks.append(f"left out, as allowed: {why}")
     if table.unused:
-        remarks.append(f"{name}: columns not used: {', '.join(table.unused)}")
+        remarks.append(f"columns not used: {', '.join(table.unused)}")
     metrics = {row.metric for row in good}
     return OwnBench(
         name=name,
