@@ -6,6 +6,7 @@ and `task` asks and scores with lmms-eval's functions, which alone loads torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def resolve_own(name: str, root: Path | None, allow: Sequence[str] = ()) -> Benc
 
     path = Path(name).expanduser()
     suffix = path.suffix.lower()
-    if not path.exists():
+    if not os.path.exists(path):
         kinds = ", ".join((*TABLES, *TASKS))
         raise UsageError(f"--bench: '{name}' is not there: expected a folder, or a file ({kinds})")
     if path.is_file() and suffix in TASKS:

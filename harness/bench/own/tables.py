@@ -56,13 +56,12 @@ class Table:
 
 def read_table(path: Path) -> Table:
     """The rows of a file or folder. Raises UsageError, one line, for a file that is none."""
-    files = _files(path) if path.is_dir() else [path]
     found: list[tuple[Any, BadRow | None]] = []
-    for file in files:
-        try:
+    try:
+        for file in _files(path) if path.is_dir() else [path]:
             found += READERS[file.suffix.lower()](file)
-        except OSError as error:
-            raise _wrong(file, f"cannot be read ({error.strerror or one_line(error)})") from None
+    except OSError as error:
+        raise _wrong(path, f"cannot be read ({error.strerror or one_line(error)})") from None
     if not found:
         raise _wrong(path, "there are no rows in it")
     names = dict.fromkeys(name for values, fault in found if fault is None for name in values)
