@@ -27,7 +27,7 @@ from reports.csvio import Spec, read_table
 from reports.errors import ReportError
 from reports.rundata import Run
 
-SAMPLES = ("doc_id", "target", "image_id")
+SAMPLES = ("doc_id", "target", "image_id", "cluster")
 Key = tuple[str, ...]
 
 
@@ -201,11 +201,12 @@ def headline(run: Run, cell_id: str) -> Any:
 
 
 def samples_of(run: Run, cell_id: str) -> pd.DataFrame:
-    """The scored samples of a cell; empty where the run keeps none."""
+    """The scored samples of a cell, `image_id` what they are clustered by; empty where none are."""
     name = f"samples/{cell_id}.csv"
     spec = Spec(name, SAMPLES, ("score",), ("doc_id",), ("doc_id", "score"))
     frame = read_table(run.path / name, spec, run.notices)
-    return frame[frame["score"].notna()][[*SAMPLES, "score"]]
+    drawn = frame["cluster"].where(frame["cluster"] != "", frame["image_id"])
+    return frame.assign(image_id=drawn)[frame["score"].notna()][[*SAMPLES, "score"]]
 
 
 def _more_is_better(run: Run, cell: str) -> bool:

@@ -21,6 +21,7 @@ from harness.families.framing import seen, side_of
 
 # Upstream's tasks whose answer is one box in shares of the image.
 BOX_TASKS = re.compile(r"refcoco[+g]?_bbox_rec_|screenspot_rec")
+OWN_TASK = "own_data"  # rows of own data, each with its metric
 NUMBER = r"(-?\d+(?:\.\d+)?)"
 BOX = re.compile(r"\[\s*" + r",\s*".join([NUMBER] * 4) + r"\s*\]")  # all that upstream reads
 # Their questions: what is to be found stands behind the two sentences on shares of the image.
@@ -113,12 +114,14 @@ def in_image(text: str, image: Any, processor: Any, read: str = FRAME01) -> str 
     return f"[{x0:.6f}, {y0:.6f}, {x1:.6f}, {y1:.6f}]"
 
 
-def asked(text: str, task: str, read: str) -> str:
+def asked(text: str, task: str, asks_box: bool, read: str) -> str:
     """The question of a document, in the units in which its answer will be read.
+
+    ``asks_box``: the answer is a box, as `harness.bench.pictures.Boxes.asked` says.
 
     Raises CellError for a question about a box that is not as upstream writes them.
     """
-    if read != PIXELS or not BOX_TASKS.search(task):
+    if read != PIXELS or not asks_box:
         return text
     found = QUESTION.fullmatch(text.strip())
     if found is None:

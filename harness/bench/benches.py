@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from harness.bench.tasks_index import (
 from harness.bench.wants import asks_judge, refuse_mixed, refuse_unanswerable
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest
+from harness.common.ownfiles import is_own
 from harness.common.roots import DATA
 from minidata import rows
 
@@ -46,7 +47,8 @@ class Bench:
 
     ``name`` as it was asked for, ``task`` the lmms-eval name, ``asked`` mini or hub, ``metric``
     the headline metric ("" = the first of the task), ``root`` a folder of local copies of hub
-    datasets (see :mod:`harness.bench.hubdata`), ``parts`` the tasks of a group or tag.
+    datasets (see :mod:`harness.bench.hubdata`), ``parts`` the tasks of a group or tag, ``own`` the
+    task files of the user's own.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Bench:
     judge: tuple[str, ...] = ()
     configs: tuple[str, ...] = ()
     parts: tuple[TaskFile, ...] = ()
+    own: tuple[TaskFile, ...] = ()
     ocr: bool = False  # its questions name the words that an OCR system read in the image
 
     @cached_property
@@ -98,6 +101,25 @@ class Bench:
     def data_source(self) -> str:
         """The data by name and version: dataset and commit, or file and hash."""
         return ", ".join(dict.fromkeys(str(source) for source in self.sources))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the report must say of the data."""
+        return ()
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """doc_id -> how tables call the document; those that are not here keep theirs."""
+        return {}
+
+    @property
+    def clusters(self) -> Mapping[str, str]:
+        """Document, as tables call it, -> what it is clustered by, where that is not its image."""
+        return {}
+
+    def dataset(self) -> Any:
+        """The documents, where they are in memory already; None where lmms-eval loads them."""
+        return None
 
     @cached_property
     def task_version(self) -> str:
@@ -174,11 +196,14 @@ def _mini_data(task_file: Path) -> list[Path]:
     return [task_file.parent / name for name in ([files] if isinstance(files, str) else files)]
 
 
-def resolve_bench(name: str, data: str = "auto", mini_model: bool = False) -> Bench:
-    """The bench behind a name from the table, or an lmms-eval task name as it stands.
+def resolve_bench(
+    name: str, data: str = "auto", mini_model: bool = False, allow: Sequence[str] = ()
+) -> Bench:
+    """The bench behind a name from the table, an lmms-eval task name as it stands, or a path.
 
     ``data``: ``mini``; ``hub``; a folder of local copies of hub datasets; ``auto`` takes mini for
-    the shipped (mini) model and for a bench that is drawn, the real data otherwise.
+    the shipped (mini) model and for a bench that is drawn, the real data otherwise. ``allow``:
+    ``bad-rows`` leaves those of own data out.
     Raises UsageError: unknown name (with the nearest), no mini version, a task that cannot be
     answered here (`harness.bench.wants`).
     """
@@ -188,6 +213,10 @@ def resolve_bench(name: str, data: str = "auto", mini_model: bool = False) -> Be
         if not root.is_dir():
             raise UsageError(f"--data: '{data}' is not auto, mini, hub or a folder")
         data = "hub"  # by name; what is read is `Bench.data`
+    if is_own(name):
+        from harness.bench.own import resolve_own
+
+        return resolve_own(name, root, allow)
     spec = BENCHES.get(name)
     mini_tasks = index(MINI / "tasks")
     if spec is None and name in mini_tasks and data != "hub":
@@ -262,4 +291,6 @@ def _known(name: str) -> TaskFile:
         return tasks[name]
     close = nearest(name, BENCHES) or nearest(name, tasks)
     hint = f"did you mean '{close}'?" if close else f"choose from {', '.join(BENCHES)}"
+    if Path(name).is_dir():
+        hint = f"the folder of that name is ./{name}"
     raise UsageError(f"--bench: unknown bench '{name}': {hint} (any lmms-eval task works too)")

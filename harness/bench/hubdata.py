@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -216,20 +216,23 @@ def _state(folder: Path) -> str:
 
 
 @contextmanager
-def dataset_sources(root: Path | None) -> Iterator[None]:
+def dataset_sources(root: Path | None, ready: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Let ``datasets.load_dataset`` prefer local copies while the context is open.
 
     Task code calls that function by hub id, some of it for a second configuration (gqa's images).
     ``token=True``, which such code asks for, is dropped where nobody is logged in: the datasets
     are public, and the library would stop for want of a token it does not need. A dataset that
     is ready in the cache is used as it is, and a fresh one is fetched at the commit that
-    :func:`revision` named: datasets have been re-pointed under their users.
+    :func:`revision` named: datasets have been re-pointed under their users. ``ready``: datasets by
+    name that are in memory already.
     """
     import datasets
 
     original = datasets.load_dataset
 
     def load(path: str, name: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        if (found := (ready or {}).get(str(path))) is not None:
+            return found
         if not HUB_ID.fullmatch(str(path)) or os.path.exists(path):
             return original(path, name, *args, **kwargs)
         path = found_id(str(path), name or "", root)

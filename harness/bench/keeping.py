@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from harness.bench.answerboxes import BOX_TASKS, in_image
+from harness.bench.answerboxes import in_image
 from harness.bench.pictures import words
 from harness.bench.prompter import Prompter
 from harness.bench.request import Request
@@ -41,7 +41,7 @@ class Keeper:
 
     def _scored(self, request: Request, output: Any) -> str | None:
         """The answer as the task's scoring shall read it, where that is not as it was given."""
-        if not BOX_TASKS.search(request.task) or len(output.images) != 1:
+        if not request.asks_box or len(output.images) != 1:
             return None
         processor = self.prompter.processor.image_processor
         return in_image(output.text, output.images[0], processor, self.prompter.boxes)

@@ -143,7 +143,7 @@ class RoutedModel(lmms):
         total = Counter[str]()
         for request in wanted:
             answer = log.answer(request.position)
-            self.tally.add(answer, request.task)
+            self.tally.add(answer, request.asks_box)
             total.update(form.count(answer))
             for place, value in zip(request.places, form.told(request, answer), strict=True):
                 told[place] = value
@@ -170,14 +170,16 @@ class RoutedModel(lmms):
             how, note = GenerationKwargs.of_task(given, self.sample, self.max_new_tokens)
             self.note(note)
         documents = self.task_dict[task][split]
+        asks_box = self.boxes.asked(str(task), documents, doc_id)
         return kind(
             position=position,
             task=str(task),
             doc_id=str(doc_id),
-            text=asked_for(str(text), str(task), self.prompter.boxes),
+            text=asked_for(str(text), str(task), asks_box, self.prompter.boxes),
             how=how,
             load_images=lambda: visual(documents[doc_id]),
             load_boxes=lambda: self.boxes.of(str(task), documents, doc_id),
+            asks_box=asks_box,
             places=() if place is None else (place,),
         )
 

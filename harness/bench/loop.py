@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 class Sample:
     """One document's row: ``score`` under the headline metric, None if that leaves it out.
 
-    ``image_id`` is a content hash of the document's images ("" without any). ``picture``: what a
-    picture of it needs, where one was asked for.
+    ``image_id`` is a content hash of the document's images ("" without any). ``cluster``: what it
+    belongs to where that is not its image. ``picture``: what a picture of it needs, where one was
+    asked for.
     """
 
     doc_id: str
@@ -40,6 +41,7 @@ class Sample:
     target: str
     n_out: int
     image_id: str = ""
+    cluster: str = ""
     picture: dict[str, Any] | None = None
 
 
@@ -150,10 +152,10 @@ def evaluate(
             dealer=dealer,
         )
         results, tasks = run_lmms_eval(lm, bench, limit, seed)
-        metrics = extract(results, tasks, bench.metric, bench.task)
-    maps = _attention(loaded, method, checkpoint, lm) if attention else None
+        metrics = _named(extract(results, tasks, bench.metric, bench.task), bench)
+    maps = _attention(loaded, method, checkpoint, lm, bench) if attention else None
     records = LoggedRecords(lm.answers)
-    samples = tuple(_samples(results, tasks, metrics[0], lm.answers, records))
+    samples = tuple(_samples(results, tasks, metrics[0], lm.answers, records, bench))
     return CellResult(
         bench=bench.name,
         task=bench.task,
@@ -166,7 +168,7 @@ def evaluate(
         records=records,
         batch_size=lm.batch_size,
         max_new_tokens=lm.max_new_tokens,
-        notes=(*loaded.notes, *lm.notes, *lm.answer_notes),
+        notes=(*bench.notes, *loaded.notes, *lm.notes, *lm.answer_notes),
         attention=maps,
         over_length=lm.tally.over_length,
         truncated_images=lm.tally.truncated,
@@ -174,7 +176,7 @@ def evaluate(
 
 
 def _attention(
-    loaded: Session, method: Any, checkpoint: Path | str | None, lm: Any
+    loaded: Session, method: Any, checkpoint: Path | str | None, lm: Any, bench: Bench
 ) -> dict[str, Any] | None:
     """Maps of the first shown sample, with the cell's weights; None where there is no sample."""
     from harness.engine.attention import head_mean_maps
@@ -183,7 +185,14 @@ def _attention(
         return None
     with loaded.tuned(method, checkpoint):
         maps = head_mean_maps(loaded.model, lm.prompter.inputs_of(lm.first))
-    return None if maps is None else {"doc_id": lm.first.doc_id, **maps}
+    name = bench.names.get(lm.first.doc_id, lm.first.doc_id)
+    return None if maps is None else {"doc_id": name, **maps}
+
+
+def _named(metrics: Sequence[Metric], bench: Bench) -> list[Metric]:
+    """Metrics whose scores go by the names that the bench has for its documents."""
+    names = bench.names
+    return [replace(m, scores={names.get(k, k): v for k, v in m.scores.items()}) for m in metrics]
 
 
 def _samples(
@@ -192,13 +201,15 @@ def _samples(
     headline: Metric,
     answers: Mapping[tuple[str, str], Any],
     records: Any,
+    bench: Bench,
 ) -> Iterator[Sample]:
     """One row a document, in lmms-eval's order; ``records`` learns where their records are."""
-    grouped = len(tasks) > 1
+    grouped, names, clusters = len(tasks) > 1, bench.names, bench.clusters
     for name, task in tasks.items():
         seen = set()
         for row in results["samples"].get(name, []):
             key = doc_key(row["doc_id"], name if grouped else "")
+            key = names.get(key, key)
             if key in seen:
                 continue  # the same document under another answer filter
             seen.add(key)
@@ -214,6 +225,7 @@ def _samples(
                 target=target_text(row, task),
                 n_out=answer.n_out,
                 image_id=answer.image_id,
+                cluster=clusters.get(key, ""),
                 picture=answer.picture,
             )
 

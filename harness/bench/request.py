@@ -64,6 +64,7 @@ class Request:
     how: GenerationKwargs
     load_images: Any = field(repr=False)
     load_boxes: Any = field(repr=False, default=list)
+    asks_box: bool = False  # the answer is a box in shares of the image
     places: tuple[int, ...] = ()
     repeat: int = 0
 

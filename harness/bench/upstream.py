@@ -8,13 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +25,7 @@ from harness.bench.benches import Bench
 from harness.bench.decoding import truncation_marked
 from harness.bench.hubdata import dataset_sources
 from harness.bench.ocr import switch_on
-from harness.bench.tasks_index import upstream_folder
+from harness.bench.own.usertask import included
 from harness.common.errors import CellError, HarnessError, one_line
 
 # Documents are prepared in one process. lmms-eval 0.7.2 knows nothing else.
@@ -50,20 +48,16 @@ def run_lmms_eval(
 
     Raises CellError with the cause when documents cannot be loaded or scored.
     """
-    # Indexing all of lmms-eval's tasks takes seconds: only the folder that holds them is.
-    folder = _folder(bench)
-    manager = TaskManager(
-        include_path=str(folder) if folder else None, include_defaults=folder is None
-    )
     with (
+        included(bench) as (folder, defaults),
         tempfile.TemporaryDirectory() as scratch,
-        dataset_sources(bench.root),
+        dataset_sources(bench.root, {bench.task: bench.dataset()}),
         _one_attempt(bench),
         truncation_marked(lm.found_truncated),
     ):
         # Tasks write submission files below output_path; nobody here submits them.
         args = SimpleNamespace(output_path=scratch, process_with_media=False)
-        tasks = _TaskTap(manager, bench)
+        tasks = _TaskTap(TaskManager(include_path=folder, include_defaults=defaults), bench)
         try:
             results = evaluator.simple_evaluate(
                 model=lm,
@@ -88,13 +82,6 @@ def run_lmms_eval(
                 raise
             raise _cause(error, bench) from None
     return results, tasks.loaded
-
-
-def _folder(bench: Bench) -> Path | None:
-    """The folder that holds the files of all tasks; None where that is lmms-eval's whole index."""
-    folders = {file.path.parent for file in (bench.file, *bench.tasks)}
-    common = Path(os.path.commonpath(folders))
-    return None if len(folders) > 1 and upstream_folder().is_relative_to(common) else common
 
 
 class _TaskTap:

@@ -55,6 +55,7 @@ class Grid:
         return {
             **self.settings.recorded(),
             "methods": list(methods),
+            "bench": list(dict.fromkeys(cell.bench.name for cell in self.cells)),
             "model": self.source.model_id,
             "data": sorted({cell.bench.data for cell in self.cells}),
             "device": self.runtime.device,

@@ -48,7 +48,8 @@ class Parts(Job):
         """A bench on concrete data. Raises UsageError."""
         from harness.bench.benches import resolve_bench
 
-        return resolve_bench(name, self.settings.data, mini_model=source.mini)
+        asked = self.settings
+        return resolve_bench(name, asked.data, mini_model=source.mini, allow=asked.allow)
 
     def asked(self, source: Any, benches: list[Any]) -> list[Any]:
         """The benches as the protocol asks them. Raises UsageError for what cannot be asked so."""

@@ -81,7 +81,8 @@ class Settings:
         (),
         validators.benches,
         "LIST",
-        help="comma list from --list benches, or any lmms-eval task name as it stands",
+        help="comma list from --list benches, any lmms-eval task name as it stands, or own data: "
+        "FILE.json|.jsonl|.csv|.parquet, FOLDER/ or TASK.yaml (docs/own-data.md)",
         jobs=ON_BENCHES | JobKind.THROUGHPUT | JobKind.STUDY,
     )
     reuse: tuple[str, ...] = _do(
@@ -224,7 +225,8 @@ class Settings:
         validators.allowed,
         "LIST",
         help="over-length: answer and count samples longer than the model's context instead of "
-        "failing the cell",
+        "failing the cell; bad-rows: leave out and count rows of own data that cannot be asked or "
+        "scored",
         jobs=ON_BENCHES,
         record=Record.SET,
     )

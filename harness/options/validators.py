@@ -10,11 +10,10 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from harness.common.conditions import (
-    OVER_LENGTH,
-)
+from harness.common.conditions import BAD_ROWS, OVER_LENGTH
 from harness.common.errors import UsageError, one_line
 from harness.common.nearest import unknown
+from harness.common.ownfiles import is_own, own_name
 
 DATA = ("auto", "mini", "hub")
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -23,7 +22,7 @@ MAX_BATCH = 1024  # 1.4 GB of pixels at 336 x 336
 # What --analyse can do, in the order in which it is done.
 ANALYSES = ("arank", "damage", "plan")
 # Faults of single samples that --allow counts instead of ending the cell.
-ALLOWED = (OVER_LENGTH,)
+ALLOWED = (OVER_LENGTH, BAD_ROWS)
 
 
 def comma_list(text: str) -> tuple[str, ...]:
@@ -35,11 +34,19 @@ def comma_list(text: str) -> tuple[str, ...]:
 
 
 def benches(text: str) -> tuple[str, ...]:
-    """A comma list of benches, each named once."""
+    """A comma list of benches, each named once; two paths need names that tell them apart."""
     items = comma_list(text)
     for index, item in enumerate(items):
         if item in items[:index]:
             raise UsageError(f"'{item}' stands twice")
+        if not is_own(item):
+            continue
+        place(item)
+        twin = next((one for one in items[:index] if own_name(one) == own_name(item)), None)
+        if twin is not None:
+            raise UsageError(
+                f"'{twin}' and '{item}' are both {own_name(item)} in tables: rename one"
+            )
     return items
 
 

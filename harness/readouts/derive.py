@@ -192,8 +192,7 @@ def read_cell(
     cell_id = row["cell_id"]
     samples = read_samples(store, row)
     about = {name: row.get(name, "") for name in columns.CELL}
-    ids, images = (samples.texts(name).to_pylist() for name in ("doc_id", "image_id"))
-    docs = library.documents(ids, images)
+    docs = library.documents(samples.texts("doc_id").to_pylist(), samples.clusters())
     metrics = [_scored(one, docs, library) for one in store.read_metrics(cell_id)]
     prefill = samples.numbers("tflops_prefill")
     counted = ~np.isnan(prefill)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from harness.bench.benches import resolve_bench
+from harness.bench.benches import Bench, resolve_bench
 from harness.bench.prompter import Prompter
 from harness.bench.request import Request
+from harness.common.conditions import BAD_ROWS
 from harness.common.torchvision_ops import declare_missing_ops
 
 
@@ -15,8 +16,10 @@ class _Enough(Exception):
     """The requests are known: lmms-eval need not go on."""
 
 
-def requests_of(loaded: Any, name: str, data: str, limit: int, seed: int) -> list[Request]:
+def requests_of(loaded: Any, name: str | Bench, data: str, limit: int, seed: int) -> list[Request]:
     """The first ``limit`` requests of a bench, images loaded when asked for.
+
+    Bad rows of own data, which were allowed or refused before, are left out.
 
     Raises UsageError and CellError, one line, as an evaluation would.
     """
@@ -34,7 +37,9 @@ def requests_of(loaded: Any, name: str, data: str, limit: int, seed: int) -> lis
             self.found = form.requests(self, asked)
             raise _Enough
 
-    bench = resolve_bench(name, data, mini_model=loaded.mini)
+    bench = name
+    if isinstance(bench, str):
+        bench = resolve_bench(bench, data, mini_model=loaded.mini, allow=(BAD_ROWS,))
     bench.require(limit)
     if loaded.protocol.ocr:
         bench = bench.with_ocr()

@@ -207,11 +207,11 @@ def test_boxes_in_pixels_are_asked_for() -> None:
 
     text = question({"answer": "the left dog."})
     task = "refcoco_bbox_rec_val"
-    assert asked(text, task, "frame01") == text
-    assert asked(text, "gqa", "pixels") == text
-    found = asked(text, task, "pixels")
+    assert asked(text, task, True, "frame01") == text
+    assert asked(text, "gqa", False, "pixels") == text
+    found = asked(text, task, True, "pixels")
     assert (
         found == "Locate the left dog in this image and output the bbox coordinates in JSON format."
     )
     with pytest.raises(CellError, match="cannot be asked for in pixels"):
-        asked("Where is the dog?", task, "pixels")
+        asked("Where is the dog?", task, True, "pixels")

@@ -10,12 +10,12 @@ CELLS = table(
     "cell_id",
     CELL_LINES,
     """
-data | text | | what was read: `mini`, `hub`, `local`, `hub+local`
+data | text | | what was read: `mini`, `own`, `hub`, `local`, `hub+local`
 status | text | | `done` or `failed`
 error | text | | why it failed
 n | int | documents | how many were answered
 seconds | float | s | spent answering, over all attempts, by the process that spent most
-data_source | text | | `dataset@commit` of the hub, `file@hash` of local data
+data_source | text | | `dataset@commit` of the hub, `file@hash` of local data (own: of all rows)
 requested_id | text | | the id as planned; differs from `cell_id` after a batch had to be halved
 batch_size | int | samples | the one that ran last
 over_length | int | samples | longer than the model's context (`--allow over-length`)

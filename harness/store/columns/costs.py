@@ -52,6 +52,7 @@ tflops_router | float | TFLOP | what the method computed of its own; empty where
 tflops_lm_head | float | TFLOP | of the LM head: in prefill and decode already
 """,
     _COUNTED,
+    "cluster | text | | of own data: what intervals are clustered by instead; empty: the image",
 )
 COST = table(
     "cost.csv",
