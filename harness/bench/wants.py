@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.bench.media import refuse_other_media
 from harness.bench.tasks_index import TaskFile, read_task
 from harness.common.errors import UsageError
 
 ANSWERED = ("generate_until",)  # the request types our model class answers
-VIDEO = ("video", "From_YouTube")  # dataset_kwargs that make lmms-eval fetch and unpack videos
 # How upstream's scoring reaches a language model.
 JUDGE = re.compile(r"\bget_server\(|\bget_chat_response\(|\bOpenAI\(|api\.openai\.com")
 
@@ -18,7 +18,7 @@ JUDGE = re.compile(r"\bget_server\(|\bget_chat_response\(|\bOpenAI\(|api\.openai
 def refuse_unanswerable(file: TaskFile) -> None:
     """Raise UsageError, one line, for a task that cannot be run here, before anything is fetched.
 
-    Tasks that want something other than generated answers, and tasks about videos.
+    Tasks that want something other than generated answers, and tasks about videos or sounds.
     """
     task = read_task(file.path)
     wants = task.get("output_type", ANSWERED[0])
@@ -27,13 +27,7 @@ def refuse_unanswerable(file: TaskFile) -> None:
             f"--bench: task '{file.name}' wants {wants} requests; "
             "only tasks with generated answers (generate_until) can be run"
         )
-    kwargs = task.get("dataset_kwargs")
-    kwargs = kwargs if isinstance(kwargs, dict) else {}
-    words = (file.name, task.get("task"), task.get("doc_to_visual"))
-    if any(kwargs.get(name) for name in VIDEO) or any("video" in str(w).lower() for w in words):
-        raise UsageError(
-            f"--bench: task '{file.name}' is about videos; only tasks about images can be run"
-        )
+    refuse_other_media(file)
 
 
 def asks_judge(file: TaskFile) -> bool:
