@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reports import agreement, evidence, overlay, retention, schedule, selection, shown, viewer
+from reports import (
+    agreement,
+    evidence,
+    images,
+    overlay,
+    retention,
+    schedule,
+    selection,
+    shown,
+    viewer,
+)
 from reports.section import Section
 from reports.sheet import Drawn
 from reports.style import Palette
@@ -46,6 +56,8 @@ def sections(summary: Summary, folder: Path, palette: Palette) -> list[Section]:
         every = EVERY if (summary.run.path / "samples").is_dir() else ""
         intro = " ".join(filter(None, (PICTURES, STILL if still else "", every)))
         found.append(Section("pictures", "Over the image", intro, tuple(still), html=html))
+    if (several := images.section(summary)) is not None:
+        found.append(several)
     agree = agreement.draw(summary, folder, samples)
     if agree:
         found.append(Section("agreement", "Agreement", AGREEMENT, tuple(agree)))
