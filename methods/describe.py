@@ -68,7 +68,9 @@ def needs(kind: type[Method]) -> list[str]:
     asked = {
         f"weights of its own: --checkpoint {kind.name}=PATH_OR_ID": kind.trained,
         "a tower with a class token": plain.needs_class_token and not plain.reads_received,
-        f"at least {kind.least_images} images in a prompt": kind.least_images > 1,
+        f"at least {kind.least_images} images in a prompt, or one in several crops": (
+            kind.least_images > 1
+        ),
         f"the tower's CLIP model: --checkpoint {kind.name}=PATH_OR_ID": plain.reads_clip,
     }
     return [what for what, is_so in asked.items() if is_so]
