@@ -78,7 +78,10 @@ def test_crops_are_the_frames_of_a_single_image(size: tuple[int, int], relevance
         heat = unit(x) @ asked
     else:
         asked = unit(text).mean(axis=0)
-        like, heat = unit(states[: len(x), 0]) @ asked, unit(frames_of(model, size, states[:, 1:])) @ asked
+        like, heat = (
+            unit(states[: len(x), 0]) @ asked,
+            unit(frames_of(model, size, states[:, 1:])) @ asked,
+        )
     wanted = np.stack(naive_streams(x, like, heat))
     assert len(wanted) == 3 * 3 + 4 * len(x)
     np.testing.assert_allclose(seen[0][0, 2 : 2 + len(wanted)].numpy(), wanted, rtol=1e-6)

@@ -93,6 +93,11 @@ BENCHES: dict[str, Spec] = {
     "refcocog": Spec(
         "refcocog_bbox_rec_val", "refcoco_ACC@0.5", "the box of a sentence, validation"
     ),
+    "muirbench": Spec(
+        "muirbench",
+        "muirbench_score_overall",
+        "two images and more, put where the question says, option letter",
+    ),
     "textvqa_hd": Spec(
         "textvqa_val",
         "exact_match",

@@ -107,8 +107,9 @@ class Derived:
             self._comparing = self._compared - begun
 
     def _write_rows(self, cells: Sequence[CellData]) -> None:
-        """accuracy.csv, cost.csv, routing.csv; evidence.csv only where a bench has boxes, images.csv
-        only where a prompt has several images.
+        """accuracy.csv, cost.csv and routing.csv.
+
+        Only where a bench has boxes evidence.csv, where a prompt has several images images.csv.
         """
         dense, blind = (
             {cell.row["bench"]: cell for cell in cells if cell.row["method"] == name}

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from harness.store import columns, tables
 
-TEXTS = ("doc_id", "prediction", "image_id", "image_tokens", "image_kept")  # those that tables are made of
+TEXTS = (
+    "doc_id",
+    "prediction",
+    "image_id",
+    "image_tokens",
+    "image_kept",
+)  # those that tables are made of
 Floats = NDArray[np.float64]
 
 
