@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -85,10 +86,9 @@ def _words(path: Path, function: str) -> Iterator[str]:
 
 def _code(node: ast.AST) -> Iterator[ast.AST]:
     """A definition and all below it, docstrings left out."""
-    for one in ast.walk(node):
-        if isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant):
-            one.value = ast.Constant(None)  # before the walk comes to it
-        yield one
+    found = list(ast.walk(node))
+    texts = {id(one.value) for one in found if isinstance(one, ast.Expr)}
+    yield from (one for one in found if not (isinstance(one, ast.Constant) and id(one) in texts))
 
 
 @cache
@@ -100,7 +100,8 @@ def _module(
     taken: dict[str, tuple[Path, str]] = {}
     all_of: list[Path] = []
     try:
-        parts = ast.parse(path.read_text(encoding="utf-8-sig", errors="replace")).body
+        with warnings.catch_warnings(action="ignore"):  # of its escape sequences
+            parts = ast.parse(path.read_text(encoding="utf-8-sig", errors="replace")).body
     except (OSError, SyntaxError, ValueError):
         return written, taken, ()
     for part in parts:
