@@ -44,7 +44,8 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 # --- the table ------------------------------------------------------------------------------
 def test_names_of_the_contract() -> None:
-    assert bench_names() == CONTRACT.split()
+    known = CONTRACT.split()  # others may stand among them
+    assert [name for name in bench_names() if name in known] == known
 
 
 @pytest.mark.parametrize("name", BENCHES)
