@@ -18,6 +18,7 @@ from harness.check.several import each_keeps_its_own, images_are_recorded
 from harness.command.cli import main
 from harness.families import tiny
 from harness.families.catalog import FAMILIES
+from harness.readouts.evidence import recall
 from harness.store.images import ALL, image_rows, of_images
 from harness.store.outline import outline
 from harness.store.packing import plain
@@ -139,6 +140,15 @@ def test_tokens_are_of_the_image_they_stand_for() -> None:
     # LLaVA-OneVision: one newline behind each of several.
     padded = made_of(("base", 0, 1, 2), ("base", 3, 1, 2), n=6)
     assert [own.tolist() for own in padded.images] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_tokens_made_of_several_crops_are_no_evidence() -> None:
+    one = made_of(("base", 0, 2, 2), n=5, text=(4,))
+    one.grid[0] |= {"number": 0, "image": [10, 10], "box": [0, 0, 10, 10]}
+    one.evidence = [[1.0, 1.0, 2.0, 2.0]]
+    assert recall(one) == {"patches": 1, "kept": [1, 1], "merged": [0, 0]}
+    one.grid[0]["mixed"] = True
+    assert recall(one) is None and one.images == []
 
 
 def test_kept_tokens_are_counted_image_by_image_and_together() -> None:
