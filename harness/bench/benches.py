@@ -17,12 +17,13 @@ from harness.bench.sources import Source
 from harness.bench.tasks_index import (
     TaskFile,
     index,
+    lacking,
     read_task,
     task_digest,
     tasks_of,
     upstream_folder,
 )
-from harness.bench.wants import asks_judge, refuse_unanswerable
+from harness.bench.wants import asks_judge, refuse_mixed, refuse_unanswerable
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest
 from harness.common.roots import DATA
@@ -104,7 +105,7 @@ class Bench:
         """
         if self.mini:
             return rows.digest(rows.read(_mini_data(self.file.path)), limit)
-        return _digest("\n".join(f"{s.dataset} {s.config} {s.version}" for s in self.sources))
+        return _digest("\n".join(f"{s.found} {s.config} {s.version}" for s in self.sources))
 
     @cached_property
     def documents(self) -> int | None:
@@ -121,7 +122,7 @@ class Bench:
         """Check what can be checked before running.
 
         Raises UsageError, one line: dataset not here and not reachable, a judge without a key, a
-        limit that cuts a pair.
+        limit that cuts a pair, a Python module that the scoring needs and that is not installed.
         """
         if self.judge and not any(os.environ.get(name) for name in self.judge):
             raise UsageError(f"--bench: {self.name} asks a GPT judge: set {self.judge[0]}")
@@ -133,6 +134,12 @@ class Bench:
             return
         for source in self.sources:
             source.require(self.configs, self.name)
+        absent = dict.fromkeys(module for file in self.tasks for module in lacking(file.path))
+        if absent:
+            raise UsageError(
+                f"--bench: {self.name} is scored by code that imports {', '.join(absent)}, which "
+                "is not installed: pip install it beside lmms-eval"
+            )
 
 
 def _digest(text: str) -> str:
@@ -150,8 +157,8 @@ def resolve_bench(name: str, data: str = "auto", mini_model: bool = False) -> Be
 
     ``data``: ``mini``; ``hub``; a folder of local copies of hub datasets; ``auto`` takes mini for
     the shipped (mini) model and for a bench that is drawn, the real data otherwise.
-    Raises UsageError: unknown name (with the nearest), no mini version, a task that wants
-    something other than generated answers.
+    Raises UsageError: unknown name (with the nearest), no mini version, a task that cannot be
+    answered here (`harness.bench.wants`).
     """
     root = None
     if data not in ("auto", "mini", "hub"):
@@ -205,6 +212,7 @@ def _hub_bench(name: str, spec: Spec | None, root: Path | None) -> Bench:
     for part in parts:
         refuse_unanswerable(part)
         judged = judged or asks_judge(part)
+    refuse_mixed(name, parts)
     if spec is None:
         judge = JUDGES if judged else ()
         return Bench(name, name, "hub", "", file, root=root, judge=judge, parts=parts)
@@ -219,6 +227,7 @@ def _hub_bench(name: str, spec: Spec | None, root: Path | None) -> Bench:
         pairs=spec.pairs,
         judge=spec.judge,
         configs=spec.configs,
+        parts=parts if file.kind != "task" else (),
     )
 
 

@@ -93,6 +93,33 @@ BENCHES: dict[str, Spec] = {
     "refcocog": Spec(
         "refcocog_bbox_rec_val", "refcoco_ACC@0.5", "the box of a sentence, validation"
     ),
+    "ocrbench": Spec(
+        "ocrbench",
+        "ocrbench_accuracy",
+        "text in pictures, right if the answer holds it, share of those asked",
+    ),
+    "mmstar": Spec(
+        "mmstar", "average", "multiple choice that needs the picture, mean over 18 abilities"
+    ),
+    "mathvista": Spec(
+        "mathvista_testmini_format",
+        "llm_as_judge_eval",
+        "mathematics in pictures, testmini; a GPT reads answers that are no number or choice",
+        judge=JUDGES,
+    ),
+    "hallusionbench": Spec(
+        "hallusion_bench_image",
+        "aAcc",
+        "illusions and edited figures, yes or no, read by a GPT judge",
+        judge=JUDGES,
+    ),
+    "blink": Spec("blink", "blink_acc", "14 tasks of seeing, one to four images, validation"),
+    "mmbench_cn": Spec(
+        "mmbench_cn_dev",
+        "gpt_eval_score",
+        "MMBench in Chinese, dev; a GPT reads answers without a letter",
+        judge=JUDGES,
+    ),
     "muirbench": Spec(
         "muirbench",
         "muirbench_score_overall",

@@ -19,8 +19,9 @@ from harness.common.conditions import AUTO_BATCH
 from harness.common.errors import CellError
 
 if TYPE_CHECKING:
+    from harness.bench.batches import OnBatch
     from harness.bench.dealing import Dealer
-    from harness.bench.lmms import OnBatch, OnImage
+    from harness.bench.keeping import OnImage
     from harness.model.session import Session
     from harness.store.record import RoutingRecord
 
@@ -134,7 +135,7 @@ def evaluate(
         loaded.under(method, checkpoint, share_features) as (run, sharing),
         _display(progress, on_batch, f"{method.label} on {bench.name}") as shown,
     ):
-        generator = Generator(loaded, run, sharing, method.label, allow)
+        generator = Generator(loaded, run, sharing, method.label, allow, seed)
         lm = RoutedModel(
             generator.prompter,
             generator,

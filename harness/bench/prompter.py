@@ -80,6 +80,27 @@ class Prompter:
             tensors["pixel_values"] = tensors["pixel_values"].to(self.model.dtype)
         return tensors
 
+    def continuations(self, text: str, n_images: int, given: Sequence[str]) -> list[list[int]]:
+        """Tokens of given answers behind a question, as they stand there.
+
+        They are what follows the prompt's own tokens; where a tokenizer joins the two at the seam,
+        an answer's tokens are those that it has alone. Raises CellError for one that has none.
+        """
+        tokenizer, prompt = self.processor.tokenizer, self.prompt(text, n_images)
+        begins = tokenizer.bos_token and prompt.startswith(tokenizer.bos_token)
+        texts = [prompt, *(prompt + one for one in given)]
+        before, *whole = tokenizer(texts, add_special_tokens=not begins)["input_ids"]
+        size, found = len(before), []
+        for one, ids in zip(given, whole, strict=True):
+            if ids[:size] != before or len(ids) == size:
+                ids = [*before, *tokenizer(one, add_special_tokens=False)["input_ids"]]
+            if len(ids) == size:
+                raise CellError(f"the given answer '{one}' has no tokens")
+            if self.processor.image_token in one:
+                raise CellError(f"the given answer '{one}' holds the image token")
+            found.append(ids[size:])
+        return found
+
     @property
     def has_template(self) -> bool:
         """Whether the checkpoint says how a question is put to it."""

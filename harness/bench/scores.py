@@ -1,10 +1,11 @@
 """From lmms-eval's results to metrics with per-sample scores.
 
-Upstream's ``process_results`` and aggregations are taken as they are, with one exception
+Upstream's ``process_results`` and aggregations are taken as they are, with two exceptions
 (:data:`REPLACED`). A sample's score is its value under the metric's own aggregation: the plain
 number where that is a mean, the aggregation of this one sample alone where the value is a
 structure (pope, mme, seedbench, refcoco, ...), the aggregation of all rotations of a question
-where they count together (mmbench).
+where they count together (mmbench), what :mod:`harness.bench.aggregations` reads where an
+aggregation cannot be asked so.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from harness.bench.aggregations import APART, Apart
 from harness.common.errors import CellError
 
 EXACT = 1e-9
 ROUNDED = 1e-5  # some upstream aggregations round to five decimals
+SUBMISSION = "submission"  # the metric whose aggregation writes a file for a server
 ROTATIONS = 1_000_000  # mmbench: rotations of question q have the indices q, q + this, ...
 # Ratios of counts and pair scores: no mean of samples, also where the numbers happen to agree.
 NO_MEANS = (
@@ -40,9 +43,14 @@ def _share_of_yes(values: Sequence[Mapping[str, Any]]) -> float:
     return sum(value["prediction"] == "yes" for value in values) / len(values)
 
 
-# The one place where a value of upstream's is not taken: its yes ratio counts the right answers
-# instead of the model's, so it is one half for every model.
-REPLACED = {"pope_yes_ratio": _share_of_yes}
+def _mean_score(values: Sequence[Mapping[str, Any]]) -> float:
+    return math.fsum(value["score"] for value in values) / len(values)
+
+
+# The only places where a value of upstream's is not taken. Its yes ratio counts the right answers
+# instead of the model's, so it is one half for every model. Its OCRBench divides by the bench's
+# 1,000 documents however many were asked: the same number on all of them, and no accuracy on fewer.
+REPLACED = {"pope_yes_ratio": _share_of_yes, "ocrbench_accuracy": _mean_score}
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ def extract(
     grouped = len(tasks) > 1
     for part, task in tasks.items():
         samples = results["samples"].get(part, [])
-        for metric, filter_name, value in _values(results["results"].get(part, {})):
+        for metric, filter_name, value in _values(results["results"].get(part, {}), task):
             rows = _of_filter(samples, task, filter_name)
             label = metric if len(_filters(task)) == 1 else f"{metric},{filter_name}"
             if metric in REPLACED:
@@ -120,9 +128,10 @@ def _metric(
 ) -> Metric:
     plain = _is_plain_mean(task, metric)
     mean = math.fsum(scores.values()) / len(scores) if scores else math.nan
-    is_mean = metric not in NO_MEANS and math.isclose(
-        mean, value, rel_tol=0, abs_tol=EXACT if plain else ROUNDED
-    )
+    apart = _apart(task, metric)
+    averaged = metric not in NO_MEANS and (apart is None or apart.mean)
+    step = EXACT if plain else max(ROUNDED, apart.step if apart else 0.0) + EXACT
+    is_mean = averaged and math.isclose(mean, value, rel_tol=0, abs_tol=step)
     if plain and not is_mean:
         raise CellError(f"{task_name} {label}: the samples' mean is {mean}, the metric {value}")
     higher = bool(task.higher_is_better().get(metric, True))
@@ -130,15 +139,22 @@ def _metric(
     return Metric(task_name, label, value, higher, scores if keep else {}, is_mean)
 
 
-def _values(result: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+def _values(result: Mapping[str, Any], task: Any) -> list[tuple[str, str, float]]:
     """(metric, filter, value) for every numeric entry that is not a standard error."""
     found = []
     for key, value in result.items():
         metric, comma, filter_name = key.partition(",")
+        apart = _apart(task, metric)
+        if value is None and apart is not None and apart.none_is_zero and metric != SUBMISSION:
+            value = 0.0
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if comma and number and "_stderr" not in metric and math.isfinite(value):
             found.append((metric, filter_name, float(value)))
     return found
+
+
+def _apart(task: Any, metric: str) -> Apart | None:
+    return APART.get(getattr(task.aggregation().get(metric), "__name__", ""))
 
 
 def _filters(task: Any) -> list[str]:
@@ -164,7 +180,7 @@ def _scores(
     rows: Sequence[Any], metric: str, task: Any, group: str, scratch: str
 ) -> dict[str, float]:
     """doc_id -> score, for the samples this metric speaks about."""
-    aggregate = task.aggregation()[metric]
+    aggregate, apart = task.aggregation()[metric], _apart(task, metric)
     args = SimpleNamespace(output_path=scratch)
     more = {"args": args} if "args" in inspect.signature(aggregate).parameters else {}
     units: dict[Any, list[Any]] = {}
@@ -173,7 +189,8 @@ def _scores(
             units.setdefault(_unit(row[metric], row["doc_id"]), []).append(row)
     scores = {}
     for members in units.values():
-        score = _score([row[metric] for row in members], aggregate, more)
+        values = [row[metric] for row in members]
+        score = apart.score(values[0]) if apart else _score(values, aggregate, more)
         if score is not None and math.isfinite(score):
             scores[doc_key(members[0]["doc_id"], group)] = score
     return scores
@@ -219,6 +236,9 @@ def target_text(sample: Mapping[str, Any], task: Any) -> str:
     target = sample.get("target")
     doc = sample.get("doc") or {}
     given = task.config.doc_to_target
+    if getattr(task, "OUTPUT_TYPE", "") == "multiple_choice" and type(target) is int:
+        choices = task.doc_to_choice(doc)
+        return str(choices[target]) if 0 <= target < len(choices) else ""
     if isinstance(given, str) and target == given and given not in doc and doc.get("answers"):
         target = doc["answers"]
     if isinstance(target, (list, tuple)) and not all(isinstance(t, (str, dict)) for t in target):

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +26,13 @@ from tenacity import RetryError, stop_after_attempt
 from harness.bench.benches import Bench
 from harness.bench.decoding import truncation_marked
 from harness.bench.hubdata import dataset_sources
+from harness.bench.tasks_index import upstream_folder
 from harness.common.errors import CellError, HarnessError, one_line
+
+# Documents are prepared in one process. lmms-eval 0.7.2 knows nothing else.
+SINGLE = {"process_docs_parallel": 1}
+if "process_docs_parallel" not in inspect.signature(evaluator.simple_evaluate).parameters:
+    SINGLE = {}
 
 # How lmms-eval, the datasets library and the parquet reader say that there are none.
 NO_DOCUMENTS = (
@@ -40,10 +49,10 @@ def run_lmms_eval(
 
     Raises CellError with the cause when documents cannot be loaded or scored.
     """
-    # Indexing all of lmms-eval's tasks takes seconds; a single task needs its own folder only.
-    alone = bench.file.kind == "task"
+    # Indexing all of lmms-eval's tasks takes seconds: only the folder that holds them is.
+    folder = _folder(bench)
     manager = TaskManager(
-        include_path=str(bench.file.path.parent) if alone else None, include_defaults=not alone
+        include_path=str(folder) if folder else None, include_defaults=folder is None
     )
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -69,7 +78,7 @@ def run_lmms_eval(
                 numpy_random_seed=seed,
                 torch_random_seed=seed,
                 fewshot_random_seed=seed,
-                process_docs_parallel=1,
+                **SINGLE,
             )
         except RetryError as error:
             raise _cause(error, bench) from None
@@ -78,6 +87,13 @@ def run_lmms_eval(
                 raise
             raise _cause(error, bench) from None
     return results, tasks.loaded
+
+
+def _folder(bench: Bench) -> Path | None:
+    """The folder that holds the files of all tasks; None where that is lmms-eval's whole index."""
+    folders = {file.path.parent for file in (bench.file, *bench.tasks)}
+    common = Path(os.path.commonpath(folders))
+    return None if len(folders) > 1 and upstream_folder().is_relative_to(common) else common
 
 
 class _TaskTap:

@@ -49,6 +49,14 @@ class Recorder:
         self.steps.append((ids, {}))
         self.scoring.passed(ids.shape[1])
 
+    def mark(self) -> tuple[int, int]:
+        """How far the notes go by now, for `back`."""
+        return len(self.steps), len(self.scoring.passes)
+
+    def back(self, mark: tuple[int, int]) -> None:
+        """Forget the passes since."""
+        del self.steps[mark[0] :], self.scoring.passes[mark[1] :]
+
     def records(
         self,
         parts: Parts,

@@ -82,6 +82,7 @@ def asked(cell: Cell, store: Store, verbose: bool) -> dict[str, Any]:
         "limit": key.limit,
         "batch_size": key.batch_size,
         "seed": key.seed,
+        "sample": key.sample,
         "progress": False,
         "response_log": store.partial_dir(key.cell_id) / "answers.jsonl",
         "pictured": lambda position: position < PICTURED,

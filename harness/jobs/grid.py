@@ -139,6 +139,7 @@ def make_grid(
                 batch_size=batch_size,
                 seed=settings.seed,
                 allow=settings.allow,
+                sample=settings.sample,
                 device_map=settings.device_map,
             )
             cells.append(Cell(key, method, bench, path))

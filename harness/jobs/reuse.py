@@ -27,7 +27,7 @@ from harness.store.rundir import DONE, Store, is_run, open_for_reading, read_run
 FLAG = "--reuse"
 PROVENANCE = ("device_name", "created_at", "git_commit", "reused")  # what is kept of another run
 SAME = ("engine_hash", "versions", "model_id", "weight_hashes", "model_files", "processor_hash")
-SETTINGS = ("data", "limit", "batch_size", "device", "dtype", "attn", "seed", "allow")
+SETTINGS = ("data", "limit", "batch_size", "device", "dtype", "attn", "seed", "sample", "allow")
 
 FILES = (  # of a cell, in the order in which they are copied
     Store.metrics_json,

@@ -181,6 +181,13 @@ class Settings:
         help="attention backend",
     )
     seed: int = setting(0, natural, "N", help="of all that is drawn")
+    sample: bool = setting(
+        False,
+        help="draw answers where a task asks for sampling, each document from a seed of its own; "
+        "without it such tasks are answered greedily",
+        jobs=ON_BENCHES,
+        record=Record.SET,
+    )
     allow: tuple[str, ...] = setting(
         (),
         validators.allowed,

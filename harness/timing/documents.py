@@ -30,8 +30,8 @@ def requests_of(loaded: Any, name: str, data: str, limit: int, seed: int) -> lis
 
         found: list[Request] = []  # noqa: RUF012
 
-        def generate_until(self, requests: list[Any]) -> list[str]:
-            self.found = [self._request(i, one) for i, one in enumerate(requests)]
+        def ask(self, form: Any, asked: list[Any]) -> list[Any]:
+            self.found = form.requests(self, asked)
             raise _Enough
 
     bench = resolve_bench(name, data, mini_model=loaded.mini)
