@@ -49,7 +49,8 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 # --- the table ------------------------------------------------------------------------------
 def test_names_of_the_contract() -> None:
-    assert bench_names() == CONTRACT.split()
+    known = CONTRACT.split()  # others may stand among them
+    assert [name for name in bench_names() if name in known] == known
 
 
 @pytest.mark.parametrize("name", BENCHES)
@@ -103,8 +104,8 @@ def test_auto_takes_mini_for_the_shipped_model_only() -> None:
 
 
 def test_task_names_pass_through() -> None:
-    bench = resolve_bench("muirbench", "auto", mini_model=True)
-    assert (bench.data, bench.task, bench.metric) == ("hub", "muirbench", "")
+    bench = resolve_bench("mirb", "auto", mini_model=True)
+    assert (bench.data, bench.task, bench.metric) == ("hub", "mirb", "")
     assert resolve_bench("gqa_mini", "auto").data == "mini"
 
 

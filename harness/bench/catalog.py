@@ -120,6 +120,11 @@ BENCHES: dict[str, Spec] = {
         "MMBench in Chinese, dev; a GPT reads answers without a letter",
         judge=JUDGES,
     ),
+    "muirbench": Spec(
+        "muirbench",
+        "muirbench_score_overall",
+        "two images and more, put where the question says, option letter",
+    ),
     "textvqa_hd": Spec(
         "textvqa_val",
         "exact_match",

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.bench.forms import FORMS
+from harness.bench.media import refuse_other_media
 from harness.bench.tasks_index import TaskFile, read_task
 from harness.common.errors import UsageError
 
 ANSWERED = tuple(FORMS)  # the output types that our model class answers
-VIDEO = ("video", "From_YouTube")  # dataset_kwargs that make lmms-eval fetch and unpack videos
 WEB = re.compile(r"\bduckduckgo_search\b|\bplaywright\b|\bselenium\b|\bserpapi\b")
 CLIPS = re.compile(r"\.mp4\b|\bread_video\b")
 # How upstream's scoring reaches a language model.
@@ -22,8 +22,8 @@ JUDGE = re.compile(r"\bget_server\(|\bget_chat_response\(|\bOpenAI\(|api\.openai
 def refuse_unanswerable(file: TaskFile) -> None:
     """Raise UsageError, one line, for a task that cannot be run here, before anything is fetched.
 
-    Tasks in a form that is not answered, with solved examples, about videos, or that lmms-eval
-    itself cannot ask or score.
+    Tasks in a form that is not answered, with solved examples, about videos or sounds, or
+    that lmms-eval itself cannot ask or score.
     """
     task = read_task(file.path)
     said = f"--bench: task '{file.name}'"
@@ -35,11 +35,7 @@ def refuse_unanswerable(file: TaskFile) -> None:
             f"{said} shows {task['num_fewshot']} solved examples before each question; only tasks "
             "without them (num_fewshot 0) can be run"
         )
-    kwargs = task.get("dataset_kwargs")
-    kwargs = kwargs if isinstance(kwargs, dict) else {}
-    words = (file.name, task.get("task"), task.get("doc_to_visual"))
-    if any(kwargs.get(name) for name in VIDEO) or any("video" in str(w).lower() for w in words):
-        raise UsageError(f"{said} is about videos; only tasks about images can be run")
+    refuse_other_media(file)
     if wants == "loglikelihood" and not task.get("process_results"):
         raise UsageError(
             f"{said} has no process_results, and lmms-eval's own scoring cannot read the one pair "

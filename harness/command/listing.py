@@ -45,7 +45,7 @@ def about_method(name: str) -> list[str]:
 
 def _about(name: str) -> list[str]:
     import methods
-    from methods.describe import acts, needs, page, parameters
+    from methods.describe import acts, images, needs, page, parameters
 
     kind = methods.load(name)
     rows = [(p.name, p.type, p.default, p.meaning) for p in parameters(kind)]
@@ -53,7 +53,9 @@ def _about(name: str) -> list[str]:
     table = _columns([head, *rows]) if rows else ["no parameters"]
     where = f"acts {acts(kind)} (by default)"
     asked = [f"needs {what}" for what in needs(kind)]
-    return [f"{name}: {methods.REGISTRY[name].summary}", "", *table, where, *asked, "", *page(kind)]
+    several = [f"several images in a prompt: {said}" for said in [images(kind)] if said]
+    head_line = f"{name}: {methods.REGISTRY[name].summary}"
+    return [head_line, "", *table, where, *several, *asked, "", *page(kind)]
 
 
 def _methods() -> Iterable[tuple[str, ...]]:

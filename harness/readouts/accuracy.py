@@ -34,6 +34,7 @@ class CellData:
     prefill: Column  # TFLOP, causal
     answers: Texts
     budget: dict[str, Any] = field(default_factory=dict)  # columns of accuracy.csv
+    images: list[dict[str, Any]] = field(default_factory=list)  # rows of images.csv
 
     @property
     def about(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The derived CSVs, rebuilt from the finished cells' files. Torch-free.
 
 accuracy.csv, cost.csv, routing.csv, fronts.csv, controls.csv, curves.csv, comparisons.csv,
-averages.csv and evidence.csv.
+averages.csv, evidence.csv and images.csv.
 
 Rows come in the order of the run's settings, whatever order the cells were computed in, so an
 interrupted and resumed run writes the same bytes as one that ran through.
@@ -48,10 +48,17 @@ from harness.store.csvfile import (
     write_csv,
     write_lines,
 )
+from harness.store.images import image_rows
 from harness.store.rundir import Store
 from methods import BLIND, REFERENCE
 
-BY_CELL = {"cost": columns.COST, "routing": columns.ROUTING, "evidence": columns.EVIDENCE}
+BY_CELL = {
+    "cost": columns.COST,
+    "routing": columns.ROUTING,
+    "evidence": columns.EVIDENCE,
+    "images": columns.IMAGES,
+}
+SOMETIMES = ("evidence", "images")  # files that there are only where they have rows
 SELDOM = 20  # times as long as they take lies between two writings of tables of pairs
 
 
@@ -100,7 +107,10 @@ class Derived:
             self._comparing = self._compared - begun
 
     def _write_rows(self, cells: Sequence[CellData]) -> None:
-        """accuracy.csv, cost.csv, routing.csv and, only where a bench has boxes, evidence.csv."""
+        """accuracy.csv, cost.csv and routing.csv.
+
+        Only where a bench has boxes evidence.csv, where a prompt has several images images.csv.
+        """
         dense, blind = (
             {cell.row["bench"]: cell for cell in cells if cell.row["method"] == name}
             for name in (REFERENCE, BLIND)
@@ -116,7 +126,7 @@ class Derived:
         for name, table in BY_CELL.items():
             path = self.store.path / table.file
             texts = [self._texts[cell.row["cell_id"]][name] for cell in cells]
-            if any(texts) or name != "evidence" or path.exists():
+            if any(texts) or name not in SOMETIMES or path.exists():
                 header = to_csv(table, [])
                 write_atomic(path, [header, *(text.encode() for text in texts)], durable=False)
 
@@ -158,7 +168,7 @@ class Derived:
                 cell = read_cell(self.store, row, self.seed, self.library, kept.known)
                 self._kept[row["cell_id"]] = kept
                 self._texts[row["cell_id"]] = {name: _text(cell, name) for name in BY_CELL}
-                self._cells[row["cell_id"]] = replace(cell, routing=[], evidence=[])
+                self._cells[row["cell_id"]] = replace(cell, routing=[], evidence=[], images=[])
         return [self._cells[row["cell_id"]] for row in found]
 
     def _accuracy_rows(
@@ -200,6 +210,7 @@ def read_cell(
         found = store.read_evidence(cell_id)
         kept["evidence"] = evidence_rows(found, metrics, Images(docs), seed)
         kept["budget"] = budget_columns(row.get("params", ""), samples)
+        kept["images"] = image_rows(samples)
         kept["cost"] = cost_rows(about, samples, seed)
     return CellData(
         row=row,
@@ -208,6 +219,7 @@ def read_cell(
         routing=store.read_routing(cell_id),
         cost=kept["cost"],
         evidence=kept["evidence"],
+        images=kept["images"],
         prefill=Column(_part(docs, counted, library), prefill[counted]),
         answers=Texts(docs, samples.texts("prediction")),
         budget=kept["budget"],

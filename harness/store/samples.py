@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from harness.store import columns, tables
 
-TEXTS = ("doc_id", "prediction", "image_id", "cluster")  # those that tables are made of
+TEXTS = (  # those that tables are made of
+    "doc_id", "prediction", "image_id", "cluster", "image_tokens", "image_kept",
+)  # fmt: skip
 Floats = NDArray[np.float64]
 
 
