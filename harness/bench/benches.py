@@ -7,7 +7,6 @@ stands; whether it exists is read from lmms-eval's task files.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,11 +119,8 @@ class Bench:
     def require(self, limit: int | None = None) -> None:
         """Check what can be checked before running.
 
-        Raises UsageError, one line: dataset not here and not reachable, a judge without a key, a
-        limit that cuts a pair.
+        Raises UsageError, one line: dataset not here and not reachable, a limit that cuts a pair.
         """
-        if self.judge and not any(os.environ.get(name) for name in self.judge):
-            raise UsageError(f"--bench: {self.name} asks a GPT judge: set {self.judge[0]}")
         if self.pairs and limit is not None and limit % 2:
             raise UsageError(f"--limit: {self.name} scores documents in pairs, so N must be even")
         if self.mini:

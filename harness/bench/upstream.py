@@ -12,6 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,7 @@ from tenacity import RetryError, stop_after_attempt
 
 from harness.bench.benches import Bench
 from harness.bench.decoding import truncation_marked
+from harness.bench.guard import Scoring
 from harness.bench.hubdata import dataset_sources
 from harness.common.errors import CellError, HarnessError, one_line
 
@@ -34,9 +36,17 @@ NO_DOCUMENTS = (
 
 
 def run_lmms_eval(
-    lm: Any, bench: Bench, limit: int | None, seed: int
+    lm: Any,
+    bench: Bench,
+    limit: int | None,
+    seed: int,
+    output: Path | None = None,
+    scoring: Scoring | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """lmms-eval's result dict and its task objects by name.
+
+    ``output``: the folder below which tasks write files; a passing one without it. ``scoring``
+    takes over the tasks' scores.
 
     Raises CellError with the cause when documents cannot be loaded or scored.
     """
@@ -48,12 +58,11 @@ def run_lmms_eval(
     with (
         tempfile.TemporaryDirectory() as scratch,
         dataset_sources(bench.root),
-        _one_attempt(bench),
+        _one_attempt(),
         truncation_marked(lm.found_truncated),
     ):
-        # Tasks write submission files below output_path; nobody here submits them.
-        args = SimpleNamespace(output_path=scratch, process_with_media=False)
-        tasks = _TaskTap(manager)
+        args = SimpleNamespace(output_path=str(output or scratch), process_with_media=False)
+        tasks = _TaskTap(manager, scoring)
         try:
             results = evaluator.simple_evaluate(
                 model=lm,
@@ -83,8 +92,8 @@ def run_lmms_eval(
 class _TaskTap:
     """Passes for a TaskManager and keeps the task objects it hands out, their faults named."""
 
-    def __init__(self, manager: Any) -> None:
-        self._manager = manager
+    def __init__(self, manager: Any, scoring: Scoring | None) -> None:
+        self._manager, self._scoring = manager, scoring
         self.loaded: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -103,6 +112,8 @@ class _TaskTap:
         for name, task in leaves.items():
             for step in ("fewshot_context", "process_results"):
                 setattr(task, step, _naming(name, task, getattr(task, step)))
+            if self._scoring is not None:
+                self._scoring.of(task)
         self.loaded.update(leaves)
         return found
 
@@ -143,14 +154,11 @@ def _leaves(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _one_attempt(bench: Bench) -> Iterator[None]:
+def _one_attempt() -> Iterator[None]:
     """No repeats around loading and scoring: a wrong file does not get right by waiting.
 
-    lmms-eval tries five times, seconds apart. Judges behind a network keep their repeats.
+    lmms-eval tries five times, seconds apart. Whoever asks a judge repeats by itself.
     """
-    if bench.judge:
-        yield
-        return
     policies = [ConfigurableTask.download.retry, ConfigurableTask.process_results.retry]
     before = [policy.stop for policy in policies]
     for policy in policies:

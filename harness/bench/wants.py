@@ -12,7 +12,9 @@ from harness.common.errors import UsageError
 ANSWERED = ("generate_until",)  # the request types our model class answers
 VIDEO = ("video", "From_YouTube")  # dataset_kwargs that make lmms-eval fetch and unpack videos
 # How upstream's scoring reaches a language model.
-JUDGE = re.compile(r"\bget_server\(|\bget_chat_response\(|\bOpenAI\(|api\.openai\.com")
+JUDGE = re.compile(
+    r"\bget_server\(|\bget_chat_response\(|\bOpenAI\(|api\.openai\.com|\bOpenAIVerifier\("
+)
 
 
 def refuse_unanswerable(file: TaskFile) -> None:
@@ -40,12 +42,15 @@ def asks_judge(file: TaskFile) -> bool:
     """Whether the code that scores a task can ask a language model through an API.
 
     Read from the modules of its scoring functions and what they import from the same folder, so
-    a task whose judge is reached in another way is not seen.
+    a task whose judge is reached in another way is not seen; nor is one that only writes a file to
+    hand in, unless it asks after all (`harness.bench.guard` notices both).
     """
     task = read_task(file.path)
-    metrics = task.get("metric_list")
+    metrics = [m for m in task.get("metric_list") or () if isinstance(m, dict)]
+    if metrics and all(m.get("metric") == "submission" for m in metrics):
+        return False
     names = [task.get("process_results")]
-    names += [m.get("aggregation") for m in metrics or () if isinstance(m, dict)]
+    names += [m.get("aggregation") for m in metrics]
     if "static" in " ".join(map(str, names)):  # the same module's reading by rule
         return False
     modules = {_module(file.path.parent, str(n)) for n in names if "." in str(n)}

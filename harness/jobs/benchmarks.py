@@ -197,11 +197,24 @@ class Benchmarks(Parts):
         finally:
             if self.team is not None:
                 self.team.close()
+        failed = self._judged(store, show) or failed
         for extra in self.extras:
             used = extra.methods()
             if used and self.session is None:  # the answers were other processes'
                 self.load_checked(used, show)
             failed = (bool(used) and extra.run(self.session, store, show)) or failed
+        return failed
+
+    def _judged(self, store: Store, show: Progressing) -> bool:
+        """Scores by a judge, where one is given; True when a part of them is missing."""
+        url, model = self.settings.judge_url, self.settings.judge_model
+        if not url or not model:
+            return False
+        from harness.jobs.judge import judge_cells
+
+        failed = judge_cells(store, read_run_json(store.path), url, model, show)
+        show.phase("tables", soon=True)
+        Derived(store, self._ids(), self.settings.seed, store.margin(self.settings.margin)).write()
         return failed
 
     def ending(self, out: Path) -> Ending | None:

@@ -91,8 +91,13 @@ def metric_rows(cell: CellData, metric: Mapping[str, Any], against: Against) -> 
         "n": len(scores) or len(cell.docs),
         "headline": int(bool(metric["headline"])),
         "positions": positions_of(cell.row),
+        "judge": metric.get("judge", ""),
+        "not_scored": metric.get("not_scored", ""),
         **cell.budget,
     }
+    if value is None:  # whoever scores it has not yet
+        yield MetricRow(row)
+        return
     if metric["is_mean"] and scores:
         yield _tested(row, metric, other, cell, against)
         return
@@ -201,7 +206,10 @@ def adjusted(rows: Sequence[MetricRow]) -> list[dict[str, Any]]:
 
 
 def _same_metric(dense: CellData | None, metric: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The same metric of another cell, by the same judge, where it has a value."""
+    names = ("task", "metric", "judge")
     for other in dense.metrics if dense else ():
-        if (other["task"], other["metric"]) == (metric["task"], metric["metric"]):
+        same = all(other.get(name, "") == metric.get(name, "") for name in names)
+        if same and other["value"] is not None:
             return other
     return None

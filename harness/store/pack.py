@@ -216,11 +216,14 @@ def _metrics(run: Path, cells: Sequence[str]) -> bytes:
             scores = one["scores"]
             about = {k: v for k, v in one.items() if k != "scores"}
             lists = {"doc_ids": list(scores), "scores": [float(v) for v in scores.values()]}
-            if tables.metric({**about, **lists}) != one or not _finite(one["value"]):
+            known = one.get("not_scored") or _finite(one["value"])
+            if tables.metric({**about, **lists}) != one or not known:
                 raise StoreError(f"{run}: the metrics of {cell} cannot be packed as they are")
             rows.append({tables.CELL: cell, **about, **lists})
     kinds = {"doc_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float64())}
-    table = {name: pa.array([row.get(name) for row in rows], kinds.get(name)) for name in rows[0]}
+    names = dict.fromkeys(name for row in rows for name in row)
+    kinds |= dict.fromkeys(tables.SOMETIMES, pa.string())
+    table = {name: pa.array([row.get(name) for row in rows], kinds.get(name)) for name in names}
     return _parquet(pa.table(table))
 
 
