@@ -75,7 +75,9 @@ class Score:
     same_answers: float = NAN
     smallest_n: float = NAN
     judge: str = ""
-    """The language model that scored, and how it was asked."""
+    """The language model that scored."""
+    temperature: str = ""
+    """At which it was asked."""
 
     @property
     def is_same(self) -> bool:

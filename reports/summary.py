@@ -160,6 +160,7 @@ def _score(row: Any) -> Score:
         row.margin, row.skill, row.skill_ci_low, row.skill_ci_high,
         str(row.positions), row.budget_asked, row.budget_met, str(row.budget_unit),
         row.budget_within, row.same_answers, row.smallest_n, str(row.judge),
+        str(row.judge_temperature),
     )  # fmt: skip
 
 

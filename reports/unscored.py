@@ -6,6 +6,7 @@ from harness.store.submissions import files_of
 from reports.section import Section
 from reports.summary import Summary
 from reports.tables import Cell, Column, Table, name_cell
+from reports.text import GAP
 
 WAITING = (
     "These cells are answered whole. Nothing stands in for their scores: a judge gives them "
@@ -25,13 +26,13 @@ def section(summary: Summary) -> Section | None:
             if cell.waits:
                 files = ", ".join(files_of(summary.run.path, cell.cell_id))
                 waiting.append([*row, Cell(cell.not_scored), Cell(files)])
-            judges = dict.fromkeys(score.judge for score in cell.scores if score.judge)
-            judged += [[*row, Cell(judge)] for judge in judges]
+            judges = dict.fromkeys((s.judge, s.temperature) for s in cell.scores if s.judge)
+            judged += [[*row, Cell(judge), Cell(warm or GAP)] for judge, warm in judges]
     found = []
     if waiting:
         found.append(Table("unscored", "Not scored", _columns("Waits for", "Files"), waiting))
     if judged:
-        found.append(Table("judges", "Scored by a judge", _columns("Judge"), judged))
+        found.append(Table("judges", "Scored by a judge", _columns("Judge", "Temperature"), judged))
     said = " ".join([WAITING] * bool(waiting) + [JUDGED] * bool(judged))
     return Section("unscored", "Not scored here", said, tables=tuple(found)) if found else None
 

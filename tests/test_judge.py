@@ -53,9 +53,12 @@ def test_what_it_said_is_kept_and_not_asked_again(server: Endpoint, tmp_path: Pa
     assert len(server.asked) == 2 and again.new == 1
     said = again.said("0.0-abc", "0.7.3")
     assert "stand-in-1 (asked for asked-name) at 127.0.0.1" in said
-    assert "temperature 0 and 0.5" in said and "task 0.0-abc" in said and "0.7.3" in said
+    assert "task 0.0-abc" in said and "0.7.3" in said and again.temperature == "0, 0.5"
+    again.fresh()
+    again.ask(payload("a"))
+    assert again.temperature == "the endpoint's own" and len(server.asked) == 3
     Judge(server.url, "other-name", tmp_path).ask(payload("a", temperature=0.0))
-    assert len(server.asked) == 3 and len([*tmp_path.iterdir()]) == 2
+    assert len(server.asked) == 4 and len([*tmp_path.iterdir()]) == 2
 
 
 def test_a_file_that_was_cut_off_goes_on(server: Endpoint, tmp_path: Path) -> None:

@@ -75,14 +75,17 @@ class Judge:
         self._row = []
 
     def said(self, task_version: str, lmms_eval: str) -> str:
-        """Who scored since `fresh`, and all that could change the number."""
-        warm = sorted({"its own" if t is None else f"{t:g}" for t in self.temperatures})
-        temperature = f", temperature {' and '.join(warm)}" if warm else ""
+        """Who scores, by which questions. Scores under another text are not held against these."""
         asked = "" if self.name in ("", self.asked_for) else f" (asked for {self.asked_for})"
         name = self.name or self.asked_for
-        return (
-            f"{name}{asked} at {self.host}{temperature}, task {task_version}, lmms-eval {lmms_eval}"
-        )
+        return f"{name}{asked} at {self.host}, task {task_version}, lmms-eval {lmms_eval}"
+
+    @property
+    def temperature(self) -> str:
+        """Of the requests since `fresh`: more than one where upstream repeated what it misread."""
+        known = sorted(t for t in self.temperatures if t is not None)
+        own = ["the endpoint's own"] if None in self.temperatures else []
+        return ", ".join([*(f"{t:g}" for t in known), *own])
 
     def ask(self, payload: dict[str, Any]) -> dict[str, Any]:
         """The answer to a chat completion's payload, whose model is replaced by this judge's.

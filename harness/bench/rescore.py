@@ -86,7 +86,8 @@ def rescore(
         except Unreachable as error:
             raise CellError(f"{bench.task}: {error}") from None
     said = judge.said(bench.task_version, metadata.version("lmms-eval"))
-    return [replace(metric, judge=said) for metric in metrics]
+    warm = judge.temperature
+    return [replace(metric, judge=said, judge_temperature=warm) for metric in metrics]
 
 
 def _require_read(results: Mapping[str, Any], tasks: Mapping[str, Any], judge: Judge) -> None:

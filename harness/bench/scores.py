@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from harness.common.errors import CellError
+from harness.store.tables import SOMETIMES
 
 EXACT = 1e-9
 ROUNDED = 1e-5  # some upstream aggregations round to five decimals
@@ -53,7 +54,7 @@ class Metric:
     tests on them speak about the value. Where it is False (F1, MME's pair score) the scores of
     the headline metric are the samples' plain correctness, and other metrics have none.
     ``not_scored`` says why there is no value (NaN) and no score, ``judge`` which language model
-    under which conditions scored.
+    scored, ``judge_temperature`` how warm it was asked.
     """
 
     task: str
@@ -64,13 +65,14 @@ class Metric:
     is_mean: bool = True
     not_scored: str = ""
     judge: str = ""
+    judge_temperature: str = ""
 
     def entry(self, headline: bool) -> dict[str, Any]:
         """The metric as it is stored beside the samples (JSON-able)."""
         names = ("task", "metric", "value", "higher_is_better", "is_mean")
         about = {name: getattr(self, name) for name in names}
         about["value"] = None if self.not_scored else self.value
-        more = {name: said for name in ("not_scored", "judge") if (said := getattr(self, name))}
+        more = {name: said for name in SOMETIMES if (said := getattr(self, name))}
         return {**about, "headline": headline, **more, "scores": dict(self.scores)}
 
 

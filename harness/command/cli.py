@@ -167,7 +167,7 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
     if job is JobKind.JUDGE:
         from harness.jobs.judge import run_judge
 
-        asked = settings.judge_url, settings.judge_model
+        asked = settings.judge_url, settings.judge_model, settings.data
         return run_judge(raw["judge"], *asked, settings.quiet, settings.against, settings.table)
     made = _work(job, settings)(settings, argv)
     if settings.cluster:

@@ -212,7 +212,8 @@ class Benchmarks(Parts):
             return False
         from harness.jobs.judge import judge_cells
 
-        failed = judge_cells(store, read_run_json(store.path), url, model, show)
+        about = {**read_run_json(store.path), "data_asked": self.settings.data}
+        failed = judge_cells(store, about, url, model, show)
         show.phase("tables", soon=True)
         Derived(store, self._ids(), self.settings.seed, store.margin(self.settings.margin)).write()
         return failed
@@ -301,6 +302,7 @@ def describe_run(grid: Grid, device_name: str) -> dict[str, Any]:
         "seed": grid.settings.seed,
         "model_id": grid.source.model_id,
         "mini": bool(grid.source.mini),
+        "data_asked": grid.settings.data,
         "revision": grid.source.revision,
         "weight_hashes": grid.source.weight_hashes,
         "model_files": grid.source.setting_hashes,

@@ -39,11 +39,14 @@ def run_judge(
     target: str,
     url: str | None,
     model: str | None,
+    data: str = "auto",
     quiet: bool = False,
     against: Sequence[str] = (),
     form: str | None = None,
 ) -> int:
     """Score every cell that waits for a judge; the exit code is that of a run.
+
+    ``data``: where the documents are read again; ``auto``: where the run read them.
 
     Raises UsageError, before anything is written, for a run in which nothing waits.
     """
@@ -56,6 +59,8 @@ def run_judge(
     about, references = read_run_json(path), in_run(against, path)
     if not waiting(Store(path), about.get("cells") or ()):
         raise UsageError(f"{FLAG}: no finished cell of '{target}' is scored by a judge")
+    if data != "auto":
+        about["data_asked"] = data
     with Progressing(quiet) as show, Store(path, FLAG) as store:
         keep(path, references)
         failed = judge_cells(store, about, url, model, show)
@@ -127,7 +132,8 @@ def _judge(store: Store, about: Mapping[str, Any], row: Mapping[str, str], judge
     from harness.bench.rescore import rescore
 
     settings = about["settings"]
-    bench = resolve_bench(row["bench"], settings["data"], mini_model=bool(about.get("mini")))
+    data = str(about.get("data_asked") or "auto")
+    bench = resolve_bench(row["bench"], data, mini_model=bool(about.get("mini")))
     bench.require(settings.get("limit"))
     if bench.data_source != row["data_source"]:
         raise CellError(f"its data are {bench.data_source} now, they were {row['data_source']}")
@@ -147,7 +153,7 @@ def _forget(store: Store, cell_id: str, judge: str) -> None:
     """Take another judge's scores out of a cell that this one has not scored: tables hold one."""
     metrics = store.read_metrics(cell_id)
     if any(m.get("judge") and _who(m["judge"]) != _who(judge) for m in metrics):
-        first = {name: value for name, value in metrics[0].items() if name != "judge"}
+        first = {name: value for name, value in metrics[0].items() if not name.startswith("judge")}
         first |= {"value": None, "not_scored": NEEDS_JUDGE, "is_mean": False, "scores": {}}
         store.write_metrics(cell_id, [first])
         store.write_scores(cell_id, {})

@@ -131,6 +131,7 @@ class Settings:
         validators.data,
         "|".join([*validators.DATA, "DIR"]),
         help="auto: mini for the shipped model, else hub; or a folder with copies of the datasets",
+        jobs=RUNS | JobKind.JUDGE,
     )
     limit: int | None = setting(
         None,

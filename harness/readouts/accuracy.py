@@ -16,6 +16,7 @@ from harness.statistics.changes import changes
 from harness.statistics.power import detectable, smallest_n
 from harness.store import columns
 from harness.store.csvfile import cell_text, csv_lines
+from harness.store.tables import SOMETIMES
 from methods import BLIND, REFERENCE
 
 SAMPLE_MEAN = " (mean of samples)"
@@ -91,8 +92,7 @@ def metric_rows(cell: CellData, metric: Mapping[str, Any], against: Against) -> 
         "n": len(scores) or len(cell.docs),
         "headline": int(bool(metric["headline"])),
         "positions": positions_of(cell.row),
-        "judge": metric.get("judge", ""),
-        "not_scored": metric.get("not_scored", ""),
+        **{name: metric.get(name, "") for name in SOMETIMES},
         **cell.budget,
     }
     if value is None:  # whoever scores it has not yet

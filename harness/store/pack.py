@@ -150,7 +150,11 @@ def _check_target(
 
 # --- the files ------------------------------------------------------------------------------
 def _packed(run: Path, about: Mapping[str, Any]) -> dict[str, bytes]:
-    found = {RUN_JSON: _json({**about, "argv": _words(about.get("argv", ()))})}
+    words = _words(about.get("argv", ()))
+    about = {**about, "argv": words}
+    if about.get("data_asked"):
+        (about["data_asked"],) = _words([str(about["data_asked"])])
+    found = {RUN_JSON: _json(about)}
     names = {path.name.removesuffix(".gz") for path in run.glob("*.csv*")}
     for name in sorted(name for name in names if name.endswith(".csv")):
         content = tables.content(run / name) or b""

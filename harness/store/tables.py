@@ -24,7 +24,11 @@ SAMPLES, METRICS, EVIDENCE = "samples.parquet", "metrics.parquet", "evidence.par
 CELL = "cell_id"
 FOLDER = "samples"  # of a run's files by cell
 KINDS = {".csv": SAMPLES, ".metrics.json": METRICS, ".evidence.json": EVIDENCE}
-SOMETIMES = ("not_scored", "judge")  # of a metric: there where they say something
+SOMETIMES = (
+    "not_scored",
+    "judge",
+    "judge_temperature",
+)  # of a metric: there where they say something
 ROUTING = ".routing.json"  # stands in routing.csv as well
 
 

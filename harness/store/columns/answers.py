@@ -67,7 +67,8 @@ budget_unit | text | | `tokens` of one image, or `share` of its tokens
 budget_within | flag | | 1: met to one token or 2 %; 0: missed, and the row gets no verdict
 same_answers | int | documents | that both answered with the same text
 smallest_n | int | documents | from which on equal scores can be `non-inferior`, at this margin
-judge | text | | the language model that scored, as it names itself, and how it was asked
+judge | text | | the language model that scored, where, and versions of its questions
+judge_temperature | text | | at which it was asked, as lmms-eval's task does
 not_scored | text | | why `value` is empty: `needs a judge`, `submit FILE`
 """,
 )
