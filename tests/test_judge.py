@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,13 @@ def test_every_way_of_upstream_ends_at_the_judge(
         with pytest.raises(Unreachable, match="more than chat"):
             by_requests("https://api.example.com/v1/responses")
     assert len(server.asked) == 1
+
+
+def test_upstream_never_sees_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, SECRET)
+    with Scoring().guarded():
+        assert os.environ[KEY] not in ("", SECRET)
+    assert os.environ[KEY] == SECRET
 
 
 def test_a_way_that_is_not_known_is_noticed() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,13 @@ import pytest
 
 from harness.bench import judge as judging
 from harness.bench.guard import Scoring
+from harness.bench.scores import Metric
 from harness.command.cli import main
+from harness.jobs.derive import run_derive
+from harness.store.pack import pack
+from reports.build import build_report
+from tests.fakes import FakeRun, derived
+from tests.fakes import run as fake_run
 from tests.fixtures.judged import write_docvqa_test, write_hallusion, write_mmvet
 from tests.judge_tools import Endpoint, endpoint
 
@@ -194,3 +202,72 @@ def test_other_documents_are_not_judged(
     words = ["--judge", str(run), "--judge-url", server.url, "--judge-model", "m", "--quiet"]
     assert main([*words, "--data", str(tmp_path / "other")]) == 3
     assert "its data are" in capsys.readouterr().err and not server.asked
+
+
+def test_the_run_s_own_command_judges_at_once(
+    run: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here of a run whose answers are there; the key of the environment stays out of its files."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-seen")
+    words = json.loads((run / "run.json").read_text())["argv"]
+    words = [str(run) if word.endswith("/run") else word for word in words]
+    assert main([*words, "--judge-url", server.url, "--judge-model", "some-judge"]) == 0
+    assert accuracy(run)["value"].notna()[["mmvet", "hallusion_bench_image"]].all()
+    assert server.keys == ["Bearer sk-not-to-be-seen"] * 4
+    texts = [path for path in run.rglob("*") if path.is_file() and path.suffix != ".gz"]
+    assert not any(b"sk-not-to-be-seen" in path.read_bytes() for path in texts)
+
+
+# --- among benches with scores --------------------------------------------------------------------
+class Waiting(FakeRun):
+    """`pope` is answered and not scored, or scored by the judge of each method."""
+
+    judges: dict[str, str] = {}  # noqa: RUF012
+
+    def evaluate(self, session: Any, method: Any, bench: Any, **options: Any) -> Any:
+        found = super().evaluate(session, method, bench, **options)
+        if bench.name != "pope":
+            return found
+        first = found.headline
+        if not self.judges:
+            waits = Metric(
+                first.task, first.metric, math.nan, True, {}, False, not_scored="needs a judge"
+            )
+            rows = tuple(replace(sample, score=None) for sample in found.samples)
+            files = {"answers.jsonl": b"{}\n"}
+            return replace(found, metrics=(waits,), samples=rows, files=files)
+        return replace(found, metrics=(replace(first, judge=self.judges[method.name]),))
+
+
+def test_a_bench_without_scores_stays_out_of_averages_and_pairs(tmp_path: Path) -> None:
+    assert fake_run(tmp_path / "run", Waiting()) == 0
+    run = tmp_path / "run"
+    frame = pd.read_csv(run / "accuracy.csv").query("bench == 'pope'")
+    assert len(frame) == 3 and frame["value"].isna().all() and frame["delta"].isna().all()
+    assert (frame["not_scored"] == "needs a judge").all()
+    assert set(pd.read_csv(run / "comparisons.csv")["bench"]) == {"gqa", "(average)"}
+    assert (pd.read_csv(run / "averages.csv")["benches"] == 1).all()
+    assert set(pd.read_csv(run / "cost.csv")["bench"]) == {"gqa", "pope"}
+    report = build_report(run).parent / "report.md"
+    assert "not scored" in report.read_text() and "nothing for" not in report.read_text()
+    before = derived(run)
+    assert run_derive(str(run), quiet=True) == 0 and derived(run) == before
+    # Another run takes the answers with their files; a packed one keeps what was said of them.
+    assert fake_run(tmp_path / "again", Waiting(), reuse=(str(run),)) == 0
+    files = sorted(p.relative_to(run) for p in (run / "submissions").rglob("*.jsonl"))
+    assert len(files) == 3 and all((tmp_path / "again" / file).is_file() for file in files)
+    pack(run, tmp_path / "packed")
+    assert run_derive(str(tmp_path / "packed"), quiet=True) == 0
+    assert (tmp_path / "packed" / "accuracy.csv").read_bytes() == before["accuracy.csv"]
+
+
+def test_rows_of_two_judges_are_not_held_against_each_other(tmp_path: Path) -> None:
+    job = Waiting()
+    job.judges = {"dense": "one", "fastv": "one", "random": "other"}
+    assert fake_run(tmp_path / "run", job) == 0
+    run = tmp_path / "run"
+    frame = pd.read_csv(run / "accuracy.csv").query("bench == 'pope'").set_index("method")
+    assert list(frame["judge"]) == ["one", "one", "other"] and frame["value"].notna().all()
+    assert not math.isnan(frame["delta"]["fastv"]) and math.isnan(frame["delta"]["random"])
+    pairs = pd.read_csv(run / "comparisons.csv").query("bench == 'pope'")
+    assert [{*row} for row in pairs[["method_a", "method_b"]].to_numpy()] == [{"fastv", "dense"}]
