@@ -85,6 +85,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(
     line = line_of(judge, payload("b"))
     assert "401" in line and KEY in line and SECRET not in line
     monkeypatch.delenv(KEY)
+    judge = Judge(server.url, "m", tmp_path)
     assert f"set {KEY}" in line_of(judge, payload("b")) and server.keys[-1] == ""
     assert SECRET not in judge.path.read_text()
 

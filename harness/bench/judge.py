@@ -52,6 +52,7 @@ class Judge:
 
     def __init__(self, url: str, model: str, folder: Path) -> None:
         self.url, self.asked_for = url, model
+        self._key = os.environ.get(KEY, "")  # now: scoring sees another one (`guard.INSTEAD`)
         self.name = ""  # of the model, as it names itself
         self.temperatures: set[float | None] = set()  # of the requests since `fresh`
         self.new = 0  # requests that were sent
@@ -178,7 +179,7 @@ class Judge:
         import requests
 
         who = f"judge {self.asked_for} at {self.host}"
-        key = os.environ.get(KEY, "")
+        key = self._key
         for wait in (*WAITS, None):
             asked = 0.0
             try:
