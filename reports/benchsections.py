@@ -27,6 +27,7 @@ from reports import (
     speedtables,
     style,
     tables,
+    unscored,
 )
 from reports import timing as times
 from reports.controls import Rivals
@@ -69,6 +70,7 @@ def sections(
         _folded("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary)),
         *(_told(summary, section) for section in layers),
         *redundancy_sections(summary, folder),
+        unscored.section(summary),
         _folded("failures", "Failed and missing cells", "", tables.failures(summary), FAILURES),
         None if clock else _speed(summary),
         _folded("cells", "Every cell", "", tables.cells(summary, rivals.marks)),

@@ -31,6 +31,7 @@ from reports import (
     tables,
     text,
     timesections,
+    unscored,
 )
 from reports import ranking as rank
 from reports.benchsections import FAILURES
@@ -110,6 +111,7 @@ def _cost_sections(summary: Summary, folder: Path) -> list[Section]:
         first or Section("overview", "Overview", tables=(tables.overview(summary),)),
         *layers,
         *benchsections.redundancy_sections(summary, folder),
+        unscored.section(summary),
         Section("failures", "Failed and missing cells", FAILURES,
                 tables=_tables(tables.failures(summary))),
         Section("ledger", "Cost by part", benchsections.LEDGER,
@@ -118,7 +120,7 @@ def _cost_sections(summary: Summary, folder: Path) -> list[Section]:
     if printed:  # this table is what such a run is for
         title, intro = published.title(run), published.intro(run)
         found.insert(0, Section("published", title, intro, tables=printed))
-    return [s for s in found if s.figures or s.tables or s.html]
+    return [s for s in found if s and (s.figures or s.tables or s.html)]
 
 
 def _study_sections(arms: study.Study, folder: Path) -> list[Section]:

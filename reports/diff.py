@@ -217,6 +217,9 @@ def _row(runs: list[Run], a: Any, b: Any) -> Row:
     if (one.task, one.metric) != (other.task, other.metric):
         reason = f"other metric: {one.task} {one.metric} and {other.task} {other.metric}"
         return replace(row, a=NAN, b=NAN, remark=reason)
+    if one.judge != other.judge:
+        reason = f"other judge: {one.judge or 'none'} and {other.judge or 'none'}"
+        return replace(row, a=NAN, b=NAN, remark=reason)
     return _paired(runs, row, str(a.cell_id), str(b.cell_id))
 
 

@@ -182,6 +182,7 @@ class Answers:
     value: float
     kv: float
     higher_is_better: bool
+    judge: str = ""
 
     @classmethod
     def of(cls, run: Run, cell: str) -> Answers:
@@ -190,7 +191,7 @@ class Answers:
         kv = float(cost["kv_ratio_vision"].iloc[0]) if len(cost) else NAN
         task, metric, value = (main.task, main.metric, main.value) if main else ("", "", NAN)
         return cls(samples_of(run, cell), str(task), str(metric), float(value), kv,
-                   _more_is_better(run, cell))  # fmt: skip
+                   _more_is_better(run, cell), str(main.judge) if main else "")  # fmt: skip
 
 
 def headline(run: Run, cell_id: str) -> Any:
@@ -249,6 +250,8 @@ def _pair(
         return replace(row, remark=f"no samples of {' and '.join(missing)}")
     if (a.task, a.metric) != (b.task, b.metric):
         return replace(row, remark=f"other metric: {a.task} {a.metric} and {b.task} {b.metric}")
+    if a.judge != b.judge:
+        return replace(row, remark=f"other judge: {a.judge or 'none'} and {b.judge or 'none'}")
     joint, reason = unlike(a.samples, b.samples)
     if not reason and any(not is_mean(x.value, x.samples) for x in both):
         reason = "the metric is no mean over documents: not paired"

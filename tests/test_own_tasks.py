@@ -183,7 +183,7 @@ def test_rows_keep_names_clusters_and_notes(loaded: Session, folder: Path) -> No
 def test_answered_boxes_are_read_in_the_models_frame(loaded: Session, folder: Path) -> None:
     """LLaVA answers in the square that it sees: boxes come back to the image before scoring."""
     from harness.bench.answerboxes import in_image
-    from harness.bench.lmms import RoutedModel
+    from harness.bench.keeping import Keeper
 
     processor = loaded.processor.image_processor
     asked = [{"metric": "iou", "boxes": [[10, 5, 30, 15]]}, {"answer": "x"}]
@@ -191,15 +191,15 @@ def test_answered_boxes_are_read_in_the_models_frame(loaded: Session, folder: Pa
     (folder / "q.json").write_text(json.dumps(rows))
     bench = resolve_bench(str(folder / "q.json"))
     told: list[str | None] = []
-    kept = RoutedModel._scored
+    kept = Keeper._scored
 
-    def scored(self: RoutedModel, request: Any, output: Any) -> str | None:
+    def scored(self: Keeper, request: Any, output: Any) -> str | None:
         output = type(output)(**{**vars(output), "text": "[0.1, 0.2, 0.3, 0.4]"})
         told.append(kept(self, request, output))
         return told[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RoutedModel, "_scored", scored)
+        patch.setattr(Keeper, "_scored", scored)
         run(loaded, bench)
     expected = in_image("[0.1, 0.2, 0.3, 0.4]", Image.open(folder / "a.png"), processor)
     assert loaded.family.boxes_in_frame and told == [expected, None]

@@ -7,7 +7,6 @@ stands; whether it exists is read from lmms-eval's task files.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -157,11 +156,9 @@ class Bench:
     def require(self, limit: int | None = None) -> None:
         """Check what can be checked before running.
 
-        Raises UsageError, one line: dataset not here and not reachable, a judge without a key, a
-        limit that cuts a pair, a Python module that the scoring needs and that is not installed.
+        Raises UsageError, one line: dataset not here and not reachable, a limit that cuts a pair,
+        a Python module that the scoring needs and that is not installed.
         """
-        if self.judge and not any(os.environ.get(name) for name in self.judge):
-            raise UsageError(f"--bench: {self.name} asks a GPT judge: set {self.judge[0]}")
         if self.pairs and limit is not None and limit % 2:
             raise UsageError(f"--limit: {self.name} scores documents in pairs, so N must be even")
         if self.mini:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-JUDGES = ("OPENAI_API_KEY", "AZURE_API_KEY")  # either lets upstream's judges work
+JUDGES = ("OPENAI_API_KEY", "AZURE_API_KEY")  # what upstream's judges ask for; --judge does not
 
 # What the drawn benches of high resolution ask of a model.
 LARGE = "384 to 768 px, letters from 11 px (lost where a model shrinks them)"
@@ -15,8 +15,8 @@ class Spec:
     """One line of ``--list benches``: task, headline metric, and what it wants.
 
     ``mini``: there are mini data of it; ``drawn``: nothing else, ``task`` is what it follows.
-    ``pairs``: upstream's metric needs documents in pairs. ``judge``: scoring asks a language
-    model through an API whose key is in one of these environment variables.
+    ``pairs``: upstream's metric needs documents in pairs. ``judge``: not empty where scoring asks
+    a language model.
     """
 
     task: str
@@ -71,7 +71,7 @@ BENCHES: dict[str, Spec] = {
     "mmvet": Spec(
         "mmvet",
         "gpt_eval_score",
-        "free answers, scored by a GPT judge (needs a key and a network)",
+        "free answers; --judge has a language model score them",
         judge=JUDGES,
     ),
     "vizwiz": Spec("vizwiz_vqa_val", "exact_match", "photos by blind people, validation"),

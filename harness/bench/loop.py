@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from harness.bench.benches import Bench, resolve_bench
-from harness.bench.scores import Metric, doc_key, extract, lacks_answer, target_text
+from harness.bench.scores import Metric, doc_key, lacks_answer, target_text
 from harness.common.conditions import AUTO_BATCH
 from harness.common.errors import CellError
 
@@ -53,7 +54,8 @@ class CellResult:
     a resumed cell. ``batch_size`` is the one that ran last: smaller than asked for after memory
     ran out. ``notes`` are lines for the report's conditions. ``attention``: see ``evaluate``.
     ``over_length``: samples longer than the model's context. ``truncated_images``: images from
-    files that end too early, counted in every sample that shows them.
+    files that end too early, counted in every sample that shows them. ``files``: what is to be
+    handed in to a server or a judge, by name.
     """
 
     bench: str
@@ -71,6 +73,7 @@ class CellResult:
     attention: dict[str, Any] | None = field(default=None, repr=False)
     over_length: int = 0
     truncated_images: int = 0
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def headline(self) -> Metric:
@@ -121,7 +124,9 @@ def evaluate(
 
     declare_missing_ops()
     from harness.bench.generation import Generator
+    from harness.bench.guard import Scoring
     from harness.bench.lmms import RoutedModel
+    from harness.bench.outcome import outcome
     from harness.bench.quiet import quiet
     from harness.bench.request import MAX_NEW_TOKENS
     from harness.bench.upstream import run_lmms_eval
@@ -132,8 +137,11 @@ def evaluate(
     number = dealer.number if dealer is not None else 0
     if isinstance(batch_size, str):
         batch_size = AUTO_BATCH[loaded.model.device.type]
+    scoring = Scoring()
     with (
         quiet(verbose),
+        scoring.guarded(),
+        TemporaryDirectory() as output,
         loaded.under(method, checkpoint, share_features) as (run, sharing),
         _display(progress, on_batch, f"{method.label} on {bench.name}") as shown,
     ):
@@ -151,11 +159,12 @@ def evaluate(
             on_image=on_image,
             dealer=dealer,
         )
-        results, tasks = run_lmms_eval(lm, bench, limit, seed)
-        metrics = _named(extract(results, tasks, bench.metric, bench.task), bench)
+        results, tasks = run_lmms_eval(lm, bench, limit, seed, Path(output), scoring)
+        found = outcome(results, tasks, bench, scoring, Path(output), lm.answers)
+        found = replace(found, metrics=tuple(_named(list(found.metrics), bench)))
     maps = _attention(loaded, method, checkpoint, lm, bench) if attention else None
     records = LoggedRecords(lm.answers)
-    samples = tuple(_samples(results, tasks, metrics[0], lm.answers, records, bench))
+    samples = tuple(_samples(results, tasks, found.metrics[0], lm.answers, records, bench))
     return CellResult(
         bench=bench.name,
         task=bench.task,
@@ -163,15 +172,16 @@ def evaluate(
         data=bench.data,
         n=len(samples),
         seconds=lm.seconds,
-        metrics=tuple(metrics),
+        metrics=found.metrics,
         samples=samples,
         records=records,
         batch_size=lm.batch_size,
         max_new_tokens=lm.max_new_tokens,
-        notes=(*bench.notes, *loaded.notes, *lm.notes, *lm.answer_notes),
+        notes=(*bench.notes, *loaded.notes, *lm.notes, *lm.answer_notes, *found.notes),
         attention=maps,
         over_length=lm.tally.over_length,
         truncated_images=lm.tally.truncated,
+        files=found.files,
     )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from harness.bench.aggregations import APART, Apart
 from harness.common.errors import CellError
+from harness.store.tables import SOMETIMES
 
 EXACT = 1e-9
 ROUNDED = 1e-5  # some upstream aggregations round to five decimals
@@ -60,6 +61,8 @@ class Metric:
     ``scores``: doc_id -> score. ``is_mean``: their mean is the value, so intervals and paired
     tests on them speak about the value. Where it is False (F1, MME's pair score) the scores of
     the headline metric are the samples' plain correctness, and other metrics have none.
+    ``not_scored`` says why there is no value (NaN) and no score, ``judge`` which language model
+    scored, ``judge_temperature`` how warm it was asked.
     """
 
     task: str
@@ -68,12 +71,22 @@ class Metric:
     higher_is_better: bool = True
     scores: dict[str, float] = field(default_factory=dict, repr=False)
     is_mean: bool = True
+    not_scored: str = ""
+    judge: str = ""
+    judge_temperature: str = ""
 
     def entry(self, headline: bool) -> dict[str, Any]:
         """The metric as it is stored beside the samples (JSON-able)."""
         names = ("task", "metric", "value", "higher_is_better", "is_mean")
         about = {name: getattr(self, name) for name in names}
-        return {**about, "headline": headline, "scores": dict(self.scores)}
+        about["value"] = None if self.not_scored else self.value
+        more = {name: said for name in SOMETIMES if (said := getattr(self, name))}
+        return {**about, "headline": headline, **more, "scores": dict(self.scores)}
+
+
+def numeric(results: Mapping[str, Any], tasks: Mapping[str, Any]) -> bool:
+    """Whether any task gave a number."""
+    return any(_values(results["results"].get(part, {}), task) for part, task in tasks.items())
 
 
 def extract(
@@ -94,8 +107,7 @@ def extract(
             label = metric if len(_filters(task)) == 1 else f"{metric},{filter_name}"
             if metric in REPLACED:
                 value = REPLACED[metric]([row[metric] for row in rows])
-            with tempfile.TemporaryDirectory() as scratch:  # some aggregations write files
-                scores = _scores(rows, metric, task, part if grouped else "", scratch)
+            scores = _scores(rows, metric, task, part if grouped else "")
             found.append(_metric(part, label, metric, value, scores, task, headline))
     if not found:
         raise CellError("the task gave no numeric metric")
@@ -176,13 +188,10 @@ def _is_plain_mean(task: Any, metric: str) -> bool:
     )
 
 
-def _scores(
-    rows: Sequence[Any], metric: str, task: Any, group: str, scratch: str
-) -> dict[str, float]:
+def _scores(rows: Sequence[Any], metric: str, task: Any, group: str) -> dict[str, float]:
     """doc_id -> score, for the samples this metric speaks about."""
     aggregate, apart = task.aggregation()[metric], _apart(task, metric)
-    args = SimpleNamespace(output_path=scratch)
-    more = {"args": args} if "args" in inspect.signature(aggregate).parameters else {}
+    writes = "args" in inspect.signature(aggregate).parameters
     units: dict[Any, list[Any]] = {}
     for row in rows:
         if metric in row:  # the human part of chartqa, say, has no augmented score
@@ -190,7 +199,7 @@ def _scores(
     scores = {}
     for members in units.values():
         values = [row[metric] for row in members]
-        score = apart.score(values[0]) if apart else _score(values, aggregate, more)
+        score = apart.score(values[0]) if apart else _score(values, aggregate, writes)
         if score is not None and math.isfinite(score):
             scores[doc_key(members[0]["doc_id"], group)] = score
     return scores
@@ -203,14 +212,20 @@ def _unit(value: Any, doc_id: Any) -> Any:
     return doc_id
 
 
-def _score(values: list[Any], aggregate: Any, more: dict[str, Any]) -> float | None:
+def _score(values: list[Any], aggregate: Any, writes: bool) -> float | None:
     if len(values) == 1 and isinstance(values[0], (bool, int, float)):
         return float(values[0])
     try:
-        alone = aggregate(values, **more)
+        alone = _written(values, aggregate) if writes else aggregate(values)
     except Exception:  # an aggregation that needs other samples too (mme wants pairs)
         alone = values[0].get("score") if isinstance(values[0], dict) else None
     return float(alone) if isinstance(alone, (bool, int, float)) else None
+
+
+def _written(values: list[Any], aggregate: Any) -> Any:
+    """An aggregation that writes files, in a folder of its own: some read theirs back."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return aggregate(values, args=SimpleNamespace(output_path=scratch))
 
 
 def doc_key(doc_id: Any, task: str = "") -> str:

@@ -13,6 +13,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from tenacity import RetryError, stop_after_attempt
 
 from harness.bench.benches import Bench
 from harness.bench.decoding import truncation_marked
+from harness.bench.guard import Scoring
 from harness.bench.hubdata import dataset_sources
 from harness.bench.ocr import switch_on
 from harness.bench.own.usertask import included
@@ -42,9 +44,17 @@ NO_DOCUMENTS = (
 
 
 def run_lmms_eval(
-    lm: Any, bench: Bench, limit: int | None, seed: int
+    lm: Any,
+    bench: Bench,
+    limit: int | None,
+    seed: int,
+    output: Path | None = None,
+    scoring: Scoring | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """lmms-eval's result dict and its task objects by name.
+
+    ``output``: the folder below which tasks write files; a passing one without it. ``scoring``
+    takes over the tasks' scores.
 
     Raises CellError with the cause when documents cannot be loaded or scored.
     """
@@ -52,12 +62,12 @@ def run_lmms_eval(
         included(bench) as (folder, defaults),
         tempfile.TemporaryDirectory() as scratch,
         dataset_sources(bench.root, {bench.task: bench.dataset()}),
-        _one_attempt(bench),
+        _one_attempt(),
         truncation_marked(lm.found_truncated),
     ):
-        # Tasks write submission files below output_path; nobody here submits them.
-        args = SimpleNamespace(output_path=scratch, process_with_media=False)
-        tasks = _TaskTap(TaskManager(include_path=folder, include_defaults=defaults), bench)
+        args = SimpleNamespace(output_path=str(output or scratch), process_with_media=False)
+        manager = TaskManager(include_path=folder, include_defaults=defaults)
+        tasks = _TaskTap(manager, bench, scoring)
         try:
             results = evaluator.simple_evaluate(
                 model=lm,
@@ -87,8 +97,8 @@ def run_lmms_eval(
 class _TaskTap:
     """Passes for a TaskManager and keeps the task objects it hands out, their faults named."""
 
-    def __init__(self, manager: Any, bench: Bench) -> None:
-        self._manager, self._bench = manager, bench
+    def __init__(self, manager: Any, bench: Bench, scoring: Scoring | None) -> None:
+        self._manager, self._bench, self._scoring = manager, bench, scoring
         self.loaded: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -109,6 +119,8 @@ class _TaskTap:
                 switch_on(task, mini=self._bench.mini)
             for step in ("fewshot_context", "process_results"):
                 setattr(task, step, _naming(name, task, getattr(task, step)))
+            if self._scoring is not None:
+                self._scoring.of(task)
         self.loaded.update(leaves)
         return found
 
@@ -149,14 +161,11 @@ def _leaves(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _one_attempt(bench: Bench) -> Iterator[None]:
+def _one_attempt() -> Iterator[None]:
     """No repeats around loading and scoring: a wrong file does not get right by waiting.
 
-    lmms-eval tries five times, seconds apart. Judges behind a network keep their repeats.
+    lmms-eval tries five times, seconds apart. Whoever asks a judge repeats by itself.
     """
-    if bench.judge:
-        yield
-        return
     policies = [ConfigurableTask.download.retry, ConfigurableTask.process_results.retry]
     before = [policy.stop for policy in policies]
     for policy in policies:

@@ -16,7 +16,9 @@ ANSWERED = tuple(FORMS)  # the output types that our model class answers
 WEB = re.compile(r"\bduckduckgo_search\b|\bplaywright\b|\bselenium\b|\bserpapi\b")
 CLIPS = re.compile(r"\.mp4\b|\bread_video\b")
 # How upstream's scoring reaches a language model.
-JUDGE = re.compile(r"\bget_server\(|\bget_chat_response\(|\bOpenAI\(|api\.openai\.com")
+JUDGE = re.compile(
+    r"\bget_server\(|\bget_chat_response\(|\bOpenAI\(|api\.openai\.com|\bOpenAIVerifier\("
+)
 
 
 def refuse_unanswerable(file: TaskFile) -> None:
@@ -76,12 +78,15 @@ def asks_judge(file: TaskFile) -> bool:
     """Whether the code that scores a task can ask a language model through an API.
 
     Read from the modules of its scoring functions and what they import from the same folder, so
-    a task whose judge is reached in another way is not seen.
+    a task whose judge is reached in another way is not seen; nor is one that only writes a file to
+    hand in, unless it asks after all (`harness.bench.guard` notices both).
     """
     task = read_task(file.path)
-    metrics = task.get("metric_list")
+    metrics = [m for m in task.get("metric_list") or () if isinstance(m, dict)]
+    if metrics and all(m.get("metric") == "submission" for m in metrics):
+        return False
     names = [task.get("process_results")]
-    names += [m.get("aggregation") for m in metrics or () if isinstance(m, dict)]
+    names += [m.get("aggregation") for m in metrics]
     if "static" in " ".join(map(str, names)):  # the same module's reading by rule
         return False
     modules = {_module(file.path.parent, str(n)) for n in names if "." in str(n)}

@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 
 CONVERT, MERGE, PACK, VIEW = "convert", "merge", "pack", "view"  # first words that are no flag
 LIGHT = (
-    JobKind.LIST | JobKind.CHECK | JobKind.PLOTS_ONLY | JobKind.DIFF | JobKind.DERIVE
+    JobKind.LIST
+    | JobKind.CHECK
+    | JobKind.PLOTS_ONLY
+    | JobKind.DIFF
+    | JobKind.DERIVE
+    | JobKind.JUDGE
 )  # jobs that have no settings
 
 
@@ -159,6 +164,11 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
         from harness.jobs.derive import run_derive
 
         return run_derive(raw["derive"], settings.quiet, settings.against, settings.table)
+    if job is JobKind.JUDGE:
+        from harness.jobs.judge import run_judge
+
+        asked = settings.judge_url, settings.judge_model, settings.data
+        return run_judge(raw["judge"], *asked, settings.quiet, settings.against, settings.table)
     made = _work(job, settings)(settings, argv)
     if settings.cluster:
         from harness.jobs.cluster import run_cluster
@@ -178,7 +188,7 @@ def _together(argv: list[str], rank: Rank) -> int:
             refuse(argv[0])
         raw, settings = parse(argv)
         job = _job(raw, settings)
-        for name in ("with_throughput", "analyse", "device_map", "cluster"):
+        for name in ("with_throughput", "analyse", "device_map", "cluster", "judge_model"):
             if getattr(settings, name):
                 refuse(flag(name))
         if settings.jobs > 1:

@@ -135,6 +135,7 @@ class Settings:
         validators.data,
         "|".join([*validators.DATA, "DIR"]),
         help="auto: mini for the shipped model, else hub; or a folder with copies of the datasets",
+        jobs=RUNS | JobKind.JUDGE,
     )
     limit: int | None = setting(
         None,
@@ -244,7 +245,7 @@ class Settings:
         validators.comma_list,
         "LIST",
         help="rows that the first table's differences are to (default dense): names or labels",
-        jobs=ON_BENCHES | JobKind.PLOTS_ONLY | JobKind.DERIVE | JobKind.DIFF,
+        jobs=ON_BENCHES | JobKind.PLOTS_ONLY | JobKind.DERIVE | JobKind.DIFF | JobKind.JUDGE,
         record=Record.NEVER,  # beside the settings, for the next drawing
     )
     n_text: int = setting(
@@ -362,6 +363,25 @@ class Settings:
     max_seconds: float | None = _timing(
         None, seconds, "S", help="stop the rounds of a workload then"
     )
+    judge_url: str | None = _free(
+        None,
+        validators.endpoint,
+        "URL",
+        help="OpenAI-compatible endpoint of the language model that scores free answers, like "
+        "http://127.0.0.1:8000/v1; its key in OPENAI_API_KEY",
+        jobs=ON_BENCHES | JobKind.JUDGE,
+        needs="judge_model",
+        in_suites=False,
+    )
+    judge_model: str | None = _free(
+        None,
+        non_empty,
+        "NAME",
+        help="the judge's name there",
+        jobs=ON_BENCHES | JobKind.JUDGE,
+        needs="judge_url",
+        in_suites=False,
+    )
     rank_timeout: float | None = _free(
         None,
         validators.patience,
@@ -382,7 +402,7 @@ class Settings:
         one_of("form", ("md",)),
         "md",
         help="print the final table as Markdown on standard output, and nothing else there",
-        jobs=ON_BENCHES | JobKind.DERIVE | JobKind.PLOTS_ONLY | COSTS,
+        jobs=ON_BENCHES | JobKind.DERIVE | JobKind.JUDGE | JobKind.PLOTS_ONLY | COSTS,
     )
     quiet: bool = _free(False, help="no progress, errors only")
     verbose: bool = _free(False, help="more detail, library messages")

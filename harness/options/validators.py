@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from harness.common.conditions import BAD_ROWS, OVER_LENGTH
 from harness.common.errors import UsageError, one_line
@@ -258,6 +259,20 @@ def target(text: str) -> str:
 
     check_place(Path(non_empty(text)))
     return text
+
+
+def endpoint(text: str) -> str:
+    """The address of an OpenAI-compatible endpoint, up to its version; no secrets in it."""
+    found = urlsplit(text.strip())
+    try:
+        known = found.scheme in ("http", "https") and found.hostname and (found.port or 1)
+    except ValueError:  # a port that is none
+        known = None
+    if found.username or found.password or found.query or found.fragment:
+        raise UsageError("an address without user, password and '?': the key is OPENAI_API_KEY")
+    if not known:
+        raise UsageError(f"expected an address like http://127.0.0.1:8000/v1, got '{text}'")
+    return found.geturl().rstrip("/").removesuffix("/chat/completions").rstrip("/")
 
 
 def non_empty(text: str) -> str:

@@ -136,7 +136,7 @@ class Derived:
         curves.csv only where a method has two budgets.
         """
         path = self.store.path
-        subjects = [subject(cell) for cell in cells]
+        subjects = by_one_judge(cells)
         write_csv(path / "fronts.csv", columns.FRONTS, self._fronts.rows(subjects), durable=False)
         contenders = [
             Contender(s, c.kv, positions_of(c.row)) for s, c in zip(subjects, cells, strict=True)
@@ -246,6 +246,21 @@ def subject(cell: CellData) -> Subject:
     name = f"{main['metric']}{'' if main['is_mean'] else SAMPLE_MEAN}" if main else ""
     scores, better = (main["scores"], main["higher_is_better"]) if main else ({}, True)
     return Subject(cell.about, name, scores, bool(better), cell.prefill, Images(cell.docs))
+
+
+def by_one_judge(cells: Sequence[CellData]) -> list[Subject]:
+    """What is held against each other: of a bench with several judges only scores of the first.
+
+    Dense stands first in a run. The scores of the others stay in accuracy.csv.
+    """
+    found, judges = [], dict[str, str]()
+    for cell in cells:
+        one = subject(cell)
+        judge = next((m.get("judge", "") for m in cell.metrics if m["headline"]), "")
+        if one.scores and judges.setdefault(cell.row["bench"], judge) != judge:
+            one = replace(one, scores={})
+        found.append(one)
+    return found
 
 
 def _text(cell: CellData, name: str) -> str:

@@ -69,6 +69,9 @@ budget_within | flag | | 1: met to one token or 2 %; 0: missed, and the row gets
 same_answers | int | documents | that both answered with the same text
 smallest_n | int | documents | from which on equal scores can be `non-inferior`, at this margin
 protocol | text | | as in `cells.csv`
+judge | text | | the language model that scored, where, and versions of its questions
+judge_temperature | text | | at which it was asked, as lmms-eval's task does
+not_scored | text | | why `value` is empty: `needs a judge`, `submit FILE`
 """,
 )
 FRONTS = table(
