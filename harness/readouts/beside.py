@@ -16,6 +16,7 @@ from harness.readouts.reference import Models, Printed, Row, Table, published_mo
 from methods import REFERENCE
 
 PROTOCOL = "lmms-eval"  # of a run that does not say
+MINI = "mini"
 REAL = "hub"  # the data of `cells.csv` that is the benchmark's own
 UNSTATED = "paper"  # of a source
 NO_WEIGHTS = "none"  # as in --checkpoint llavolta=none
@@ -93,6 +94,7 @@ class Ours:
             self.scores.setdefault(str(score["cell_id"]), []).append(score)
         self.names = list(dict.fromkeys(str(cell["model"]) for cell in cells))
         found = {name: known.of(name) for name in self.names}
+        self.is_mini = all(cell["data"] == MINI for cell in cells)
         self.cells: dict[tuple[str, str, str], list[Mine]] = {}
         for cell in cells:
             model, by_id = found[str(cell["model"])]
@@ -129,7 +131,8 @@ class Ours:
         if not one.column.is_bench:
             return "no score of a bench"
         if row.model.key not in self.models:
-            return f"another model: ours is {', '.join(self.names)}"
+            mini = " on mini data" if self.is_mini else ""
+            return f"another model: ours is {', '.join(self.names)}{mini}"
         if row.unlike:
             return row.unlike
         if (row.model.key, bench) not in self.places:
@@ -165,7 +168,7 @@ class Ours:
         """Why our cell is another thing than the printed number; empty where nothing is known."""
         data = str(cell["data"])
         if data != REAL:
-            what = "mini data" if data == "mini" else "data of this machine's own"
+            what = "mini data" if data == MINI else "data of this machine's own"
             return f"{what}: no comparison"
         if table.protocol == UNSTATED:
             return f"protocol: ours {protocol}, theirs of its own or not stated"
