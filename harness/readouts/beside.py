@@ -94,7 +94,7 @@ class Ours:
             self.scores.setdefault(str(score["cell_id"]), []).append(score)
         self.names = list(dict.fromkeys(str(cell["model"]) for cell in cells))
         found = {name: known.of(name) for name in self.names}
-        self.is_mini = all(cell["data"] == MINI for cell in cells)
+        self.is_mini = {str(cell["data"]) for cell in cells} == {MINI}
         self.cells: dict[tuple[str, str, str], list[Mine]] = {}
         for cell in cells:
             model, by_id = found[str(cell["model"])]
