@@ -101,7 +101,7 @@ def _wide(frame: pd.DataFrame, run: Run) -> Table:
     """A row a printed row, a column a printed column, ours below each value."""
     about = f"{run.get('published.paper')}, {run.get('published.table')}"
     name = about if run.get("published.paper") else repeated(run)
-    keys = list(dict.fromkeys(zip(frame["bench"], frame["metric"], strict=True)))
+    keys = _columns(frame)
     costs = _costs(run)
     heads = [Column("Row", numeric=False), Column("Budget", "as printed", numeric=False)]
     heads += [_head(bench, metric) for bench, metric in keys]
@@ -122,6 +122,12 @@ def _wide(frame: pd.DataFrame, run: Run) -> Table:
         rows.append([*row, Cell(_reasons(mine) or text.GAP)])
     note = "Printed values; ours stands below one where it is the same thing."
     return Table("printed", f"As printed: {name}", heads, rows, note)
+
+
+def _columns(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Bench and metric of every printed column, in the order of the rows that have the most."""
+    rows = sorted((one for _, one in frame.groupby("label", sort=False)), key=len, reverse=True)
+    return list(dict.fromkeys(k for r in rows for k in zip(r["bench"], r["metric"], strict=True)))
 
 
 def _of(frame: pd.DataFrame, key: tuple[str, str]) -> pd.DataFrame:
