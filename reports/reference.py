@@ -22,9 +22,7 @@ INTRO = (
     "Published figures in columns of their own. Ours stands beside one only where model, weights, "
     "method with its parameters, protocol, benchmark, metric and data are the same; where one of "
     "them differs, the row says which. Inside: the published value lies in our 95 % interval, "
-    "which knows nothing of the error of theirs. Difference: ours to theirs. The protocol "
-    "lmms-eval names tasks and scoring; conversation and padding behind a published value are "
-    "often not said."
+    "which knows nothing of the error of theirs. Difference: ours to theirs."
 )
 SAID = {1.0: "inside", 0.0: "outside"}
 LONG = 12

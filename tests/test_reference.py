@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +22,7 @@ from harness.common.errors import UsageError
 from harness.jobs import resolve
 from harness.jobs.derive import run_derive
 from harness.options.settings import Settings
+from harness.readouts import beside
 from harness.readouts.beside import reference_rows
 from harness.readouts.reference import FILE, Table, load, published_models, reference
 from harness.store.cells import params_json
@@ -184,6 +187,7 @@ def rows(
         "params": params_json(method.params()),
         "label": method.label,
         "data": "hub",
+        "protocol": "lmms-eval-llava",
         "n": "100",
         **cell,
     }
@@ -219,7 +223,7 @@ def test_inside_is_what_it_says(value: float, below: float, above: float, spec: 
         ({"data": "mini"}, "mini data"),
         ({"data": "local"}, "data of this machine's own"),
         ({"data": "hub+local"}, "data of this machine's own"),
-        ({"protocol": "llava-1.5"}, "protocol: ours llava-1.5, theirs lmms-eval"),
+        ({"protocol": "llava-1.5"}, "protocol: ours llava-1.5, theirs lmms-eval-llava"),
         ({"metric": "f1"}, "another metric: ours has f1"),
         ({"settings": {"limit": 100}}, "only the first 100 documents"),
         ({"settings": {"checkpoint": {"dense": "mine"}}}, "--checkpoint dense"),
@@ -314,7 +318,20 @@ class Real(FakeRun):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alike() -> Iterator[None]:
+    """What was asked by lmms-eval's LLaVA wrapper, asked as the made-up runs are."""
+    other = {"lmms-eval-llava": "lmms-eval"}
+    tables = {
+        name: replace(one, protocol=other.get(one.protocol, one.protocol))
+        for name, one in reference().items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beside, "reference", lambda: tables)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(alike: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
     assert run(out, Real(), methods=("fastv:k=3",), bench=("gqa",)) == 0
     return out

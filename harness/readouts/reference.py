@@ -18,7 +18,7 @@ from harness.common.yamlfile import read_mapping
 
 FILE = Path(__file__).with_name("reference.yaml")
 MODELS = FILE.with_name("models.yaml")
-PROTOCOLS = ("lmms-eval", "llava-1.5", "paper")
+PROTOCOLS = ("lmms-eval", "lmms-eval-llava", "llava-1.5", "paper")
 AVERAGE = "(average)"  # the bench of a printed mean
 SHARE = 100.0  # of a metric between 0 and 1: printed in percent
 MISSING = "-"

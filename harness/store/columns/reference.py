@@ -13,7 +13,7 @@ bench | text | | the benchmark; `(average)`: the mean that the table prints
 model | text | | the published model, by the name it has in `reference.yaml`
 method | text | | the method's name
 budget | text | | as the source states it
-protocol | text | | of the source: `lmms-eval`, `llava-1.5`, `paper` (of its own, or not stated)
+protocol | text | | of the source, as `--protocol`; `paper`: of its own, or not stated
 value | float | metric's | as printed: percent, or the metric's own scale
 source | text | | paper and table
 ours | float | metric's | our score on the printed scale; empty where it is not the same thing
