@@ -22,6 +22,7 @@ from reports import (
     ranktable,
     redundancy,
     redundancytables,
+    reference,
     routing,
     speedfront,
     speedtables,
@@ -65,6 +66,7 @@ def sections(
         against,
         _front(summary, fronts.table(summary, chances), chances, known(front, fast)),
         _benches(summary, known(heat, dot)),
+        reference.section(summary),
         _controls(summary, rivals),
         _changes(summary),
         _folded("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary)),
@@ -76,6 +78,7 @@ def sections(
         _folded("cells", "Every cell", "", tables.cells(summary, rivals.marks)),
         _folded("metrics", "Further metrics", METRICS, tables.other_metrics(summary)),
         _folded("ledger", "Cost by part", LEDGER, costtables.ledger(summary)),
+        reference.others(summary),
     ]
     shown = [one for one in found if one is not None]
     return [_numbered(summary, one) if one.anchor in ACCURACIES else one for one in shown]

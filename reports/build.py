@@ -21,6 +21,7 @@ from reports import (
     numbering,
     opening,
     published,
+    reference,
     routing,
     sentences,
     study,
@@ -103,7 +104,8 @@ def _sections(
 def _cost_sections(summary: Summary, folder: Path) -> list[Section]:
     """A run that counted and answered nothing."""
     run = summary.run
-    printed = _tables(published.comparison(run), published.measured(run))
+    printed = _tables(reference.printed(run), reference.missing(run))
+    printed += _tables(published.comparison(run), published.measured(run))
     with style.context():
         first = capacity.section(summary, folder, style.Palette(summary.series))
         layers = routing.sections(summary, folder, style.Palette(summary.series))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,7 +199,7 @@ def _together(argv: list[str], rank: Rank) -> int:
         return run_together(settings, argv, rank)
 
 
-def _work(job: JobKind, settings: Settings) -> type[Any]:
+def _work(job: JobKind, settings: Settings) -> Callable[[Settings, list[str]], Any]:
     """What does a job that writes a run. Raises UsageError where the settings name too little."""
     if job is JobKind.PUBLISHED:
         from harness.jobs.published import Published
@@ -221,6 +221,10 @@ def _work(job: JobKind, settings: Settings) -> type[Any]:
         return Throughput
     if not settings.bench:
         raise UsageError("--bench is missing: which benchmarks? (see --list benches)")
+    if settings.printed:
+        from harness.jobs.printed import repeat
+
+        return repeat
     from harness.jobs.benchmarks import Benchmarks
 
     return Benchmarks

@@ -170,7 +170,7 @@ def default_of(one: Option) -> str:
 
 def refuse_idle(job: JobKind, given: Collection[str]) -> None:
     """A flag that would be ignored is a misunderstanding: better said than found out later."""
-    known = {"study": SETTING["study"]} | {o.name: o for o in OPTIONS}
+    known = SETTING | {o.name: o for o in OPTIONS}
     for name in sorted(given):
         if job not in known[name].jobs:
             asked = name == "workload" and job is JobKind.COSTS_ONLY

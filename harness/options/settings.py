@@ -293,6 +293,14 @@ class Settings:
         record=Record.SET,
         is_flag=False,
     )
+    printed: str | None = _do(  # a table of `harness/readouts/reference.yaml`
+        None,
+        non_empty,
+        help="the published table that a suite repeats",
+        jobs=ON_BENCHES,
+        record=Record.SET,
+        is_flag=False,
+    )
     analyse: tuple[str, ...] = _analysis(
         (),
         validators.analyses,

@@ -1,7 +1,7 @@
 """The derived CSVs, rebuilt from the finished cells' files. Torch-free.
 
 accuracy.csv, cost.csv, routing.csv, fronts.csv, controls.csv, curves.csv, comparisons.csv,
-averages.csv, evidence.csv and images.csv.
+averages.csv, evidence.csv, images.csv and reference.csv.
 
 Rows come in the order of the run's settings, whatever order the cells were computed in, so an
 interrupted and resumed run writes the same bytes as one that ran through.
@@ -28,6 +28,7 @@ from harness.readouts.accuracy import (
     metric_rows,
 )
 from harness.readouts.averages import average_rows
+from harness.readouts.beside import reference_rows
 from harness.readouts.budgets import budget_columns
 from harness.readouts.comparisons import Comparisons
 from harness.readouts.controls import Contender, Controls, positions_of
@@ -49,7 +50,7 @@ from harness.store.csvfile import (
     write_lines,
 )
 from harness.store.images import image_rows
-from harness.store.rundir import Store
+from harness.store.rundir import Store, is_run, read_run_json
 from methods import BLIND, REFERENCE
 
 BY_CELL = {
@@ -129,6 +130,16 @@ class Derived:
             if any(texts) or name not in SOMETIMES or path.exists():
                 header = to_csv(table, [])
                 write_atomic(path, [header, *(text.encode() for text in texts)], durable=False)
+        self._write_reference(cells, rows)
+
+    def _write_reference(self, cells: Sequence[CellData], rows: Sequence[MetricRow]) -> None:
+        """reference.csv, only where something published is of the run's model."""
+        path = self.store.path / columns.REFERENCE.file
+        about = read_run_json(self.store.path) if is_run(self.store.path) else {}
+        settings = about.get("settings") or {}
+        found = reference_rows([r.row for r in rows], [c.row for c in cells], settings)
+        if found or path.exists():
+            write_csv(path, columns.REFERENCE, found, durable=False)
 
     def _write_pairs(self, cells: Sequence[CellData]) -> None:
         """The files that hold cells against each other.
