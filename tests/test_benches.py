@@ -16,9 +16,8 @@ import pytest
 
 from harness.bench import hubdata
 from harness.bench.benches import MINI, Bench, bench_names, resolve_bench
-from harness.bench.catalog import BENCHES, JUDGES
+from harness.bench.catalog import BENCHES
 from harness.bench.tasks_index import TaskFile, index, read_task, tasks_of, upstream_folder
-from harness.bench.wants import asks_judge
 from harness.common.errors import UsageError
 from harness.common.roots import ROOT
 from tests.fixtures.bad_input import line_of
@@ -64,7 +63,6 @@ def test_task_exists_upstream_with_its_metric(name: str) -> None:
         metrics = {m["metric"]: m for m in config["metric_list"]}
         assert spec.metric in metrics and metrics[spec.metric]["higher_is_better"]
         assert config.get("output_type", "generate_until") == "generate_until"
-        assert spec.judge or not asks_judge(part)
     assert spec.mini == (MINI / name).is_dir()
 
 
@@ -285,25 +283,8 @@ def test_groups_are_checked_and_known_by_their_parts(no_hub: Path, tmp_path: Pat
     assert len({resolve_bench("pope_full", "hub").task_version, *before}) == 3
 
 
-@pytest.mark.parametrize(
-    ("name", "judged"),
-    [
-        ("mmvet", True),
-        ("mathvista_testmini_cot", True),
-        ("mmbench_en_dev", True),
-        ("hallusion_bench_image", True),
-        ("llava_in_the_wild", True),
-        ("mmbench_en_dev_static", False),
-        ("mmbench_en_test", False),
-        ("docvqa_test", False),
-    ],
-)
-def test_a_judge_is_known_of_and_needs_no_key(
-    name: str, judged: bool, monkeypatch: pytest.MonkeyPatch, no_hub: Path
-) -> None:
-    for key in JUDGES:
-        monkeypatch.delenv(key, raising=False)
-    assert bool(resolve_bench(name, "hub").judge) == judged
+@pytest.mark.parametrize("name", ["mmvet", "mathvista", "mmbench_en_dev", "llava_in_the_wild"])
+def test_no_key_is_needed_to_be_asked(name: str, no_hub: Path) -> None:
     assert "cannot be reached" in line_of(resolve_bench(name, "hub").require)
 
 
@@ -323,8 +304,6 @@ def no_sockets(no_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket.socket, "connect_ex", connect)
-    for key in JUDGES:
-        monkeypatch.delenv(key, raising=False)
 
 
 def outcome(name: str) -> str:
@@ -356,7 +335,6 @@ def test_every_name_resolves_or_is_refused_with_data(
     ready = tmp_path / "0.0.0" / "commit"
     ready.mkdir(parents=True)
     monkeypatch.setattr(hubdata, "prepared", lambda dataset, config: ready)
-    monkeypatch.setenv(JUDGES[0], "a-key")
     names = [*list(index(upstream_folder()))[::every], "muirbench", "blink", "mmstar"]
     lines = {name: outcome(name) for name in names}
     assert [text for text in lines.values() if text and not ASKED_FOR.fullmatch(text)] == []

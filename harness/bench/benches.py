@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.bench.catalog import BENCHES, JUDGES, Spec
+from harness.bench.catalog import BENCHES, Spec
 from harness.bench.sources import Source
 from harness.bench.tasks_index import (
     TaskFile,
@@ -24,7 +24,7 @@ from harness.bench.tasks_index import (
     tasks_of,
     upstream_folder,
 )
-from harness.bench.wants import asks_judge, refuse_mixed, refuse_unanswerable
+from harness.bench.wants import refuse_mixed, refuse_unanswerable
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest
 from harness.common.ownfiles import is_own
@@ -58,7 +58,7 @@ class Bench:
     summary: str = ""
     root: Path | None = None
     pairs: bool = False
-    judge: tuple[str, ...] = ()
+    judged: bool = False
     configs: tuple[str, ...] = ()
     parts: tuple[TaskFile, ...] = ()
     own: tuple[TaskFile, ...] = ()
@@ -256,14 +256,11 @@ def _hub_bench(name: str, spec: Spec | None, root: Path | None) -> Bench:
         )
     file = _known(spec.task if spec else name)
     parts = tuple(tasks_of(file, index(upstream_folder())))
-    judged = False
     for part in parts:
         refuse_unanswerable(part)
-        judged = judged or asks_judge(part)
     refuse_mixed(name, parts)
     if spec is None:
-        judge = JUDGES if judged else ()
-        return Bench(name, name, "hub", "", file, root=root, judge=judge, parts=parts)
+        return Bench(name, name, "hub", "", file, root=root, parts=parts)
     return Bench(
         name=name,
         task=spec.task,
@@ -273,7 +270,7 @@ def _hub_bench(name: str, spec: Spec | None, root: Path | None) -> Bench:
         summary=spec.summary,
         root=root,
         pairs=spec.pairs,
-        judge=spec.judge,
+        judged=spec.judged,
         configs=spec.configs,
         parts=parts if file.kind != "task" else (),
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-JUDGES = ("OPENAI_API_KEY", "AZURE_API_KEY")  # what upstream's judges ask for; --judge does not
-
 # What the drawn benches of high resolution ask of a model.
 LARGE = "384 to 768 px, letters from 11 px (lost where a model shrinks them)"
 
@@ -15,8 +13,8 @@ class Spec:
     """One line of ``--list benches``: task, headline metric, and what it wants.
 
     ``mini``: there are mini data of it; ``drawn``: nothing else, ``task`` is what it follows.
-    ``pairs``: upstream's metric needs documents in pairs. ``judge``: not empty where scoring asks
-    a language model.
+    ``pairs``: upstream's metric needs documents in pairs. ``judged``: scoring asks a language
+    model, whatever the answers are.
     """
 
     task: str
@@ -25,7 +23,7 @@ class Spec:
     mini: bool = False
     drawn: bool = False
     pairs: bool = False
-    judge: tuple[str, ...] = ()
+    judged: bool = False
     configs: tuple[str, ...] = ()  # further dataset configurations the task reads
 
 
@@ -72,7 +70,7 @@ BENCHES: dict[str, Spec] = {
         "mmvet",
         "gpt_eval_score",
         "free answers; --judge has a language model score them",
-        judge=JUDGES,
+        judged=True,
     ),
     "vizwiz": Spec("vizwiz_vqa_val", "exact_match", "photos by blind people, validation"),
     "seedbench": Spec("seedbench", "seed_image", "multiple choice, score of the image part"),
@@ -105,20 +103,20 @@ BENCHES: dict[str, Spec] = {
         "mathvista_testmini_format",
         "llm_as_judge_eval",
         "mathematics in pictures, testmini; a GPT reads answers that are no number or choice",
-        judge=JUDGES,
+        judged=True,
     ),
     "hallusionbench": Spec(
         "hallusion_bench_image",
         "aAcc",
         "illusions and edited figures, yes or no, read by a GPT judge",
-        judge=JUDGES,
+        judged=True,
     ),
     "blink": Spec("blink", "blink_acc", "14 tasks of seeing, one to four images, validation"),
     "mmbench_cn": Spec(
         "mmbench_cn_dev",
         "gpt_eval_score",
         "MMBench in Chinese, dev; a GPT reads answers without a letter",
-        judge=JUDGES,
+        judged=True,
     ),
     "muirbench": Spec(
         "muirbench",

@@ -49,7 +49,7 @@ def outcome(
     """
     files = handed_in(output)
     short = _left_out(results, tasks)
-    if scoring.wanted or bench.judge:
+    if scoring.wanted or bench.judged:
         lines = _answer_lines(results, tasks, answers)
         files[ANSWERS] = "".join(f"{line}\n" for line in lines).encode()
         return Outcome((_unscored(bench, tasks, NEEDS_JUDGE),), files, _notes(files, short))

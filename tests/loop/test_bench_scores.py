@@ -17,7 +17,9 @@ import pytest
 import methods
 from harness.bench.benches import resolve_bench
 from harness.bench.catalog import BENCHES
+from harness.bench.judge import Judge
 from harness.bench.loop import CellResult, evaluate
+from harness.bench.outcome import ANSWERS, NEEDS_JUDGE, read_answers
 from harness.bench.tasks_index import read_task
 from harness.common.errors import UsageError
 from tests.fixtures import scripted
@@ -75,15 +77,28 @@ def run(
     asked = scripted.Asked()
     monkeypatch.setattr(scripted.ScriptedGenerator, "said", fixture.said)
     monkeypatch.setattr(scripted.ScriptedGenerator, "asked", asked)
+    bench = resolve_bench(name, str(root))
+    session: Any = scripted.ScriptedSession()
+    quiet = {"progress": False, "pictured": lambda position: False}
+    result = evaluate(session, methods.parse("dense"), bench, **quiet, **options)
+    if not fixture.judge:
+        return result, asked, []
     with scripted.judge(fixture.judge) as (address, prompts):
-        if fixture.judge:
-            monkeypatch.setenv("OPENAI_API_KEY", "a-key")
-            monkeypatch.setenv("OPENAI_API_URL", address)
-        bench = resolve_bench(name, str(root))
-        session: Any = scripted.ScriptedSession()
-        quiet = {"progress": False, "pictured": lambda position: False}
-        result = evaluate(session, methods.parse("dense"), bench, **quiet, **options)
+        result = judged(result, bench, Judge(address, "stand-in", root))
     return result, asked, prompts
+
+
+def judged(result: CellResult, bench: Any, judge: Judge) -> CellResult:
+    """What a judge makes of the answers of a cell, which had no score before."""
+    from harness.bench.rescore import rescore
+
+    assert result.headline.not_scored == NEEDS_JUDGE
+    assert all(sample.score is None for sample in result.samples)
+    answers = read_answers(result.files[ANSWERS].decode(), ANSWERS)
+    metrics = rescore(bench, answers, None, 0, judge)
+    scores = metrics[0].scores
+    samples = [replace(one, score=scores.get(one.doc_id)) for one in result.samples]
+    return replace(result, metrics=tuple(metrics), samples=tuple(samples))
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -103,11 +118,11 @@ def test_scores(name: str, alone: None, tmp_path: Path, monkeypatch: pytest.Monk
     assert asked.images == images
     if fixture.targets:
         assert [s.target for s in result.samples] == list(fixture.targets)
-    assert bool(prompts) == bool(fixture.judge) == bool(BENCHES[name].judge)
+    assert bool(prompts) == bool(fixture.judge) == BENCHES[name].judged
 
 
 SCORED_BY_CODE = [
-    name for name in REAL if not BENCHES[name].judge and name not in ("gqa", "ai2d", "blink")
+    name for name in REAL if not BENCHES[name].judged and name not in ("gqa", "ai2d", "blink")
 ]
 
 

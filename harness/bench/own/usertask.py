@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.bench.benches import Bench
-from harness.bench.catalog import JUDGES
 from harness.bench.tasks_index import TaskFile, index, read_task, tasks_of, upstream_folder
-from harness.bench.wants import asks_judge, refuse_unanswerable
+from harness.bench.wants import refuse_unanswerable
 from harness.common.errors import UsageError
 
 
@@ -33,10 +32,8 @@ def task_bench(path: Path, root: Path | None) -> Bench:
     else:
         raise UsageError(f"--bench: {path.name} is no lmms-eval task: expected 'task: NAME', or "
                          "'group: NAME' with a list of tasks")  # fmt: skip
-    judged = False
     for part in parts:
         refuse_unanswerable(part)
-        judged = judged or asks_judge(part)
     return Bench(
         name=path.name,
         task=file.name,
@@ -45,7 +42,6 @@ def task_bench(path: Path, root: Path | None) -> Bench:
         file=file,
         summary="own task",
         root=root,
-        judge=JUDGES if judged else (),
         parts=() if file.kind == "task" else parts,
         own=own,
     )
