@@ -6,6 +6,7 @@ import importlib
 import inspect
 import random
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,7 @@ from harness.bench.tasks_index import read_task
 from harness.common.errors import UsageError
 from tests.fixtures import scripted
 from tests.fixtures.bench_rows import FIXTURES, Fixture, dataset_of
+from tests.judge_tools import endpoint
 
 REAL = [name for name, spec in BENCHES.items() if not spec.drawn]
 KEYS = ("OPENAI_API_KEY", "OPENAI_API_URL", "AZURE_API_KEY", "API_TYPE", "MODEL_VERSION")
@@ -71,7 +73,7 @@ def here(name: str) -> None:
 
 def run(
     name: str, fixture: Fixture, root: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
-) -> tuple[CellResult, scripted.Asked, list[str]]:
+) -> tuple[CellResult, scripted.Asked, list[Any]]:
     here(name)
     fixture.write(root)
     asked = scripted.Asked()
@@ -83,9 +85,19 @@ def run(
     result = evaluate(session, methods.parse("dense"), bench, **quiet, **options)
     if not fixture.judge:
         return result, asked, []
-    with scripted.judge(fixture.judge) as (address, prompts):
-        result = judged(result, bench, Judge(address, "stand-in", root))
-    return result, asked, prompts
+    with endpoint(saying(fixture.judge)) as judge:
+        result = judged(result, bench, Judge(judge.url, "stand-in", root))
+    return result, asked, judge.asked
+
+
+def saying(replies: Mapping[str, str]) -> Callable[[Any], str]:
+    """The reply of the first key that stands in a prompt's last 400 characters."""
+
+    def say(prompt: Any) -> str:
+        text = prompt if isinstance(prompt, str) else prompt[-1]["text"]
+        return next(reply for key, reply in replies.items() if key in text[-400:])
+
+    return say
 
 
 def judged(result: CellResult, bench: Any, judge: Judge) -> CellResult:
