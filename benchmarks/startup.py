@@ -88,14 +88,14 @@ def start() -> None:
 
 def first_question(job: object) -> None:
     """The first cell up to its first batch."""
-    from harness.bench.lmms import RoutedModel
+    from harness.bench.batches import Batches
     from harness.bench.loop import evaluate
 
     def answer(*_: object) -> object:
         raise Asked
 
     cell = job.grid.cells[0]  # type: ignore[attr-defined]
-    RoutedModel._try = answer  # type: ignore[method-assign,assignment]
+    Batches._try = answer  # type: ignore[method-assign,assignment]
     with step("first cell to its first batch"):
         try:
             evaluate(job.session, cell.method, cell.bench, progress=False, batch_size=8)  # type: ignore[attr-defined]

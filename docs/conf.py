@@ -10,6 +10,7 @@ from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))
 import rooms
+from benchpages import table
 from familypages import matrix
 from methodpages import sections
 from tables import tables
@@ -25,7 +26,8 @@ OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+\.md)\)")
 
 
 def _insert_generated(_app: Sphinx, name: str, source: list[str]) -> None:
-    generated = {"reference": tables, "methods": sections, "families": matrix}.get(name)
+    pages = {"reference": tables, "methods": sections, "families": matrix, "benches": table}
+    generated = pages.get(name)
     for marker, text in (generated() if generated else {}).items():
         source[0] = source[0].replace(marker, text)
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tables import as_table, prose
 
 import methods
-from methods.describe import acts, needs, page, parameters
+from methods.describe import acts, images, needs, page, parameters
 
 ARXIV = re.compile(r"\b(\d{4}\.\d{5})\b")
 ENTRY = re.compile(r"  (\S(?:.*?\S)??)\s{2,}(\S.*)")  # two spaces, a word, its explanation
@@ -38,6 +38,7 @@ def _of(name: str) -> str:
     facts = [
         f"- **Training**: {'trained' if entry.trained else 'none'}",
         f"- **Acts** {acts(kind)} (by default)",
+        *(f"- **Several images**: {said}" for said in [images(kind)] if said),
         *(f"- **Needs** {prose(need)}" for need in needs(kind)),
     ]
     paper = ARXIV.search(" ".join(lines))

@@ -19,6 +19,7 @@ from harness.store.columns import (
     layers,
     load,
     pairs,
+    reference,
     regret,
     study,
     times,
@@ -29,7 +30,10 @@ HEAD = ("flag", "default", "meaning", "with", "recorded")
 SET = Record.SET
 FILES = [
     table
-    for module in (answers, pairs, costs, capacity, times, load, layers, regret, study, families)
+    for module in (
+        *(answers, pairs, reference, costs, capacity, times),
+        *(load, layers, regret, study, families),
+    )
     for table in vars(module).values()
     if isinstance(table, Table)
 ]

@@ -60,6 +60,8 @@ class Method:
     least_images: ClassVar[int] = 1  # more: the method is for videos, images being frames
     routes_text: ClassVar[bool] = False  # text tokens may be skipped too
     reorders: ClassVar[bool] = False  # survivors need not stand in the order of the prompt
+    apart: ClassVar[bool] = False  # each image of a prompt keeps its own amount: none compete
+    mixes: ClassVar[bool] = False  # its tokens are made of several images: none has its place
     coarse: ClassVar[bool] = False  # meets a budget as near as a grid of tokens allows
     plans_layers: ClassVar[bool] = False  # training may choose its parameter `layers` by ARank
     # Parameters under which nothing is dropped and fresh modules scale nothing: logits then

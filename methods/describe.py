@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from methods.base import Method, ModelInfo
+from methods.budget import Budgeted
 from methods.params import field_types, to_text
 
 # The model of most papers, for what a method asks for: LLaVA-1.5-7B.
@@ -67,10 +68,24 @@ def needs(kind: type[Method]) -> list[str]:
     asked = {
         f"weights of its own: --checkpoint {kind.name}=PATH_OR_ID": kind.trained,
         "a tower with a class token": plain.needs_class_token and not plain.reads_received,
-        f"at least {kind.least_images} images in a prompt": kind.least_images > 1,
+        f"at least {kind.least_images} images in a prompt, or one in several crops": (
+            kind.least_images > 1
+        ),
         f"the tower's CLIP model: --checkpoint {kind.name}=PATH_OR_ID": plain.reads_clip,
     }
     return [what for what, is_so in asked.items() if is_so]
+
+
+def images(kind: type[Method]) -> str:
+    """What becomes of several images in one prompt; empty where no token leaves, or all do."""
+    if kind.role in ("reference", "blind"):
+        return ""
+    if kind.mixes:
+        return "all become one set of tokens"
+    if kind.apart:
+        return "each keeps its own amount, whatever the others hold"
+    once = "; `tokens=` counts once an image" if issubclass(kind, Budgeted) else ""
+    return f"their tokens compete for one amount, so one may keep more than another{once}"
 
 
 def page(kind: type[Method]) -> list[str]:

@@ -1,7 +1,8 @@
 """Free Video-LLM: three streams of pooled frames, cropped to the question (arXiv 2410.10441).
 
-For several images in one prompt, taken as the frames of a video in order; a single image is
-refused. Before the language model the frames' tokens become, in this order,
+For several images in one prompt, taken as the frames of a video in order, or, ours, for one
+any-resolution image, whose crops are the frames: the whole first, then the tiles. One image of one
+crop is refused. Before the language model the frames' tokens become, in this order,
 
   slow    the ``slow`` frames that resemble the question most, max-pooled by 2 along each row and
           cropped to a box of round(h sqrt alpha) x round(w sqrt alpha) cells of the pooled h x w;
@@ -18,10 +19,13 @@ resemble the question most. Fifty frames of 576 make 8 * 231 + 50 * 16 = 2648 to
              as long, as the code does, so that a box is no rectangle of the image.
   tokens, ratio, kv   lower alpha (raise it, at most to 1) to the largest that stays within; what
              does not fit even the fast stream is refused.
-Different here: of an any-resolution frame the base crop is used; slow frames stand in the video's
-order; the streams take the first image columns of the prompt, so text between frames stands
+Different here: of several any-resolution frames the base crops are used; slow frames stand in the
+video's order; the streams take the first image columns of the prompt, so text between frames stands
 between their tokens; positions are contiguous, without the code's RoPE scale. The paper has no
-figures for images.
+figures for images; another paper's (p-MoD, Table 10, LLaVA-NeXT) does not say what the frames were.
+Crops as frames: five of them make 8 * 231 + 5 * 16 = 1928 tokens; patches of the padding, which the
+model cut off, repeat the nearest that is left; where an image has fewer tokens than its streams
+want, alpha is lowered to what fits.
 """
 
 from __future__ import annotations
@@ -47,7 +51,8 @@ class FreeVideoLLM(Budgeted):
 
     name: ClassVar[str] = "freevideollm"
     coarse: ClassVar[bool] = True
-    least_images: ClassVar[int] = 2
+    mixes: ClassVar[bool] = True
+    least_images: ClassVar[int] = 2  # or one in several crops
 
     slow: int = param(3, "frames, those most like the question, in the slow stream")
     middle: int = param(5, "evenly spaced frames in the middle stream")
@@ -97,13 +102,18 @@ class FreeVideoLLM(Budgeted):
         cropped = (min(self.slow, frames) + min(self.middle, frames)) * rows * cols
         return cropped + frames * self.cells(side) ** 2
 
-    def fitted(self, n: int, frames: int, side: int) -> FreeVideoLLM:
-        """With the alpha that a budget allows for ``n`` image tokens."""
-        wanted = self.target(n, frames)
-        if wanted is None:
+    def fitted(self, n: int, frames: int, side: int, images: int | None = None) -> FreeVideoLLM:
+        """With the alpha that a budget allows for ``n`` tokens of ``images`` images (``frames``).
+
+        The crops of one image have no more room than its tokens.
+        """
+        wanted = self.target(n, frames if images is None else images)
+        if wanted is None and (images is None or self.count(frames, side) <= n):
             return self
+        wanted = float(n) if wanted is None else wanted
         tries = (replace(self, alpha=step / 200) for step in range(200, 0, -1))
-        found = next((one for one in tries if one.count(frames, side) <= wanted), None)
+        less = (one for one in tries if self.target(n) is not None or one.alpha <= self.alpha)
+        found = next((one for one in less if one.count(frames, side) <= wanted), None)
         self.require(found is not None, f"{wanted:g} tokens are too few for {frames} frames")
         return found or self
 
@@ -118,26 +128,31 @@ class FreeVideoLLM(Budgeted):
         for b, grids in enumerate(seq.grids):
             bases = [grid for grid in grids if grid["kind"] == "base"]
             crops = [first + sum(g["crops"] for g in grids[: grids.index(base)]) for base in bases]
-            first += sum(grid["crops"] for grid in grids)
+            begin, first = first, first + sum(grid["crops"] for grid in grids)
             if not bases:
                 continue
-            self.require(len(bases) > 1, "a single image is no video: it needs several frames")
-            side = bases[0]["rows"]
+            side, images = bases[0]["rows"], None
             self.require(side % 2 == 0, f"frames of {side} rows cannot be pooled by 2")
-            fitted = self.fitted(seq.image_counts[b], len(bases), side)
-            places = [c for start, n in seq.spans[b] for c in range(start, start + n)]
-            made = fitted.count(len(bases), side)
-            self.require(made <= len(places), f"{len(bases)} frames are too few for its streams")
             spots = [list(range(g["start"], g["start"] + side**2)) for g in bases]
+            places = list(range(len(bases) * side**2))
+            if len(bases) == 1:
+                crops, images = list(range(begin, first)), 1
+                spots, places = cut(grids, side)
+            short = "it needs several frames, or an image in several crops"
+            self.require(len(spots) > 1, f"a single image is no video: {short}")
+            fitted = self.fitted(seq.image_counts[b], len(spots), side, images)
+            columns = [c for start, n in seq.spans[b] for c in range(start, start + n)]
+            made = fitted.count(len(spots), side)
+            self.require(made <= len(columns), f"{len(spots)} frames are too few for its streams")
             frames = seq.hidden[b][on_device(spots, device)]
-            video, alike = sides(b, crops, frames)
-            seen[b] = len(bases)
-            slots = on_device(places[:made], device)
+            video, alike = sides(crops, on_device(places, device), frames)
+            seen[b] = len(spots)
+            slots = on_device(columns[:made], device)
             new = fitted.streams(wide(frames), video @ texts[b], alike @ texts[b], side)
             states[b] = states[b].index_copy(0, slots, new.to(states.dtype))
-            for column in places[made:]:
+            for column in columns[made:]:
                 assign[b][column] = -1
-            counts[b] += made - len(places)
+            counts[b] += made - len(columns)
         self._note(seq, seen, chunks)
         table = on_device(assign, device)
         return Merge(table, counts, states=states, positions="compact")
@@ -164,17 +179,17 @@ class FreeVideoLLM(Budgeted):
             found = seq.clip.text(asked)
             texts = [unit(wide(t)).mean(dim=0) for t in found]
 
-            def seen(b: int, crops: list[int], frames: Tensor) -> tuple[Tensor, Tensor]:
+            def seen(crops: list[int], places: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
                 squares = [seq.crops[c] for c in crops]
                 video = torch.stack([seq.clip.frame(crop.states) for crop in squares])
-                patches = torch.stack([seq.clip.patches(crop.patches) for crop in squares])
-                return unit(wide(video)), unit(wide(patches))
+                patches = torch.cat([seq.clip.patches(crop.patches) for crop in squares])
+                return unit(wide(video)), unit(wide(patches))[places].view(*frames.shape[:2], -1)
 
             return seen, texts, [len(chunks) for chunks in found]
         words, real, _ = question_words(seq)
         total = (unit(wide(words)) * real.unsqueeze(2)).sum(dim=1)
 
-        def projected(b: int, crops: list[int], frames: Tensor) -> tuple[Tensor, Tensor]:
+        def projected(crops: list[int], places: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
             return unit(wide(frames).mean(dim=1)), unit(wide(frames))
 
         return projected, total, [0] * len(total)
@@ -204,3 +219,34 @@ class FreeVideoLLM(Budgeted):
         size = self.cells(side)
         fast = [F.adaptive_avg_pool2d(whole, size).flatten(2).transpose(1, 2)] if size else []
         return torch.cat([part.flatten(0, 1) for part in (cropped, *fast)])
+
+
+def cut(grids: list[dict[str, Any]], side: int) -> tuple[list[list[int]], list[int]]:
+    """The columns of each crop's side x side patches, and their numbers among all crops' patches.
+
+    Patches that un-padding cut off are the nearest that are left; of a picture that was shrunk, the
+    token that lies there.
+    """
+    spots: list[list[int]] = []
+    numbers: list[int] = []
+    crop = 0
+    for grid in grids:
+        high, across = grid["tiles"]
+        rows, cols = grid["rows"], grid["cols"]
+        shown = grid.get("whole", (rows, cols))
+        gone = (high * side - shown[0]) // 2, (across * side - shown[1]) // 2
+        for tile in range(high * across):
+            corner = tile // across * side, tile % across * side
+            spots.append([])
+            for place in range(side**2):
+                y, x = (
+                    min(max(c + i - g, 0), n - 1)
+                    for c, i, g, n in zip(corner, divmod(place, side), gone, shown, strict=True)
+                )
+                column = y * rows // shown[0] * (cols + grid["newline"]) + x * cols // shown[1]
+                spots[-1].append(grid["start"] + column)
+                y, x = y + gone[0], x + gone[1]
+                own = crop + y // side * across + x // side
+                numbers.append(own * side**2 + y % side * side + x % side)
+        crop += grid["crops"]
+    return spots, numbers

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from methods.base import Drop, ModelInfo, Positions, Ranking, Tokens, on_device, param
 from methods.budget import Budgeted
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picking(Budgeted):
-    """Base of methods that pick before the language model."""
+    """Base of methods that pick before the language model, each image for itself."""
+
+    apart: ClassVar[bool] = True
 
     def mod_layers(self, info: ModelInfo) -> list[bool]:
         return [True] * info.layers

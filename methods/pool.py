@@ -29,6 +29,7 @@ class Pool(Budgeted):
     name: ClassVar[str] = "pool"
     role: ClassVar[Role] = "control"
     coarse: ClassVar[bool] = True
+    apart: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any] | None] = {"keep": 1.0}
 
     keep: float = param(0.25, "share of a patch grid's tokens kept")

@@ -58,6 +58,7 @@ class VScan(Received, Keeping):
     """See the module docstring."""
 
     name: ClassVar[str] = "vscan"
+    apart: ClassVar[bool] = False  # not from layer k on
     neutral: ClassVar[dict[str, Any] | None] = {"ratio": 1.0}
 
     keep: int = param(96, "patches kept of 576, of every crop, before the language model")

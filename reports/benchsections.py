@@ -22,12 +22,14 @@ from reports import (
     ranktable,
     redundancy,
     redundancytables,
+    reference,
     regret,
     routing,
     speedfront,
     speedtables,
     style,
     tables,
+    unscored,
 )
 from reports import timing as times
 from reports.controls import Rivals
@@ -65,17 +67,20 @@ def sections(
         against,
         _front(summary, fronts.table(summary, chances), chances, known(front, fast)),
         _benches(summary, known(heat, dot)),
+        reference.section(summary),
         _controls(summary, rivals),
         _changes(summary),
         _folded("normalised", "Accuracy above blind", NORMALISED, tables.normalised(summary)),
         *(_told(summary, section) for section in layers),
         regret.section(summary, folder),
         *redundancy_sections(summary, folder),
+        unscored.section(summary),
         _folded("failures", "Failed and missing cells", "", tables.failures(summary), FAILURES),
         None if clock else _speed(summary),
         _folded("cells", "Every cell", "", tables.cells(summary, rivals.marks)),
         _folded("metrics", "Further metrics", METRICS, tables.other_metrics(summary)),
         _folded("ledger", "Cost by part", LEDGER, costtables.ledger(summary)),
+        reference.others(summary),
     ]
     shown = [one for one in found if one is not None]
     return [_numbered(summary, one) if one.anchor in ACCURACIES else one for one in shown]

@@ -21,6 +21,7 @@ from reports import (
     numbering,
     opening,
     published,
+    reference,
     routing,
     sentences,
     study,
@@ -31,6 +32,7 @@ from reports import (
     tables,
     text,
     timesections,
+    unscored,
 )
 from reports import ranking as rank
 from reports.benchsections import FAILURES
@@ -102,7 +104,8 @@ def _sections(
 def _cost_sections(summary: Summary, folder: Path) -> list[Section]:
     """A run that counted and answered nothing."""
     run = summary.run
-    printed = _tables(published.comparison(run), published.measured(run))
+    printed = _tables(reference.printed(run), reference.missing(run))
+    printed += _tables(published.comparison(run), published.measured(run))
     with style.context():
         first = capacity.section(summary, folder, style.Palette(summary.series))
         layers = routing.sections(summary, folder, style.Palette(summary.series))
@@ -110,6 +113,7 @@ def _cost_sections(summary: Summary, folder: Path) -> list[Section]:
         first or Section("overview", "Overview", tables=(tables.overview(summary),)),
         *layers,
         *benchsections.redundancy_sections(summary, folder),
+        unscored.section(summary),
         Section("failures", "Failed and missing cells", FAILURES,
                 tables=_tables(tables.failures(summary))),
         Section("ledger", "Cost by part", benchsections.LEDGER,
@@ -118,7 +122,7 @@ def _cost_sections(summary: Summary, folder: Path) -> list[Section]:
     if printed:  # this table is what such a run is for
         title, intro = published.title(run), published.intro(run)
         found.insert(0, Section("published", title, intro, tables=printed))
-    return [s for s in found if s.figures or s.tables or s.html]
+    return [s for s in found if s and (s.figures or s.tables or s.html)]
 
 
 def _study_sections(arms: study.Study, folder: Path) -> list[Section]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from methods import BLIND, CONTROLS, REFERENCE
 
 ALPHA = 0.05
+UNSCORED = "not scored"
+"""In a cell whose answers are there and whose score others give."""
 
 NAN = math.nan
 
@@ -72,6 +74,10 @@ class Score:
     """1 where the budget was met, 0 where it was missed."""
     same_answers: float = NAN
     smallest_n: float = NAN
+    judge: str = ""
+    """The language model that scored."""
+    temperature: str = ""
+    """At which it was asked."""
 
     @property
     def is_same(self) -> bool:
@@ -117,7 +123,16 @@ class Cell:
     cell_id: str = ""
     data: str = ""
     error: str = ""
+    not_scored: str = ""
+    """Why a done cell has no score: ``needs a judge``, ``submit FILE``."""
     n: float = NAN
     seconds: float = NAN
     scores: list[Score] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
+
+    @property
+    def waits(self) -> str:
+        """The reason in few words, for a table's cell; empty where it waits for nothing."""
+        if self.status != "done" or not self.not_scored:
+            return ""
+        return "submit its file" if self.not_scored.startswith("submit ") else self.not_scored

@@ -8,6 +8,7 @@ import shlex
 from datetime import datetime
 from typing import Any
 
+from harness.common.ownfiles import OWN
 from reports import numbering, text
 from reports.rundata import Run
 from reports.study import Study
@@ -22,6 +23,7 @@ ENTRIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Attention", ("attn", "attention", "settings.attn")),
     ("Batch size", ("batch_size", "batch", "settings.batch_size")),
     ("Seed", ("seed", "settings.seed")),
+    ("Protocol", ("protocol",)),
     ("Limit", ("limit", "settings.limit")),
     ("Started", ("created_at",)),
     ("Code", ("git_commit", "git.commit", "commit")),
@@ -65,7 +67,7 @@ def entries(summary: Summary) -> list[tuple[str, str]]:
     read = run.cells[run.cells["data_source"] != ""]
     if len(read):
         names = read.groupby("data_source", sort=False)["bench"].unique()
-        shown = [f"{source} ({text.listing(list(on))})" for source, on in names.items()]
+        shown = [f"{_source(read, one)} ({text.listing(list(on))})" for one, on in names.items()]
         pairs.append(("Data read", "; ".join(shown)))
     if not run.is_timing:
         pairs.append(("Samples", text.sample_count(summary)))
@@ -87,6 +89,12 @@ def entries(summary: Summary) -> list[tuple[str, str]]:
     if counter or convention:
         pairs.append(("FLOPs counted by", f"{counter or '?'}, convention {convention or '?'}"))
     return pairs
+
+
+def _source(read: Any, name: str) -> str:
+    """A source as it is named; of own data also that it is."""
+    own = (read.loc[read["data_source"] == name, "data"] == OWN).any()
+    return f"{OWN}: {name.replace('@', ', ')}" if own else name
 
 
 def _reused(run: Run) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.jsonfile import parse_json
+from harness.common.protocol import LMMS_EVAL
 from reports.cell import ALPHA, NAN
 from reports.errors import ReportError
 from reports.rundata import Run, load_run
@@ -31,13 +32,14 @@ from reports.versus import (
 )
 
 CONDITIONS = (
-    ("Model", "model_id"), ("Revision", "revision"), ("Data", "settings.data"),
+    ("Model", "model_id"), ("Revision", "revision"), ("Protocol", "protocol"),
+    ("Data", "settings.data"),
     ("Device", "device_name"), ("Precision", "dtype"), ("Attention", "attn"),
     ("Batch size", "settings.batch_size"), ("Limit", "settings.limit"), ("Seed", "seed"),
     ("Margin", "margin"), ("Code", "git_commit"), ("Engine", "engine_hash"),
     ("Processor", "processor_hash"), ("Platform", "platform"),
 )  # fmt: skip
-DEFAULTS = {"margin": 1.0}  # of runs from before it was recorded
+DEFAULTS = {"margin": 1.0, "protocol": str(LMMS_EVAL)}  # of runs from before they were recorded
 GROUPS = {
     "versions.": "Version of ", "weight_hashes.": "Weights ", "model_files.": "Model file ",
     "checkpoints.": "Checkpoint ",
@@ -86,6 +88,8 @@ class Diff:
     only_a: list[str] = field(default_factory=list)
     only_b: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    protocols: tuple[str, str] = ("", "")
+    """How A and B were asked, where that differs."""
 
 
 def compare(a: Path, b: Path, against: Sequence[str] = ()) -> Diff:
@@ -101,7 +105,13 @@ def compare(a: Path, b: Path, against: Sequence[str] = ()) -> Diff:
     cells = [_done(run, by_model) for run in runs]
     both = [key for key in cells[0] if key in cells[1]]
     apart: list[str] = []
-    pairs = pairs_of(cells, against)
+    asked = protocols(runs)
+    if any(asked) and against:
+        raise ReportError(
+            f"{a} was asked by the protocol {asked[0]}, {b} by {asked[1]}: rows of one have no "
+            "meaning against other rows of the other; without --against equal cells are compared."
+        )
+    pairs = pairs_of(cells, against) if not any(asked) else []
     versus = compare_rows(runs, pairs, apart)
     if not both and not versus:
         why = f": {apart[0]}" if apart else " (same bench and documents)"
@@ -115,13 +125,22 @@ def compare(a: Path, b: Path, against: Sequence[str] = ()) -> Diff:
     notices = [f"{name}: {said}" for name, run in zip("AB", runs, strict=True)
                for said in dict.fromkeys(run.notices)]  # fmt: skip
     notices += [f"{said}." for said in apart] + list(_failed(runs))
+    if any(asked) and all(only):
+        notices.append("rows that only one run has are not compared: the runs were asked by other "
+                       "protocols.")  # fmt: skip
     methods = {str(cells[0][key].method) for key in both}
     found, aside = conditions(runs[0], runs[1], methods)
     data = {key[-1]: (fingerprint(cells[0][key]), fingerprint(cells[1][key])) for key in both}
     found += [(f"Data of {bench}", one, other) for bench, (one, other) in data.items()
               if one != other]  # fmt: skip
     mini = any(cell.data == "mini" for mine in cells for cell in mine.values())
-    return Diff(a, b, found, rows, versus, aside, mini, only[0], only[1], notices)
+    return Diff(a, b, found, rows, versus, aside, mini, only[0], only[1], notices, asked)
+
+
+def protocols(runs: Sequence[Run]) -> tuple[str, str]:
+    """How the two runs were asked; two empty texts where they were asked alike."""
+    one, other = (str(run.meta.get("protocol", DEFAULTS["protocol"])) for run in runs)
+    return (one, other) if one != other else ("", "")
 
 
 def _load(path: Path) -> Run:
@@ -197,6 +216,9 @@ def _row(runs: list[Run], a: Any, b: Any) -> Row:
     row = replace(row, metric=str(one.metric), a=one.value, b=other.value, n_a=one.n, n_b=other.n)
     if (one.task, one.metric) != (other.task, other.metric):
         reason = f"other metric: {one.task} {one.metric} and {other.task} {other.metric}"
+        return replace(row, a=NAN, b=NAN, remark=reason)
+    if one.judge != other.judge:
+        reason = f"other judge: {one.judge or 'none'} and {other.judge or 'none'}"
         return replace(row, a=NAN, b=NAN, remark=reason)
     return _paired(runs, row, str(a.cell_id), str(b.cell_id))
 

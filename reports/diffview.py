@@ -171,8 +171,9 @@ def _scale(found: Diff, row: Row) -> float:
 
 def sheets(found: Diff) -> list[Sheet]:
     """The cells of both runs, then method against method; a table without rows is absent."""
+    a, b = (f"{name}: {p}" if p else name for name, p in zip("AB", found.protocols, strict=True))
     same = Sheet(
-        ("Method", "Bench", "A", "B", "B − A", "p", "n", "Cost B/A", "Remark"),
+        ("Method", "Bench", a, b, "B − A", "p", "n", "Cost B/A", "Remark"),
         range(2, 8),
         [(_cells(row, _scale(found, row)), row.significant) for row in found.rows],
         "B − A in points with its 95 % interval, paired on n shared documents; p is corrected over "

@@ -21,11 +21,11 @@ def entry(group: Sequence[Shown]) -> dict[str, Any]:
         "doc": first.doc_id,
         "question": question(first),
         "target": str(first.about.get("target", "")),
-        "image": str((first.about.get("images") or [""])[0]),
+        "images": [str(name) for name in first.about.get("images") or []],
         "kinds": "".join(map(str, first.record.kinds.tolist())),
         "words": [str(w) for w in first.about.get("words") or []],
         "evidence": first.record.evidence,
-        "grids": [g for g in first.record.grid if g.get("number", 0) == 0],
+        "grids": [] if first.is_mixed else first.record.grid,
         "methods": [_method(s) for s in group],
     }
 

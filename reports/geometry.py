@@ -42,7 +42,7 @@ def overlapping(
     found = [np.zeros(0, np.int64)]
     for grid in grids:
         places = rects(grid)
-        if places is None or grid.get("number", 0) != 0:
+        if places is None or grid.get("number", 0) != 0 or grid.get("mixed"):
             continue
         hit = np.zeros(len(places), bool)
         for left, top, right, bottom in boxes:

@@ -19,6 +19,7 @@ from reports.style import INK
 from reports.summary import Summary
 
 COLUMNS, BENCHES, TILE = 5, 4, 132
+IMAGES = 4  # of a sample, that are drawn
 WASH = {LEFT_OUT: (0.84, 236), GONE: (0.80, 62), MERGED: (0.55, 236)}
 """How strongly, and towards which grey, the pixels of a token fade that is not processed."""
 
@@ -26,24 +27,28 @@ WASH = {LEFT_OUT: (0.84, 236), GONE: (0.80, 62), MERGED: (0.55, 236)}
 def draw(
     summary: Summary, folder: Path, groups: Sequence[Sequence[Shown]], images: dict[str, Path]
 ) -> list[Drawn]:
-    """One figure a bench, of its first sample, for at most ``BENCHES`` benches."""
+    """One figure a bench and image, of its first sample, for at most ``BENCHES`` benches."""
     drawn: list[Drawn] = []
     seen: set[str] = set()
     for group in groups:
         first = group[0]
         if first.bench in seen or len(seen) == BENCHES:
             continue
-        picture = _open(images.get(str((first.about.get("images") or [""])[0])))
-        grids = _finest(first)
-        if picture is not None and grids:
-            seen.add(first.bench)
-            drawn.append(_draw(summary, folder, group, picture, grids))
+        names = list(map(str, first.about.get("images") or []))
+        for number, name in enumerate(names[:IMAGES]):
+            picture, grids = _open(images.get(name)), _finest(first, number)
+            if picture is not None and grids:
+                seen.add(first.bench)
+                which = number if len(names) > 1 else None
+                drawn.append(_draw(summary, folder, group, picture, grids, which))
     return drawn
 
 
-def _finest(sample: Shown) -> list[dict[str, Any]]:
-    """The finest grids of the first image that know their place: its tiles, or the whole."""
-    placed = [g for g in sample.record.grid if g.get("box") and g.get("number", 0) == 0]
+def _finest(sample: Shown, number: int) -> list[dict[str, Any]]:
+    """The finest grids of an image that know their place: its tiles, or the whole."""
+    if sample.is_mixed:
+        return []
+    placed = [g for g in sample.record.grid if g.get("box") and g.get("number", 0) == number]
     return [g for g in placed if g["kind"] == "tile"] or placed[-1:]
 
 
@@ -62,7 +67,9 @@ def _draw(
     group: Sequence[Shown],
     picture: NDArray[np.float64],
     grids: Sequence[dict[str, Any]],
+    number: int | None,
 ) -> Drawn:
+    """Of the image ``number``, from 0, where the sample has several."""
     first = group[0]
     depth = first.record.layers
     layers = sorted({round(i * (depth - 1) / (COLUMNS - 1)) for i in range(COLUMNS)})
@@ -71,10 +78,12 @@ def _draw(
     scale = 1.35 / max(picture.shape[:2])
     left = 0.3 + 0.075 * max(len(s.series.short) for s in group)
     name = "".join(c if c.isalnum() else "_" for c in first.bench)
+    name += f"_{number + 1}" if number else ""
     sheet = Sheet(f"overlay_{name}", 1, columns=1,
                   width=left + 0.1 + across * scale, height=0.78 + down * scale)  # fmt: skip
     mini = summary.is_mini_model or summary.is_mini_bench(first.bench)
-    title = f"{first.bench} document {first.doc_id}"
+    which = "" if number is None else f", image {number + 1}"
+    title = f"{first.bench} document {first.doc_id}{which}"
     axes = sheet.panel(title, mini, covered=True)
     table: list[list[object]] = [["label", "bench", "doc_id", "layer", "tokens", "processed",
                                   "skipped", "dropped", "merged"]]  # fmt: skip
@@ -99,7 +108,8 @@ def _draw(
                     [s.series.short for s in group], color=INK)  # fmt: skip
     part = ", its tile grid" if grids[0]["kind"] == "tile" else ""
     caption = (
-        f"What {len(layers)} of {depth} decoder layers process of the image{part}. Patches fade to "
+        f"What {len(layers)} of {depth} decoder layers process of the image{part}{which}. Patches "
+        "fade to "
         "pale where skipped, to dark where dropped, half where merged into another token; dashed "
         f"frames hold the answer. {_asked(group)} {text.conditions(summary)}; n = 1."
     )

@@ -34,8 +34,10 @@ READING = (
 
 
 def comparison(run: Run) -> Table | None:
-    """One row a row of the paper's table: FLOPs and KV cache; None without ``published.csv``."""
+    """One row a row of the paper's table: FLOPs and KV cache; None where the paper counts none."""
     frame = run.published[run.published["quantity"].isin(list(COUNTED))]
+    if frame["paper_value"].isna().all():
+        return None
     columns = [Column("Row", numeric=False), Column("TFLOPs", "paper")]
     columns += [Column("TFLOPs", "ours, the paper's rule"), Column("TFLOPs", "ours, one rule")]
     columns += [Column("KV cache", "paper, %"), Column("KV cache", "ours, the paper's rule, %")]

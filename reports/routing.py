@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reports import agreement, evidence, overlay, retention, schedule, selection, shown, viewer
+from reports import (
+    agreement,
+    evidence,
+    images,
+    overlay,
+    retention,
+    schedule,
+    selection,
+    shown,
+    viewer,
+)
 from reports.section import Section
 from reports.sheet import Drawn
 from reports.style import Palette
@@ -35,7 +45,8 @@ def sections(summary: Summary, folder: Path, palette: Palette) -> list[Section]:
     """Everything drawn from the routing records; a section without anything to show is left out."""
     samples = shown.load(summary)
     kept = [schedule.draw(summary, folder, palette), *retention.draw_all(summary, folder)]
-    kept.append(selection.draw(summary, folder, samples))
+    placed = [sample for sample in samples if not sample.is_mixed]  # the others choose no token
+    kept.append(selection.draw(summary, folder, placed))
     figures = _known(kept)
     found = [Section("routing", "What each layer keeps", "" if figures else NOTHING, figures)]
     groups = viewer.groups(samples)
@@ -46,7 +57,9 @@ def sections(summary: Summary, folder: Path, palette: Palette) -> list[Section]:
         every = EVERY if (summary.run.path / "samples").is_dir() else ""
         intro = " ".join(filter(None, (PICTURES, STILL if still else "", every)))
         found.append(Section("pictures", "Over the image", intro, tuple(still), html=html))
-    agree = agreement.draw(summary, folder, samples)
+    if (several := images.section(summary)) is not None:
+        found.append(several)
+    agree = agreement.draw(summary, folder, placed)
     if agree:
         found.append(Section("agreement", "Agreement", AGREEMENT, tuple(agree)))
     recalls, table = evidence.draw(summary, folder, palette), evidence.table(summary)

@@ -255,7 +255,7 @@ def _check_mixed(run: Run) -> None:
     done = run.cells[run.cells["status"] == "done"]
     words = {"device": "device", "dtype": "precision", "attn": "attention"}
     if not run.is_timing:  # workloads of several batch sizes are what it is for
-        words["batch_size"] = "batch size"
+        words |= {"batch_size": "batch size", "protocol": "protocol"}
     for frame, name in ((done, "cells.csv"), (run.throughput, "throughput.csv")):
         for column, word in words.items():
             there = frame[column].dropna() if column in frame else []

@@ -31,6 +31,11 @@ class Shown:
     record: RoutingRecord
     about: dict[str, Any]
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether its image tokens were made of several grids: none stands for a place."""
+        return any(grid.get("mixed") for grid in self.record.grid)
+
     @cached_property
     def kept_images(self) -> NDArray[np.bool_]:
         """[L, image tokens] processed in their own slot."""

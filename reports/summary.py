@@ -74,6 +74,11 @@ class Summary:
                     return score
         return None
 
+    def judges(self, bench: str) -> list[str]:
+        """The language models that scored a bench, each once; as a rule none or one."""
+        scores = (score for series in self.series for score in self.cell(series, bench).scores)
+        return list(dict.fromkeys(score.judge for score in scores if score.judge))
+
     def is_mini_bench(self, bench: str) -> bool:
         """Whether numbers on this bench come from the shipped mini data."""
         return any(
@@ -82,8 +87,12 @@ class Summary:
 
     @property
     def answered(self) -> list[str]:
-        """The benches that some row has done: averages are over these."""
-        done = {bench for (_, bench), cell in self.cells.items() if cell.status == "done"}
+        """The benches of which some row is done and scored: averages are over these."""
+        done = {
+            bench
+            for (_, bench), cell in self.cells.items()
+            if cell.status == "done" and not cell.waits
+        }
         return [bench for bench in self.benches if bench in done]
 
     @property
@@ -114,7 +123,11 @@ def summarise(run: Run) -> Summary:
         cell.status, cell.cell_id, cell.data = str(row.status), str(row.cell_id), str(row.data)
         cell.error, cell.n, cell.seconds = str(row.error), float(row.n), float(row.seconds)
     for row in run.accuracy.itertuples():
-        cells.setdefault((_series(row, models), str(row.bench)), Cell()).scores.append(_score(row))
+        cell = cells.setdefault((_series(row, models), str(row.bench)), Cell())
+        if row.not_scored:
+            cell.not_scored = str(row.not_scored)
+        else:
+            cell.scores.append(_score(row))
     for row in run.cost.itertuples():
         cells.setdefault((_series(row, models), str(row.bench)), Cell()).costs.append(_cost(row))
     _drop_unfinished(run, cells)
@@ -146,7 +159,8 @@ def _score(row: Any) -> Score:
         row.headline == 1, row.n_paired, row.right_to_wrong, row.wrong_to_right, row.detectable,
         row.margin, row.skill, row.skill_ci_low, row.skill_ci_high,
         str(row.positions), row.budget_asked, row.budget_met, str(row.budget_unit),
-        row.budget_within, row.same_answers, row.smallest_n,
+        row.budget_within, row.same_answers, row.smallest_n, str(row.judge),
+        str(row.judge_temperature),
     )  # fmt: skip
 
 
@@ -175,7 +189,8 @@ def _drop_unfinished(run: Run, cells: dict[tuple[Series, str], Cell]) -> None:
             f"accuracy.csv: {orphans} cell(s) that cells.csv does not list as done, left out."
         )
     for (series, bench), cell in cells.items():
-        if cell.status == "done" and not cell.scores and not run.is_timing:
+        empty = not cell.scores and not cell.not_scored
+        if cell.status == "done" and empty and not run.is_timing:
             run.notices.append(f"accuracy.csv: nothing for {series.label} on {bench} (done).")
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from methods import BLIND, REFERENCE
 from reports import text
+from reports.cell import UNSCORED, Score, Series
 from reports.cell import Cell as RunCell
-from reports.cell import Score, Series
 from reports.summary import Summary
 
 
@@ -253,6 +253,8 @@ def _tone(score: Score) -> str:
 def _gap(cell: RunCell) -> Cell:
     words = {"failed": "failed", "missing": "not run", "costs": "costs only"}
     tone = "failed" if cell.status == "failed" else "gap"
+    if cell.waits:
+        return Cell(UNSCORED, note=cell.waits, tone=tone)
     return Cell(words.get(cell.status, "no score"), tone=tone)
 
 

@@ -62,7 +62,10 @@ def factor(summary: Summary, bench: str) -> float:
 def metric_name(summary: Summary, bench: str) -> str:
     """The bench's main metric without lmms-eval's filter suffix, with its unit."""
     name = summary.metric.get(bench, ("", ""))[1].partition(",")[0].replace("_", " ")
-    return f"{name or 'score'} (%)" if factor(summary, bench) == 100 else name or "score"
+    judges = summary.judges(bench)
+    by = f", judge {listing([judge.partition(' at ')[0] for judge in judges])}" if judges else ""
+    unit = " (%)" if factor(summary, bench) == 100 else ""
+    return f"{name or 'score'}{unit}{by}"
 
 
 def flops_scale(summary: Summary) -> tuple[float, str]:
@@ -180,6 +183,8 @@ def conditions(summary: Summary) -> str:
     seed = run.get("seed", "settings.seed")
     parts += [f"batch {batch}" if batch is not None else ""]
     parts += [f"seed {seed}" if seed is not None else ""]
+    protocol = run.get("protocol")
+    parts += [f"protocol {protocol}" if protocol else ""]
     return ", ".join(p for p in parts if p)
 
 

@@ -27,7 +27,7 @@ from reports.csvio import Spec, read_table
 from reports.errors import ReportError
 from reports.rundata import Run
 
-SAMPLES = ("doc_id", "target", "image_id")
+SAMPLES = ("doc_id", "target", "image_id", "cluster")
 Key = tuple[str, ...]
 
 
@@ -182,6 +182,7 @@ class Answers:
     value: float
     kv: float
     higher_is_better: bool
+    judge: str = ""
 
     @classmethod
     def of(cls, run: Run, cell: str) -> Answers:
@@ -190,7 +191,7 @@ class Answers:
         kv = float(cost["kv_ratio_vision"].iloc[0]) if len(cost) else NAN
         task, metric, value = (main.task, main.metric, main.value) if main else ("", "", NAN)
         return cls(samples_of(run, cell), str(task), str(metric), float(value), kv,
-                   _more_is_better(run, cell))  # fmt: skip
+                   _more_is_better(run, cell), str(main.judge) if main else "")  # fmt: skip
 
 
 def headline(run: Run, cell_id: str) -> Any:
@@ -201,11 +202,12 @@ def headline(run: Run, cell_id: str) -> Any:
 
 
 def samples_of(run: Run, cell_id: str) -> pd.DataFrame:
-    """The scored samples of a cell; empty where the run keeps none."""
+    """The scored samples of a cell, `image_id` what they are clustered by; empty where none are."""
     name = f"samples/{cell_id}.csv"
     spec = Spec(name, SAMPLES, ("score",), ("doc_id",), ("doc_id", "score"))
     frame = read_table(run.path / name, spec, run.notices)
-    return frame[frame["score"].notna()][[*SAMPLES, "score"]]
+    drawn = frame["cluster"].where(frame["cluster"] != "", frame["image_id"])
+    return frame.assign(image_id=drawn)[frame["score"].notna()][[*SAMPLES, "score"]]
 
 
 def _more_is_better(run: Run, cell: str) -> bool:
@@ -248,6 +250,8 @@ def _pair(
         return replace(row, remark=f"no samples of {' and '.join(missing)}")
     if (a.task, a.metric) != (b.task, b.metric):
         return replace(row, remark=f"other metric: {a.task} {a.metric} and {b.task} {b.metric}")
+    if a.judge != b.judge:
+        return replace(row, remark=f"other judge: {a.judge or 'none'} and {b.judge or 'none'}")
     joint, reason = unlike(a.samples, b.samples)
     if not reason and any(not is_mean(x.value, x.samples) for x in both):
         reason = "the metric is no mean over documents: not paired"

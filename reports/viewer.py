@@ -80,7 +80,7 @@ def markup(
     size, left_out = 0, 0
     for group in found:
         one = entry(group)
-        names = [str(n) for n in group[0].about.get("images") or []][:1]
+        names = dict.fromkeys(one["images"])
         urls = {n: _url(files[n]) for n in names if n in files and n not in data["images"]}
         cost = len(json.dumps(one)) + sum(map(len, urls.values()))
         if size + cost > BUDGET:

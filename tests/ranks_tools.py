@@ -42,6 +42,7 @@ class Words:
 @dataclass
 class FakePrompter:
     has_template: bool = True
+    boxes: str = "frame01"
     family: Any = field(default_factory=lambda: SimpleNamespace(boxes_in_frame=True))
     processor: Any = field(default_factory=lambda: SimpleNamespace(tokenizer=Words()))
     model: Any = field(default_factory=lambda: SimpleNamespace(device="cpu"))
@@ -74,6 +75,7 @@ class FakeGenerator:
                 images=(),
                 over_length=doc == 7,
                 truncated=0,
+                told=None,
             )
             for doc in documents
         ]
@@ -85,12 +87,18 @@ class FakeGenerator:
 class Loop(FakeRun):
     """The main job with a stand-in model behind the loop's real model class."""
 
-    def __init__(self, before: Before | None = None, engine: str = "ee") -> None:
+    def __init__(
+        self, before: Before | None = None, engine: str = "ee", loading: float = 0.0
+    ) -> None:
         super().__init__()
-        self.before, self.code = before, engine
+        self.before, self.code, self.loading = before, engine, loading
 
     def engine(self) -> str:
         return self.code
+
+    def load(self, show: Any) -> Any:
+        time.sleep(self.loading)
+        return super().load(show)
 
     def counters(self) -> Any:
         return FakeReferees()
@@ -150,8 +158,8 @@ class Loop(FakeRun):
 def together(out: Path, count: int, **how: Any) -> list[int]:
     """A run in ``count`` processes; returns their exit codes, negative for a signal.
 
-    As a launcher does, ends the others when one has failed. ``how``: `before` and `engine` of
-    `Loop`, by rank where they are dicts; `rank_timeout`.
+    As a launcher does, ends the others when one has failed. ``how``: `before`, `engine` and
+    `loading` of `Loop`, by rank where they are dicts; `rank_timeout`.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
+from harness.bench import tasks_index
 from harness.bench.benches import MINI, resolve_bench
 from harness.bench.tasks_index import read_task, task_digest, upstream_folder
 from tests.fixtures.hub_data import write_gqa
@@ -31,13 +34,48 @@ def test_task_version_follows_prompt_and_scoring(tmp_path: Path) -> None:
     assert len(set(versions)) == len(versions)
 
 
-def test_mini_task_version_covers_upstream_scoring(tmp_path: Path) -> None:
-    """The mini tasks name upstream's functions by module, so upstream's file counts."""
-    from harness.bench import tasks_index
+def test_mini_task_version_covers_upstream_scoring() -> None:
+    """The mini tasks name upstream's functions by module, so upstream's files count."""
+    behind = tasks_index._files(next((MINI / "tasks" / "textvqa").glob("*.yaml")))
+    needed = ("tasks/textvqa/utils.py", "tasks/_task_utils/vqa_eval_metric.py", "api/metrics.py")
+    assert {UPSTREAM / name for name in needed} <= behind
 
-    task = next((MINI / "tasks" / "gqa").glob("*.yaml"))
-    config = read_task(task)
-    assert upstream_folder() / "gqa" / "utils.py" in set(tasks_index._modules(config))
+
+UPSTREAM = upstream_folder().parent
+# A file of lmms-eval -> a task whose prompt, scoring or aggregation it takes part in, and why.
+PARTS = {
+    "tasks/textvqa/textvqa_val.yaml": ("textvqa_val", "the task"),
+    "tasks/textvqa/_default_template_textvqa_yaml": ("textvqa_val", "included"),
+    "tasks/textvqa/utils.py": ("textvqa_val", "its functions"),
+    "tasks/_task_utils/vqa_eval_metric.py": ("textvqa_val", "imported by its functions"),
+    "tasks/_task_utils/mcq_extract.py": ("mmstar", "imported within one of its functions"),
+    "tasks/mmbench/mmbench_evals.py": ("mmbench_en_dev_static", "imported by its functions"),
+    "tasks/mmbench/mmbench.yaml": ("mmbench_en_dev_static", "read by its functions: the prompt"),
+    "filters/extraction.py": ("ai2d", "the filter it derives its own from"),
+    "api/metrics.py": ("docvqa_val", "the built-in metric"),
+    "api/task.py": ("docvqa_val", "how built-in metrics are called"),
+    "evaluator_utils.py": ("gqa", "how they are aggregated"),
+    "llm_judge/providers/openai.py": ("mmvet", "how its judge is asked"),
+    "verifiers/openai.py": ("mmmu_val", "imported by its functions"),
+    "tasks/blink/blink_jigsaw.yaml": ("blink", "a task of the group"),
+    "tasks/blink/_default_template_yaml": ("blink", "included by tasks of the group"),
+}
+
+
+@pytest.mark.parametrize("changed", PARTS)
+def test_task_version_covers_all_that_shapes_a_score(
+    changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change in any file behind a task is another version of it, and of no unrelated task."""
+    name, why = PARTS[changed]
+    before = {n: resolve_bench(n, "hub").task_version for n in (name, "chartqa")}
+    read, path = Path.read_bytes, UPSTREAM / changed
+    edit = lambda self: read(self) + (b"\n# changed\n" if self == path else b"")  # noqa: E731
+    monkeypatch.setattr(Path, "read_bytes", edit)
+    after = {n: resolve_bench(n, "hub").task_version for n in (name, "chartqa")}
+    assert before[name] != after[name], why
+    if changed.startswith("tasks/") and not changed.startswith("tasks/_task_utils"):
+        assert before["chartqa"] == after["chartqa"]
 
 
 def test_where_pictures_lie_is_no_part_of_a_task(tmp_path: Path) -> None:

@@ -137,15 +137,17 @@ def test_every_table_is_a_suite() -> None:
     assert set(table_names()) <= set(suite_names())
     for name in table_names():
         _, settings = parse(["--suite", name])
-        assert (settings.published, settings.costs_only) == (name, True)
+        assert (settings.printed, settings.published, settings.costs_only) == (name, None, False)
 
 
 def test_a_table_of_a_paper_is_a_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert main(["--suite", "pmod-table5", "--out", str(out), "--quiet"]) == 0
+    argv = ["--costs-only", "--published", "pmod-table5", "--out", str(out), "--quiet"]
+    assert main(argv) == 0
     published = pd.read_csv(out / "published.csv")
     assert set(published.unit) == {"TFLOP", "% of image tokens"}
     assert "Beside the paper: Table 5" in (out / "report.md").read_text()
+    assert not (out / "reference.csv").exists()
 
 
 @pytest.mark.slow

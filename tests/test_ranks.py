@@ -75,9 +75,24 @@ def test_killed_in_a_batch_and_started_again(
     assert together(out, 2, before=before)[victim] == -signal.SIGKILL
     assert not list(out.glob("samples/*"))
     assert list(out.glob("partial/*/*"))
-    assert (run(out, Loop(), **SMALL) if then == 1 else max(together(out, then))) == 0
+    codes = [run(out, Loop(), **SMALL)] if then == 1 else together(out, then)
+    assert codes == [0] * then, "; ".join(said(out, number) for number in range(2))
     assert answers(out) == answers(whole)
     assert cells(out) == cells(whole)
+
+
+def test_nothing_is_answered_before_there_is_a_run(whole: Path, tmp_path: Path) -> None:
+    """The second process is ready first, and is killed at once: what is left is gone on with."""
+
+    def kill(label: str, documents: list[int]) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    out = tmp_path / "run"
+    codes = together(out, 2, before={1: kill}, loading={0: 0.5})
+    assert codes[1] == -signal.SIGKILL
+    assert (out / "run.json").is_file()
+    assert run(out, Loop(), **SMALL) == 0, said(out)
+    assert answers(out) == answers(whole)
 
 
 def test_a_process_that_hangs_ends_the_run_with_one_line(whole: Path, tmp_path: Path) -> None:

@@ -7,28 +7,32 @@ stands; whether it exists is read from lmms-eval's task files.
 from __future__ import annotations
 
 import hashlib
-import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from harness.bench.catalog import BENCHES, JUDGES, Spec
+from harness.bench.catalog import BENCHES, Spec
 from harness.bench.sources import Source
 from harness.bench.tasks_index import (
     TaskFile,
     index,
+    lacking,
     read_task,
     task_digest,
     tasks_of,
     upstream_folder,
 )
-from harness.bench.wants import asks_judge, refuse_unanswerable
+from harness.bench.wants import refuse_mixed, refuse_unanswerable
 from harness.common.errors import UsageError
 from harness.common.nearest import nearest
+from harness.common.ownfiles import is_own
 from harness.common.roots import DATA
 from minidata import rows
 
 MINI = DATA / "assets" / "mini"
+OCR = "ocr"  # the switch in a task's settings, see `harness.bench.ocr`
 
 
 def bench_names() -> list[str]:
@@ -42,7 +46,8 @@ class Bench:
 
     ``name`` as it was asked for, ``task`` the lmms-eval name, ``asked`` mini or hub, ``metric``
     the headline metric ("" = the first of the task), ``root`` a folder of local copies of hub
-    datasets (see :mod:`harness.bench.hubdata`), ``parts`` the tasks of a group or tag.
+    datasets (see :mod:`harness.bench.hubdata`), ``parts`` the tasks of a group or tag, ``own`` the
+    task files of the user's own.
     """
 
     name: str
@@ -53,9 +58,20 @@ class Bench:
     summary: str = ""
     root: Path | None = None
     pairs: bool = False
-    judge: tuple[str, ...] = ()
+    judged: bool = False
     configs: tuple[str, ...] = ()
     parts: tuple[TaskFile, ...] = ()
+    own: tuple[TaskFile, ...] = ()
+    ocr: bool = False  # its questions name the words that an OCR system read in the image
+
+    @cached_property
+    def takes_ocr(self) -> bool:
+        """Whether a task of it can name reference OCR tokens, as lmms-eval's TextVQA can."""
+        return any(_has_ocr(read_task(file.path)) for file in self.tasks)
+
+    def with_ocr(self) -> Bench:
+        """This bench with OCR tokens in its questions; itself where its tasks have none."""
+        return replace(self, ocr=True) if self.takes_ocr else self
 
     @property
     def mini(self) -> bool:
@@ -85,6 +101,25 @@ class Bench:
         """The data by name and version: dataset and commit, or file and hash."""
         return ", ".join(dict.fromkeys(str(source) for source in self.sources))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the report must say of the data."""
+        return ()
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """doc_id -> how tables call the document; those that are not here keep theirs."""
+        return {}
+
+    @property
+    def clusters(self) -> Mapping[str, str]:
+        """Document, as tables call it, -> what it is clustered by, where that is not its image."""
+        return {}
+
+    def dataset(self) -> Any:
+        """The documents, where they are in memory already; None where lmms-eval loads them."""
+        return None
+
     @cached_property
     def task_version(self) -> str:
         """Version of prompt and scoring: the file's own number and a hash over task and code."""
@@ -94,7 +129,8 @@ class Bench:
         meta = read_task(self.file.path).get("metadata")
         entries = meta if isinstance(meta, list) else [meta]
         numbers = [str(m["version"]) for m in entries if isinstance(m, dict) and "version" in m]
-        return f"{numbers[0]}-{digest[:12]}" if numbers else digest[:12]
+        more = "+ocr" if self.ocr else ""
+        return (f"{numbers[0]}-{digest[:12]}" if numbers else digest[:12]) + more
 
     def fingerprint(self, limit: int | None = None) -> str:
         """What the documents are: a hash over dataset, configuration and version of every task.
@@ -104,7 +140,7 @@ class Bench:
         """
         if self.mini:
             return rows.digest(rows.read(_mini_data(self.file.path)), limit)
-        return _digest("\n".join(f"{s.dataset} {s.config} {s.version}" for s in self.sources))
+        return _digest("\n".join(f"{s.found} {s.config} {s.version}" for s in self.sources))
 
     @cached_property
     def documents(self) -> int | None:
@@ -120,11 +156,9 @@ class Bench:
     def require(self, limit: int | None = None) -> None:
         """Check what can be checked before running.
 
-        Raises UsageError, one line: dataset not here and not reachable, a judge without a key, a
-        limit that cuts a pair.
+        Raises UsageError, one line: dataset not here and not reachable, a limit that cuts a pair,
+        a Python module that the scoring needs and that is not installed.
         """
-        if self.judge and not any(os.environ.get(name) for name in self.judge):
-            raise UsageError(f"--bench: {self.name} asks a GPT judge: set {self.judge[0]}")
         if self.pairs and limit is not None and limit % 2:
             raise UsageError(f"--limit: {self.name} scores documents in pairs, so N must be even")
         if self.mini:
@@ -133,6 +167,20 @@ class Bench:
             return
         for source in self.sources:
             source.require(self.configs, self.name)
+        absent = dict.fromkeys(module for file in self.tasks for module in lacking(file.path))
+        if absent:
+            raise UsageError(
+                f"--bench: {self.name} is scored by code that imports {', '.join(absent)}, which "
+                "is not installed: pip install it beside lmms-eval"
+            )
+
+
+def _has_ocr(task: Mapping[str, Any]) -> bool:
+    """Whether a task's settings for models have the switch for OCR tokens."""
+    kwargs = task.get("lmms_eval_specific_kwargs")
+    if not isinstance(kwargs, Mapping):
+        return False
+    return OCR in kwargs or any(OCR in one for one in kwargs.values() if isinstance(one, Mapping))
 
 
 def _digest(text: str) -> str:
@@ -145,13 +193,16 @@ def _mini_data(task_file: Path) -> list[Path]:
     return [task_file.parent / name for name in ([files] if isinstance(files, str) else files)]
 
 
-def resolve_bench(name: str, data: str = "auto", mini_model: bool = False) -> Bench:
-    """The bench behind a name from the table, or an lmms-eval task name as it stands.
+def resolve_bench(
+    name: str, data: str = "auto", mini_model: bool = False, allow: Sequence[str] = ()
+) -> Bench:
+    """The bench behind a name from the table, an lmms-eval task name as it stands, or a path.
 
     ``data``: ``mini``; ``hub``; a folder of local copies of hub datasets; ``auto`` takes mini for
-    the shipped (mini) model and for a bench that is drawn, the real data otherwise.
-    Raises UsageError: unknown name (with the nearest), no mini version, a task that wants
-    something other than generated answers.
+    the shipped (mini) model and for a bench that is drawn, the real data otherwise. ``allow``:
+    ``bad-rows`` leaves those of own data out.
+    Raises UsageError: unknown name (with the nearest), no mini version, a task that cannot be
+    answered here (`harness.bench.wants`).
     """
     root = None
     if data not in ("auto", "mini", "hub"):
@@ -159,6 +210,10 @@ def resolve_bench(name: str, data: str = "auto", mini_model: bool = False) -> Be
         if not root.is_dir():
             raise UsageError(f"--data: '{data}' is not auto, mini, hub or a folder")
         data = "hub"  # by name; what is read is `Bench.data`
+    if is_own(name):
+        from harness.bench.own import resolve_own
+
+        return resolve_own(name, root, allow)
     spec = BENCHES.get(name)
     mini_tasks = index(MINI / "tasks")
     if spec is None and name in mini_tasks and data != "hub":
@@ -201,13 +256,11 @@ def _hub_bench(name: str, spec: Spec | None, root: Path | None) -> Bench:
         )
     file = _known(spec.task if spec else name)
     parts = tuple(tasks_of(file, index(upstream_folder())))
-    judged = False
     for part in parts:
         refuse_unanswerable(part)
-        judged = judged or asks_judge(part)
+    refuse_mixed(name, parts)
     if spec is None:
-        judge = JUDGES if judged else ()
-        return Bench(name, name, "hub", "", file, root=root, judge=judge, parts=parts)
+        return Bench(name, name, "hub", "", file, root=root, parts=parts)
     return Bench(
         name=name,
         task=spec.task,
@@ -217,8 +270,9 @@ def _hub_bench(name: str, spec: Spec | None, root: Path | None) -> Bench:
         summary=spec.summary,
         root=root,
         pairs=spec.pairs,
-        judge=spec.judge,
+        judged=spec.judged,
         configs=spec.configs,
+        parts=parts if file.kind != "task" else (),
     )
 
 
@@ -231,4 +285,6 @@ def _known(name: str) -> TaskFile:
         return tasks[name]
     close = nearest(name, BENCHES) or nearest(name, tasks)
     hint = f"did you mean '{close}'?" if close else f"choose from {', '.join(BENCHES)}"
+    if Path(name).is_dir():
+        hint = f"the folder of that name is ./{name}"
     raise UsageError(f"--bench: unknown bench '{name}': {hint} (any lmms-eval task works too)")

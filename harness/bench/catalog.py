@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-JUDGES = ("OPENAI_API_KEY", "AZURE_API_KEY")  # either lets upstream's judges work
-
 # What the drawn benches of high resolution ask of a model.
 LARGE = "384 to 768 px, letters from 11 px (lost where a model shrinks them)"
 
@@ -15,8 +13,8 @@ class Spec:
     """One line of ``--list benches``: task, headline metric, and what it wants.
 
     ``mini``: there are mini data of it; ``drawn``: nothing else, ``task`` is what it follows.
-    ``pairs``: upstream's metric needs documents in pairs. ``judge``: scoring asks a language
-    model through an API whose key is in one of these environment variables.
+    ``pairs``: upstream's metric needs documents in pairs. ``judged``: scoring asks a language
+    model, whatever the answers are.
     """
 
     task: str
@@ -25,7 +23,7 @@ class Spec:
     mini: bool = False
     drawn: bool = False
     pairs: bool = False
-    judge: tuple[str, ...] = ()
+    judged: bool = False
     configs: tuple[str, ...] = ()  # further dataset configurations the task reads
 
 
@@ -71,8 +69,8 @@ BENCHES: dict[str, Spec] = {
     "mmvet": Spec(
         "mmvet",
         "gpt_eval_score",
-        "free answers, scored by a GPT judge (needs a key and a network)",
-        judge=JUDGES,
+        "free answers; --judge has a language model score them",
+        judged=True,
     ),
     "vizwiz": Spec("vizwiz_vqa_val", "exact_match", "photos by blind people, validation"),
     "seedbench": Spec("seedbench", "seed_image", "multiple choice, score of the image part"),
@@ -92,6 +90,38 @@ BENCHES: dict[str, Spec] = {
     ),
     "refcocog": Spec(
         "refcocog_bbox_rec_val", "refcoco_ACC@0.5", "the box of a sentence, validation"
+    ),
+    "ocrbench": Spec(
+        "ocrbench",
+        "ocrbench_accuracy",
+        "text in pictures, right if the answer holds it, share of those asked",
+    ),
+    "mmstar": Spec(
+        "mmstar", "average", "multiple choice that needs the picture, mean over 18 abilities"
+    ),
+    "mathvista": Spec(
+        "mathvista_testmini_format",
+        "llm_as_judge_eval",
+        "mathematics in pictures, testmini; a GPT reads answers that are no number or choice",
+        judged=True,
+    ),
+    "hallusionbench": Spec(
+        "hallusion_bench_image",
+        "aAcc",
+        "illusions and edited figures, yes or no, read by a GPT judge",
+        judged=True,
+    ),
+    "blink": Spec("blink", "blink_acc", "14 tasks of seeing, one to four images, validation"),
+    "mmbench_cn": Spec(
+        "mmbench_cn_dev",
+        "gpt_eval_score",
+        "MMBench in Chinese, dev; a GPT reads answers without a letter",
+        judged=True,
+    ),
+    "muirbench": Spec(
+        "muirbench",
+        "muirbench_score_overall",
+        "two images and more, put where the question says, option letter",
     ),
     "textvqa_hd": Spec(
         "textvqa_val",

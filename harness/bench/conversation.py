@@ -111,12 +111,11 @@ class Talker(Generator):
 
     def _generated(self, request: Request, inputs: dict[str, Any]) -> Generated:
         how, start = request.how, int(inputs["input_ids"].shape[1])
-        self._check_length([request], [start], [1])
+        self.check_length([request], [start], [1])
         watch, stop = NanWatch(), StopOnText(self.processor.tokenizer, how.stops, start)
         out = self.model.generate(
             **inputs,
-            **dict(how.sampling),
-            do_sample=bool(how.sampling),
+            do_sample=False,
             max_new_tokens=how.max_new_tokens,
             eos_token_id=self.prompter.ends or None,
             pad_token_id=self.prompter.pad,
@@ -127,7 +126,7 @@ class Talker(Generator):
         row = out.sequences[0, start:].tolist()
         row = row[: self._length(row, stop.ended.get(0))]
         self._check([request], watch.first_bad(), [len(row)])
-        self._check_length([request], [start], [len(row)])
+        self.check_length([request], [start], [len(row)])
         ended = row[-1] in self.prompter.ends or bool(stop.ended)
         return Generated(row, out.past_key_values, ended)
 

@@ -13,6 +13,7 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from harness.bench.decoding import is_truncated
+from harness.bench.drawing import Draw
 from harness.bench.prompter import Prompter
 from harness.bench.request import Request
 from harness.bench.watching import NanWatch, StopOnText, first_stop
@@ -29,7 +30,7 @@ class Output:
 
     ``record`` says where in its image each grid of tokens lies. ``over_length``: prompt and
     answer together are longer than the model's context. ``truncated``: images of the prompt
-    whose files end too early.
+    whose files end too early. ``told``: see `harness.store.response_log.Answer`.
     """
 
     text: str
@@ -40,12 +41,24 @@ class Output:
     images: Sequence[Any] = ()
     over_length: bool = False
     truncated: int = 0
+    told: Any = None
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A batch ready for the model: its images, their keys, the tensors, prompt tokens a row."""
+
+    images: list[list[Any]]
+    keys: list[list[str]]
+    inputs: dict[str, Any]
+    sizes: list[int]
 
 
 class Generator:
     """Answers batches with one loaded model under one routed method.
 
-    ``allow``: what is answered although it should not be (``over-length``).
+    ``allow``: what is answered although it should not be (``over-length``). ``seed``: of what is
+    drawn where answers are sampled.
     """
 
     def __init__(
@@ -55,9 +68,10 @@ class Generator:
         sharing: Sharing,
         label: str,
         allow: Sequence[str] = (),
+        seed: int = 0,
     ) -> None:
         self.loaded, self.run, self.sharing, self.label = loaded, run, sharing, label
-        self.allow, self.context = allow, context_length(loaded.model.config)
+        self.allow, self.context, self.seed = allow, context_length(loaded.model.config), seed
         self.model, self.processor = loaded.model, loaded.processor
         self.prompter = Prompter(loaded)
 
@@ -67,43 +81,60 @@ class Generator:
         Raises CellError naming method and sample for NaN logits, for media that are no images and
         for prompts that do not fit the context.
         """
-        images = [self.prompter.images(request) for request in batch]
-        keys = [[image_key(image) for image in row] for row in images]
-        inputs = self.prompter.inputs(batch, images)
-        sizes = inputs["attention_mask"].sum(dim=1).tolist()
-        self._check_length(batch, sizes, [1] * len(batch))
-        self.sharing.expect([key for row in keys for key in row], inputs)
-        questions = [request.text for request in batch]
-        self.run.set_samples([request.name for request in batch], questions)
-        how, start = batch[0].how, int(inputs["input_ids"].shape[1])
+        begun = self.begin(batch)
+        self.check_length(batch, begun.sizes, [1] * len(batch))
+        how, start = batch[0].how, int(begun.inputs["input_ids"].shape[1])
         watch, stop = NanWatch(), StopOnText(self.processor.tokenizer, how.stops, start)
+        draws = [Draw(how, self.seed, [r.draw for r in batch])] if how.sampling else []
         with torch.no_grad():
             ids = self.model.generate(
-                **inputs,
-                **dict(how.sampling),
-                do_sample=bool(how.sampling),
+                **begun.inputs,
+                do_sample=False,  # where answers are sampled, `Draw` leaves one token to choose
                 max_new_tokens=how.max_new_tokens,
                 eos_token_id=self.prompter.ends or None,
                 pad_token_id=self.prompter.pad,
-                logits_processor=LogitsProcessorList([watch]),
+                logits_processor=LogitsProcessorList([watch, *draws]),
                 stopping_criteria=StoppingCriteriaList([stop] if how.stops else []),
             )
         rows = ids[:, start:].tolist()
         lengths = [self._length(row, stop.ended.get(i)) for i, row in enumerate(rows)]
         self._check(batch, watch.first_bad(), lengths)
-        over = self._check_length(batch, sizes, lengths)
-        records = self.run.records(lengths)
-        for record, row in zip(records, images, strict=True):
+        texts = [self._text(row[:n], how.stops) for row, n in zip(rows, lengths, strict=True)]
+        over = self.check_length(batch, begun.sizes, lengths)
+        return self.finish(begun, texts, lengths, self.run.records(lengths), over)
+
+    def begin(self, batch: Sequence[Request]) -> Begun:
+        """Read and lay out a batch. Raises CellError as :meth:`answer` does."""
+        images = [self.prompter.images(request) for request in batch]
+        keys = [[image_key(image) for image in row] for row in images]
+        inputs = self.prompter.inputs(batch, images)
+        sizes = inputs["attention_mask"].sum(dim=1).tolist()
+        self.sharing.expect([key for row in keys for key in row], inputs)
+        questions = [request.text for request in batch]
+        self.run.set_samples([request.name for request in batch], questions)
+        return Begun(images, keys, inputs, sizes)
+
+    def finish(
+        self,
+        begun: Begun,
+        texts: Sequence[str],
+        lengths: Sequence[int],
+        records: Sequence[Any],
+        over: Sequence[bool],
+    ) -> list[Output]:
+        """Outputs of answers of so many tokens each; ``over``: rows longer than the context."""
+        for record, row in zip(records, begun.images, strict=True):
             sizes = [(i.height, i.width) for i in row]
             self.prompter.family.place(record.grid, sizes, self.processor.image_processor)
-        prompts = zip(inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), strict=True)
-        real = [[i for i, own in zip(*prompt, strict=True) if own] for prompt in prompts]
-        cut = [sum(map(is_truncated, row)) for row in images]
-        found = zip(rows, lengths, keys, records, real, images, over, cut, strict=True)
-        return [
-            Output(self._text(row[:n], how.stops), n, "+".join(key), record, *more)
-            for row, n, key, record, *more in found
+        tables = (begun.inputs[name].tolist() for name in ("input_ids", "attention_mask"))
+        real = [
+            [i for i, own in zip(*prompt, strict=True) if own]
+            for prompt in zip(*tables, strict=True)
         ]
+        cut = [sum(map(is_truncated, row)) for row in begun.images]
+        keys = ["+".join(row) for row in begun.keys]
+        found = zip(texts, lengths, keys, records, real, begun.images, over, cut, strict=True)
+        return [Output(*one) for one in found]
 
     def forget_features(self) -> None:
         """Give back the memory that shared vision features hold."""
@@ -119,7 +150,7 @@ class Generator:
         text = str(self.processor.tokenizer.decode(ids, skip_special_tokens=True))
         return text[: first_stop(text, stops)].strip()
 
-    def _check_length(
+    def check_length(
         self, batch: Sequence[Request], prompts: Sequence[int], answers: Sequence[int]
     ) -> list[bool]:
         """Which rows go past the context: prompt as asked, and the answer but its last token.

@@ -3,7 +3,8 @@
 lmms-eval loads its datasets by hub id. A local copy of a dataset repository, exactly as
 ``hf download ORG/NAME --repo-type dataset`` lays it out, takes the place of the hub: in a folder
 given by the user as ``FOLDER/ORG/NAME``, else in the hub cache. Torch-free; the ``datasets``
-library is imported only when a real dataset is asked for.
+library is imported only when a real dataset is asked for. A dataset that moved to another owner is
+found under either id (:mod:`harness.bench.hubids`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.bench.hubids import ids_of
 from harness.common.errors import UsageError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.+-]+")
@@ -32,15 +34,27 @@ def is_folder(dataset: str) -> bool:
     return bool(dataset) and os.path.exists(dataset)
 
 
+def found_id(dataset: str, config: str, root: Path | None) -> str:
+    """The id under which a dataset is in the caches; the one that was asked for where none is."""
+    if root is None and HUB_ID.fullmatch(dataset):
+        for one in ids_of(dataset):
+            if _hub_cache(one) is not None or prepared(one, config) is not None:
+                return one
+    return dataset
+
+
 def local_copy(dataset: str, root: Path | None) -> Path | None:
     """The folder of a local copy of a dataset repository, or None.
+
+    In the hub cache under this very id; in ``root`` under an older or newer one as well.
 
     Raises UsageError when ``root`` was given and holds no copy: a silent fall-back to the network
     would not be the data that was asked for.
     """
     if root is not None:
-        for folder in (root / dataset, root / dataset.rpartition("/")[2]):
-            if folder.is_dir():
+        first, *others = ids_of(dataset)
+        for name in (first, dataset.rpartition("/")[2], *others):
+            if (folder := root / name).is_dir():
                 return folder
         raise UsageError(
             f"--data: {root} has no folder {dataset}; fetch it with "
@@ -79,6 +93,7 @@ def prepared(dataset: str, config: str) -> Path | None:
 
 def prepared_documents(dataset: str, config: str, split: str, root: Path | None) -> int | None:
     """Documents of a split that is ready to use in the cache; None where it is not."""
+    dataset = found_id(dataset, config, root)
     if not HUB_ID.fullmatch(dataset) or local_copy(dataset, root) is not None:
         return None
     ready = prepared(dataset, config)
@@ -120,9 +135,10 @@ def require_dataset(
     dataset: str, configs: Sequence[str], root: Path | None, bench: str = ""
 ) -> None:
     """Raise UsageError, naming the dataset and how to get it, unless it can be loaded."""
-    if HUB_ID.fullmatch(dataset) and local_copy(dataset, root) is not None:
+    here = found_id(dataset, configs[0], root)
+    if HUB_ID.fullmatch(here) and local_copy(here, root) is not None:
         return
-    if all(prepared(dataset, config) is not None for config in configs):
+    if all(prepared(here, config) is not None for config in configs):
         return
     try:
         hub_revision(dataset)
@@ -137,8 +153,20 @@ def require_dataset(
         ) from None
 
 
+def require_hub(dataset: str, bench: str) -> None:
+    """Raise UsageError unless the hub answers: single files of a dataset are read from there."""
+    try:
+        hub_revision(dataset)
+    except ConnectionError:
+        raise UsageError(
+            f"--bench: {bench} reads single files of the dataset '{dataset}' from the hub, which "
+            "cannot be reached: no copy of the dataset takes their place"
+        ) from None
+
+
 def revision(dataset: str, config: str, root: Path | None) -> str:
     """What identifies a dataset's content: a commit, or a hash over a local folder's listing."""
+    dataset = found_id(dataset, config, root)
     copy = local_copy(dataset, root) if HUB_ID.fullmatch(dataset) else None
     if copy is not None:
         snapshot = root is None and copy.parent.name == "snapshots"
@@ -188,23 +216,27 @@ def _state(folder: Path) -> str:
 
 
 @contextmanager
-def dataset_sources(root: Path | None) -> Iterator[None]:
+def dataset_sources(root: Path | None, ready: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Let ``datasets.load_dataset`` prefer local copies while the context is open.
 
     Task code calls that function by hub id, some of it for a second configuration (gqa's images).
     ``token=True``, which such code asks for, is dropped where nobody is logged in: the datasets
     are public, and the library would stop for want of a token it does not need. A dataset that
     is ready in the cache is used as it is, and a fresh one is fetched at the commit that
-    :func:`revision` named: datasets have been re-pointed under their users.
+    :func:`revision` named: datasets have been re-pointed under their users. ``ready``: datasets by
+    name that are in memory already.
     """
     import datasets
 
     original = datasets.load_dataset
 
     def load(path: str, name: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        if (found := (ready or {}).get(str(path))) is not None:
+            return found
         if not HUB_ID.fullmatch(str(path)) or os.path.exists(path):
             return original(path, name, *args, **kwargs)
-        copy = local_copy(str(path), root)
+        path = found_id(str(path), name or "", root)
+        copy = local_copy(path, root)
         if copy is not None:
             for option in ("token", "revision", "download_config"):
                 kwargs.pop(option, None)
@@ -217,10 +249,10 @@ def dataset_sources(root: Path | None) -> Iterator[None]:
 
         if kwargs.get("token") is True and get_token() is None:
             kwargs["token"] = None
-        if prepared(str(path), name or "") is not None:
+        if prepared(path, name or "") is not None:
             with _offline():
                 return original(path, name, *args, **kwargs)
-        kwargs.setdefault("revision", hub_revision(str(path)))  # the one the fingerprint names
+        kwargs.setdefault("revision", hub_revision(path))  # the one the fingerprint names
         return original(path, name, *args, **kwargs)
 
     datasets.load_dataset = load

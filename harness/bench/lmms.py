@@ -7,32 +7,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from lmms_eval.api.model import lmms
 
-from harness.bench.answerboxes import BOX_TASKS, in_image
+from harness.bench.answerboxes import asked as asked_for
+from harness.bench.batches import OUT_OF_MEMORY, Batches, OnBatch
 from harness.bench.dealing import Alone, Dealer, compose
+from harness.bench.forms import FORMS, Form
 from harness.bench.generation import Generator
-from harness.bench.pictures import Boxes, words
+from harness.bench.keeping import Keeper, OnImage
+from harness.bench.pictures import Boxes
 from harness.bench.prompter import Prompter
 from harness.bench.remarks import Tally
 from harness.bench.request import MAX_NEW_TOKENS, GenerationKwargs, Request
-from harness.common.errors import CellError, HarnessError, UsageError
-from harness.store.packing import pack
-from harness.store.response_log import Answer, Answers, Batch, ResponseLog
-
-OUT_OF_MEMORY = "out of memory"
-NAMED = 4  # samples of a failed batch that its error names
-OnBatch = Callable[[int, int], None]  # answered requests, all requests
-OnImage = Callable[[str, Any], None]  # image id, PIL image of a pictured sample
+from harness.common.errors import CellError
+from harness.store.response_log import Answer, Answers, ResponseLog
 
 
 class RoutedModel(lmms):
-    """Answers ``generate_until`` requests with one method on one loaded model.
+    """Answers requests of every form in `FORMS` with one method on one loaded model.
 
     Requests with the same generation settings are answered together, the longest first when the
     batch size is above 1, in document order otherwise. A batch that does not fit in memory is
@@ -66,7 +63,7 @@ class RoutedModel(lmms):
         self.open_log = open_log or (lambda fingerprint: ResponseLog(None, fingerprint))
         self.on_batch = on_batch
         self.pictured = pictured or (lambda position: True)
-        self.on_image = on_image
+        self.keeper = Keeper(prompter, self.pictured, on_image)
         self.dealer: Dealer = dealer or Alone()
         self.boxes = Boxes()
         self.answering = False  # whether documents are asked for one by one by now
@@ -76,6 +73,7 @@ class RoutedModel(lmms):
             self.notes.append("the model has no chat template: prompts in the form of LLaVA-1.5")
         self.answers: Mapping[tuple[str, str], Answer] = {}  # read from the log when asked for
         self.tally = Tally()
+        self.form_notes: list[str] = []
         self.seconds = 0.0
 
     def found_truncated(self) -> None:
@@ -99,8 +97,8 @@ class RoutedModel(lmms):
     @property
     def answer_notes(self) -> list[str]:
         """What must be said of the answers."""
-        framed = self.prompter.family.boxes_in_frame
-        return self.tally.remarks(self.generator.context, framed)
+        boxes = self.prompter.boxes
+        return [*self.form_notes, *self.tally.remarks(self.generator.context, boxes)]
 
     @property
     def device(self) -> torch.device:
@@ -112,56 +110,83 @@ class RoutedModel(lmms):
 
     # --- what lmms-eval asks ----------------------------------------------------------------
     def generate_until(self, requests: list[Any]) -> list[str]:
-        """The answers, in the order of the requests."""
+        """A generated answer each, in the order of the requests."""
+        return self.ask(FORMS["generate_until"], requests)
+
+    def loglikelihood(self, requests: list[Any]) -> list[Any]:
+        """Mean loss of a given answer's tokens, and whether they are what greedy decoding says."""
+        return [_as_it_is(pair) for pair in self.ask(FORMS["multiple_choice"], requests)]
+
+    def generate_until_multi_round(self, requests: list[Any]) -> list[list[str]]:  # type: ignore[override]
+        """The answers of all rounds each."""
+        return self.ask(FORMS["generate_until_multi_round"], requests)
+
+    def ask(self, form: Form, asked: list[Any]) -> list[Any]:
+        """What the scoring is handed, in the order of the requests."""
         self.answering = True
-        wanted = [self._request(position, one) for position, one in enumerate(requests)]
+        wanted = form.requests(self, asked)
         self.first = self.first or next((r for r in wanted if self.pictured(r.position)), None)
         order = self._order(wanted)
-        batches = compose(order, self.batch_size)
         log = self.open_log(self._fingerprint(order))
-        asked, self.batch_size = self.batch_size, self._ran_at(log)
-        mine = self._answer(batches, log, len(wanted))
-        self.notes = self.dealer.close(self.notes)
-        log.refresh()
-        self.batch_size = self._ran_at(log)
-        if self.batch_size < asked and not any(OUT_OF_MEMORY in note for note in self.notes):
-            self.notes.append(f"batch size {self.batch_size} after running {OUT_OF_MEMORY} earlier")
-        if len(log) < len(wanted):
-            raise CellError(
-                f"{len(wanted) - len(log)} of {len(wanted)} answers are in no log here: all "
-                "processes must write to one folder; on several machines --out on a shared one"
-            )
+        mine = self._answer(form, compose(order, self.batch_size), log, len(wanted))
         self.seconds = log.seconds
-        self._show(log, (r for r in wanted if r.position not in mine))
-        self.answers = Answers(log, {(r.task, r.doc_id): r.position for r in wanted})
-        return [self._told(log.answer(r.position), r.task) for r in wanted]
+        self.keeper.show(log, (r for r in wanted if r.position not in mine))
+        firsts = {(r.task, r.doc_id): r.position for r in reversed(wanted)}
+        self.answers = Answers(log, firsts)
+        return self._told(form, wanted, log, len(asked))
 
-    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-        """Refused: given answers would be routed as part of the prompt, not as answers."""
-        raise UsageError(f"task '{_task(requests)}' wants log-likelihoods of given answers; "
-                         "only tasks with generated answers can be run")  # fmt: skip
-
-    def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
-        """Refused: conversations are not routed yet."""
-        raise UsageError(f"task '{_task(requests)}' is a conversation of several rounds; "
-                         "only single questions can be run")  # fmt: skip
+    def _told(
+        self, form: Form, wanted: Sequence[Request], log: ResponseLog, number: int
+    ) -> list[Any]:
+        """Answers at the places that they serve; each is counted once."""
+        told: list[Any] = [None] * number
+        total = Counter[str]()
+        for request in wanted:
+            answer = log.answer(request.position)
+            self.tally.add(answer, request.asks_box)
+            total.update(form.count(answer))
+            for place, value in zip(request.places, form.told(request, answer), strict=True):
+                told[place] = value
+        self.form_notes += form.remarks(total)
+        return told
 
     # --- requests ---------------------------------------------------------------------------
-    def _request(self, position: int, one: Any) -> Request:
-        text, kwargs, doc_to_visual, doc_id, task, split = one.args
-        how, note = GenerationKwargs.of_task(dict(kwargs), self.sample, self.max_new_tokens)
-        if note and note not in self.notes:
-            self.notes.append(note)
+    def request(
+        self,
+        position: int,
+        place: int | None,
+        where: tuple[Any, Any, Any],
+        text: Any,
+        visual: Callable[[Any], Any],
+        kwargs: Mapping[str, Any] | None = None,
+        how: GenerationKwargs | None = None,
+        kind: type[Any] = Request,
+    ) -> Any:
+        """A request of ``kind``. ``where``: task, document and split; ``kwargs``: how the task
+        wants its answer generated, or ``how`` instead."""
+        task, doc_id, split = where
+        if how is None:
+            given = dict(kwargs or {})
+            how, note = GenerationKwargs.of_task(given, self.sample, self.max_new_tokens)
+            self.note(note)
         documents = self.task_dict[task][split]
-        return Request(
+        asks_box = self.boxes.asked(str(task), documents, doc_id)
+        return kind(
             position=position,
             task=str(task),
             doc_id=str(doc_id),
-            text=str(text),
+            text=asked_for(str(text), str(task), asks_box, self.prompter.boxes),
             how=how,
-            load_images=lambda: doc_to_visual(documents[doc_id]),
+            load_images=lambda: visual(documents[doc_id]),
             load_boxes=lambda: self.boxes.of(str(task), documents, doc_id),
+            asks_box=asks_box,
+            places=() if place is None else (place,),
         )
+
+    def note(self, text: str) -> None:
+        """Something a report must say, once."""
+        if text and text not in self.notes:
+            self.notes.append(text)
 
     def _order(self, requests: list[Request]) -> list[Request]:
         """Requests of equal settings together; by length, longest first, if they share batches."""
@@ -185,148 +210,51 @@ class RoutedModel(lmms):
         first = [self.generator.label, self.batch_size, self.seed, self.sample]
         digest.update(json.dumps([*first, self.generator.loaded.dtype]).encode())
         for r in order:
-            row = [r.task, r.doc_id, r.text, r.how.max_new_tokens, r.how.stops, r.how.sampling]
-            digest.update(json.dumps(row).encode())
+            digest.update(json.dumps(r.row()).encode())
         return digest.hexdigest()
 
     # --- batches ----------------------------------------------------------------------------
-    def _answer(self, batches: list[list[Request]], log: ResponseLog, everything: int) -> set[int]:
-        """Answer what is left of the batches that are dealt to this process; returns what it did.
+    def _answer(
+        self, form: Form, batches: list[list[Request]], log: ResponseLog, everything: int
+    ) -> set[int]:
+        """Answer this process's share and wait for the others'; returns what was answered here.
 
-        A batch that does not fit in memory is halved, and so are those that follow.
+        Raises CellError where answers are missing then.
         """
-        before, mine = len(log), set[int]()
-        self._on_batch(before, everything)
-        while (number := self.dealer.take()) < len(batches):
-            left = [request for request in batches[number] if request.position not in log]
-            while left:
-                batch = left[: self.batch_size]
-                done = self._one(batch)
-                if done is None:
-                    self._halve(len(batch), batch[0])
-                    continue
-                log.append(done)
-                mine.update(done.positions)
-                left = left[len(batch) :]
-                answered = self.dealer.answered(len(batch), done.seconds)
-                self._on_batch(min(before + answered, everything), everything)
+        asked, self.batch_size = self.batch_size, self._ran_at(log)
+        work = Batches(
+            form,
+            self.generator,
+            self.dealer,
+            self.keeper.keep,
+            self.batch_size,
+            self.seed,
+            self.on_batch,
+            self.device,
+        )
+        mine = work.answer(batches, log, everything)
+        self.notes = self.dealer.close([*self.notes, *work.notes])
+        log.refresh()
+        self.batch_size = min(work.size, self._ran_at(log))
+        if self.batch_size < asked and not any(OUT_OF_MEMORY in note for note in self.notes):
+            self.notes.append(f"batch size {self.batch_size} after running {OUT_OF_MEMORY} earlier")
+        if len(log) < everything:
+            raise CellError(
+                f"{everything - len(log)} of {everything} answers are in no log here: all "
+                "processes must write to one folder; on several machines --out on a shared one"
+            )
         return mine
 
     def _ran_at(self, log: ResponseLog) -> int:
         """The smallest batch size that anybody came down to."""
         return min(self.batch_size, log.batch_size or self.batch_size)
 
-    def _on_batch(self, answered: int, everything: int) -> None:
-        if self.on_batch is not None:
-            self.on_batch(answered, everything)
 
-    def _one(self, batch: list[Request]) -> Batch | None:
-        """A batch's answers; None when memory ran out."""
-        started = time.perf_counter()
-        # The same draw for the same batch, whether or not others ran before it.
-        torch.manual_seed((self.seed * 1_000_003 + batch[0].position) % 2**63)
-        outputs = self._try(batch)
-        if outputs is None:
-            return None
-        answers = tuple(self._keep(r, o) for r, o in zip(batch, outputs, strict=True))
-        positions = tuple(r.position for r in batch)
-        return Batch(positions, answers, self.batch_size, time.perf_counter() - started)
-
-    def _try(self, batch: list[Request]) -> Any:
-        """The batch's outputs, or None when memory ran out.
-
-        The exception is left behind before anything is retried: its traceback holds tensors.
-        """
-        try:
-            return self.generator.answer(batch)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                if not isinstance(error, HarnessError):  # ours name it themselves
-                    error.add_note(_where(batch, self.generator.label))
-                raise
-        _free_memory(self.device)
-        return None
-
-    def _halve(self, size: int, first: Request) -> None:
-        self.generator.forget_features()
-        if size == 1:
-            raise CellError(
-                f"method {self.generator.label}: out of memory on {self.device} at batch size 1, "
-                f"sample {first.name}"
-            )
-        self.batch_size = size // 2
-        self.notes.append(f"{OUT_OF_MEMORY} at batch size {size}, halved to {self.batch_size}")
-
-    def _keep(self, request: Request, output: Any) -> Answer:
-        if len(output.images) == 1:
-            output.record.evidence = request.load_boxes()
-        return Answer(
-            text=output.text,
-            n_out=output.n_out,
-            image_id=output.image_id,
-            packed=pack(output.record),
-            picture=self._picture(output) if self.pictured(request.position) else None,
-            over_length=output.over_length,
-            truncated=output.truncated,
-            scored=self._scored(request, output),
-        )
-
-    def _scored(self, request: Request, output: Any) -> str | None:
-        """The answer as the task's scoring shall read it, where that is not as it was given."""
-        if not BOX_TASKS.search(request.task) or len(output.images) != 1:
-            return None
-        if not self.prompter.family.boxes_in_frame:
-            return None
-        processor = self.prompter.processor.image_processor
-        return in_image(output.text, output.images[0], processor)
-
-    def _picture(self, output: Any) -> dict[str, Any]:
-        """What a picture of a sample shows besides its routing; the images go to ``on_image``."""
-        names = [name for name in output.image_id.split("+") if name]
-        if self.on_image is not None:
-            for name, image in zip(names, output.images, strict=True):
-                self.on_image(name, image)
-        kinds = output.record.kinds
-        return {"images": names, "words": words(self.prompter.processor.tokenizer,
-                                                output.prompt_ids, kinds)}  # fmt: skip
-
-    def _show(self, log: ResponseLog, elsewhere: Iterable[Request]) -> None:
-        """The images of pictured samples that were answered before, or by another process."""
-        if self.on_image is None:
-            return
-        for request in filter(lambda r: self.pictured(r.position), elsewhere):
-            picture = log.answer(request.position).picture
-            images = self.prompter.images(request) if picture else ()
-            for name, image in zip(picture["images"] if picture else (), images, strict=True):
-                self.on_image(name, image)
-
-    def _told(self, answer: Answer, task: str) -> str:
-        """What the scoring reads of an answer, which is counted."""
-        self.tally.add(answer, task)
-        return answer.for_scoring
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on any device."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    return OUT_OF_MEMORY in text or "can't allocate memory" in text
-
-
-def _free_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
-
-
-def _where(batch: Sequence[Request], label: str) -> str:
-    """Of which samples an error comes; a batch is not taken apart to find the one."""
-    names = [request.name for request in batch]
-    shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" * (len(names) > NAMED))
-    return f"method {label}, sample {shown}" if len(names) == 1 else f"method {label}, in {shown}"
-
-
-def _task(requests: Sequence[Any]) -> str:
-    return str(requests[0].task_name) if requests else "?"
+def _as_it_is(pair: tuple[float, bool]) -> Any:
+    """A pair that reaches the scoring: lmms-eval 0.7.3 makes text of any answer that is no text,
+    unless it comes in the wrapper that it has for answers with token counts."""
+    try:
+        from lmms_eval.api.instance import GenerationResult
+    except ImportError:  # a version that hands on what it gets
+        return pair
+    return GenerationResult(text=pair)

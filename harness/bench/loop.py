@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from harness.bench.benches import Bench, resolve_bench
-from harness.bench.scores import Metric, doc_key, extract, lacks_answer, target_text
+from harness.bench.scores import Metric, doc_key, lacks_answer, target_text
 from harness.common.conditions import AUTO_BATCH
 from harness.common.errors import CellError
 
 if TYPE_CHECKING:
+    from harness.bench.batches import OnBatch
     from harness.bench.dealing import Dealer
-    from harness.bench.lmms import OnBatch, OnImage
+    from harness.bench.keeping import OnImage
     from harness.model.session import Session
     from harness.store.record import RoutingRecord
 
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
 class Sample:
     """One document's row: ``score`` under the headline metric, None if that leaves it out.
 
-    ``image_id`` is a content hash of the document's images ("" without any). ``picture``: what a
-    picture of it needs, where one was asked for.
+    ``image_id`` is a content hash of the document's images ("" without any). ``cluster``: what it
+    belongs to where that is not its image. ``picture``: what a picture of it needs, where one was
+    asked for.
     """
 
     doc_id: str
@@ -39,6 +42,7 @@ class Sample:
     target: str
     n_out: int
     image_id: str = ""
+    cluster: str = ""
     picture: dict[str, Any] | None = None
 
 
@@ -50,7 +54,8 @@ class CellResult:
     a resumed cell. ``batch_size`` is the one that ran last: smaller than asked for after memory
     ran out. ``notes`` are lines for the report's conditions. ``attention``: see ``evaluate``.
     ``over_length``: samples longer than the model's context. ``truncated_images``: images from
-    files that end too early, counted in every sample that shows them.
+    files that end too early, counted in every sample that shows them. ``files``: what is to be
+    handed in to a server or a judge, by name.
     """
 
     bench: str
@@ -68,6 +73,7 @@ class CellResult:
     attention: dict[str, Any] | None = field(default=None, repr=False)
     over_length: int = 0
     truncated_images: int = 0
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def headline(self) -> Metric:
@@ -118,7 +124,9 @@ def evaluate(
 
     declare_missing_ops()
     from harness.bench.generation import Generator
+    from harness.bench.guard import Scoring
     from harness.bench.lmms import RoutedModel
+    from harness.bench.outcome import outcome
     from harness.bench.quiet import quiet
     from harness.bench.request import MAX_NEW_TOKENS
     from harness.bench.upstream import run_lmms_eval
@@ -129,12 +137,15 @@ def evaluate(
     number = dealer.number if dealer is not None else 0
     if isinstance(batch_size, str):
         batch_size = AUTO_BATCH[loaded.model.device.type]
+    scoring = Scoring()
     with (
         quiet(verbose),
+        scoring.guarded(),
+        TemporaryDirectory() as output,
         loaded.under(method, checkpoint, share_features) as (run, sharing),
         _display(progress, on_batch, f"{method.label} on {bench.name}") as shown,
     ):
-        generator = Generator(loaded, run, sharing, method.label, allow)
+        generator = Generator(loaded, run, sharing, method.label, allow, seed)
         lm = RoutedModel(
             generator.prompter,
             generator,
@@ -148,11 +159,12 @@ def evaluate(
             on_image=on_image,
             dealer=dealer,
         )
-        results, tasks = run_lmms_eval(lm, bench, limit, seed)
-        metrics = extract(results, tasks, bench.metric, bench.task)
-    maps = _attention(loaded, method, checkpoint, lm) if attention else None
+        results, tasks = run_lmms_eval(lm, bench, limit, seed, Path(output), scoring)
+        found = outcome(results, tasks, bench, scoring, Path(output), lm.answers)
+        found = replace(found, metrics=tuple(_named(list(found.metrics), bench)))
+    maps = _attention(loaded, method, checkpoint, lm, bench) if attention else None
     records = LoggedRecords(lm.answers)
-    samples = tuple(_samples(results, tasks, metrics[0], lm.answers, records))
+    samples = tuple(_samples(results, tasks, found.metrics[0], lm.answers, records, bench))
     return CellResult(
         bench=bench.name,
         task=bench.task,
@@ -160,20 +172,21 @@ def evaluate(
         data=bench.data,
         n=len(samples),
         seconds=lm.seconds,
-        metrics=tuple(metrics),
+        metrics=found.metrics,
         samples=samples,
         records=records,
         batch_size=lm.batch_size,
         max_new_tokens=lm.max_new_tokens,
-        notes=(*loaded.notes, *lm.notes, *lm.answer_notes),
+        notes=(*bench.notes, *loaded.notes, *lm.notes, *lm.answer_notes, *found.notes),
         attention=maps,
         over_length=lm.tally.over_length,
         truncated_images=lm.tally.truncated,
+        files=found.files,
     )
 
 
 def _attention(
-    loaded: Session, method: Any, checkpoint: Path | str | None, lm: Any
+    loaded: Session, method: Any, checkpoint: Path | str | None, lm: Any, bench: Bench
 ) -> dict[str, Any] | None:
     """Maps of the first shown sample, with the cell's weights; None where there is no sample."""
     from harness.engine.attention import head_mean_maps
@@ -182,7 +195,14 @@ def _attention(
         return None
     with loaded.tuned(method, checkpoint):
         maps = head_mean_maps(loaded.model, lm.prompter.inputs_of(lm.first))
-    return None if maps is None else {"doc_id": lm.first.doc_id, **maps}
+    name = bench.names.get(lm.first.doc_id, lm.first.doc_id)
+    return None if maps is None else {"doc_id": name, **maps}
+
+
+def _named(metrics: Sequence[Metric], bench: Bench) -> list[Metric]:
+    """Metrics whose scores go by the names that the bench has for its documents."""
+    names = bench.names
+    return [replace(m, scores={names.get(k, k): v for k, v in m.scores.items()}) for m in metrics]
 
 
 def _samples(
@@ -191,13 +211,15 @@ def _samples(
     headline: Metric,
     answers: Mapping[tuple[str, str], Any],
     records: Any,
+    bench: Bench,
 ) -> Iterator[Sample]:
     """One row a document, in lmms-eval's order; ``records`` learns where their records are."""
-    grouped = len(tasks) > 1
+    grouped, names, clusters = len(tasks) > 1, bench.names, bench.clusters
     for name, task in tasks.items():
         seen = set()
         for row in results["samples"].get(name, []):
             key = doc_key(row["doc_id"], name if grouped else "")
+            key = names.get(key, key)
             if key in seen:
                 continue  # the same document under another answer filter
             seen.add(key)
@@ -213,6 +235,7 @@ def _samples(
                 target=target_text(row, task),
                 n_out=answer.n_out,
                 image_id=answer.image_id,
+                cluster=clusters.get(key, ""),
                 picture=answer.picture,
             )
 

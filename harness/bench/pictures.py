@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from harness.bench.answerboxes import BOX_TASKS, OWN_TASK
 from harness.store.record import IMAGE
 
 SPACES = {"▁": " ", "Ġ": " ", "Ċ": "\n", "<0x0A>": "\n"}  # as tokenizers write them
@@ -31,6 +32,15 @@ class Boxes:
 
     def __init__(self) -> None:
         self._columns: dict[tuple[str, int], Any] = {}
+
+    def asked(self, task: str, documents: Any, doc_id: Any) -> bool:
+        """Whether a document is answered with a box in shares of its image."""
+        if task != OWN_TASK:
+            return bool(BOX_TASKS.search(task))
+        key = f"{task} metric", id(documents)
+        if key not in self._columns:
+            self._columns[key] = documents.select_columns(["metric"])
+        return bool(self._columns[key][int(doc_id)]["metric"] == "iou")
 
     def of(self, task: str, documents: Any, doc_id: Any) -> list[list[float]]:
         """Left, top, right and bottom in pixels; empty where nothing is known."""

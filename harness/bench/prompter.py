@@ -1,11 +1,14 @@
-"""From a question and its images to a model's inputs, by its own template and processor."""
+"""From a question and its images to a model's inputs, by the session's protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.bench.answerboxes import reading
 from harness.common.errors import CellError, one_line
+from harness.common.protocol import CHECKPOINT
+from harness.model.asking import CHATS
 from harness.model.session import Session
 
 if TYPE_CHECKING:
@@ -23,11 +26,12 @@ class Prompter:
 
     def __init__(self, session: Session) -> None:
         self.session, self.model, self.processor = session, session.model, session.processor
-        self.family = session.family
+        self.family, self.protocol = session.family, session.protocol
         config, tokenizer = self.model.generation_config, self.processor.tokenizer
         ends = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
         self.ends = [ends] if isinstance(ends, int) else list(ends or [])
         self.pad = tokenizer.pad_token_id
+        self.boxes = reading(self.protocol.boxes, self.family.boxes_in_frame)
 
     def inputs_of(self, request: Request) -> dict[str, Any]:
         """The tensors of one request alone, without padding."""
@@ -81,14 +85,37 @@ class Prompter:
             tensors["pixel_values"] = tensors["pixel_values"].to(self.model.dtype)
         return tensors
 
+    def continuations(self, text: str, n_images: int, given: Sequence[str]) -> list[list[int]]:
+        """Tokens of given answers behind a question, as they stand there.
+
+        They are what follows the prompt's own tokens; where a tokenizer joins the two at the seam,
+        an answer's tokens are those that it has alone. Raises CellError for one that has none.
+        """
+        tokenizer, prompt = self.processor.tokenizer, self.prompt(text, n_images)
+        begins = tokenizer.bos_token and prompt.startswith(tokenizer.bos_token)
+        texts = [prompt, *(prompt + one for one in given)]
+        before, *whole = tokenizer(texts, add_special_tokens=not begins)["input_ids"]
+        size, found = len(before), []
+        for one, ids in zip(given, whole, strict=True):
+            if ids[:size] != before or len(ids) == size:
+                ids = [*before, *tokenizer(one, add_special_tokens=False)["input_ids"]]
+            if len(ids) == size:
+                raise CellError(f"the given answer '{one}' has no tokens")
+            if self.processor.image_token in one:
+                raise CellError(f"the given answer '{one}' holds the image token")
+            found.append(ids[size:])
+        return found
+
     @property
     def has_template(self) -> bool:
-        """Whether the checkpoint says how a question is put to it."""
+        """Whether the protocol or the checkpoint says how a question is put to it."""
+        if self.protocol.template != CHECKPOINT:
+            return True
         mine = getattr(self.processor, "chat_template", None)
         return bool(mine or self.processor.tokenizer.chat_template)
 
     def prompt(self, text: str, n_images: int) -> str:
-        """The chat prompt of one question, images first, in the processor's own template.
+        """The chat prompt of one question, images first, in the protocol's conversation.
 
         A text that already says where its images go, once each, keeps them there.
         """
@@ -135,15 +162,24 @@ class Prompter:
         """One message, in the form that the template takes."""
         token = self.processor.image_token
         content: Any = [{"type": "image"}] * ahead + self._parts(text, token)
-        if not getattr(self.processor, "chat_template", None):
+        if self._chat is None and not getattr(self.processor, "chat_template", None):
             content = f"{token}\n" * ahead + text
         return {"role": role, "content": content}
 
+    @property
+    def _chat(self) -> str | None:
+        """The protocol's own template, in place of the checkpoint's."""
+        return CHATS.get(self.protocol.template)
+
     def _rendered(self, turns: list[dict[str, Any]]) -> str:
-        renderer = self.processor
-        if not getattr(self.processor, "chat_template", None):
+        renderer, chat = self.processor, self._chat
+        if chat is None and not getattr(self.processor, "chat_template", None):
             renderer = self.processor.tokenizer
-        return str(renderer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+        return str(
+            renderer.apply_chat_template(
+                turns, chat_template=chat, add_generation_prompt=True, tokenize=False
+            )
+        )
 
     @staticmethod
     def _parts(text: str, token: str) -> list[dict[str, str]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.bench.answerboxes import BOX_TASKS, CONVERTED, UNKNOWN
+from harness.bench.answerboxes import CONVERTED, CONVERTED_PIXELS, UNKNOWN
+from harness.common.protocol import PIXELS
 from harness.store.response_log import Answer
 
 
@@ -22,21 +23,20 @@ class Tally:
     converted: bool = False  # a box was
     boxes: bool = False  # a task asks for them
 
-    def add(self, answer: Answer, task: str) -> None:
+    def add(self, answer: Answer, asks_box: bool) -> None:
         """Count one answer."""
         self.n += 1
         self.over_length += answer.over_length
         self.truncated += answer.truncated
         self.converted = self.converted or answer.scored is not None
-        self.boxes = self.boxes or bool(BOX_TASKS.search(task))
+        self.boxes = self.boxes or asks_box
 
-    def remarks(self, context: int | None, framed: bool) -> list[str]:
-        """Notes for the report. ``context`` in tokens; ``framed``: the frame of the model's boxes
-        is known."""
+    def remarks(self, context: int | None, read: str) -> list[str]:
+        """Notes for the report. ``context`` in tokens; ``read``: see `answerboxes.reading`."""
         notes = []
         if self.converted:
-            notes.append(CONVERTED)
-        elif not framed and self.boxes:
+            notes.append(CONVERTED_PIXELS if read == PIXELS else CONVERTED)
+        elif not read and self.boxes:
             notes.append(UNKNOWN)
         if self.over_length:
             notes.append(

@@ -21,6 +21,7 @@ def score(
     Raises CellError, one line.
     """
     declare_missing_ops()
+    from harness.bench.guard import Scoring
     from harness.bench.lmms import RoutedModel
     from harness.bench.prompter import Prompter
     from harness.bench.quiet import quiet
@@ -29,12 +30,17 @@ def score(
     class Told(RoutedModel):
         """Answers what it was told."""
 
-        def generate_until(self, requests: list[Any]) -> list[str]:
+        def ask(self, form: Any, asked: list[Any]) -> list[Any]:
             self.answering = True
-            asked = [self._request(i, one) for i, one in enumerate(requests)]
-            return [answers.get((request.task, request.doc_id), "") for request in asked]
+            told = [""] * len(asked)
+            for request in form.requests(self, asked):
+                for place in request.places:
+                    told[place] = answers.get((request.task, request.doc_id), "")
+            return told
 
-    model = Told(Prompter(loaded), None, seed=seed)
-    with quiet():
-        results, tasks = run_lmms_eval(model, bench, limit, seed)
+    if loaded.protocol.ocr:
+        bench = bench.with_ocr()
+    model, scoring = Told(Prompter(loaded), None, seed=seed), Scoring()
+    with quiet(), scoring.guarded():
+        results, tasks = run_lmms_eval(model, bench, limit, seed, scoring=scoring)
         return extract(results, tasks, bench.metric, bench.task)[0]

@@ -54,6 +54,11 @@ class Source:
         return "" if hubdata.is_folder(self.dataset) else self.dataset
 
     @property
+    def found(self) -> str:
+        """The dataset by the id under which it is here, which may be an older or a newer one."""
+        return hubdata.found_id(self.dataset, self.config, self.root)
+
+    @property
     def kind(self) -> str:
         """``hub``, or ``local`` for files and folders of the user's own choice."""
         if not self.hub_id or (self.root is not None and self.dataset not in BUILDERS):
@@ -82,7 +87,8 @@ class Source:
     def __str__(self) -> str:
         """As reports name it: without the path, which is this machine's business."""
         if self.hub_id:
-            name = self.hub_id if self.kind == "hub" else self.hub_id.rpartition("/")[2]
+            asked = self.hub_id if self.dataset in BUILDERS else self.found
+            name = asked if self.kind == "hub" else asked.rpartition("/")[2]
         else:
             paths = self._paths() if self.dataset in BUILDERS else [self._base]
             name = ", ".join(dict.fromkeys(path.name for path in paths))
@@ -96,10 +102,10 @@ class Source:
                 f"--bench: {bench} reads {away[0]}, whose content cannot be pinned: download it "
                 "and name the file in a task file of your own"
             )
-        if self.hub_id:
-            pinned = self.root if self.dataset not in BUILDERS else None
-            names = (self.config, *configs)
-            hubdata.require_dataset(self.hub_id, names, pinned, bench)
+        if self.hub_id and self.dataset in BUILDERS:
+            hubdata.require_hub(self.hub_id, bench)
+        elif self.hub_id:
+            hubdata.require_dataset(self.hub_id, (self.config, *configs), self.root, bench)
         elif not self._paths():
             named = ", ".join(self.files) or self.dataset
             raise UsageError(f"--bench: {bench} reads {named}, which is not on this machine")

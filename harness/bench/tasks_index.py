@@ -12,12 +12,13 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from harness.bench.task_code import PACKAGE, code_of, missing_modules
 from harness.common.errors import UsageError
 
 # Top-level keys that give a task file its name; some files are JSON-like and quote their keys.
@@ -42,13 +43,36 @@ class TaskFile:
     path: Path
 
 
+class Function(str):
+    """The name ``a.b`` of a ``!function a.b``; ``folder`` is where the file that names it lies."""
+
+    folder: Path
+
+    @property
+    def module(self) -> Path:
+        """The source file that holds it: beside the task, else by its full name."""
+        name = self.rpartition(".")[0]
+        beside = self.folder / f"{name}.py"
+        if beside.is_file() or not name.startswith(f"{PACKAGE}."):
+            return beside
+        return upstream_folder().parent.joinpath(*name.split(".")[1:]).with_suffix(".py")
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML that keeps ``!function a.b`` as the text ``a.b``."""
+    """Safe YAML that keeps ``!function a.b`` as a :class:`Function`."""
+
+    folder = Path()
+
+    def function(self, node: Any) -> Function:
+        found = Function(self.construct_scalar(node))
+        found.folder = self.folder
+        return found
 
 
-_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+_Loader.add_constructor("!function", _Loader.function)
 
 
+@cache
 def upstream_folder() -> Path:
     """The task folder of the installed lmms-eval.
 
@@ -69,7 +93,8 @@ def index(folder: Path) -> dict[str, TaskFile]:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
         values = {m.group(1): (m.group(2), m.end()) for m in NAMED.finditer(text)}
         name = _scalar(values["task"][0]) if "task" in values else ""
-        if not values and re.search(r"^include:", text, re.MULTILINE):
+        includes = re.search(r"^include:", text, re.MULTILINE) is not None
+        if not values and includes:
             name = _included_name(path)
         if name:
             found[name] = TaskFile(name, "task", path)
@@ -77,6 +102,9 @@ def index(folder: Path) -> dict[str, TaskFile]:
             for label in _labels(text, *values[key]) if key in values else ():
                 kind = "group" if key == "group" and not name else "tag"
                 (found if kind == "group" else tags)[label] = TaskFile(label, kind, path)
+        if includes and name and not set(TAGS) & set(values):
+            for label in _included_tags(path, text):
+                tags.setdefault(label, TaskFile(label, "tag", path))
     return {**tags, **found}
 
 
@@ -137,6 +165,21 @@ def _included_name(path: Path) -> str:
     return name if isinstance(name, str) else ""
 
 
+def _included_tags(path: Path, text: str) -> list[str]:
+    """Tags that a task has from a file that it includes by one name."""
+    named = re.search(r"^include:[ \t]*([^\s\[]+)[ \t]*$", text, re.MULTILINE)
+    return list(_tags(path.parent / named.group(1).strip("\"'"))) if named else []
+
+
+@cache
+def _tags(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        return ()
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    found = (m for m in NAMED.finditer(text) if m.group(1) == "tag")
+    return tuple(label for m in found for label in _labels(text, m.group(2), m.end()))
+
+
 def _scalar(text: str) -> str:
     return text.partition(" #")[0].strip().rstrip(",").strip("\"'")
 
@@ -164,46 +207,65 @@ def read_task(path: Path) -> dict[str, Any]:
 
 
 def task_digest(path: Path) -> str:
-    """sha256 over a task file, its includes, and the Python files beside each of them.
+    """sha256 over a task file, its includes, and all code behind them.
 
-    That is the prompt, the scoring and the aggregation: the version of the task that counts.
+    That is the prompt, the scoring and the aggregation with the modules they import: the version
+    of the task that counts.
     """
-    _, files = _merged(path)
-    code = {p for file in files for p in file.parent.glob("*.py")}
-    config, _ = _merged(path)
-    code |= set(_modules(config))
     digest = hashlib.sha256()
-    for file in sorted({*files, *code}, key=lambda p: (p.parent.name, p.name)):
+    for file in sorted(_files(path), key=lambda p: (p.parent.name, p.name)):
         content = APART.sub(rb"\1\2", file.read_bytes())
         digest.update(file.name.encode() + b"\0" + content + b"\0")
     return digest.hexdigest()
 
 
-def _modules(value: Any) -> Iterator[Path]:
-    """Source files of functions named by their full module path, as the mini tasks do."""
+def _files(path: Path) -> set[Path]:
+    config, files = _merged(path)
+    functions = [function.module for function in _functions(config)]
+    return {*files, *code_of(files, functions, upstream_folder().parent)}
+
+
+def lacking(path: Path) -> list[str]:
+    """Python modules that a task's code imports and that are not installed."""
+    config, _ = _merged(path)
+    return missing_modules((f.module for f in _functions(config)), upstream_folder().parent)
+
+
+def _functions(value: Any) -> Iterator[Function]:
+    """All functions that a task file names, wherever in it they stand."""
     if isinstance(value, dict):
         for item in value.values():
-            yield from _modules(item)
+            yield from _functions(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _modules(item)
-    elif isinstance(value, str) and value.startswith("lmms_eval.tasks."):
-        parts = value.split(".")[2:-1]
-        path = upstream_folder().joinpath(*parts).with_suffix(".py")
-        if path.is_file():
-            yield path
+            yield from _functions(item)
+    elif isinstance(value, Function):
+        yield value
+
+
+@lru_cache(maxsize=4096)  # a tag or a group of hundreds asks for the same templates again and again
+def _parsed(text: str, folder: Path) -> dict[str, Any]:
+    loader = _Loader(text)
+    loader.folder = folder
+    return loader.get_single_data() or {}
 
 
 def _merged(path: Path) -> tuple[dict[str, Any], list[Path]]:
     try:
-        config = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader) or {}
-    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        config = dict(_parsed(path.read_text(encoding="utf-8-sig"), path.parent))
+    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError):
         raise UsageError(f"{path}: not readable as YAML") from None
     includes = config.pop("include", [])
     merged: dict[str, Any] = {}
     files = [path]
     for name in reversed([includes] if isinstance(includes, str) else includes):
-        below, more = _merged(Path(name) if os.path.isabs(name) else path.parent / name)
+        included = Path(name) if os.path.isabs(name) else path.parent / name
+        if not included.is_file():
+            raise UsageError(
+                f"{path}: includes {name}, which is not there (releases of lmms-eval before 0.7.3 "
+                "were packed without such files: install a newer one)"
+            )
+        below, more = _merged(included)
         merged |= below
         files += more
     return {**merged, **config}, files

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,8 +24,16 @@ from tenacity import RetryError, stop_after_attempt
 
 from harness.bench.benches import Bench
 from harness.bench.decoding import truncation_marked
+from harness.bench.guard import Scoring
 from harness.bench.hubdata import dataset_sources
+from harness.bench.ocr import switch_on
+from harness.bench.own.usertask import included
 from harness.common.errors import CellError, HarnessError, one_line
+
+# Documents are prepared in one process. lmms-eval 0.7.2 knows nothing else.
+SINGLE = {"process_docs_parallel": 1}
+if "process_docs_parallel" not in inspect.signature(evaluator.simple_evaluate).parameters:
+    SINGLE = {}
 
 # How lmms-eval, the datasets library and the parquet reader say that there are none.
 NO_DOCUMENTS = (
@@ -34,26 +44,30 @@ NO_DOCUMENTS = (
 
 
 def run_lmms_eval(
-    lm: Any, bench: Bench, limit: int | None, seed: int
+    lm: Any,
+    bench: Bench,
+    limit: int | None,
+    seed: int,
+    output: Path | None = None,
+    scoring: Scoring | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """lmms-eval's result dict and its task objects by name.
 
+    ``output``: the folder below which tasks write files; a passing one without it. ``scoring``
+    takes over the tasks' scores.
+
     Raises CellError with the cause when documents cannot be loaded or scored.
     """
-    # Indexing all of lmms-eval's tasks takes seconds; a single task needs its own folder only.
-    alone = bench.file.kind == "task"
-    manager = TaskManager(
-        include_path=str(bench.file.path.parent) if alone else None, include_defaults=not alone
-    )
     with (
+        included(bench) as (folder, defaults),
         tempfile.TemporaryDirectory() as scratch,
-        dataset_sources(bench.root),
-        _one_attempt(bench),
+        dataset_sources(bench.root, {bench.task: bench.dataset()}),
+        _one_attempt(),
         truncation_marked(lm.found_truncated),
     ):
-        # Tasks write submission files below output_path; nobody here submits them.
-        args = SimpleNamespace(output_path=scratch, process_with_media=False)
-        tasks = _TaskTap(manager)
+        args = SimpleNamespace(output_path=str(output or scratch), process_with_media=False)
+        manager = TaskManager(include_path=folder, include_defaults=defaults)
+        tasks = _TaskTap(manager, bench, scoring)
         try:
             results = evaluator.simple_evaluate(
                 model=lm,
@@ -69,7 +83,7 @@ def run_lmms_eval(
                 numpy_random_seed=seed,
                 torch_random_seed=seed,
                 fewshot_random_seed=seed,
-                process_docs_parallel=1,
+                **SINGLE,
             )
         except RetryError as error:
             raise _cause(error, bench) from None
@@ -83,8 +97,8 @@ def run_lmms_eval(
 class _TaskTap:
     """Passes for a TaskManager and keeps the task objects it hands out, their faults named."""
 
-    def __init__(self, manager: Any) -> None:
-        self._manager = manager
+    def __init__(self, manager: Any, bench: Bench, scoring: Scoring | None) -> None:
+        self._manager, self._bench, self._scoring = manager, bench, scoring
         self.loaded: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -101,8 +115,12 @@ class _TaskTap:
             raise
         leaves = _leaves(found)
         for name, task in leaves.items():
+            if self._bench.ocr:
+                switch_on(task, mini=self._bench.mini)
             for step in ("fewshot_context", "process_results"):
                 setattr(task, step, _naming(name, task, getattr(task, step)))
+            if self._scoring is not None:
+                self._scoring.of(task)
         self.loaded.update(leaves)
         return found
 
@@ -143,14 +161,11 @@ def _leaves(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _one_attempt(bench: Bench) -> Iterator[None]:
+def _one_attempt() -> Iterator[None]:
     """No repeats around loading and scoring: a wrong file does not get right by waiting.
 
-    lmms-eval tries five times, seconds apart. Judges behind a network keep their repeats.
+    lmms-eval tries five times, seconds apart. Whoever asks a judge repeats by itself.
     """
-    if bench.judge:
-        yield
-        return
     policies = [ConfigurableTask.download.retry, ConfigurableTask.process_results.retry]
     before = [policy.stop for policy in policies]
     for policy in policies:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import methods
-from harness.check import choosing, running, settings
+from harness.check import choosing, running, settings, several
 from harness.check.case import Case, NotApplicable
 from harness.engine import model_info
 from methods.files import blamed, said
@@ -53,6 +53,8 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     running.ties_and_seeds,
     running.seed_counts,
     running.any_resolution,
+    several.images_are_recorded,
+    several.each_keeps_its_own,
     running.no_trace,
     running.tower_left_alone,
     settings.weights,

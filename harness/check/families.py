@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 import methods
-from harness.check import choosing, running
+from harness.check import choosing, running, several
 from harness.check.case import Case, NotApplicable
 from harness.check.settings import variants
 from harness.common.errors import UsageError, one_line
@@ -47,6 +47,8 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     running.kernels_agree,
     running.future_unseen,
     running.text_untouched,
+    several.images_are_recorded,
+    several.each_keeps_its_own,
     running.no_trace,
     running.tower_left_alone,
     choosing.order_is_kept,

@@ -29,7 +29,7 @@ def nothing_dropped(s: Case) -> None:
         raise NotApplicable("it states no `neutral`, a setting that changes nothing")
     neutral = methods.build(s.method.name, s.method.neutral)
     for attn in ("sdpa", "eager"):
-        twin = Case(neutral, attn, torch.float32)
+        twin = Case(neutral, attn, torch.float32, s.family)
         twin.modules = neutral.build_modules(model_info(twin.model))  # fresh: they scale nothing
         with torch.no_grad():
             plain = twin.model(**twin.inputs).logits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 
 CONVERT, MERGE, PACK, VIEW = "convert", "merge", "pack", "view"  # first words that are no flag
 LIGHT = (
-    JobKind.LIST | JobKind.CHECK | JobKind.PLOTS_ONLY | JobKind.DIFF | JobKind.DERIVE
+    JobKind.LIST
+    | JobKind.CHECK
+    | JobKind.PLOTS_ONLY
+    | JobKind.DIFF
+    | JobKind.DERIVE
+    | JobKind.JUDGE
 )  # jobs that have no settings
 
 
@@ -159,6 +164,11 @@ def _dispatch(raw: dict[str, Any], settings: Settings, argv: list[str]) -> int:
         from harness.jobs.derive import run_derive
 
         return run_derive(raw["derive"], settings.quiet, settings.against, settings.table)
+    if job is JobKind.JUDGE:
+        from harness.jobs.judge import run_judge
+
+        asked = settings.judge_url, settings.judge_model, settings.data
+        return run_judge(raw["judge"], *asked, settings.quiet, settings.against, settings.table)
     made = _work(job, settings)(settings, argv)
     if settings.cluster:
         from harness.jobs.cluster import run_cluster
@@ -178,7 +188,7 @@ def _together(argv: list[str], rank: Rank) -> int:
             refuse(argv[0])
         raw, settings = parse(argv)
         job = _job(raw, settings)
-        for name in ("with_throughput", "analyse", "device_map", "cluster"):
+        for name in ("with_throughput", "analyse", "device_map", "cluster", "judge_model"):
             if getattr(settings, name):
                 refuse(flag(name))
         if settings.jobs > 1:
@@ -189,7 +199,7 @@ def _together(argv: list[str], rank: Rank) -> int:
         return run_together(settings, argv, rank)
 
 
-def _work(job: JobKind, settings: Settings) -> type[Any]:
+def _work(job: JobKind, settings: Settings) -> Callable[[Settings, list[str]], Any]:
     """What does a job that writes a run. Raises UsageError where the settings name too little."""
     if job is JobKind.PUBLISHED:
         from harness.jobs.published import Published
@@ -211,6 +221,10 @@ def _work(job: JobKind, settings: Settings) -> type[Any]:
         return Throughput
     if not settings.bench:
         raise UsageError("--bench is missing: which benchmarks? (see --list benches)")
+    if settings.printed:
+        from harness.jobs.printed import repeat
+
+        return repeat
     from harness.jobs.benchmarks import Benchmarks
 
     return Benchmarks

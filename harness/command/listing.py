@@ -12,8 +12,11 @@ from harness.options.specs import refuse_other_file
 
 
 def lines(kind: str) -> list[str]:
-    """The lines of `--list kind`; kind is methods, benches, models or suites."""
-    known = {"methods": _methods, "benches": _benches, "models": _models, "suites": _suites}
+    """The lines of `--list kind`; kind is one of `LIST_KINDS`."""
+    known = {
+        "methods": _methods, "benches": _benches, "models": _models, "suites": _suites,
+        "protocols": _protocols,
+    }  # fmt: skip
     return _columns(known[kind]())
 
 
@@ -42,7 +45,7 @@ def about_method(name: str) -> list[str]:
 
 def _about(name: str) -> list[str]:
     import methods
-    from methods.describe import acts, needs, page, parameters
+    from methods.describe import acts, images, needs, page, parameters
 
     kind = methods.load(name)
     rows = [(p.name, p.type, p.default, p.meaning) for p in parameters(kind)]
@@ -50,7 +53,9 @@ def _about(name: str) -> list[str]:
     table = _columns([head, *rows]) if rows else ["no parameters"]
     where = f"acts {acts(kind)} (by default)"
     asked = [f"needs {what}" for what in needs(kind)]
-    return [f"{name}: {methods.REGISTRY[name].summary}", "", *table, where, *asked, "", *page(kind)]
+    several = [f"several images in a prompt: {said}" for said in [images(kind)] if said]
+    head_line = f"{name}: {methods.REGISTRY[name].summary}"
+    return [head_line, "", *table, where, *several, *asked, "", *page(kind)]
 
 
 def _methods() -> Iterable[tuple[str, ...]]:
@@ -86,6 +91,14 @@ def _suites() -> Iterable[tuple[str, ...]]:
 
     for name in suite_names():
         yield name, describe(name)
+
+
+def _protocols() -> Iterable[tuple[str, ...]]:
+    from harness.common.protocol import PROTOCOLS, Protocol
+
+    for name, (one, summary) in PROTOCOLS.items():
+        told = "default" if one == Protocol() else ""
+        yield name, told, summary
 
 
 def _columns(rows: Iterable[tuple[str, ...]]) -> list[str]:

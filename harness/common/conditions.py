@@ -13,4 +13,5 @@ ATTENTION_ALIASES = {"flash": "flash_attention_2", "fa2": "flash_attention_2"}
 # What `--batch-size auto` tries first; a batch that does not fit is halved.
 AUTO_BATCH = {"cpu": 8, "mps": 8, "cuda": 32}
 OVER_LENGTH = "over-length"  # a fault of single samples that --allow counts instead
+BAD_ROWS = "bad-rows"  # rows of own data that are left out, and counted
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # of transformers

@@ -14,6 +14,7 @@ from harness.cost.findings import TOLERANCE, RefereeError
 from harness.cost.ledger import Counts, sample_cost
 from harness.families.shapes import ModelShape
 from harness.store.columns import COUNTED, COUNTERS
+from harness.store.images import of_images
 from harness.store.outline import Outline, outline
 from harness.store.record import ANSWER, KINDS, RoutingRecord
 
@@ -54,6 +55,7 @@ def read_out(
         "tflops_decode": cost.decode,
         "tflops_router": cost.router,
         "tflops_lm_head": cost.lm_head,
+        **of_images(record),
         ROUTING: _kept_by_kind(record, by_kind),
     }
     if referees is not None:

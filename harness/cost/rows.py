@@ -52,7 +52,7 @@ def cost_rows(
     common["kv_batch"] = batch
     series = list(_series(counted))
     known = {v.tobytes(): v for *_, v in series if v is not None}  # counters agree: once each
-    images = counted.texts("image_id").to_pylist()
+    images = counted.clusters()
     drawn = stats.quantity_intervals([*known.values()], images, seed)
     figures = {key: _figures(one) for key, one in zip(known, drawn, strict=True)}
     return [

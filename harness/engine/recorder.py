@@ -49,6 +49,14 @@ class Recorder:
         self.steps.append((ids, {}))
         self.scoring.passed(ids.shape[1])
 
+    def mark(self) -> tuple[int, int]:
+        """How far the notes go by now, for `back`."""
+        return len(self.steps), len(self.scoring.passes)
+
+    def back(self, mark: tuple[int, int]) -> None:
+        """Forget the passes since."""
+        del self.steps[mark[0] :], self.scoring.passes[mark[1] :]
+
     def records(
         self,
         parts: Parts,
@@ -69,7 +77,7 @@ class Recorder:
             cache.settle()
             self._check_bytes(parts, routes, decoded, valid, cache)
         merge = self.samples.merge(method)
-        kinds, names, grids = _host(self.samples.kinds), self.samples.names, self._grids()
+        kinds, names, grids = _host(self.samples.kinds), self.samples.names, self._grids(method)
         records = []
         for b in range(valid.shape[0]):
             own = np.flatnonzero(valid[b])
@@ -147,12 +155,12 @@ class Recorder:
                 return i
         return steps
 
-    def _grids(self) -> list[list[dict[str, Any]]]:
-        result = []
+    def _grids(self, method: Any) -> list[list[dict[str, Any]]]:
+        result, mixed = [], {"mixed": True} if method.mixes else {}
         for row, first in zip(self.samples.grids(), self.samples.first, strict=True):
             keys = ("kind", "rows", "cols", "start", "newline", "crops", "whole", "padded")
             found = [{k: g[k] for k in keys if k in g} for g in row]
-            result.append([g | {"start": g["start"] - first} for g in found])
+            result.append([g | mixed | {"start": g["start"] - first} for g in found])
         return result
 
     def _check_bytes(

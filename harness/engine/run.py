@@ -97,6 +97,7 @@ class Run:
         self._extents: Any = None  # what the model was told of its images' sizes
         self._extents_field = parts.family.extents or ""
         self._growing = Growing()
+        self.ended_at: Tensor | None = None  # [..., B or 1, 1] position of the prompt's last column
 
     # --- what callers use -------------------------------------------------------------------
     def set_samples(
@@ -140,6 +141,16 @@ class Run:
         stop = getattr(self.parts.model.generation_config, "eos_token_id", None)
         ids = set() if stop is None else set(stop if isinstance(stop, (list, tuple)) else [stop])
         return self._recorder.records(self.parts, self.method, lengths, self._cache, ids)
+
+    @property
+    def cache(self) -> RoutedCache | None:
+        """Of the last call; None without one."""
+        return self._cache
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Of the last prompt and what was fed behind it."""
+        return self._recorder
 
     def _scoring(self) -> Scoring | None:
         return self._recorder.scoring if self._recorder is not None else None
@@ -213,6 +224,7 @@ class Run:
         else:
             growing = past_key_values is None and use_cache is False and not training
             added = self.parts.family.added(deep, inputs_embeds)
+            self.ended_at = position_ids[..., -1:]
             hidden = self._prompt(
                 inputs_embeds, ids, attention_mask, position_ids, cache, kwargs, growing, added
             )

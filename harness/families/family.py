@@ -50,6 +50,10 @@ class Family(Images):
     processor_arguments: ClassVar[dict[str, Any]] = {}  # of its loading, beside the files' own
     whole_grid: ClassVar[bool] = False  # its tower needs every patch: none can be merged there
     boxes_in_frame: ClassVar[bool] = False  # boxes are answered in shares of the frame it sees
+    boxes_in_pixels: ClassVar[bool] = False  # or in pixels of the image as it was resized
+    marked: ClassVar[bool] = True  # an image is `<image>` in its prompts, as in LLaVA's templates
+    squares: ClassVar[bool] = False  # an image becomes one square, by padding or by cropping
+    no_square: ClassVar[str] = "cuts an image into tiles"  # what it does where it does not
     # Names of its parameters in memory, by part, and what older files call them.
     tensors: ClassVar[dict[str, tuple[str, ...]]] = {}
     renamed: ClassVar[tuple[tuple[str, str], ...]] = ()

@@ -43,6 +43,7 @@ class InternVL(Family):
     """`model_type` internvl."""
 
     kind = "internvl"
+    marked = False
     says: ClassVar[Sizes] = {
         "image_token_id": 151667,
         "downsample_ratio": 0.5,

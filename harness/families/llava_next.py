@@ -47,6 +47,7 @@ class LlavaNext(Llava):
     """`model_type` llava_next."""
 
     kind = "llava_next"
+    squares = False
     text_ties = False
     says: ClassVar[Sizes] = {**Llava.says, "image_grid_pinpoints": GRIDS}
     published: ClassVar[dict[str, Sizes]] = {name: sizes for name, _, sizes in RELEASES}

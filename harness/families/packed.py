@@ -31,6 +31,8 @@ class Packed(PackedImages, Family):
     """What the three families share."""
 
     axes = 3
+    marked = False
+    no_square = "takes an image in its own shape"
     fixed = ()
     tower_arguments: ClassVar[tuple[str, ...]] = ("grid_thw",)
     processor_fields = ()

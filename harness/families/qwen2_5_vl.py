@@ -26,6 +26,7 @@ class Qwen25VL(Packed):
     """`model_type` qwen2_5_vl."""
 
     kind = "qwen2_5_vl"
+    boxes_in_pixels = True
     library = ("Qwen2_5_VLConfig", "Qwen2_5_VLForConditionalGeneration")
     vision_type = "qwen2_5_vl_vision"
     modules = ("qwen2_5_vl", "Qwen2_5_VLVisionBlock", "Qwen2_5_VLPatchMerger")

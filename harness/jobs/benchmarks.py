@@ -57,7 +57,7 @@ class Benchmarks(Parts):
         settings = self.settings
         methods = with_dense(named_methods(settings.methods))
         source = self.source()
-        benches = [self.bench(name, source) for name in settings.bench]
+        benches = self.asked(source, [self.bench(name, source) for name in settings.bench])
         runtime = self.runtime(source)
         self.grid = make_grid(settings, methods, source, benches, runtime, self.engine())
         self.cells = list(self.grid.cells)
@@ -201,11 +201,25 @@ class Benchmarks(Parts):
         finally:
             if self.team is not None:
                 self.team.close()
+        failed = self._judged(store, show) or failed
         for extra in self.extras:
             used = extra.methods()
             if used and self.session is None:  # the answers were other processes'
                 self.load_checked(used, show)
             failed = (bool(used) and extra.run(self.session, store, show)) or failed
+        return failed
+
+    def _judged(self, store: Store, show: Progressing) -> bool:
+        """Scores by a judge, where one is given; True when a part of them is missing."""
+        url, model = self.settings.judge_url, self.settings.judge_model
+        if not url or not model:
+            return False
+        from harness.jobs.judge import judge_cells
+
+        about = {**read_run_json(store.path), "data_asked": self.settings.data}
+        failed = judge_cells(store, about, url, model, show)
+        show.phase("tables", soon=True)
+        Derived(store, self._ids(), self.settings.seed, store.margin(self.settings.margin)).write()
         return failed
 
     def ending(self, out: Path) -> Ending | None:
@@ -290,8 +304,10 @@ def describe_run(grid: Grid, device_name: str) -> dict[str, Any]:
         "attn": grid.runtime.attn,
         **on_cpu(grid.runtime),
         "seed": grid.settings.seed,
+        "protocol": str(grid.settings.asking),
         "model_id": grid.source.model_id,
         "mini": bool(grid.source.mini),
+        "data_asked": grid.settings.data,
         "revision": grid.source.revision,
         "weight_hashes": grid.source.weight_hashes,
         "model_files": grid.source.setting_hashes,

@@ -19,6 +19,7 @@ from harness.store.pictures import PICTURED, save_image, write_pictures
 from harness.store.records import Basis, write_records
 from harness.store.rundir import DONE, FAILED, Store
 from harness.store.runinfo import now
+from harness.store.submissions import write_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +83,7 @@ def asked(cell: Cell, store: Store, verbose: bool) -> dict[str, Any]:
         "limit": key.limit,
         "batch_size": key.batch_size,
         "seed": key.seed,
+        "sample": key.sample,
         "progress": False,
         "response_log": store.partial_dir(key.cell_id) / "answers.jsonl",
         "pictured": lambda position: position < PICTURED,
@@ -101,6 +103,8 @@ def _commit(cell: Cell, result: Any, store: Store, basis: Basis, referees: Any) 
     write_pictures(store.routing_dir(key.cell_id), pictured, shown, result.attention)
     metrics = [m.entry(headline=m is result.headline) for m in result.metrics]
     store.write_metrics(key.cell_id, metrics)
+    if result.files or store.submissions_dir(key.cell_id).is_dir():
+        write_files(store.submissions_dir(key.cell_id), result.files)
     write_records(store.records_gz(key.cell_id), basis, result.records)
     answers = ({name: getattr(sample, name) for name in ANSWERS} for sample in result.samples)
     store.write_answers(key.cell_id, answers)
@@ -126,6 +130,8 @@ def _commit(cell: Cell, result: Any, store: Store, basis: Basis, referees: Any) 
 def told(result: Any) -> str:
     """What a line of progress says of a finished cell."""
     first = result.headline
+    if first.not_scored:
+        return f"not scored: {first.not_scored} ({result.n} samples, {result.seconds:.1f} s)"
     return f"{first.metric} {first.value:.4g} ({result.n} samples, {result.seconds:.1f} s)"
 
 
@@ -166,6 +172,7 @@ def identity(cell: Cell) -> dict[str, Any]:
         "dtype": key.dtype,
         "attn": key.attn,
         "positions": cell.method.numbering,
+        "protocol": key.protocol,
         "threads": in_use() if key.device == "cpu" else None,
     }
 

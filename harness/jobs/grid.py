@@ -55,6 +55,7 @@ class Grid:
         return {
             **self.settings.recorded(),
             "methods": list(methods),
+            "bench": list(dict.fromkeys(cell.bench.name for cell in self.cells)),
             "model": self.source.model_id,
             "data": sorted({cell.bench.data for cell in self.cells}),
             "device": self.runtime.device,
@@ -139,7 +140,9 @@ def make_grid(
                 batch_size=batch_size,
                 seed=settings.seed,
                 allow=settings.allow,
+                sample=settings.sample,
                 device_map=settings.device_map,
+                protocol=str(settings.asking),
             )
             cells.append(Cell(key, method, bench, path))
     if runtime.device == "cpu":

@@ -22,6 +22,7 @@ CAUSES = {
     "weight_hashes": "weights",
     "model_files": "model files",
     "processor_hash": "processor",
+    "protocol": "protocol",
     "checkpoints": "weights of methods",
     "margin": "--margin",
 }

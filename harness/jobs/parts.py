@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.common.errors import UsageError
 from harness.common.progress import Progressing
+from harness.common.protocol import LMMS_EVAL
 from harness.jobs.grid import Grid
 from harness.jobs.resolve import runtime_of, use_threads
 from harness.jobs.runner import Job
@@ -46,7 +48,24 @@ class Parts(Job):
         """A bench on concrete data. Raises UsageError."""
         from harness.bench.benches import resolve_bench
 
-        return resolve_bench(name, self.settings.data, mini_model=source.mini)
+        asked = self.settings
+        return resolve_bench(name, asked.data, mini_model=source.mini, allow=asked.allow)
+
+    def asked(self, source: Any, benches: list[Any]) -> list[Any]:
+        """The benches as the protocol asks them. Raises UsageError for what cannot be asked so."""
+        protocol = self.settings.asking
+        if protocol == LMMS_EVAL:
+            return benches
+        from harness.model.asking import check_protocol
+
+        check_protocol(protocol, source.family, source.model_id)
+        if self.settings.ocr and not any(bench.takes_ocr for bench in benches):
+            named = ", ".join(bench.name for bench in benches)
+            raise UsageError(
+                f"--ocr: no question of {named} can name OCR tokens: it is for textvqa (and "
+                "lmms-eval tasks with the setting 'ocr')"
+            )
+        return [bench.with_ocr() for bench in benches] if protocol.ocr else benches
 
     def engine(self) -> str:
         """Hash of the code between a method's decision and a score."""
@@ -66,6 +85,11 @@ class Parts(Job):
 
         how = (asked.device, asked.dtype, asked.attn, show.say)
         return load_model(self.grid.source, *how, device_map=asked.device_map)
+
+    def loaded(self, show: Progressing) -> Any:
+        """That session, asked by the protocol of the settings. Raises UsageError."""
+        session, protocol = self.load(show), self.settings.asking
+        return session if protocol == LMMS_EVAL else session.asked_by(protocol)
 
     def counters(self) -> Any:
         """The counters of FLOPs on the model's parts, see `harness.cost.referees.Referees`."""
@@ -90,7 +114,7 @@ class Parts(Job):
         disagree.
         """
         show.phase(f"loading {self.grid.source.model_id}", soon=True)
-        self.session = self.load(show)
+        self.session = self.loaded(show)
         show.phase("checking methods", soon=True)
         for method, checkpoint in used.items():
             self.session.check(method, checkpoint)

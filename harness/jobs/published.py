@@ -43,11 +43,15 @@ class Published(Job):
     asks_for_table = True
 
     def resolve(self, out: Path) -> dict[str, Any]:
-        assert self.settings.published is not None  # how this was reached
-        self.table = load_table(self.settings.published)
+        self.table = self.paper_table()
         name, seed = self.table.name, self.settings.seed
         self.recorded = {"costs_only": True, "published": name, "seed": seed}
         return self.recorded
+
+    def paper_table(self) -> PaperTable:
+        """The table. Raises UsageError."""
+        assert self.settings.published is not None  # how this was reached
+        return load_table(self.settings.published)
 
     def open(self, out: Path, show: Progressing) -> dict[str, Any]:
         """All of it is computed here: where the counters disagree, nothing is written."""

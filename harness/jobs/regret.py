@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.bench.answerboxes import BOX_TASKS
+from harness.bench.request import Request
 from harness.bench.scores import doc_key
 from harness.common.errors import CellError, StoreError, one_line
 from harness.common.forecast import Forecast
@@ -55,6 +55,7 @@ class Regret:
 
     def __init__(self, grid: Grid, out: Path) -> None:
         self.grid, self.folder = grid, out
+        self._grouped: dict[str, bool] = {}  # benches of several tasks
 
     def resume(self, out: Path) -> None:
         """Nothing to refuse: what other settings measured is measured again."""
@@ -143,17 +144,23 @@ class Regret:
         from harness.timing.documents import requests_of
 
         bench, settings = cell.bench, self.grid.settings
-        if BOX_TASKS.search(bench.task):
+        images = _images(store, bench.name)
+        found = requests_of(session, bench, settings.data, settings.limit, settings.seed)
+        if any(type(request) is not Request for request in found):
+            raise LeftOut("only single questions with generated answers have a second turn")
+        if any(request.asks_box for request in found):
             raise LeftOut("answers with boxes are not scored in a conversation")
-        found = requests_of(session, bench.name, settings.data, settings.limit, settings.seed)
-        grouped = len({request.task for request in found}) > 1
-        requests = {doc_key(r.doc_id, r.task if grouped else ""): r for r in found}
-        pairs = paired_by_image(requests, _images(store, bench.name))[
-            : settings.analyse_samples // 2
-        ]
+        self._grouped[bench.name] = len({request.task for request in found}) > 1
+        pairs = paired_by_image({self._names(bench, r)[1]: r for r in found}, images)
+        pairs = pairs[: settings.analyse_samples // 2]
         if not pairs:
-            raise LeftOut(f"no two questions of the {len(requests)} documents share an image")
+            raise LeftOut(f"no two questions of the {len(found)} documents share an image")
         return pairs
+
+    def _names(self, bench: Any, request: Request) -> tuple[str, str]:
+        """A document's key among the scores, and its name in the tables."""
+        key = doc_key(request.doc_id, request.task if self._grouped[bench.name] else "")
+        return key, bench.names.get(key, key)
 
     def _hold(
         self, cell: Cell, cell_id: str, pairs: Sequence[Pair], session: Any, show: Progressing
@@ -191,15 +198,14 @@ class Regret:
             name: score(session, cell.bench, answers, settings.limit, settings.seed)
             for name, answers in told.items()
         }
-        grouped = len({first.task for _, _, first, _ in orders}) > 1
         rows = []
         for (order, image_id, first, second), said in zip(orders, held, strict=True):
-            one, two = (doc_key(r.doc_id, r.task if grouped else "") for r in (first, second))
+            (one, first_doc), (two, doc_id) = (self._names(cell.bench, r) for r in (first, second))
             rows.append(
                 {
                     "cell_id": cell_id, "stamp": self._stamp(cell), "order": order,
                     "bench": cell.bench.name, "metric": metrics["kept"].metric,
-                    "image_id": image_id, "first_doc": one, "doc_id": two,
+                    "image_id": image_id, "first_doc": first_doc, "doc_id": doc_id,
                     "first_score": metrics["first"].scores.get(one),
                     "alone_score": metrics["first"].scores.get(two),
                     "kept_score": metrics["kept"].scores.get(two),
@@ -230,6 +236,10 @@ def _images(store: Store, bench: str) -> dict[str, str]:
     """Document -> its images' hash, from any finished cell of the bench. Raises LeftOut."""
     for row in store.done().values():
         if row["bench"] == bench:
+            if not any(
+                m["headline"] and m.get("scores") for m in store.read_metrics(row["cell_id"])
+            ):
+                raise LeftOut("nothing here scores its answers")
             rows = read_rows(store.samples_csv(row["cell_id"]))
             return {r["doc_id"]: r["image_id"] for r in rows}
     raise LeftOut("no cell of it is done, so nobody knows which documents share an image")

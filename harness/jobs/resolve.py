@@ -17,6 +17,7 @@ from harness.common.threads import choose, cores, in_use
 from harness.options.runtime import DENSE, Runtime
 from harness.options.settings import Settings
 from harness.options.specs import check_known_methods
+from harness.readouts.reference import published_models
 from harness.store.rundir import is_run, read_run_json
 
 if TYPE_CHECKING:
@@ -103,8 +104,9 @@ def find_checkpoints(settings: Settings, methods: list[Any], source: Any) -> dic
     """Method name -> folder of the weights it runs with, where these are not just the model's.
 
     A training-free method without weights of its own works on dense's, so that both had the same
-    training; `METHOD=none` asks for that where weights of it ship. Raises UsageError for a trained
-    method without weights, and for weights nobody asked for.
+    training; `METHOD=none` asks for that where weights of it ship. A run that repeats a published
+    table takes the weights that were given out for it. Raises UsageError for a trained method
+    without weights, and for weights nobody asked for.
     """
     named = {method.name: method for method in methods}
     for name in settings.checkpoint:
@@ -114,6 +116,8 @@ def find_checkpoints(settings: Settings, methods: list[Any], source: Any) -> dic
     found: dict[str, Path] = {}
     for name, method in named.items():  # dense comes first
         wish = settings.checkpoint.get(name)
+        if wish is None and settings.printed and method.trained:
+            wish = published_models().weights(source.model_id, name) or None
         path = None if wish == NO_WEIGHTS else checkpoint(method, wish, source)
         if path is None and method.trained:
             raise UsageError(

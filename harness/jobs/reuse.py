@@ -23,11 +23,15 @@ from harness.store import columns
 from harness.store.csvfile import read_rows, write_atomic
 from harness.store.records import AGAIN
 from harness.store.rundir import DONE, Store, is_run, open_for_reading, read_run_json
+from harness.store.submissions import copy_files
 
 FLAG = "--reuse"
 PROVENANCE = ("device_name", "created_at", "git_commit", "reused")  # what is kept of another run
-SAME = ("engine_hash", "versions", "model_id", "weight_hashes", "model_files", "processor_hash")
-SETTINGS = ("data", "limit", "batch_size", "device", "dtype", "attn", "seed", "allow")
+SAME = (
+    "engine_hash", "versions", "model_id", "weight_hashes", "model_files", "processor_hash",
+    "protocol",
+)  # fmt: skip
+SETTINGS = ("data", "limit", "batch_size", "device", "dtype", "attn", "seed", "sample", "allow")
 
 FILES = (  # of a cell, in the order in which they are copied
     Store.metrics_json,
@@ -185,6 +189,7 @@ def copy_cell(source: Store, target: Store, cell_id: str) -> None:
     for file in sorted(source.routing_dir(cell_id).glob("*")):
         if file.suffix in (".npz", ".json"):
             _copy(file, target.routing_dir(cell_id) / file.name)
+    copy_files(source.submissions_dir(cell_id), target.submissions_dir(cell_id))
     target.stamp_json(cell_id).unlink(missing_ok=True)
     target.evidence_json(cell_id).unlink(missing_ok=True)
     for file_of in FILES:

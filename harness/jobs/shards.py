@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.common.errors import UsageError
+from harness.common.ownfiles import OWN
 from harness.jobs.grid import Cell
 
 # Documents of the benches' splits on the hub, roughly and for the balance only. They are not asked
@@ -73,7 +74,7 @@ def by_weights(cells: Sequence[Cell]) -> list[Cell]:
 
 def documents(cell: Cell) -> int:
     """About how many documents a cell answers, the same on every machine."""
-    known = cell.bench.documents if cell.key.data == "mini" else HUB.get(cell.key.bench)
+    known = cell.bench.documents if cell.key.data in ("mini", OWN) else HUB.get(cell.key.bench)
     return min(known or UNKNOWN, cell.key.limit or known or UNKNOWN)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.bench.benches import resolve_bench
 from harness.common.errors import UsageError
+from harness.common.ownfiles import is_own
 from harness.common.processor import lacks
 from harness.families.catalog import shape_from_config
 from harness.jobs.budgets import with_budgets
@@ -35,7 +36,7 @@ def make_timing_grid(settings: Settings) -> TimingGrid:
     methods = with_dense(named_methods(settings.methods))
     work = _workloads(settings)
     grid = _random(settings, methods) if settings.random_weights else _real(settings, methods)
-    grid = replace(grid, workloads=tuple(work), data=_data(settings, work, grid.source))
+    grid = replace(grid, workloads=tuple(work), **_data(settings, work, grid.source))
     check_methods(grid.methods, grid.shape)
     methods, _ = with_budgets(grid.methods, settings.budgets, grid.shape)
     slow = lacks(grid.runtime.dtype) if grid.runtime.device == "cpu" else ""
@@ -43,12 +44,16 @@ def make_timing_grid(settings: Settings) -> TimingGrid:
     return replace(grid, methods=tuple(methods), notes=notes)
 
 
-def _data(settings: Settings, work: list[Workload | Load], source: Any) -> dict[str, str]:
-    """Bench -> the data it is timed on. Raises UsageError for benches that there are not."""
+def _data(settings: Settings, work: list[Workload | Load], source: Any) -> dict[str, Any]:
+    """`data` and `content` of the grid. Raises UsageError for benches that there are not."""
     names = dict.fromkeys(one.bench for one in work if one.bench)
     if names and source is None:
         raise UsageError("--workload: documents need a processor: leave out --random-weights")
-    return {name: resolve_bench(name, settings.data, mini_model=source.mini).data for name in names}
+    found = {}
+    for name in names:
+        found[name] = resolve_bench(name, settings.data, source.mini, settings.allow)
+    own = {name: bench.fingerprint() for name, bench in found.items() if is_own(name)}
+    return {"data": {name: bench.data for name, bench in found.items()}, "content": own}
 
 
 def check_rounds(settings: Settings) -> None:

@@ -122,6 +122,11 @@ class Leading(Benchmarks):
         )
         return super().load(show)
 
+    def work(self, store: Store, show: Progressing) -> bool:
+        # Logs in a folder without run.json are no run that could be gone on with.
+        self.exchange.tell("opened", True)
+        return super().work(store, show)
+
     def _cell(self, cell: Cell, title: str, store: Store, show: Progressing) -> None:
         if cell.key.cell_id not in self._told:
             return super()._cell(cell, title, store, show)
@@ -227,8 +232,9 @@ def _follow(job: Benchmarks, exchange: Exchange) -> int:
         return EXIT_OK
     exchange.step("loading the model")
     with Progressing(quiet=True) as show:
-        session = job.session = job.load(show)
+        session = job.session = job.loaded(show)
     cells = {cell.key.cell_id: cell for cell in job.grid.cells}
+    exchange.hear("opened")
     store = Store(Path(plan["out"]))  # never opened: the first process holds it
     for cell_id in plan["cells"]:
         _share(cells[cell_id], session, store, job, exchange)

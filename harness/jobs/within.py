@@ -16,6 +16,7 @@ from typing import Any
 from harness.bench.benches import resolve_bench
 from harness.common.errors import UsageError
 from harness.common.forecast import Forecast
+from harness.common.ownfiles import is_own, own_name
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
 from harness.jobs.grid import Grid
@@ -100,12 +101,14 @@ def grid_within(grid: Grid) -> TimingGrid:
     batch = 1 if settings.batch_size is None else grid.cells[0].key.batch_size
     settings = replace(settings, batch_size=batch)
     check_rounds(settings)
-    found = {cell.bench.name: cell.bench.data for cell in grid.cells}
+    known = {cell.bench.name: cell.bench for cell in grid.cells}
+    found = {}
     workloads = tuple(_workloads(settings))
     for work in workloads:
-        if work.bench and work.bench not in found:
-            bench = resolve_bench(work.bench, settings.data, mini_model=grid.source.mini)
-            found[work.bench] = bench.data
+        if name := work.bench:
+            found[name] = known.get(own_name(name)) or resolve_bench(
+                name, settings.data, grid.source.mini, settings.allow
+            )
     checkpoints = {c.method.name: c.checkpoint for c in grid.cells if c.checkpoint is not None}
     return TimingGrid(
         settings=replace(settings, limit=min(settings.limit or DOCUMENTS, DOCUMENTS)),
@@ -119,7 +122,8 @@ def grid_within(grid: Grid) -> TimingGrid:
         device_name=device_name(settings.device),
         checkpoints=checkpoints,
         trained={cell.method.name: cell.key.weights["checkpoint"] for cell in grid.cells},
-        data=found,
+        data={name: bench.data for name, bench in found.items()},
+        content={name: one.fingerprint() for name, one in found.items() if is_own(name)},
     )
 
 

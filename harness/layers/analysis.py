@@ -61,9 +61,10 @@ class Analysis:
     def documents(self, bench: Any) -> list[Document]:
         """The first `planned` documents of a bench, of each of its tasks where it has several."""
         loaded = self.dense.loaded
-        found = requests_of(loaded, bench.name, self.data, self.planned, self.seed)
+        found = requests_of(loaded, bench, self.data, self.planned, self.seed)
         grouped = len({request.task for request in found}) > 1
         keys = [doc_key(r.doc_id, r.task if grouped else "") for r in found]
+        keys = [bench.names.get(key, key) for key in keys]
         return [Document(bench.name, key, "", r) for key, r in zip(keys, found, strict=True)]
 
     def answer(self, bench: Any, method: Any, limit: int) -> CellResult:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from harness.common.protocol import LMMS_EVAL, Protocol
 
 if TYPE_CHECKING:
     from harness.families.family import Family
@@ -39,6 +41,7 @@ class Session:
     info: ModelShape
     features: FeatureCache | None = None
     notes: list[str] = field(default_factory=list)
+    protocol: Protocol = LMMS_EVAL  # how it is asked
     _read: dict[Path, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -78,6 +81,23 @@ class Session:
     @property
     def mini(self) -> bool:
         return self.source.mini
+
+    def asked_by(self, protocol: Protocol) -> Session:
+        """The same model and weights, asked by another protocol; this session stays as it is.
+
+        A processor that makes other pixels of an image gets features of its own to share. Raises
+        UsageError for what the model cannot be asked by.
+        """
+        from harness.model.asking import check_protocol, processor_for
+        from harness.model.features import FeatureCache
+
+        if self.protocol != LMMS_EVAL:
+            raise ValueError(f"asked by {self.protocol} already")
+        check_protocol(protocol, self.family, self.model_id)
+        processor, features = processor_for(self.processor, protocol, self.model_id), self.features
+        if processor is not self.processor and features is not None:
+            features = FeatureCache(features.max_bytes)
+        return replace(self, protocol=protocol, processor=processor, features=features)
 
     def weights(self, checkpoint: Path | str, method: Any) -> Loaded:
         """A checkpoint for ``method`` on this model, checked; nothing is applied yet.

@@ -39,6 +39,14 @@ OPTIONS: tuple[Option, ...] = (
         jobs=JobKind.DERIVE,
     ),
     _word(
+        "judge",
+        "scores of a run's kept answers by the judge of --judge-url and --judge-model: no model "
+        "is loaded, nothing is asked twice",
+        place,
+        "RUN",
+        jobs=JobKind.JUDGE,
+    ),
+    _word(
         "diff",
         "compare two runs: equal cells, then rows that only A has with those that only B has, or "
         "with --against NAME; --out DIR or FILE.md keeps it",
@@ -79,6 +87,7 @@ examples:
   python run_suite.py --suite suites/first-light.yaml
   python run_suite.py --plots-only runs/mine
   python run_suite.py --derive runs/mine
+  python run_suite.py --judge runs/mine --judge-url http://127.0.0.1:8000/v1 --judge-model NAME
   python run_suite.py --diff runs/mine runs/other
   python run_suite.py --costs-only --model llava-hf/llava-1.5-7b-hf --methods pmod,fastv
   python run_suite.py --suite suites/pmod-table5.yaml
@@ -161,7 +170,7 @@ def default_of(one: Option) -> str:
 
 def refuse_idle(job: JobKind, given: Collection[str]) -> None:
     """A flag that would be ignored is a misunderstanding: better said than found out later."""
-    known = {"study": SETTING["study"]} | {o.name: o for o in OPTIONS}
+    known = SETTING | {o.name: o for o in OPTIONS}
     for name in sorted(given):
         if job not in known[name].jobs:
             asked = name == "workload" and job is JobKind.COSTS_ONLY

@@ -36,6 +36,7 @@ class JobKind(enum.Flag):
     PLOTS_ONLY = enum.auto()
     DIFF = enum.auto()
     DERIVE = enum.auto()
+    JUDGE = enum.auto()
 
     @property
     def shown(self) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.common import conditions
 from harness.common.errors import UsageError
+from harness.common.protocol import ASPECTS, BOXES, LMMS_EVAL, TEMPLATES, Protocol, asked_for
 from harness.common.roots import DATA
 from harness.options import option, validators
 from harness.options.gpus import parse_gpu
@@ -34,13 +35,15 @@ from harness.options.option import (
 from harness.options.validators import natural, non_empty, one_of, positive, seconds, share
 
 SUITES = DATA / "suites"
-LIST_KINDS = ("methods", "benches", "models", "suites")
+LIST_KINDS = ("methods", "benches", "models", "suites", "protocols")
 
 _do = partial(setting, group=option.DO)
 _analysis = partial(setting, group=option.LAYERS, jobs=ON_BENCHES, record=Record.SET)
 _timing = partial(setting, group=option.TIMES, jobs=MEASURING, record=Record.USED)
 _shape = partial(setting, group=option.TIMES, jobs=JobKind.THROUGHPUT, record=Record.USED)
 COSTS = JobKind.COSTS_ONLY | JobKind.PUBLISHED
+_asking = partial(setting, jobs=ON_BENCHES, record=Record.SET)
+ASKING = ("protocol", "image_aspect", "template", "ocr", "boxes")  # recorded as one protocol
 _free = partial(setting, jobs=~JobKind(0), record=Record.NEVER)
 _workers = partial(  # who computes which cells changes no number
     setting, group=option.DO, jobs=ON_BENCHES, record=Record.NEVER, in_suites=False
@@ -78,7 +81,8 @@ class Settings:
         (),
         validators.benches,
         "LIST",
-        help="comma list from --list benches, or any lmms-eval task name as it stands",
+        help="comma list from --list benches, any lmms-eval task name as it stands, or own data: "
+        "FILE.json|.jsonl|.csv|.parquet, FOLDER/ or TASK.yaml (docs/own-data.md)",
         jobs=ON_BENCHES | JobKind.THROUGHPUT | JobKind.STUDY,
     )
     reuse: tuple[str, ...] = _do(
@@ -131,6 +135,7 @@ class Settings:
         validators.data,
         "|".join([*validators.DATA, "DIR"]),
         help="auto: mini for the shipped model, else hub; or a folder with copies of the datasets",
+        jobs=RUNS | JobKind.JUDGE,
     )
     limit: int | None = setting(
         None,
@@ -155,6 +160,34 @@ class Settings:
         "128 of the hidden size; a resumed run keeps its number",
         jobs=ON_BENCHES | JobKind.THROUGHPUT,
         record=Record.USED,
+    )
+    protocol: str | None = _asking(
+        None,
+        validators.protocol,
+        "NAME",
+        help="how questions are put, from --list protocols (default lmms-eval); its parts by "
+        "themselves follow",
+    )
+    image_aspect: str | None = _asking(
+        None,
+        one_of("image aspect", ASPECTS),
+        "|".join(ASPECTS),
+        help="make an image square by padding it with the mean colour, or by cutting out its "
+        "centre (default: as the image processor does)",
+    )
+    template: str | None = _asking(
+        None,
+        one_of("template", TEMPLATES),
+        "|".join(TEMPLATES),
+        help="the conversation around a question (default: the checkpoint's own)",
+    )
+    ocr: bool = _asking(False, help="TextVQA's questions name the words that OCR read")
+    boxes: str | None = _asking(
+        None,
+        one_of("reading of boxes", BOXES),
+        "|".join(BOXES),
+        help="RefCOCO's boxes are answered in shares of the image, in shares of the square that "
+        "the model sees, or in pixels of the resized image (default: as the family is known to)",
     )
     device: str = setting(
         "auto", validators.device, "DEVICE", help="auto, cpu, cuda, cuda:N or mps"
@@ -181,12 +214,20 @@ class Settings:
         help="attention backend",
     )
     seed: int = setting(0, natural, "N", help="of all that is drawn")
+    sample: bool = setting(
+        False,
+        help="draw answers where a task asks for sampling, each document from a seed of its own; "
+        "without it such tasks are answered greedily",
+        jobs=ON_BENCHES,
+        record=Record.SET,
+    )
     allow: tuple[str, ...] = setting(
         (),
         validators.allowed,
         "LIST",
         help="over-length: answer and count samples longer than the model's context instead of "
-        "failing the cell",
+        "failing the cell; bad-rows: leave out and count rows of own data that cannot be asked or "
+        "scored",
         jobs=ON_BENCHES,
         record=Record.SET,
     )
@@ -204,7 +245,7 @@ class Settings:
         validators.comma_list,
         "LIST",
         help="rows that the first table's differences are to (default dense): names or labels",
-        jobs=ON_BENCHES | JobKind.PLOTS_ONLY | JobKind.DERIVE | JobKind.DIFF,
+        jobs=ON_BENCHES | JobKind.PLOTS_ONLY | JobKind.DERIVE | JobKind.DIFF | JobKind.JUDGE,
         record=Record.NEVER,  # beside the settings, for the next drawing
     )
     n_text: int = setting(
@@ -249,6 +290,14 @@ class Settings:
         None,
         help="what `harness.study` reads of a suite",
         jobs=JobKind.STUDY,
+        record=Record.SET,
+        is_flag=False,
+    )
+    printed: str | None = _do(  # a table of `harness/readouts/reference.yaml`
+        None,
+        non_empty,
+        help="the published table that a suite repeats",
+        jobs=ON_BENCHES,
         record=Record.SET,
         is_flag=False,
     )
@@ -323,6 +372,25 @@ class Settings:
     max_seconds: float | None = _timing(
         None, seconds, "S", help="stop the rounds of a workload then"
     )
+    judge_url: str | None = _free(
+        None,
+        validators.endpoint,
+        "URL",
+        help="OpenAI-compatible endpoint of the language model that scores free answers, like "
+        "http://127.0.0.1:8000/v1; its key in OPENAI_API_KEY",
+        jobs=ON_BENCHES | JobKind.JUDGE,
+        needs="judge_model",
+        in_suites=False,
+    )
+    judge_model: str | None = _free(
+        None,
+        non_empty,
+        "NAME",
+        help="the judge's name there",
+        jobs=ON_BENCHES | JobKind.JUDGE,
+        needs="judge_url",
+        in_suites=False,
+    )
     rank_timeout: float | None = _free(
         None,
         validators.patience,
@@ -343,7 +411,7 @@ class Settings:
         one_of("form", ("md",)),
         "md",
         help="print the final table as Markdown on standard output, and nothing else there",
-        jobs=ON_BENCHES | JobKind.DERIVE | JobKind.PLOTS_ONLY | COSTS,
+        jobs=ON_BENCHES | JobKind.DERIVE | JobKind.JUDGE | JobKind.PLOTS_ONLY | COSTS,
     )
     quiet: bool = _free(False, help="no progress, errors only")
     verbose: bool = _free(False, help="more detail, library messages")
@@ -358,6 +426,11 @@ class Settings:
         if self.throughput:
             return JobKind.THROUGHPUT
         return JobKind.TIMED_RUN if self.with_throughput else JobKind.RUN
+
+    @property
+    def asking(self) -> Protocol:
+        """How questions are put: the named protocol with the parts given by themselves."""
+        return asked_for(self.protocol, self.template, self.image_aspect, self.ocr, self.boxes)
 
     @property
     def batch(self) -> int | str:
@@ -375,6 +448,9 @@ class Settings:
         values = {name: getattr(self, name) for name, o in SETTING.items() if self._records(o)}
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
         values["batch_size"] = self.batch
+        values = {name: value for name, value in values.items() if name not in ASKING}
+        if self.asking != LMMS_EVAL:  # left out, a run from before the choice can be resumed
+            values["protocol"] = str(self.asking)
         return values | {"checkpoint": dict(sorted(self.checkpoint.items()))}
 
     def _records(self, asked: Option) -> bool:

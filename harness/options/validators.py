@@ -9,12 +9,12 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from harness.common.conditions import (
-    OVER_LENGTH,
-)
+from harness.common.conditions import BAD_ROWS, OVER_LENGTH
 from harness.common.errors import UsageError, one_line
 from harness.common.nearest import unknown
+from harness.common.ownfiles import is_own, own_name
 
 DATA = ("auto", "mini", "hub")
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -23,7 +23,7 @@ MAX_BATCH = 1024  # 1.4 GB of pixels at 336 x 336
 # What --analyse can do, in the order in which it is done.
 ANALYSES = ("arank", "damage", "plan", "regret")
 # Faults of single samples that --allow counts instead of ending the cell.
-ALLOWED = (OVER_LENGTH,)
+ALLOWED = (OVER_LENGTH, BAD_ROWS)
 
 
 def comma_list(text: str) -> tuple[str, ...]:
@@ -35,11 +35,19 @@ def comma_list(text: str) -> tuple[str, ...]:
 
 
 def benches(text: str) -> tuple[str, ...]:
-    """A comma list of benches, each named once."""
+    """A comma list of benches, each named once; two paths need names that tell them apart."""
     items = comma_list(text)
     for index, item in enumerate(items):
         if item in items[:index]:
             raise UsageError(f"'{item}' stands twice")
+        if not is_own(item):
+            continue
+        place(item)
+        twin = next((one for one in items[:index] if own_name(one) == own_name(item)), None)
+        if twin is not None:
+            raise UsageError(
+                f"'{twin}' and '{item}' are both {own_name(item)} in tables: rename one"
+            )
     return items
 
 
@@ -201,6 +209,13 @@ def shard(text: str) -> str:
     return f"{index}/{count}"
 
 
+def protocol(text: str) -> str:
+    """A way of asking by its name, or with parts as reports write it, in canonical form."""
+    from harness.common.protocol import Protocol
+
+    return str(Protocol.parse(text))
+
+
 def cluster(text: str) -> str:
     """`local:N` or `slurm:key=value...[:N]`, in canonical form."""
     from harness.options.cluster import parse_cluster
@@ -244,6 +259,20 @@ def target(text: str) -> str:
 
     check_place(Path(non_empty(text)))
     return text
+
+
+def endpoint(text: str) -> str:
+    """The address of an OpenAI-compatible endpoint, up to its version; no secrets in it."""
+    found = urlsplit(text.strip())
+    try:
+        known = found.scheme in ("http", "https") and found.hostname and (found.port or 1)
+    except ValueError:  # a port that is none
+        known = None
+    if found.username or found.password or found.query or found.fragment:
+        raise UsageError("an address without user, password and '?': the key is OPENAI_API_KEY")
+    if not known:
+        raise UsageError(f"expected an address like http://127.0.0.1:8000/v1, got '{text}'")
+    return found.geturl().rstrip("/").removesuffix("/chat/completions").rstrip("/")
 
 
 def non_empty(text: str) -> str:

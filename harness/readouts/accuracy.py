@@ -16,6 +16,7 @@ from harness.statistics.changes import changes
 from harness.statistics.power import detectable, smallest_n
 from harness.store import columns
 from harness.store.csvfile import cell_text, csv_lines
+from harness.store.tables import SOMETIMES
 from methods import BLIND, REFERENCE
 
 SAMPLE_MEAN = " (mean of samples)"
@@ -34,6 +35,7 @@ class CellData:
     prefill: Column  # TFLOP, causal
     answers: Texts
     budget: dict[str, Any] = field(default_factory=dict)  # columns of accuracy.csv
+    images: list[dict[str, Any]] = field(default_factory=list)  # rows of images.csv
 
     @property
     def about(self) -> dict[str, str]:
@@ -91,8 +93,13 @@ def metric_rows(cell: CellData, metric: Mapping[str, Any], against: Against) -> 
         "n": len(scores) or len(cell.docs),
         "headline": int(bool(metric["headline"])),
         "positions": positions_of(cell.row),
+        "protocol": cell.row.get("protocol", ""),
+        **{name: metric.get(name, "") for name in SOMETIMES},
         **cell.budget,
     }
+    if value is None:  # whoever scores it has not yet
+        yield MetricRow(row)
+        return
     if metric["is_mean"] and scores:
         yield _tested(row, metric, other, cell, against)
         return
@@ -201,7 +208,10 @@ def adjusted(rows: Sequence[MetricRow]) -> list[dict[str, Any]]:
 
 
 def _same_metric(dense: CellData | None, metric: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The same metric of another cell, by the same judge, where it has a value."""
+    names = ("task", "metric", "judge")
     for other in dense.metrics if dense else ():
-        if (other["task"], other["metric"]) == (metric["task"], metric["metric"]):
+        same = all(other.get(name, "") == metric.get(name, "") for name in names)
+        if same and other["value"] is not None:
             return other
     return None

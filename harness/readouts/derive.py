@@ -1,7 +1,7 @@
 """The derived CSVs, rebuilt from the finished cells' files. Torch-free.
 
 accuracy.csv, cost.csv, routing.csv, fronts.csv, controls.csv, curves.csv, comparisons.csv,
-averages.csv and evidence.csv.
+averages.csv, evidence.csv, images.csv and reference.csv.
 
 Rows come in the order of the run's settings, whatever order the cells were computed in, so an
 interrupted and resumed run writes the same bytes as one that ran through.
@@ -28,6 +28,7 @@ from harness.readouts.accuracy import (
     metric_rows,
 )
 from harness.readouts.averages import average_rows
+from harness.readouts.beside import reference_rows
 from harness.readouts.budgets import budget_columns
 from harness.readouts.comparisons import Comparisons
 from harness.readouts.controls import Contender, Controls, positions_of
@@ -48,10 +49,17 @@ from harness.store.csvfile import (
     write_csv,
     write_lines,
 )
-from harness.store.rundir import Store
+from harness.store.images import image_rows
+from harness.store.rundir import Store, is_run, read_run_json
 from methods import BLIND, REFERENCE
 
-BY_CELL = {"cost": columns.COST, "routing": columns.ROUTING, "evidence": columns.EVIDENCE}
+BY_CELL = {
+    "cost": columns.COST,
+    "routing": columns.ROUTING,
+    "evidence": columns.EVIDENCE,
+    "images": columns.IMAGES,
+}
+SOMETIMES = ("evidence", "images")  # files that there are only where they have rows
 SELDOM = 20  # times as long as they take lies between two writings of tables of pairs
 
 
@@ -100,7 +108,10 @@ class Derived:
             self._comparing = self._compared - begun
 
     def _write_rows(self, cells: Sequence[CellData]) -> None:
-        """accuracy.csv, cost.csv, routing.csv and, only where a bench has boxes, evidence.csv."""
+        """accuracy.csv, cost.csv and routing.csv.
+
+        Only where a bench has boxes evidence.csv, where a prompt has several images images.csv.
+        """
         dense, blind = (
             {cell.row["bench"]: cell for cell in cells if cell.row["method"] == name}
             for name in (REFERENCE, BLIND)
@@ -116,9 +127,19 @@ class Derived:
         for name, table in BY_CELL.items():
             path = self.store.path / table.file
             texts = [self._texts[cell.row["cell_id"]][name] for cell in cells]
-            if any(texts) or name != "evidence" or path.exists():
+            if any(texts) or name not in SOMETIMES or path.exists():
                 header = to_csv(table, [])
                 write_atomic(path, [header, *(text.encode() for text in texts)], durable=False)
+        self._write_reference(cells, rows)
+
+    def _write_reference(self, cells: Sequence[CellData], rows: Sequence[MetricRow]) -> None:
+        """reference.csv, only where something published is of the run's model."""
+        path = self.store.path / columns.REFERENCE.file
+        about = read_run_json(self.store.path) if is_run(self.store.path) else {}
+        settings = about.get("settings") or {}
+        found = reference_rows([r.row for r in rows], [c.row for c in cells], settings)
+        if found or path.exists():
+            write_csv(path, columns.REFERENCE, found, durable=False)
 
     def _write_pairs(self, cells: Sequence[CellData]) -> None:
         """The files that hold cells against each other.
@@ -126,7 +147,7 @@ class Derived:
         curves.csv only where a method has two budgets.
         """
         path = self.store.path
-        subjects = [subject(cell) for cell in cells]
+        subjects = by_one_judge(cells)
         write_csv(path / "fronts.csv", columns.FRONTS, self._fronts.rows(subjects), durable=False)
         contenders = [
             Contender(s, c.kv, positions_of(c.row)) for s, c in zip(subjects, cells, strict=True)
@@ -158,7 +179,7 @@ class Derived:
                 cell = read_cell(self.store, row, self.seed, self.library, kept.known)
                 self._kept[row["cell_id"]] = kept
                 self._texts[row["cell_id"]] = {name: _text(cell, name) for name in BY_CELL}
-                self._cells[row["cell_id"]] = replace(cell, routing=[], evidence=[])
+                self._cells[row["cell_id"]] = replace(cell, routing=[], evidence=[], images=[])
         return [self._cells[row["cell_id"]] for row in found]
 
     def _accuracy_rows(
@@ -192,8 +213,7 @@ def read_cell(
     cell_id = row["cell_id"]
     samples = read_samples(store, row)
     about = {name: row.get(name, "") for name in columns.CELL}
-    ids, images = (samples.texts(name).to_pylist() for name in ("doc_id", "image_id"))
-    docs = library.documents(ids, images)
+    docs = library.documents(samples.texts("doc_id").to_pylist(), samples.clusters())
     metrics = [_scored(one, docs, library) for one in store.read_metrics(cell_id)]
     prefill = samples.numbers("tflops_prefill")
     counted = ~np.isnan(prefill)
@@ -201,6 +221,7 @@ def read_cell(
         found = store.read_evidence(cell_id)
         kept["evidence"] = evidence_rows(found, metrics, Images(docs), seed)
         kept["budget"] = budget_columns(row.get("params", ""), samples)
+        kept["images"] = image_rows(samples)
         kept["cost"] = cost_rows(about, samples, seed)
     return CellData(
         row=row,
@@ -209,6 +230,7 @@ def read_cell(
         routing=store.read_routing(cell_id),
         cost=kept["cost"],
         evidence=kept["evidence"],
+        images=kept["images"],
         prefill=Column(_part(docs, counted, library), prefill[counted]),
         answers=Texts(docs, samples.texts("prediction")),
         budget=kept["budget"],
@@ -235,6 +257,21 @@ def subject(cell: CellData) -> Subject:
     name = f"{main['metric']}{'' if main['is_mean'] else SAMPLE_MEAN}" if main else ""
     scores, better = (main["scores"], main["higher_is_better"]) if main else ({}, True)
     return Subject(cell.about, name, scores, bool(better), cell.prefill, Images(cell.docs))
+
+
+def by_one_judge(cells: Sequence[CellData]) -> list[Subject]:
+    """What is held against each other: of a bench with several judges only scores of the first.
+
+    Dense stands first in a run. The scores of the others stay in accuracy.csv.
+    """
+    found, judges = [], dict[str, str]()
+    for cell in cells:
+        one = subject(cell)
+        judge = next((m.get("judge", "") for m in cell.metrics if m["headline"]), "")
+        if one.scores and judges.setdefault(cell.row["bench"], judge) != judge:
+            one = replace(one, scores={})
+        found.append(one)
+    return found
 
 
 def _text(cell: CellData, name: str) -> str:

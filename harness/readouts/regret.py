@@ -21,7 +21,7 @@ from harness.store.tables import read_rows, stored
 from methods import REFERENCE
 
 DONE = "done"
-CONDITIONS = ("data", "device", "dtype", "attn")
+CONDITIONS = ("data", "device", "dtype", "attn", "protocol")
 MEANS = ("kv_ratio", "kv_ratio_fresh", "n_question")
 SCORES = {
     "turn1": "first_score", "turn2_kept": "kept_score", "turn2_fresh": "fresh_score",

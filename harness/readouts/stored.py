@@ -26,7 +26,7 @@ from harness.store.rundir import Store
 from harness.store.samples import Samples, read
 from harness.store.tables import each_row
 
-ANSWERS = ("doc_id", "score", "prediction", "target", "n_out", "image_id")
+ANSWERS = ("doc_id", "score", "prediction", "target", "n_out", "image_id", "cluster")
 COUNTED = tuple(f"{name}_{c}" for c in columns.COUNTERS for name in columns.COUNTED.values())
 NO_EVIDENCE = b'"evidence":[]'  # stands so in a record's plain form
 MakeReferees = Callable[[Basis], Any]
@@ -110,7 +110,7 @@ class _Taken:
         for sample, data in self.pairs():
             cost = self.costs.of(data, self.records.record)
             self.routing.add(cost)
-            row = self._text(cost) | {name: sample[name] for name in ANSWERS}
+            row = self._text(cost) | {name: sample.get(name) or "" for name in ANSWERS}
             if self.counters is None:  # theirs stay
                 said = {name: sample.get(name) for name in COUNTED}
                 numbers = {name: float(text) if text else None for name, text in said.items()}

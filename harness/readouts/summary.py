@@ -77,8 +77,9 @@ class Closing:
 
         if self.only or not self.averaged:
             return ""
-        mini = all(map(self.summary.is_mini_bench, self.summary.benches))
-        return f"Average over {text.listing(self.summary.benches)}{' (mini)' if mini else ''}; "
+        benches = self.summary.answered
+        mini = all(map(self.summary.is_mini_bench, benches))
+        return f"Average over {text.listing(benches)}{' (mini)' if mini else ''}; "
 
     def table(self, width: int | None) -> Table:
         """Benches as far as they fit the width, all without one or where nothing else compares."""
@@ -190,12 +191,15 @@ class Closing:
     def _score(self, series: Series, bench: str) -> Text:
         """``74.2 (−1.3 worse)``: value, difference to dense and what its test says."""
         from reports import text
+        from reports.cell import UNSCORED
         from reports.ranktable import WORDS
 
         score = self.summary.score(series, bench)
         if score is None:
-            failed = self.summary.cell(series, bench).status == "failed"
-            return Text("failed" if failed else text.GAP)
+            cell = self.summary.cell(series, bench)
+            if cell.waits:
+                return Text(UNSCORED, SMALL)
+            return Text("failed" if cell.status == "failed" else text.GAP)
         unit = text.factor(self.summary, bench)
         shown = Text(text.number(score.value * unit))
         if series.is_reference or math.isnan(score.delta):

@@ -58,7 +58,9 @@ class CellKey:
     batch_size: int
     seed: int
     allow: tuple[str, ...] = ()  # faults of samples that did not end the cell
+    sample: bool = False  # answers drawn where a task asks for it
     device_map: str | None = None  # how the model is spread over devices
+    protocol: str = "lmms-eval"  # how questions are put, see `harness.common.protocol`
     halved_to: int | None = None  # the batch size that ran last, after memory ran out
 
     @cached_property

@@ -21,7 +21,8 @@ Outline = tuple[str, bytes, bytes, bytes, bytes]
 
 
 def outline(data: bytes) -> Outline | None:
-    """Of a record in the form of `packing.plain`; None for what is not exactly that.
+    """Of a record in the form of `packing.plain`; None for what is not exactly that, and for
+    prompts with several images.
 
     Records of equal outlines have the same numbers.
     """
@@ -52,6 +53,8 @@ def _outline(data: bytes) -> Outline | None:
     of_kind = (kind[:, None] == np.arange(len(KINDS))).astype(np.float32)
     order = np.frombuffer(index, "<u2")
     by_kind = (stays.astype(np.float32) @ of_kind)[order]  # exact below 2^24 tokens
+    if sum(grid["kind"] == "base" for grid in head["grid"]) > 1:
+        return None  # what stays of each of several images is in no count by kind
     last = order[-1]
     before = int(away[:last].sum())
     skipped = int((leave[before : before + away[last]] == SKIPPED).sum())

@@ -150,7 +150,11 @@ def _check_target(
 
 # --- the files ------------------------------------------------------------------------------
 def _packed(run: Path, about: Mapping[str, Any]) -> dict[str, bytes]:
-    found = {RUN_JSON: _json({**about, "argv": _words(about.get("argv", ()))})}
+    words = _words(about.get("argv", ()))
+    about = {**about, "argv": words}
+    if about.get("data_asked"):
+        (about["data_asked"],) = _words([str(about["data_asked"])])
+    found = {RUN_JSON: _json(about)}
     names = {path.name.removesuffix(".gz") for path in run.glob("*.csv*")}
     for name in sorted(name for name in names if name.endswith(".csv")):
         content = tables.content(run / name) or b""
@@ -216,11 +220,14 @@ def _metrics(run: Path, cells: Sequence[str]) -> bytes:
             scores = one["scores"]
             about = {k: v for k, v in one.items() if k != "scores"}
             lists = {"doc_ids": list(scores), "scores": [float(v) for v in scores.values()]}
-            if tables.metric({**about, **lists}) != one or not _finite(one["value"]):
+            known = one.get("not_scored") or _finite(one["value"])
+            if tables.metric({**about, **lists}) != one or not known:
                 raise StoreError(f"{run}: the metrics of {cell} cannot be packed as they are")
             rows.append({tables.CELL: cell, **about, **lists})
     kinds = {"doc_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float64())}
-    table = {name: pa.array([row.get(name) for row in rows], kinds.get(name)) for name in rows[0]}
+    names = dict.fromkeys(name for row in rows for name in row)
+    kinds |= dict.fromkeys(tables.SOMETIMES, pa.string())
+    table = {name: pa.array([row.get(name) for row in rows], kinds.get(name)) for name in names}
     return _parquet(pa.table(table))
 
 

@@ -45,6 +45,7 @@ class RoutingRecord:
                 "crops"}``; ``start`` is an index into the n tokens; with ``newline`` each row has
                 one more; ``crops`` is what the tower saw of it. Where the original image is known
                 also ``number``, ``image``, ``fit`` and ``box`` (see ``harness.families.framing``).
+                ``mixed``: the method made its tokens of several grids, so none stands for a place.
     method      canonical ``name:key=value`` string.
     sample      the caller's name for the sample.
     scoring     what the method computed of its own, equal calls together: ``phase`` prompt or
@@ -86,6 +87,28 @@ class RoutingRecord:
     def n_images(self) -> int:
         """Images in the prompt; 1 where there are image tokens of an unknown geometry."""
         return sum(grid["kind"] == "base" for grid in self.grid) or int(self.n_image > 0)
+
+    @property
+    def images(self) -> list[NDArray[np.int64]]:
+        """The tokens of each image, newlines included, in the prompt's order.
+
+        [] where no token stands for a place in an image, because the method made them of several.
+        """
+        own = np.flatnonzero(self.kinds == IMAGE)
+        if not own.size or any(grid.get("mixed") for grid in self.grid):
+            return []
+        starts: list[int] = []
+        has_base, end = True, 0
+        for grid in sorted(self.grid, key=lambda one: int(one["start"])):
+            start = int(grid["start"])
+            # Squares of one image stand side by side; each image has one of the whole.
+            apart = bool((self.kinds[end:start] != IMAGE).any())
+            if not starts or apart or (has_base and grid["kind"] == "base"):
+                starts.append(start)
+                has_base = False
+            has_base = has_base or grid["kind"] == "base"
+            end = start + int(grid["rows"]) * (int(grid["cols"]) + bool(grid["newline"]))
+        return np.split(own, np.searchsorted(own, starts[1:]))
 
     @property
     def n_text(self) -> int:

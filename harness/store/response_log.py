@@ -37,6 +37,7 @@ class Answer:
     ``packed`` is the routing record in compressed form, ``picture`` (JSON-able) what a picture of
     it needs besides, None where it is not to be shown. ``over_length`` and ``truncated``: as the
     loop's outputs have them. ``scored``: what the scoring reads, where that is not the text itself.
+    ``told`` (JSON-able): what its form of question tells the scoring beyond a text.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Answer:
     over_length: bool = False
     truncated: int = 0
     scored: str | None = None
+    told: Any = None
 
     @property
     def for_scoring(self) -> str:

@@ -22,7 +22,7 @@ from harness.common.jsonfile import parse_json, read_json
 from harness.common.place import check_place
 from harness.options.option import flag
 from harness.statistics.stats import MARGIN_POINTS
-from harness.store import columns, tables
+from harness.store import columns, submissions, tables
 from harness.store.csvfile import (
     TEMPORARY,
     append_row,
@@ -210,6 +210,10 @@ class Store:
     def records_gz(self, cell_id: str) -> Path:
         return self.path / "records" / f"{cell_id}.gz"
 
+    def submissions_dir(self, cell_id: str) -> Path:
+        """What a cell hands in to a server or a judge, see `harness.store.submissions`."""
+        return self.path / submissions.FOLDER / cell_id
+
     def stamp_json(self, cell_id: str) -> Path:
         """Under which code each readout of a cell was taken."""
         return self.path / "samples" / f"{cell_id}.readouts.json"
@@ -270,6 +274,12 @@ class Store:
     def write_metrics(self, cell_id: str, metrics: Sequence[Mapping[str, Any]]) -> None:
         """What the bench's scoring made of a cell's answers."""
         write_json(self.metrics_json(cell_id), list(metrics))
+
+    def write_scores(self, cell_id: str, scores: Mapping[str, float]) -> None:
+        """Scores of a cell's samples in place of those it had; all else of them stays."""
+        path = self.samples_csv(cell_id)
+        rows = [{**row, "score": scores.get(row["doc_id"])} for row in tables.each_row(path)]
+        self.write_samples(cell_id, rows)
 
     def write_routing(self, cell_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """The routing table of a cell."""

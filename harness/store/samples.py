@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from harness.store import columns, tables
 
-TEXTS = ("doc_id", "prediction", "image_id")  # those that tables are made of
+TEXTS = (  # those that tables are made of
+    "doc_id", "prediction", "image_id", "cluster", "image_tokens", "image_kept",
+)  # fmt: skip
 Floats = NDArray[np.float64]
 
 
@@ -65,6 +67,11 @@ class Samples:
 
         found = self._texts.get(name)
         return pa.array([""] * self.count, pa.string()) if found is None else found
+
+    def clusters(self) -> list[str]:
+        """What intervals draw: the cluster of own data, else the image; "" without either."""
+        names = (self.texts(name).to_pylist() for name in ("cluster", "image_id"))
+        return [cluster or image for cluster, image in zip(*names, strict=True)]
 
 
 NUMBERS = frozenset(columns.SAMPLES.of_type(False))

@@ -24,6 +24,11 @@ SAMPLES, METRICS, EVIDENCE = "samples.parquet", "metrics.parquet", "evidence.par
 CELL = "cell_id"
 FOLDER = "samples"  # of a run's files by cell
 KINDS = {".csv": SAMPLES, ".metrics.json": METRICS, ".evidence.json": EVIDENCE}
+SOMETIMES = (
+    "not_scored",
+    "judge",
+    "judge_temperature",
+)  # of a metric: there where they say something
 ROUTING = ".routing.json"  # stands in routing.csv as well
 
 
@@ -117,6 +122,7 @@ def _records(place: Path, path: Path) -> Iterator[list[str]]:
 def metric(row: dict[str, Any]) -> dict[str, Any]:
     """A row of metrics.parquet as `samples/<cell_id>.metrics.json` has it."""
     docs, scores = row.pop("doc_ids"), row.pop("scores")
+    row = {name: said for name, said in row.items() if said or name not in SOMETIMES}
     return {**row, "scores": dict(zip(docs, scores, strict=True))}
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.common.ownfiles import own_name
 from harness.common.threads import in_use
 from harness.options.load import Load
 from harness.options.workload import Workload
@@ -81,7 +82,7 @@ class TimedCells:
         """The identifying columns of a row; ``sizes`` are n_text and n_image."""
         return {
             **self._named(cell),
-            "bench": cell.work.bench,
+            "bench": own_name(cell.work.bench),
             "workload": cell.work.spec,
             "device": self.grid.device_name,
             "batch": cell.work.batch,
@@ -140,6 +141,7 @@ class TimedCells:
             "data": self._data(cell.work.bench),
             "requested_id": cell.cell_id,
             "batch_size": cell.work.batch,
+            "protocol": self.grid.protocol(cell.work),
             "device": self.grid.runtime.device,
             "finished_at": now(),
         }

@@ -43,6 +43,7 @@ class TimingGrid:
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
     trained: Mapping[str, Any] = field(default_factory=dict)  # method -> hashes of its weights
     data: Mapping[str, str] = field(default_factory=dict)  # bench -> what is read, where known
+    content: Mapping[str, str] = field(default_factory=dict)  # own data -> hash of its documents
     notes: tuple[str, ...] = ()
 
     @property
@@ -75,6 +76,10 @@ class TimingGrid:
             "threads": self.runtime.threads,
         }
 
+    def protocol(self, work: Workload | Load) -> str:
+        """How the documents of a workload are asked; empty where it asks none."""
+        return str(self.settings.asking) if work.bench else ""
+
     def cell_id(self, method: Any, work: Workload | Load, attn: str, engine: str) -> str:
         """A hash over everything that can change a cell's times."""
         asked = self.settings
@@ -84,7 +89,13 @@ class TimingGrid:
                 "engine": engine,
                 "versions": package_versions(),
                 "model": [self.model, self.weights, self.trained.get(method.name)],
-                "workload": [work.spec, asked.data, asked.limit if work.bench else None],
+                "workload": [
+                    work.spec,
+                    asked.data,
+                    asked.limit if work.bench else None,
+                    *filter(None, [self.content.get(work.bench)]),
+                ],
+                "protocol": self.protocol(work),
                 "device": [self.device_name, self.runtime.dtype, attn, asked.seed],
                 "rounds": [asked.repeats, asked.warmup, asked.min_seconds, asked.max_seconds],
                 "kind": "throughput",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from reports import text
-from reports.cell import Score, Series
+from reports.cell import UNSCORED, Score, Series
 from reports.paper import names, notes
 from reports.paper.layout import PAGE, Column, fit
 from reports.paper.rows import Block, Names, blocks, name_rows
@@ -68,6 +68,7 @@ def _cell(summary: Summary, series: Series, bench: str) -> Line:
     head = piece(names.bench(bench)) + mini
     if score is None:
         why = "not run" if cell.status == "missing" else cell.status
+        why = f"{UNSCORED}: {cell.waits}" if cell.waits else why
         return [head, Piece(), piece(text.GAP), Piece(), Piece(), piece(why)]
     unit = text.factor(summary, bench)
     n = text.number(score.n if not math.isnan(score.n) else cell.n, 0)

@@ -31,7 +31,10 @@ def detail(index: Index, bench: str, doc: str) -> dict[str, Any] | None:
             return None
         answers = base.execute("SELECT * FROM answers WHERE doc = ? ORDER BY series", (row["id"],))
         methods = [_method(index, base, row, dict(answer)) for answer in answers]
-    image = index.source(bench).image(doc, row["image"] or "")
+    names = [name for name in (row["image"] or "").split("+") if name] or [""]
+    found = [index.source(bench).image(doc, name) for name in names]
+    missing = list(dict.fromkeys(one for one in found if isinstance(one, str)))
+    files = [not isinstance(one, str) for one in found]
     asked = row["question"] or next((m["asked"] for m in methods if m["asked"]), None)
     return {
         "bench": bench,
@@ -41,8 +44,9 @@ def detail(index: Index, bench: str, doc: str) -> dict[str, Any] | None:
         "question": asked,
         "target": row["target"],
         "images": row["images"],
-        "image": None if isinstance(image, str) else row["image"],
-        "no_image": image if isinstance(image, str) else "",
+        "image": row["image"] if files[0] else None,
+        "files": files,
+        "no_image": " ".join(missing),
         "methods": methods,
     }
 

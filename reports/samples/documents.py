@@ -51,9 +51,10 @@ class Source:
         """Questions are in the index now."""
         self._questions = None
 
-    def image(self, doc: str, image_id: str) -> tuple[bytes, str] | str:
-        """Content and media type of a document's first image, or the sentence why there is none."""
-        name = image_id.partition("+")[0]
+    def image(self, doc: str, name: str) -> tuple[bytes, str] | str:
+        """Content and media type of an image of a document, by the hash that the run names it by,
+        or the sentence why there is none.
+        """
         if not name:
             return NO_IMAGE
         if name.isalnum() and (path := self.images / f"{name}.jpg").is_file():

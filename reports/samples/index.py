@@ -101,13 +101,20 @@ class Index:
         """Where questions and images of a bench come from."""
         return self._data[bench]
 
-    def image(self, bench: str, doc: str) -> tuple[bytes, str] | str:
-        """Content and media type of a document's image, or why there is none."""
+    def image(self, bench: str, doc: str, number: int = 0) -> tuple[bytes, str] | str:
+        """Content and media type of a document's image, by its place in the prompt from 0, or why
+        there is none.
+        """
         with closing(self._open()) as base:
             row = base.execute(
                 "SELECT image FROM docs WHERE bench = ? AND doc = ?", (bench, doc)
             ).fetchone()
-        return "No such document." if row is None else self._data[bench].image(doc, row[0] or "")
+        if row is None:
+            return "No such document."
+        names = (row[0] or "").split("+")
+        if not 0 <= number < len(names):
+            return f"This document has no image {number}."
+        return self._data[bench].image(doc, names[number])
 
     def stop(self) -> None:
         """Ask the builder to end at the next piece."""

@@ -168,7 +168,7 @@ def _image(server: Server, asked: dict[str, str]) -> Reply:
     bench, doc = asked.get("bench", ""), asked.get("doc", "")
     if bench not in server.index.benches:
         return _words(404, "No such bench in this run.")
-    found = server.index.image(bench, doc)
+    found = server.index.image(bench, doc, int(asked.get("number", 0)))
     return _words(404, found) if isinstance(found, str) else (200, found[1], found[0])
 
 

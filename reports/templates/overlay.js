@@ -32,12 +32,14 @@ const overlay = (function () {
     const b = grid.box;
     return [Math.min(0, b[0]), Math.min(0, b[1]), Math.max(grid.image[1], b[2]), Math.max(grid.image[0], b[3])];
   };
-  /* Tiles that have a grid each are one picture: a canvas for all of them. */
+  const imageOf = grid => grid.number || 0;
+  /* Tiles of an image that have a grid each are one picture: a canvas for all of them. */
   const parted = function (grids) {
     const parts = [];
     grids.forEach(function (grid) {
       const last = parts[parts.length - 1], tile = grid.kind === "tile" && grid.box;
-      if (tile && last && last[0].kind === "tile" && last[0].box) last.push(grid); else parts.push([grid]);
+      const goes = tile && last && last[0].kind === "tile" && last[0].box && imageOf(last[0]) === imageOf(grid);
+      if (goes) last.push(grid); else parts.push([grid]);
     });
     return parts;
   };
@@ -70,15 +72,44 @@ const overlay = (function () {
       pen.fillRect(x0, 0, x1 - x0, y0); pen.fillRect(x0, y1, x1 - x0, canvas.height - y1);
     }
   };
-  const card = function (sample, method, parent, picture) {
+  /* The files behind several images, in order; null for one that is not there. */
+  const load = function (urls, then) {
+    const found = urls.map(() => null);
+    let left = urls.length;
+    const ready = function () { if (--left <= 0) then(found); };
+    if (!left) then(found);
+    urls.forEach(function (url, i) {
+      if (!url) { ready(); return; }
+      const picture = new Image();
+      picture.onload = function () { found[i] = picture; ready(); };
+      picture.onerror = ready;
+      picture.src = url;
+    });
+  };
+  /* Which image tokens are whose: each image begins with its first grid. */
+  const owners = function (sample) {
+    const first = {};
+    sample.grids.forEach(function (grid) {
+      const number = imageOf(grid);
+      if (!(number in first) || grid.start < first[number]) first[number] = grid.start;
+    });
+    return Object.keys(first).map(number => [first[number], Number(number)]).sort((a, b) => a[0] - b[0]);
+  };
+  const card = function (sample, method, parent, pictures) {
     const kinds = sample.kinds, n = kinds.length, states = unpack(method.states, n * method.layers);
     const box = make("article", parent), head = make("p", box, "", "who");
     make("strong", head, method.name).title = method.label;
-    const none = new Uint8Array(states.length), parts = parted(sample.grids), canvases = parts.map(function () {
+    const none = new Uint8Array(states.length), parts = parted(sample.grids), starts = owners(sample);
+    const several = starts.length > 1, labels = {};
+    const canvases = parts.map(function (part) {
+      const number = imageOf(part[0]);
+      if (several && !labels[number]) labels[number] = make("p", box, "", "which");
       const canvas = make("canvas", box);
       canvas.setAttribute("role", "img");
       return canvas;
     });
+    if (!sample.grids.length && kinds.includes("2"))
+      make("p", box, "Its image tokens are made of several images or crops: none has a place in one.", "hint");
     const count = make("p", box, "", "count"), words = make("p", box, "", "words"), spans = [];
     let next = 0;
     if (!sample.words.length) words.remove(); /* not kept of this document */
@@ -94,18 +125,28 @@ const overlay = (function () {
     answer.append("Answer: "); make("q", answer, method.answer); answer.append(right);
     return function (layer, plain) {
       const at = Math.min(layer, method.layers - 1) * n, found = [0, 0, 0, 0];
-      let images = 0, texts = 0, kept = 0;
+      let images = 0, texts = 0, kept = 0, turn = 0;
+      const own = starts.map(() => [0, 0]); /* of each image: tokens, processed */
       for (let i = 0; i < n; i++) {
         const state = states[at + i], image = kinds[i] === "2";
-        if (image) { images++; found[state]++; } else { texts++; kept += state === 0; }
+        if (!image) { texts++; kept += state === 0; continue; }
+        images++; found[state]++;
+        while (turn + 1 < starts.length && i >= starts[turn + 1][0]) turn++;
+        if (own.length) { own[turn][0]++; own[turn][1] += state === 0; }
       }
       const rest = NAMES.map((name, i) => i && found[i] ? ", " + found[i] + " " + name : "").join("");
       const said = found[0] + " of " + images + " image tokens" + rest + "; " + kept + " of " + texts + " text";
       count.textContent = said;
       spans.forEach(function (one) { one[1].className = states[at + one[0]] ? "off" : ""; });
+      const told = {};
+      starts.forEach(function (one, i) {
+        told[one[1]] = "Image " + (one[1] + 1) + ": " + own[i][1] + " of " + own[i][0];
+        if (labels[one[1]]) labels[one[1]].textContent = told[one[1]];
+      });
       parts.forEach(function (part, i) {
-        draw(canvases[i], part, picture, plain ? none : states, at, sample.evidence);
-        canvases[i].setAttribute("aria-label", method.label + ", layer " + layer + ": " + said);
+        const number = imageOf(part[0]);
+        draw(canvases[i], part, pictures[number], plain ? none : states, at, sample.evidence);
+        canvases[i].setAttribute("aria-label", method.label + ", layer " + layer + ": " + (several ? told[number] + "; " : "") + said);
       });
     };
   };
@@ -117,5 +158,5 @@ const overlay = (function () {
       const entry = make("span", line); make("i", entry, "", item[0]); entry.append(item[1]);
     });
   };
-  return { make: make, card: card, legend: legend };
+  return { make: make, card: card, legend: legend, load: load };
 })();

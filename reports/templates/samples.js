@@ -139,11 +139,11 @@
     const missing = [...new Set(doc.methods.filter(m => m.why).map(m => m.why))];
     if (doc.no_image) make("p", parent, doc.no_image, "hint");
     missing.forEach(why => make("p", parent, why + (shown.length ? " (" + doc.methods.filter(m => m.why === why).map(m => run.series[m.series].name).join(", ") + ")" : ""), "hint"));
-    const url = "/api/image?" + new URLSearchParams({ bench: doc.bench, doc: doc.doc });
-    if (!shown.length && doc.image) {
+    const urls = doc.files.map((there, i) => there && "/api/image?" + new URLSearchParams({ bench: doc.bench, doc: doc.doc, number: i }));
+    if (!shown.length) urls.filter(Boolean).forEach(function (url, i, all) {
       const image = make("img", make("p", parent, "", "plain"));
-      image.src = url; image.alt = "The image of this document";
-    }
+      image.src = url; image.alt = all.length > 1 ? "Image " + (i + 1) + " of this document" : "The image of this document";
+    });
     if (!shown.length) return;
     const depth = Math.max(...shown.map(m => m.shown.methods[0].layers));
     if (layer === null) layer = Math.floor(depth * 2 / 3);
@@ -151,12 +151,11 @@
     const value = make("output", bar), toggle = make("button", bar), root = make("div", parent), cards = make("div", parent, "", "cards");
     overlay.legend(root); toggle.type = "button";
     Object.assign(slider, { type: "range", min: 0, max: depth - 1, step: 1, id: "layer" }); label.htmlFor = "layer";
-    if (doc.images > 1) make("p", root, "The first of " + doc.images + " images.", "hint");
-    const start = function (picture) {
+    const start = function (pictures) {
       if (current !== doc) return;
       const cardsOf = shown.map(function (m) {
         m.shown.methods[0].ok = m.ok === null ? null : m.ok === 1;
-        return overlay.card(m.shown, m.shown.methods[0], cards, picture);
+        return overlay.card(m.shown, m.shown.methods[0], cards, pictures);
       });
       update = function (by, flip) {
         layer = Math.min(depth - 1, Math.max(0, layer + by)); plain = flip ? !plain : plain;
@@ -169,11 +168,7 @@
     };
     slider.addEventListener("input", function () { if (update) update(Number(slider.value) - layer); });
     toggle.addEventListener("click", function () { if (update) update(0, true); });
-    if (!doc.image) { start(null); return; }
-    const picture = new Image();
-    picture.onload = function () { start(picture); };
-    picture.onerror = function () { start(null); };
-    picture.src = url;
+    overlay.load(urls, start);
   };
   const show = function (doc) {
     current = doc; update = null;

@@ -14,8 +14,8 @@
     }
     slider.type = "range"; slider.min = 0; slider.max = depth - 1; slider.step = 1;
     slider.value = Math.floor(depth * 2 / 3); slider.id = "slider-" + number; label.htmlFor = slider.id;
-    const start = function (picture) {
-      const updates = sample.methods.map(m => card(sample, m, cards, picture));
+    const start = function (pictures) {
+      const updates = sample.methods.map(m => card(sample, m, cards, pictures));
       const show = function () {
         value.textContent = slider.value + " (0 to " + (depth - 1) + ")";
         updates.forEach(update => update(Number(slider.value)));
@@ -23,12 +23,10 @@
       slider.addEventListener("input", show);
       show();
     };
-    const url = data.images[sample.image];
-    if (!url) { make("p", body, "The image is not in the run directory."); start(null); return; }
-    const picture = new Image();
-    picture.onload = function () { start(picture); };
-    picture.onerror = function () { start(null); };
-    picture.src = url;
+    const urls = sample.images.map(name => data.images[name]), missing = urls.filter(url => !url).length;
+    if (missing || !urls.length && sample.kinds.includes("2"))
+      make("p", body, (urls.length > 1 ? missing + " of " + urls.length + " images are" : "The image is") + " not in the run directory.");
+    overlay.load(urls, start);
   };
   overlay.legend(root);
   data.samples.forEach(function (sample, number) {

@@ -11,7 +11,7 @@ import pytest
 
 from harness.bench.benches import Bench
 from harness.bench.tasks_index import TaskFile
-from harness.common.errors import CellError, UsageError
+from harness.common.errors import CellError
 from harness.model.session import Session
 from tests.fixtures.hub_data import picture
 from tests.loop.cells import comparable, predictions, run
@@ -177,7 +177,6 @@ def test_sampling_only_when_asked(llava: Session, task: Any) -> None:
         ({"generation_kwargs": {"num_beams": 4}}, CellError, "beam search"),
         ({"process_docs": "!function utils.none"}, CellError, "own: the data hold no documents"),
         ({"doc_to_visual": "!function utils.video"}, CellError, "media of type str"),
-        ({"output_type": "loglikelihood", "generation_kwargs": None}, UsageError, "log-likelih"),
     ],
 )
 def test_tasks_that_cannot_be_run(

@@ -10,12 +10,12 @@ CELLS = table(
     "cell_id",
     CELL_LINES,
     """
-data | text | | what was read: `mini`, `hub`, `local`, `hub+local`
+data | text | | what was read: `mini`, `own`, `hub`, `local`, `hub+local`
 status | text | | `done` or `failed`
 error | text | | why it failed
 n | int | documents | how many were answered
 seconds | float | s | spent answering, over all attempts, by the process that spent most
-data_source | text | | `dataset@commit` of the hub, `file@hash` of local data
+data_source | text | | `dataset@commit` of the hub, `file@hash` of local data (own: of all rows)
 requested_id | text | | the id as planned; differs from `cell_id` after a batch had to be halved
 batch_size | int | samples | the one that ran last
 over_length | int | samples | longer than the model's context (`--allow over-length`)
@@ -29,6 +29,7 @@ positions | text | | how kept tokens are numbered: `original`, `compact`; empty:
 reused_from | text | | the run that answered it (`--reuse`); empty: this one
 threads | int | threads | of the model, on a CPU
 rank_count | int | processes | that answered it together when it was finished (`torchrun`)
+protocol | text | | how questions were put (`--protocol`); empty: an older run, `lmms-eval`
 """,
 )
 ACCURACY = table(
@@ -67,6 +68,10 @@ budget_unit | text | | `tokens` of one image, or `share` of its tokens
 budget_within | flag | | 1: met to one token or 2 %; 0: missed, and the row gets no verdict
 same_answers | int | documents | that both answered with the same text
 smallest_n | int | documents | from which on equal scores can be `non-inferior`, at this margin
+protocol | text | | as in `cells.csv`
+judge | text | | the language model that scored, where, and versions of its questions
+judge_temperature | text | | at which it was asked, as lmms-eval's task does
+not_scored | text | | why `value` is empty: `needs a judge`, `submit FILE`
 """,
 )
 FRONTS = table(

@@ -50,8 +50,11 @@ tflops_prefill_paper_gamma | float | TFLOP | prefill as γ-MoD's paper counts
 tflops_prefill_paper_fastv | float | TFLOP | prefill as FastV's paper counts
 tflops_router | float | TFLOP | what the method computed of its own; empty where a part is not known
 tflops_lm_head | float | TFLOP | of the LM head: in prefill and decode already
+image_tokens | text | tokens | of each of several images, in the prompt's order, a space between
+image_kept | text | tokens | of each that are processed, mean over layers; empty where not known
 """,
     _COUNTED,
+    "cluster | text | | of own data: what intervals are clustered by instead; empty: the image",
 )
 COST = table(
     "cost.csv",
@@ -87,6 +90,20 @@ layer | int | | from 0
 kind | text | | `system`, `question`, `image` or `answer`
 tokens | int | tokens | of this kind, over all samples
 kept | int | tokens | of them that the layer processed
+kept_fraction | float | share | `kept` / `tokens`
+""",
+)
+IMAGES = table(
+    "images.csv",
+    "What stays of each image of prompts with several; only where there are such prompts.",
+    "cell_id image",
+    """
+cell_id | text | | as in `cells.csv`
+bench | text | | as in `cells.csv`
+image | text | | its number in the prompt, from 1, or `all` of a prompt together
+n | int | documents | with at least two images, and with this one
+tokens | float | tokens | of it, mean over documents
+kept | float | tokens | of them processed, mean over layers and documents
 kept_fraction | float | share | `kept` / `tokens`
 """,
 )

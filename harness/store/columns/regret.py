@@ -39,6 +39,7 @@ data | text | | as in `cells.csv`
 device | text | | where it ran
 dtype | text | | precision
 attn | text | | attention backend
+protocol | text | | as in `cells.csv`
 batch_size | int | samples | run together
 seed | int | | of everything random
 """,
