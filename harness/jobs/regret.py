@@ -251,10 +251,10 @@ def _title(cell: Cell) -> str:
 
 def _told(row: Any) -> str:
     unit = 100 if max(row["turn2_fresh"], row["turn2_kept"]) <= 1 else 1
-    low, high = (
-        "?" if row[name] is None else f"{unit * row[name]:+.1f}" for name in ("ci_low", "ci_high")
-    )
+    ends = [row[name] for name in ("ci_low", "ci_high")]
+    known = None not in ends  # there is none with a single image
+    interval = f"[{', '.join(f'{unit * one:+.1f}' for one in ends)}]" if known else "(no interval)"
     return (
         f"{NAME} of {row['label']} on {row['bench']} ({row['data']}): {unit * row['regret']:+.1f} "
-        f"points [{low}, {high}] over {row['n']} second turns on {row['images']} images"
+        f"points {interval} over {row['n']} second turns on {row['images']} images"
     )
