@@ -13,6 +13,7 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from harness.bench.decoding import is_truncated
+from harness.bench.pixels import fewer_pixels
 from harness.bench.prompter import Prompter
 from harness.bench.request import Request
 from harness.bench.watching import NanWatch, StopOnText, first_stop
@@ -69,10 +70,13 @@ class Generator:
         """
         images = [self.prompter.images(request) for request in batch]
         keys = [[image_key(image) for image in row] for row in images]
-        inputs = self.prompter.inputs(batch, images)
+        shown = [[self._shown(image) for image in row] for row in images]
+        inputs = self.prompter.inputs(batch, shown)
         sizes = inputs["attention_mask"].sum(dim=1).tolist()
         self._check_length(batch, sizes, [1] * len(batch))
-        self.sharing.expect([key for row in keys for key in row], inputs)
+        pixels = self.run.method.pixels
+        kept = keys if pixels == 1 else [[f"{key} x {pixels:g}" for key in row] for row in keys]
+        self.sharing.expect([key for row in kept for key in row], inputs)
         questions = [request.text for request in batch]
         self.run.set_samples([request.name for request in batch], questions)
         how, start = batch[0].how, int(inputs["input_ids"].shape[1])
@@ -93,7 +97,7 @@ class Generator:
         self._check(batch, watch.first_bad(), lengths)
         over = self._check_length(batch, sizes, lengths)
         records = self.run.records(lengths)
-        for record, row in zip(records, images, strict=True):
+        for record, row in zip(records, shown, strict=True):
             sizes = [(i.height, i.width) for i in row]
             self.prompter.family.place(record.grid, sizes, self.processor.image_processor)
         prompts = zip(inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), strict=True)
@@ -104,6 +108,11 @@ class Generator:
             Output(self._text(row[:n], how.stops), n, "+".join(key), record, *more)
             for row, n, key, record, *more in found
         ]
+
+    def _shown(self, image: Any) -> Any:
+        """The image as the processor gets it: with fewer pixels where a method says so."""
+        share = self.run.method.pixels
+        return image if share == 1 else fewer_pixels(image, share, self.processor.image_processor)
 
     def forget_features(self) -> None:
         """Give back the memory that shared vision features hold."""

@@ -76,6 +76,7 @@ class Llava(Family):
     }
     library = ("LlavaConfig", "LlavaForConditionalGeneration")
     boxes_in_frame = True
+    unshrunk = ""
     trains = True
     tensors: ClassVar[dict[str, tuple[str, ...]]] = {
         "projector": ("model.multi_modal_projector.", "model.image_newline"),

@@ -13,6 +13,7 @@ from harness.common.errors import UsageError
 from harness.families import framing
 from harness.families.configs import shown
 from harness.families.decoders import Sizes
+from harness.families.family import Family
 from harness.families.llava import VICUNA_13B, Llava, config_of, decoder
 from harness.families.shapes import ImageSize, ModelShape
 
@@ -47,6 +48,7 @@ class LlavaNext(Llava):
     """`model_type` llava_next."""
 
     kind = "llava_next"
+    unshrunk = Family.unshrunk  # not that of the family it is made after
     text_ties = False
     says: ClassVar[Sizes] = {**Llava.says, "image_grid_pinpoints": GRIDS}
     published: ClassVar[dict[str, Sizes]] = {name: sizes for name, _, sizes in RELEASES}

@@ -70,7 +70,7 @@ class Settings:
     )
     controls: bool = _do(
         False,
-        help="add random, uniform and pool at the budget of every method, and blind",
+        help="add random, uniform, pool and downsample at the budget of every method, and blind",
         jobs=ON_BENCHES,
         record=Record.NEVER,  # they stand among the methods then
     )

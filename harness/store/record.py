@@ -43,7 +43,8 @@ class RoutingRecord:
     mod_layers  bool [L]: layers on which the method may let tokens skip or leave.
     grid        image geometry: ``{"kind": "base"|"tile", "rows", "cols", "start", "newline",
                 "crops"}``; ``start`` is an index into the n tokens; with ``newline`` each row has
-                one more; ``crops`` is what the tower saw of it. Where the original image is known
+                one more; ``crops`` is what the tower saw of it, ``saw`` the rows and columns of
+                tokens that a tower made which was shown a smaller image. Where the original image is known
                 also ``number``, ``image``, ``fit`` and ``box`` (see ``harness.families.framing``).
     method      canonical ``name:key=value`` string.
     sample      the caller's name for the sample.
