@@ -69,7 +69,9 @@ REGISTRY: dict[str, Entry] = {
         role="control",
     ),
     "downsample": Entry(
-        "methods.downsample:Downsample", "control: the image shrunk ahead of its tower", role="control"
+        "methods.downsample:Downsample",
+        "control: the image shrunk ahead of its tower",
+        role="control",
     ),
     "blind": Entry("methods.blind:Blind", "control: no image token at all", role="blind"),
     "plan": Entry("methods.plan:Planned", "one retention a layer, training-free (--analyse plan)"),

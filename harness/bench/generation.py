@@ -13,7 +13,7 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from harness.bench.decoding import is_truncated
-from harness.bench.pixels import fewer_pixels
+from harness.bench.pixels import fewer_pixels, in_whole
 from harness.bench.prompter import Prompter
 from harness.bench.request import Request
 from harness.bench.watching import NanWatch, StopOnText, first_stop
@@ -97,9 +97,11 @@ class Generator:
         self._check(batch, watch.first_bad(), lengths)
         over = self._check_length(batch, sizes, lengths)
         records = self.run.records(lengths)
-        for record, row in zip(records, shown, strict=True):
+        for record, row, whole in zip(records, shown, images, strict=True):
             sizes = [(i.height, i.width) for i in row]
             self.prompter.family.place(record.grid, sizes, self.processor.image_processor)
+            if pixels != 1:
+                in_whole(record.grid, [(i.height, i.width) for i in whole])
         prompts = zip(inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), strict=True)
         real = [[i for i, own in zip(*prompt, strict=True) if own] for prompt in prompts]
         cut = [sum(map(is_truncated, row)) for row in images]

@@ -22,6 +22,17 @@ def fewer_pixels(image: Any, share: float, processor: Any) -> Any:
     return image.resize(size, Resampling.BICUBIC)
 
 
+def in_whole(grids: list[dict[str, Any]], sizes: list[tuple[int, int]]) -> None:
+    """Grids that were placed in smaller images, placed in those of ``sizes`` (height, width)."""
+    for grid in grids:
+        if "box" in grid:
+            old, new = grid["image"], sizes[grid["number"]]
+            down, across = new[0] / old[0], new[1] / old[1]
+            left, top, right, bottom = grid["box"]
+            box = left * across, top * down, right * across, bottom * down
+            grid |= {"image": list(new), "box": [round(edge, 3) for edge in box]}
+
+
 def kept(size: tuple[int, int], processor: Any) -> float:
     """By how much a processor shrinks an image's sides; 1 where it does not, or nobody knows.
 

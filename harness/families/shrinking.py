@@ -62,7 +62,9 @@ def packed(tower: Any, config: Any, shrink: Shrink, saw: Saw) -> list[tuple[Any,
             slots = shrink(rows, cols) if frames == 1 else None
             high, wide = (len(slots[0]), len(slots[1])) if slots else (rows, cols)
             saw.append((high, wide) if slots else None)
-            pixels.append(_rescaled(one, (rows, cols), (high, wide), merge, shape) if slots else one)
+            pixels.append(
+                _rescaled(one, (rows, cols), (high, wide), merge, shape) if slots else one
+            )
             sizes.append([frames, high * merge, wide * merge])
             source = repeated(rows, cols, slots) if slots else torch.arange(frames * rows * cols)
             sources.append(source + first)

@@ -1,4 +1,7 @@
-"""`--controls`: random, uniform, pool and downsample at every method's own budget, and blind once. Torch-free.
+"""`--controls`: random, uniform, pool and downsample at every method's budget, and blind once.
+
+Torch-free. A control that cannot run on the model (downsample on any-resolution images) is left
+out.
 
 They number their tokens as the method does (`Method.numbering`): at one budget with methods of both
 kinds every control stands twice, since numbering alone can cost more than the choice of tokens.

@@ -1,7 +1,7 @@
 """The derived CSVs, rebuilt from the finished cells' files. Torch-free.
 
 accuracy.csv, cost.csv, routing.csv, fronts.csv, controls.csv, curves.csv, comparisons.csv,
-averages.csv and evidence.csv.
+averages.csv, hard.csv, slices.csv and evidence.csv.
 
 Rows come in the order of the run's settings, whatever order the cells were computed in, so an
 interrupted and resumed run writes the same bytes as one that ran through.
@@ -35,6 +35,7 @@ from harness.readouts.curves import Curves
 from harness.readouts.documents import Column, Documents, Images, Library, Texts
 from harness.readouts.evidence import evidence_rows
 from harness.readouts.fronts import Fronts, Subject
+from harness.readouts.hard import Hard
 from harness.readouts.kept import Kept
 from harness.readouts.matrix import Matrix
 from harness.readouts.stored import read_samples
@@ -49,7 +50,7 @@ from harness.store.csvfile import (
     write_lines,
 )
 from harness.store.rundir import Store
-from methods import BLIND, REFERENCE
+from methods import BLIND, PROBE, REFERENCE
 
 BY_CELL = {"cost": columns.COST, "routing": columns.ROUTING, "evidence": columns.EVIDENCE}
 SELDOM = 20  # times as long as they take lies between two writings of tables of pairs
@@ -76,6 +77,7 @@ class Derived:
         self._controls = Controls(seed, self.library)
         self._curves = Curves(seed)
         self._matrix = Matrix(seed, self.library)
+        self._hard = Hard(seed, self.library)
         self._comparisons = Comparisons(seed, margin)
         self.order = list(order)  # requested ids, in the order of the settings
         self.seed = seed
@@ -91,11 +93,12 @@ class Derived:
         Before the `last` cell of a run: always those that have rows by cell; those that hold cells
         against each other only while that is a small part of the run's time.
         """
-        cells = self._finished()
+        found = self._finished()
+        cells = [cell for cell in found if cell.row["method"] != PROBE]
         self._write_rows(cells)
         begun = time.monotonic()
         if last or begun - self._compared >= SELDOM * self._comparing:
-            self._write_pairs(cells)
+            self._write_pairs(cells, [cell for cell in found if cell.row["method"] == PROBE])
             self._compared = time.monotonic()
             self._comparing = self._compared - begun
 
@@ -120,10 +123,11 @@ class Derived:
                 header = to_csv(table, [])
                 write_atomic(path, [header, *(text.encode() for text in texts)], durable=False)
 
-    def _write_pairs(self, cells: Sequence[CellData]) -> None:
+    def _write_pairs(self, cells: Sequence[CellData], probes: Sequence[CellData]) -> None:
         """The files that hold cells against each other.
 
-        curves.csv only where a method has two budgets.
+        curves.csv only where a method has two budgets, hard.csv and slices.csv only where dense
+        answered at a quarter of the pixels (`probes`).
         """
         path = self.store.path
         subjects = [subject(cell) for cell in cells]
@@ -139,6 +143,10 @@ class Derived:
         self._matrix.update(contenders)
         pairs = self._comparisons.rows(self._matrix, several=len(self._benches()) > 1)
         write_csv(path / "comparisons.csv", columns.COMPARISONS, pairs, durable=False)
+        if probes or (path / "hard.csv").exists():
+            self._hard.update(contenders, [subject(cell) for cell in probes])
+            write_csv(path / "hard.csv", columns.HARD, self._hard.rows(), durable=False)
+            write_csv(path / "slices.csv", columns.SLICES, self._hard.documents(), durable=False)
         averages = average_rows(self._matrix)
         write_csv(path / "averages.csv", columns.AVERAGES, averages, durable=False)
 

@@ -44,8 +44,9 @@ class RoutingRecord:
     grid        image geometry: ``{"kind": "base"|"tile", "rows", "cols", "start", "newline",
                 "crops"}``; ``start`` is an index into the n tokens; with ``newline`` each row has
                 one more; ``crops`` is what the tower saw of it, ``saw`` the rows and columns of
-                tokens that a tower made which was shown a smaller image. Where the original image is known
-                also ``number``, ``image``, ``fit`` and ``box`` (see ``harness.families.framing``).
+                tokens that a tower made which was shown a smaller image. Where the original image
+                is known also ``number``, ``image``, ``fit`` and ``box`` (see
+                ``harness.families.framing``).
     method      canonical ``name:key=value`` string.
     sample      the caller's name for the sample.
     scoring     what the method computed of its own, equal calls together: ``phase`` prompt or

@@ -17,6 +17,7 @@ from harness.store.columns.costs import (
 from harness.store.columns.families import FAMILIES
 from harness.store.columns.load import LOAD
 from harness.store.columns.pairs import AVERAGES, COMPARISONS, CURVES
+from harness.store.columns.slices import HARD, SLICES
 from harness.store.columns.table import CELL
 from harness.store.columns.times import ROUNDS, THROUGHPUT
 
@@ -24,6 +25,6 @@ SCHEMA_VERSION = 1
 
 __all__ = [
     "ACCURACY", "AVERAGES", "CAPACITY", "CELL", "CELLS", "COMPARISONS", "CONTROLS", "COST",
-    "COUNTED", "COUNTERS", "CURVES", "EVIDENCE", "FAMILIES", "FRONTS", "LOAD", "PUBLISHED",
-    "ROUNDS", "ROUTING", "SAMPLES", "SCHEMA_VERSION", "THROUGHPUT",
+    "COUNTED", "COUNTERS", "CURVES", "EVIDENCE", "FAMILIES", "FRONTS", "HARD", "LOAD", "PUBLISHED",
+    "ROUNDS", "ROUTING", "SAMPLES", "SCHEMA_VERSION", "SLICES", "THROUGHPUT",
 ]  # fmt: skip
