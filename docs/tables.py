@@ -19,6 +19,7 @@ from harness.store.columns import (
     layers,
     load,
     pairs,
+    slices,
     study,
     times,
 )
@@ -28,7 +29,7 @@ HEAD = ("flag", "default", "meaning", "with", "recorded")
 SET = Record.SET
 FILES = [
     table
-    for module in (answers, pairs, costs, capacity, times, load, layers, study, families)
+    for module in (answers, pairs, slices, costs, capacity, times, load, layers, study, families)
     for table in vars(module).values()
     if isinstance(table, Table)
 ]
