@@ -21,6 +21,7 @@ from harness.store.columns import (
     pairs,
     reference,
     regret,
+    slices,
     study,
     times,
 )
@@ -31,7 +32,7 @@ SET = Record.SET
 FILES = [
     table
     for module in (
-        *(answers, pairs, reference, costs, capacity, times),
+        *(answers, pairs, reference, slices, costs, capacity, times),
         *(load, layers, regret, study, families),
     )
     for table in vars(module).values()

@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 # What a row of a table is there for: to be judged, to be compared with (the unchanged model), to
-# spend what a method spends, or to show what answers are worth without any image.
-Role = Literal["method", "reference", "control", "blind"]
+# spend what a method spends, or to show what answers are worth without any image. A probe is in no
+# table: its answers sort documents.
+Role = Literal["method", "reference", "control", "blind", "probe"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Method:
     apart: ClassVar[bool] = False  # each image of a prompt keeps its own amount: none compete
     mixes: ClassVar[bool] = False  # its tokens are made of several images: none has its place
     coarse: ClassVar[bool] = False  # meets a budget as near as a grid of tokens allows
+    pixels: ClassVar[float] = 1.0  # share of an image's pixels that the processor is given
+    shrinks: ClassVar[bool] = False  # the tower sees smaller images, see ``shrink``
     plans_layers: ClassVar[bool] = False  # training may choose its parameter `layers` by ARank
     # Parameters under which nothing is dropped and fresh modules scale nothing: logits then
     # equal the plain model's bit for bit. None where a method has no such setting.
@@ -192,6 +195,14 @@ class Method:
 
     def build_modules(self, info: ModelInfo) -> nn.Module | None:
         """Fresh parameters of the method, or None."""
+        return None
+
+    def shrink(self, rows: int, cols: int) -> tuple[list[int], list[int]] | None:
+        """The smaller grid that the tower sees of an image of ``rows`` x ``cols`` tokens.
+
+        As the rows and the columns, ascending, in which its tokens stand; each of the image's other
+        tokens repeats the nearest of them, and leaves in ``before``. None: the image as it is.
+        """
         return None
 
     def merge_patches(self, layer: int, seen: Seen) -> Merge | None:

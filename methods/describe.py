@@ -54,8 +54,10 @@ def acts(kind: type[Method]) -> str:
         early, later = asked[0] < n, len(set(asked)) > 1
     tower = "merge_patches" in own
     places = {
+        "on the image ahead of the vision tower": kind.shrinks,
         "in the vision tower": tower,
-        "before the language model": early and not tower,  # else that is the tower's doing
+        "before the language model": early
+        and not (tower or kind.shrinks),  # else that is the tower's doing
         "in the decoder's layers": later,
         "on generated tokens": "decode" in own,
     }
@@ -68,6 +70,7 @@ def needs(kind: type[Method]) -> list[str]:
     asked = {
         f"weights of its own: --checkpoint {kind.name}=PATH_OR_ID": kind.trained,
         "a tower with a class token": plain.needs_class_token and not plain.reads_received,
+        "images in one piece, without any-resolution tiles": kind.shrinks,
         f"at least {kind.least_images} images in a prompt, or one in several crops": (
             kind.least_images > 1
         ),

@@ -125,7 +125,7 @@ class Pool(Budgeted):
         """Write where each token of a grid goes (the nearest slot); returns the slots in order."""
         rows, cols, step = grid["rows"], grid["cols"], grid["cols"] + grid["newline"]
         high, wide = self._shape(grid)
-        down, right = _windows(rows, high), _windows(cols, wide)
+        down, right = windows(rows, high), windows(cols, wide)
         to_cols = [min(right, key=lambda slot: abs(slot - c)) for c in range(cols)]
         for r in range(rows):
             to_row = grid["start"] + min(down, key=lambda slot: abs(slot - r)) * step
@@ -141,7 +141,7 @@ class Pool(Budgeted):
         return grid["rows"] * grid["cols"] - high * wide + newlines
 
 
-def _windows(length: int, count: int) -> list[int]:
+def windows(length: int, count: int) -> list[int]:
     """Middle index of each adaptive pooling window [floor(iL/n), ceil((i+1)L/n))."""
     ends = [(-(-(i + 1) * length // count)) for i in range(count)]
     return [(i * length // count + ends[i] - 1) // 2 for i in range(count)]

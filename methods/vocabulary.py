@@ -54,6 +54,7 @@ class ModelInfo:
     class_tokens: int = 1  # that the tower has in front of a crop's patches: CLIP 1, SigLIP 0
     unread: str = ""  # why no method can read the tower's states, where that is so
     joins: int = 1  # patches that a token joins, for methods with ``reads_joined``
+    unshrunk: str = ""  # why its tower cannot be shown smaller images, where that is so
 
 
 @dataclass

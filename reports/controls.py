@@ -141,9 +141,9 @@ def missing_sentence(summary: Summary, rivals: Rivals) -> str:
     names = text.listing(list(places)) if everywhere else text.by_method(places)
     return (
         f"No random row at the budget and numbering of {names}: whether chance would do as well is "
-        "not known. The flag --controls adds random, uniform and pool at every budget that is "
-        "known before the run, numbered alike; beside a method that lets the images decide, ask "
-        "for random:kv=...:positions=... by name."
+        "not known. The flag --controls adds random, uniform, pool and downsample at every budget "
+        "that is known before the run, numbered alike; beside a method that lets the images "
+        "decide, ask for random:kv=...:positions=... by name."
     )
 
 

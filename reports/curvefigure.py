@@ -22,7 +22,7 @@ from reports.summary import Summary
 HEADER = ("model", "curve", "bench", "budget", "kv", "tokens", "value", "ci_low", "ci_high", "rows")
 DASHES: tuple[tuple[float, ...], ...] = ((1, 0), (5, 1.5), (1, 1))
 """Of methods, a round of the hues each."""
-CONTROL_DASHES = {"random": "-", "uniform": "--", "pool": ":"}
+CONTROL_DASHES = {"random": "-", "uniform": "--", "pool": ":", "downsample": "-."}
 LEAST = 0.04
 """Opacity of bands: the more there are, the paler, so that the lines are seen through them."""
 LABELS = 0.42

@@ -18,7 +18,7 @@ from reports.tables import Cell, Column, Table
 
 FILE = Spec.of(columns.CURVES, "bench", "method", "curve", "against", "area", "ci_low", "ci_high")
 DENSE, RANDOM = "dense", "random"
-MATCHED = (RANDOM, "uniform", "pool")
+MATCHED = (RANDOM, "uniform", "pool", "downsample")
 TITLE = "Accuracy against budget"
 ABOUT = (
     "A curve is the rows of a method that differ in the budget only; seeds of random are averaged. "

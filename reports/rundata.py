@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from methods import PROBE
 from reports.csvio import Spec, read_object, read_table, stored
 from reports.errors import ReportError
 from reports.specs import (
@@ -40,6 +41,8 @@ class Run:
     published: pd.DataFrame
     evidence: pd.DataFrame
     notices: list[str] = field(default_factory=list)
+    probes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Cells that sort documents and are rows of no table (``--slice``)."""
     timed: Run | None = None
     """The times of a run on benchmarks, as a run of their own: no accuracy, the timed cells."""
 
@@ -87,6 +90,9 @@ def load_run(path: Path) -> Run:
     if not meta and not any(stored(path / name) for name in ("cells.csv", "study.csv")):
         raise ReportError(f"{path} holds no run: neither run.json nor cells.csv is there.")
     run = Run(path, meta, cells, accuracy, cost, routing, speed, published, evidence, notices)
+    run.cells, run.probes = (
+        run.cells[(run.cells["method"] == PROBE) == one].copy() for one in (False, True)
+    )
     _set_times_apart(run)
     needed: tuple[Spec, ...] = (CELLS, ACCURACY, COST, ROUTING)
     if run.is_study:

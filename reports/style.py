@@ -41,7 +41,7 @@ THEMED = {
 """Hex colour to the name of the CSS variable that stands for it in the page."""
 
 MARKERS = "osD^vPX<>ph*d8H"
-CONTROL_MARKERS = {**dict(zip(MATCHED, cycle("x+1"), strict=False)), BLIND: "_"}
+CONTROL_MARKERS = {**dict(zip(MATCHED, cycle("x+12"), strict=False)), BLIND: "_"}
 
 DASHES: tuple[tuple[float, ...], ...] = (
     (1, 0), (4, 1.5), (1, 1), (5, 1.5, 1, 1.5), (8, 2), (3, 1, 1, 1, 1, 1), (2, 2.5),

@@ -59,7 +59,7 @@ def test_a_constructed_case_counted_by_hand() -> None:
     assert [(r["label"], r["control"]) for r in rows] == [
         (label, control)
         for label in ("good", "even")
-        for control in ("random", "uniform", "pool", "blind")
+        for control in ("random", "uniform", "pool", "downsample", "blind")
     ]
     good, even = row_of(rows, "good"), row_of(rows, "even")
     assert (good["value"], good["control_value"], good["n"]) == (0.9, 0.6, 100)
@@ -194,7 +194,7 @@ def test_a_run_writes_the_file_from_its_own_scores(tmp_path: Path) -> None:
     assert [(r["label"], r["bench"], r["control"]) for r in rows] == [
         ("fastv", bench, control)
         for bench in ("gqa", "pope")
-        for control in ("random", "uniform", "pool", "blind")
+        for control in ("random", "uniform", "pool", "downsample", "blind")
     ]
     accuracy = {(r["label"], r["bench"]): r for r in read_rows(out / "accuracy.csv")
                 if r["metric"] == "exact_match"}  # fmt: skip

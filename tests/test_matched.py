@@ -76,7 +76,7 @@ def added(*methods: Any) -> tuple[list[str], tuple[str, ...]]:
 
 def at(budget: str, positions: str = "original") -> list[str]:
     """The controls at a budget; a spec leaves out what is their default."""
-    default = {"random": "original", "uniform": "original", "pool": "compact"}
+    default = dict.fromkeys(MATCHED, "compact") | dict.fromkeys(("random", "uniform"), "original")
     said = f":positions={positions}"
     return [f"{n}:{budget}{'' if default[n] == positions else said}" for n in MATCHED]
 
@@ -122,10 +122,12 @@ def test_no_budget_gets_its_controls_twice() -> None:
 def test_controls_that_were_asked_for_stay_the_only_ones() -> None:
     said = ("random:kv=0.5", "random:kv=0.5:seed=1", "pool:tokens=72:positions=original", "blind")
     asked = named_methods(said)
-    assert added(Half(), *asked) == (["uniform:kv=0.5"], ())
+    small = "downsample:kv=0.5:positions=original"
+    assert added(Half(), *asked) == (["uniform:kv=0.5", small], ())
     assert added(*named_methods(("dense", "random:kv=0.2"))) == (["blind"], ())
     missing = Adaptive(kv=0.4), Grid(ratio=0.4)  # pool keeps a quarter whatever it is given
-    assert added(*missing) == (["random:kv=0.4", "uniform:kv=0.4", "blind"], ())
+    others = [spec for spec in at("kv=0.4") if not spec.startswith("pool")]
+    assert added(*missing) == ([*others, "blind"], ())
 
 
 def test_methods_without_a_budget_to_match_are_named() -> None:
@@ -168,15 +170,18 @@ def test_a_run_computes_and_compares_them(tmp_path: Path) -> None:
     assert labels == ["dense", "fastv kv=0.5", "divprune kv=0.5", *controls, "blind"]
     rows = read_rows(out / "controls.csv")
     assert {(r["label"], r["control"]): r["control_label"] for r in rows} == {
-        **dict(zip([("fastv kv=0.5", c) for c in MATCHED], controls[:3], strict=True)),
-        **dict(zip([("divprune kv=0.5", c) for c in MATCHED], controls[3:], strict=True)),
+        **dict(zip([("fastv kv=0.5", c) for c in MATCHED], controls[: len(MATCHED)], strict=True)),
+        **dict(
+            zip([("divprune kv=0.5", c) for c in MATCHED], controls[len(MATCHED) :], strict=True)
+        ),
         ("fastv kv=0.5", "blind"): "blind",
         ("divprune kv=0.5", "blind"): "blind",
     }
     accuracy = read_rows(out / "accuracy.csv")
     assert {r["label"]: r["positions"] for r in accuracy} == {
         "dense": "", "fastv kv=0.5": "original", "divprune kv=0.5": "compact", "blind": "",
-        **dict.fromkeys(controls[:3], "original"), **dict.fromkeys(controls[3:], "compact"),
+        **dict.fromkeys(controls[: len(MATCHED)], "original"),
+        **dict.fromkeys(controls[len(MATCHED) :], "compact"),
     }  # fmt: skip
     # The same rows by name are the same run: nothing is left to do.
     parts = FakeRun()

@@ -14,6 +14,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from harness.bench.decoding import is_truncated
 from harness.bench.drawing import Draw
+from harness.bench.pixels import fewer_pixels, in_whole
 from harness.bench.prompter import Prompter
 from harness.bench.request import Request
 from harness.bench.watching import NanWatch, StopOnText, first_stop
@@ -30,7 +31,8 @@ class Output:
 
     ``record`` says where in its image each grid of tokens lies. ``over_length``: prompt and
     answer together are longer than the model's context. ``truncated``: images of the prompt
-    whose files end too early. ``told``: see `harness.store.response_log.Answer`.
+    whose files end too early. ``told``: see `harness.store.response_log.Answer`. ``shown``: the
+    images as the processor got them.
     """
 
     text: str
@@ -41,14 +43,17 @@ class Output:
     images: Sequence[Any] = ()
     over_length: bool = False
     truncated: int = 0
+    shown: Sequence[Any] = ()
     told: Any = None
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A batch ready for the model: its images, their keys, the tensors, prompt tokens a row."""
+    """A batch ready for the model: its images, what is shown of them (fewer pixels where a method
+    says so), their keys, the tensors, prompt tokens a row."""
 
     images: list[list[Any]]
+    shown: list[list[Any]]
     keys: list[list[str]]
     inputs: dict[str, Any]
     sizes: list[int]
@@ -107,12 +112,15 @@ class Generator:
         """Read and lay out a batch. Raises CellError as :meth:`answer` does."""
         images = [self.prompter.images(request) for request in batch]
         keys = [[image_key(image) for image in row] for row in images]
-        inputs = self.prompter.inputs(batch, images)
+        shown = [[self._shown(image) for image in row] for row in images]
+        inputs = self.prompter.inputs(batch, shown)
         sizes = inputs["attention_mask"].sum(dim=1).tolist()
-        self.sharing.expect([key for row in keys for key in row], inputs)
+        pixels = self.run.method.pixels
+        kept = keys if pixels == 1 else [[f"{key} x {pixels:g}" for key in row] for row in keys]
+        self.sharing.expect([key for row in kept for key in row], inputs)
         questions = [request.text for request in batch]
         self.run.set_samples([request.name for request in batch], questions)
-        return Begun(images, keys, inputs, sizes)
+        return Begun(images, shown, keys, inputs, sizes)
 
     def finish(
         self,
@@ -123,9 +131,11 @@ class Generator:
         over: Sequence[bool],
     ) -> list[Output]:
         """Outputs of answers of so many tokens each; ``over``: rows longer than the context."""
-        for record, row in zip(records, begun.images, strict=True):
+        for record, row, whole in zip(records, begun.shown, begun.images, strict=True):
             sizes = [(i.height, i.width) for i in row]
             self.prompter.family.place(record.grid, sizes, self.processor.image_processor)
+            if self.run.method.pixels != 1:
+                in_whole(record.grid, [(i.height, i.width) for i in whole])
         tables = (begun.inputs[name].tolist() for name in ("input_ids", "attention_mask"))
         real = [
             [i for i, own in zip(*prompt, strict=True) if own]
@@ -133,8 +143,14 @@ class Generator:
         ]
         cut = [sum(map(is_truncated, row)) for row in begun.images]
         keys = ["+".join(row) for row in begun.keys]
-        found = zip(texts, lengths, keys, records, real, begun.images, over, cut, strict=True)
+        images = begun.images, over, cut, begun.shown
+        found = zip(texts, lengths, keys, records, real, *images, strict=True)
         return [Output(*one) for one in found]
+
+    def _shown(self, image: Any) -> Any:
+        """The image as the processor gets it: with fewer pixels where a method says so."""
+        share = self.run.method.pixels
+        return image if share == 1 else fewer_pixels(image, share, self.processor.image_processor)
 
     def forget_features(self) -> None:
         """Give back the memory that shared vision features hold."""

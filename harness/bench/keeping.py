@@ -44,7 +44,8 @@ class Keeper:
         if not request.asks_box or len(output.images) != 1:
             return None
         processor = self.prompter.processor.image_processor
-        return in_image(output.text, output.images[0], processor, self.prompter.boxes)
+        image = (output.shown or output.images)[0]  # a box in pixels is of what the model saw
+        return in_image(output.text, image, processor, self.prompter.boxes)
 
     def _picture(self, output: Any) -> dict[str, Any]:
         """What a picture of a sample shows besides its routing; the images go to ``on_image``."""

@@ -77,6 +77,11 @@ class Case:
         twin.model = self.model  # a cached property is an attribute like any other
         return twin
 
+    @property
+    def takes_tiles(self) -> bool:
+        """Whether it works where images come in tiles: what is shown smaller images does not."""
+        return not (self.method.shrinks and FAMILIES[tiny.TILED].unshrunk)
+
     def prompt(self, seed: int) -> dict[str, Any]:
         """A prompt with the fewest images that the method takes, another one for every seed."""
         return tiny.inputs_of(self.model, self.rows[:1], seed)

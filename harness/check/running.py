@@ -61,7 +61,7 @@ def work_is_counted(s: Case) -> None:
     free = isinstance(s.method, Budgeted) and s.method.target(1) is None
     budget = [replace(s.method, ratio=0.5)] if free else []  # type: ignore[call-arg]
     tries = [(s.other(method), s.prompt(0)) for method in (s.method, *budget)]
-    if s.family == "llava":  # whole tiles, then cut ones
+    if s.family == "llava" and s.takes_tiles:  # whole tiles, then cut ones
         other, sizes, count = Case(s.method, family=tiny.TILED), [(32, 32), (20, 30)], 2
     else:
         other, sizes, count = s, s.sizes, max(2, s.rows[0][1])
@@ -191,6 +191,8 @@ def text_untouched(s: Case) -> None:
 
 def any_resolution(s: Case) -> None:
     """works on any-resolution images with tiles and newline tokens, several in a prompt"""
+    if not s.takes_tiles:
+        raise NotApplicable("it refuses images in tiles")
     other = Case(s.method, family=tiny.TILED)
     inputs = tiny.any_resolution_inputs(other.model, other.sizes)
     _, (record,) = other.generate(inputs)

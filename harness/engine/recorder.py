@@ -158,7 +158,7 @@ class Recorder:
     def _grids(self, method: Any) -> list[list[dict[str, Any]]]:
         result, mixed = [], {"mixed": True} if method.mixes else {}
         for row, first in zip(self.samples.grids(), self.samples.first, strict=True):
-            keys = ("kind", "rows", "cols", "start", "newline", "crops", "whole", "padded")
+            keys = ("kind", "rows", "cols", "start", "newline", "crops", "whole", "padded", "saw")
             found = [{k: g[k] for k in keys if k in g} for g in row]
             result.append([g | mixed | {"start": g["start"] - first} for g in found])
         return result

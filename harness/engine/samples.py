@@ -127,7 +127,9 @@ class Samples:
         """What the tower merged for a method that asks for it (``TowerMerge``), or None."""
         found = getattr(self.features, "merge", None)
         wanted = bool(method.merge_layers(self.parts.info))
-        if any(self.image_counts) and wanted != (found is not None):
+        shrunk = getattr(self.features, "saw", None) is not None
+        other = wanted != (found is not None) or method.shrinks != shrunk
+        if any(self.image_counts) and other:
             raise EngineError("the vision tower was run for another method than this")
         if not any(self.image_counts):
             return None
@@ -166,6 +168,9 @@ class Samples:
         images = [[kind == IMAGE for kind in row] for row in self.kinds.tolist()]
         places = [[i for i, own in enumerate(row) if own] for row in images]
         lengths, sizes = self._image_lengths(framing.runs(images))
+        saw = getattr(self.features, "saw", None)
+        if saw and len(saw) < len(lengths):
+            raise _repeated(len(saw), len(lengths), "images")
         result: list[list[dict[str, Any]]] = []
         image = 0
         for columns in places:
@@ -176,7 +181,10 @@ class Samples:
                 run = columns[offset : offset + length]
                 if len(run) != length or run[-1] - run[0] != length - 1:
                     raise EngineError("an image's tokens are not contiguous in its prompt")
-                row += self._grids_of(run[0], length, size)
+                grids = self._grids_of(run[0], length, size)
+                if saw and saw[image] is not None:
+                    grids = [grid | {"saw": saw[image]} for grid in grids]
+                row += grids
                 offset, image = offset + length, image + 1
             result.append(row)
         return result

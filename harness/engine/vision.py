@@ -1,4 +1,4 @@
-"""Runs the vision tower: captures what methods ask for, or leaves it out altogether."""
+"""Runs the vision tower: captures what methods ask for, shrinks images, or leaves it out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from harness.engine.arguments import check_tower
 from harness.engine.model import EngineError, Parts, check_method, feature_layer
 from harness.engine.shadow import shadowed
 from harness.engine.tower import TowerMerge, merging
+from harness.families.shrinking import Saw
 from methods.base import Crop, Method, on_device
 
 
@@ -23,10 +24,12 @@ class Captured:
 
     crops: list[Crop] = field(default_factory=list)
     merge: TowerMerge | None = None
+    saw: Saw | None = None  # of every image, the smaller grid that the tower was shown
 
     def attach(self, features: Any) -> Any:
         """Give the features along what was kept."""
         features.crops, features.merge = self.crops or None, self.merge
+        features.saw = self.saw
         return features
 
 
@@ -37,8 +40,13 @@ def captured(parts: Parts, method: Method) -> Iterator[Captured]:
     Queries and keys are read where the layer's own projections make them, so the tower keeps its
     fast attention kernel.
     """
-    with merging(parts, method) as merge:
+    with ExitStack() as stack:
+        merge = stack.enter_context(merging(parts, method))
         found = Captured(merge=merge)
+        if method.shrinks:
+            found.saw = []
+            for module, forward in parts.family.shrinking(parts.model, method.shrink, found.saw):
+                stack.enter_context(shadowed(module, "forward", forward))
         if merge is not None or not method.reads_tower:
             yield found
             return

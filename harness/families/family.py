@@ -25,6 +25,7 @@ from methods.vocabulary import ModelInfo
 if TYPE_CHECKING:
     import torch
 
+    from harness.families.shrinking import Saw, Shrink
     from methods.crop import Crop
 
 
@@ -44,6 +45,12 @@ class Family(Images):
     tower_arguments: ClassVar[tuple[str, ...]] = ()  # of the tower, beside pixels
     deepstack: ClassVar[tuple[str, ...]] = ()  # decoder arguments that `added` reads
     unread: ClassVar[str] = ""  # why no method can read its tower's states, where that is so
+    # Why its tower cannot be shown smaller images of a prompt that was made for larger ones; ""
+    # where `shrinking` can.
+    unshrunk: ClassVar[str] = (
+        "this family cuts images into tiles, shuffles their tokens or joins two towers, so a "
+        "smaller image is no smaller grid of tokens: use pool"
+    )
     joins: ClassVar[int] = 1  # patches that a token joins, where the tower is read all the same
     # Fields that old processor files leave out and the config knows.
     processor_fields: ClassVar[tuple[str, ...]] = ("patch_size", "vision_feature_select_strategy")
@@ -171,6 +178,7 @@ class Family(Images):
             class_tokens=shape.vision.class_tokens,
             unread=self.unread,
             joins=self.joins,
+            unshrunk=self.unshrunk,
         )
 
     # --- what its images cost: torch-free but for `module` ----------------------------------------
@@ -181,10 +189,18 @@ class Family(Images):
 
         ``n_image``: its image tokens, which tell the crops where there is no grid.
         """
-        crops = crop_count(grid, shape.vision, n_image)
-        if not crops:
-            return []
-        return [*tower_parts(shape.vision, crops, tower), projector_part(shape, crops, tower)]
+        parts: list[Part] = []
+        small = [one["saw"][0] * one["saw"][1] for one in grid if "saw" in one]
+        for patches in dict.fromkeys(small):
+            times = small.count(patches)
+            parts += tower_parts(shape.vision, times, patches=patches)
+            parts.append(projector_part(shape, times, patches=patches))
+        whole = [one for one in grid if "saw" not in one]
+        crops = crop_count(whole, shape.vision, n_image) if whole or not small else 0
+        if crops:
+            parts += tower_parts(shape.vision, crops, tower)
+            parts.append(projector_part(shape, crops, tower))
+        return parts
 
     def example(self, shape: ModelShape) -> list[Part]:
         """The parts of an ordinary image, for the counters to be compared at."""
@@ -281,6 +297,16 @@ class Family(Images):
     def stand_ins(self, model: Any) -> list[tuple[Any, Any]]:
         """(module, forward) of what sees pixels: zeros of the right shape, nothing runs."""
         return stand_ins(model.config, self.tower(model), self.projector(model))
+
+    def shrinking(self, model: Any, shrink: Shrink, saw: Saw) -> list[tuple[Any, Any]]:
+        """(module, forward) under which the tower sees the images that ``shrink`` leaves.
+
+        ``saw`` gets rows and columns of every image's smaller grid, None where it has its own. Only
+        asked where ``unshrunk`` is empty.
+        """
+        from harness.families.shrinking import squares
+
+        return squares(self.tower(model), self.projector(model), model.config, shrink, saw)
 
     def added(self, given: Mapping[str, Any], states: torch.Tensor) -> list[torch.Tensor]:
         """[B, n, d] tables that the model adds behind its first layers, from what ``deepstack``

@@ -77,6 +77,7 @@ class Llava(Family):
     library = ("LlavaConfig", "LlavaForConditionalGeneration")
     boxes_in_frame = True
     squares = True
+    unshrunk = ""
     trains = True
     tensors: ClassVar[dict[str, tuple[str, ...]]] = {
         "projector": ("model.multi_modal_projector.", "model.image_newline"),

@@ -13,6 +13,7 @@ from harness.common.errors import UsageError
 from harness.families import framing
 from harness.families.configs import shown
 from harness.families.decoders import Sizes
+from harness.families.family import Family
 from harness.families.llava import VICUNA_13B, Llava, config_of, decoder
 from harness.families.shapes import ImageSize, ModelShape
 
@@ -48,6 +49,7 @@ class LlavaNext(Llava):
 
     kind = "llava_next"
     squares = False
+    unshrunk = Family.unshrunk  # not that of the family it is made after
     text_ties = False
     says: ClassVar[Sizes] = {**Llava.says, "image_grid_pinpoints": GRIDS}
     published: ClassVar[dict[str, Sizes]] = {name: sizes for name, _, sizes in RELEASES}

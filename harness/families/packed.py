@@ -24,6 +24,7 @@ from harness.families.shapes import ImageSize, ModelShape, Part
 from harness.families.sight import Grids
 
 if TYPE_CHECKING:
+    from harness.families.shrinking import Saw, Shrink
     from methods.crop import Crop
 
 
@@ -41,6 +42,7 @@ class Packed(PackedImages, Family):
         "packed without a class token"
     )
     joins = 4
+    unshrunk = ""
     tensors: ClassVar[dict[str, tuple[str, ...]]] = {
         "projector": ("model.visual.merger.", "model.visual.deepstack_merger_list."),
         "decoder": ("model.language_model.", "lm_head."),
@@ -240,6 +242,11 @@ class Packed(PackedImages, Family):
 
     def projector(self, model: Any) -> Any:
         return self.tower(model).merger
+
+    def shrinking(self, model: Any, shrink: Shrink, saw: Saw) -> list[tuple[Any, Any]]:
+        from harness.families.shrinking import packed
+
+        return packed(self.tower(model), model.config.vision_config, shrink, saw)
 
     def stand_ins(self, model: Any) -> list[tuple[Any, Any]]:
         """The tower with its mergers: zeros for every token, of deepstack too."""

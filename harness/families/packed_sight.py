@@ -35,7 +35,7 @@ class PackedVision(VisionShape):
 
 def packed_parts(shape: ModelShape, vision: PackedVision, grid: Grids, n_image: int) -> list[Part]:
     """Patches one by one where they are alone, attention by the run that it covers."""
-    grids = [(int(g["rows"]), int(g["cols"])) for g in grid]
+    grids = [tuple(map(int, g.get("saw") or (g["rows"], g["cols"]))) for g in grid]
     if not grids and n_image:
         grids = [(1, n_image)]
     tokens = sum(rows * cols for rows, cols in grids)

@@ -29,13 +29,15 @@ def crop_count(grid: Grids, vision: VisionShape, n_image: int) -> int:
     return crops if grid else math.ceil(n_image / vision.patches)
 
 
-def tower_tokens(vision: VisionShape, tower: Sequence[int] = ()) -> list[tuple[int, int]]:
+def tower_tokens(
+    vision: VisionShape, tower: Sequence[int] = (), patches: int | None = None
+) -> list[tuple[int, int]]:
     """Tokens in the attention and in the MLP of every layer. Raises ValueError at another depth.
 
     `tower` is a record's: a layer's attention has the tokens that left the layer before, its MLP
-    those that leave itself. Class token included.
+    those that leave itself. Class token included. `patches`: of a smaller image.
     """
-    full = vision.patches + vision.class_tokens
+    full = (vision.patches if patches is None else patches) + vision.class_tokens
     if not tower:
         return [(full, full)] * vision.layers
     if len(tower) != vision.layers:
@@ -43,14 +45,16 @@ def tower_tokens(vision: VisionShape, tower: Sequence[int] = ()) -> list[tuple[i
     return list(zip((full, *tower), tower, strict=False))
 
 
-def tower_parts(vision: VisionShape, crops: int, tower: Sequence[int] = ()) -> list[Part]:
+def tower_parts(
+    vision: VisionShape, crops: int, tower: Sequence[int] = (), patches: int | None = None
+) -> list[Part]:
     """Patch embedding and every layer of `crops` crops, full attention; and the pooling head of a
     SigLIP tower that has one: one query's attention over the last states, and an MLP.
     """
-    d, patches = vision.hidden, vision.patches
+    d, patches = vision.hidden, vision.patches if patches is None else patches
     embed = 2.0 * patches * vision.channels * vision.patch**2 * d
     parts = [Part("vision", "embedding", patches, crops, embed)]
-    layers = tower_tokens(vision, tower)
+    layers = tower_tokens(vision, tower, patches)
     for attended, kept in dict.fromkeys(layers):
         times = crops * layers.count((attended, kept))
         attention = 8.0 * attended * d**2 + 4.0 * attended**2 * d
@@ -63,9 +67,12 @@ def tower_parts(vision: VisionShape, crops: int, tower: Sequence[int] = ()) -> l
     return parts
 
 
-def projector_part(shape: ModelShape, crops: int, tower: Sequence[int] = ()) -> Part:
+def projector_part(
+    shape: ModelShape, crops: int, tower: Sequence[int] = (), patches: int | None = None
+) -> Part:
     """The two-layer projector on the patches of a crop, or on those that `tower` leaves."""
-    patches = tower[-1] - shape.vision.class_tokens if tower else shape.vision.patches
+    if patches is None:
+        patches = tower[-1] - shape.vision.class_tokens if tower else shape.vision.patches
     return Part("projector", "projector", patches, crops, 2.0 * patches * shape.projector_weights)
 
 

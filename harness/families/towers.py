@@ -113,7 +113,7 @@ def module_of(shape: ModelShape, name: str, tokens: int) -> tuple[Any, tuple[Any
     vision = shape.vision
     if name == "embedding":
         sizes = (vision.channels, vision.hidden, vision.patch, vision.patch)
-        pixels = torch.zeros(1, vision.channels, vision.image_size, vision.image_size)
+        pixels = torch.zeros(1, vision.channels, vision.patch, vision.patch * tokens)
         return nn.Conv2d(*sizes, bias=False), (pixels,)
     with torch.device("meta"):
         if name == "projector":

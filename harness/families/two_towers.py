@@ -25,6 +25,7 @@ from harness.families.convnext import (
     stride_of,
 )
 from harness.families.decoders import Sizes
+from harness.families.family import Family
 from harness.families.llava import Llava
 from harness.families.shapes import ImageSize, ModelShape, Part, SlowShape
 from harness.families.sight import Grids
@@ -50,6 +51,7 @@ class TwoTowers(Llava):
     renamed = ()
     model_file: ClassVar[str]  # the module of its config and model class
     whole_grid = True
+    unshrunk = Family.unshrunk  # not that of the family it is made after
     # The published code resizes with PIL; the library's default differs by up to two of 255 levels.
     processor_arguments: ClassVar[dict[str, Any]] = {"backend": "pil"}
 

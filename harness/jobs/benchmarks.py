@@ -65,7 +65,8 @@ class Benchmarks(Parts):
             mine = {cell.key.cell_id for cell in share(self.cells, settings.shard)}
             self.cells = [cell for cell in self.cells if cell.key.cell_id in mine]
         self.reuse = open_sources(settings.reuse, out)
-        rows = [(cell.method, cell.key.params) for cell in self.grid.cells]
+        known = [cell for cell in self.grid.cells if cell.method.role != "probe"]
+        rows = [(cell.method, cell.key.params) for cell in known]
         self.against = meant(
             settings.against,
             [{"method": m.name, "label": m.label, "params": params_json(p)} for m, p in rows],

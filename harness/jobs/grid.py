@@ -51,7 +51,8 @@ class Grid:
     def recorded(self) -> dict[str, Any]:
         """The settings a run directory belongs to, with every `auto` resolved."""
         first = self.cells[0].key
-        methods = dict.fromkeys(cell.method.spec for cell in self.cells)
+        shown = (cell.method for cell in self.cells if cell.method.role != "probe")
+        methods = dict.fromkeys(method.spec for method in shown)
         return {
             **self.settings.recorded(),
             "methods": list(methods),
@@ -107,6 +108,11 @@ def make_grid(
         methods, said = with_controls(methods, source.info, named_methods)
         notes += said
         checkpoints = find_checkpoints(settings, methods, source)  # theirs are dense's
+    if settings.slice:
+        from methods.quarter import Quarter
+
+        methods = [*methods, Quarter()]
+        checkpoints = find_checkpoints(settings, methods, source)  # dense's
     batch = settings.batch
     batch_size = AUTO_BATCH[runtime.device] if isinstance(batch, str) else batch
     cells = []

@@ -1,4 +1,7 @@
-"""`--controls`: random, uniform and pool at every method's own budget, and blind once. Torch-free.
+"""`--controls`: random, uniform, pool and downsample at every method's budget, and blind once.
+
+Torch-free. A control that cannot run on the model (downsample on any-resolution images) is left
+out.
 
 They number their tokens as the method does (`Method.numbering`): at one budget with methods of both
 kinds every control stands twice, since numbering alone can cost more than the choice of tokens.
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import UsageError, one_line
 from harness.families.catalog import REGISTRY, info_of
-from methods import BLIND, MATCHED
+from methods import BLIND, MATCHED, load
 from methods.base import MethodError
 from methods.budget import Budgeted
 
@@ -43,6 +46,7 @@ def with_controls(
         if method.name in MATCHED and known:
             there.setdefault((method.name, method.numbering), []).append(_share(known, n))
     specs, without = [], []
+    controls = [name for name in MATCHED if _fits(name, info)]
     for method, budget in budgets.items():
         if method.role != "method":
             continue
@@ -52,7 +56,7 @@ def with_controls(
         share, kind = _share(budget, n), method.numbering or "original"
         if share >= 1:
             continue  # it processes every token, as dense does
-        for name in MATCHED:
+        for name in controls:
             shares = there.setdefault((name, kind), [])
             if all(abs(share - other) > SAME for other in shares):
                 shares.append(share)
@@ -90,6 +94,15 @@ def given_budget(method: Any) -> tuple[str, float] | None:
         if value is not None:
             return ("tokens" if name == "tokens" else "kv"), float(value)
     return None
+
+
+def _fits(name: str, info: ModelInfo) -> bool:
+    """Whether a control can run on this model at all."""
+    try:
+        load(name)().fits(info)
+    except MethodError:
+        return False
+    return True
 
 
 def _share(budget: tuple[str, float], n: int) -> float:

@@ -54,7 +54,8 @@ class Regret:
     recorded: dict[str, Any] = {}  # noqa: RUF012  the settings say it all
 
     def __init__(self, grid: Grid, out: Path) -> None:
-        self.grid, self.folder = grid, out
+        subjects = tuple(cell for cell in grid.cells if cell.method.role != "probe")
+        self.grid, self.folder = replace(grid, cells=subjects), out
         self._grouped: dict[str, bool] = {}  # benches of several tasks
 
     def resume(self, out: Path) -> None:

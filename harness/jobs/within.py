@@ -112,7 +112,7 @@ def grid_within(grid: Grid) -> TimingGrid:
     checkpoints = {c.method.name: c.checkpoint for c in grid.cells if c.checkpoint is not None}
     return TimingGrid(
         settings=replace(settings, limit=min(settings.limit or DOCUMENTS, DOCUMENTS)),
-        methods=tuple(dict.fromkeys(cell.method for cell in grid.cells)),
+        methods=tuple(dict.fromkeys(c.method for c in grid.cells if c.method.role != "probe")),
         workloads=workloads,
         model=grid.source.model_id,
         shape=grid.source.info,

@@ -141,10 +141,11 @@ class Session:
         with ExitStack() as stack:
             weights = stack.enter_context(self.tuned(method, checkpoint))
             method = weights.method
-            # Methods that read the tower, and those that leave it out, must not meet stored
-            # features.
+            # Methods that read the tower, show it smaller images or leave it out must not meet
+            # stored features.
             share = share and self.shares(weights)
             share = share and method.needs_images and not method.reads_tower
+            share = share and not method.shrinks
             cache = self.features if share else None
             sharing = stack.enter_context(shared_features(self.model, cache))
             words = self.processor.tokenizer

@@ -73,9 +73,18 @@ class Settings:
     )
     controls: bool = _do(
         False,
-        help="add random, uniform and pool at the budget of every method, and blind",
+        help="add random, uniform, pool and downsample at the budget of every method, and blind",
         jobs=ON_BENCHES,
         record=Record.NEVER,  # they stand among the methods then
+    )
+    slice: str | None = _do(
+        None,
+        one_of("slice", ("hard",)),
+        "hard",
+        help="hard: an extra table on the documents that dense answers rightly, and wrongly at a "
+        "quarter of the pixels (one more cell a bench)",
+        jobs=ON_BENCHES,
+        record=Record.NEVER,  # it adds cells and tables, and changes none
     )
     bench: tuple[str, ...] = _do(
         (),

@@ -1,7 +1,7 @@
 """The derived CSVs, rebuilt from the finished cells' files. Torch-free.
 
 accuracy.csv, cost.csv, routing.csv, fronts.csv, controls.csv, curves.csv, comparisons.csv,
-averages.csv, evidence.csv, images.csv and reference.csv.
+averages.csv, evidence.csv, images.csv, reference.csv, hard.csv and slices.csv.
 
 Rows come in the order of the run's settings, whatever order the cells were computed in, so an
 interrupted and resumed run writes the same bytes as one that ran through.
@@ -36,6 +36,7 @@ from harness.readouts.curves import Curves
 from harness.readouts.documents import Column, Documents, Images, Library, Texts
 from harness.readouts.evidence import evidence_rows
 from harness.readouts.fronts import Fronts, Subject
+from harness.readouts.hard import Hard
 from harness.readouts.kept import Kept
 from harness.readouts.matrix import Matrix
 from harness.readouts.stored import read_samples
@@ -51,7 +52,7 @@ from harness.store.csvfile import (
 )
 from harness.store.images import image_rows
 from harness.store.rundir import Store, is_run, read_run_json
-from methods import BLIND, REFERENCE
+from methods import BLIND, PROBE, REFERENCE
 
 BY_CELL = {
     "cost": columns.COST,
@@ -84,6 +85,7 @@ class Derived:
         self._controls = Controls(seed, self.library)
         self._curves = Curves(seed)
         self._matrix = Matrix(seed, self.library)
+        self._hard = Hard(seed, self.library)
         self._comparisons = Comparisons(seed, margin)
         self.order = list(order)  # requested ids, in the order of the settings
         self.seed = seed
@@ -99,11 +101,12 @@ class Derived:
         Before the `last` cell of a run: always those that have rows by cell; those that hold cells
         against each other only while that is a small part of the run's time.
         """
-        cells = self._finished()
+        found = self._finished()
+        cells = [cell for cell in found if cell.row["method"] != PROBE]
         self._write_rows(cells)
         begun = time.monotonic()
         if last or begun - self._compared >= SELDOM * self._comparing:
-            self._write_pairs(cells)
+            self._write_pairs(cells, [cell for cell in found if cell.row["method"] == PROBE])
             self._compared = time.monotonic()
             self._comparing = self._compared - begun
 
@@ -141,10 +144,11 @@ class Derived:
         if found or path.exists():
             write_csv(path, columns.REFERENCE, found, durable=False)
 
-    def _write_pairs(self, cells: Sequence[CellData]) -> None:
+    def _write_pairs(self, cells: Sequence[CellData], probes: Sequence[CellData]) -> None:
         """The files that hold cells against each other.
 
-        curves.csv only where a method has two budgets.
+        curves.csv only where a method has two budgets, hard.csv and slices.csv only where dense
+        answered at a quarter of the pixels (`probes`).
         """
         path = self.store.path
         subjects = by_one_judge(cells)
@@ -160,6 +164,10 @@ class Derived:
         self._matrix.update(contenders)
         pairs = self._comparisons.rows(self._matrix, several=len(self._benches()) > 1)
         write_csv(path / "comparisons.csv", columns.COMPARISONS, pairs, durable=False)
+        if probes or (path / "hard.csv").exists():
+            self._hard.update(contenders, [subject(cell) for cell in probes])
+            write_csv(path / "hard.csv", columns.HARD, self._hard.rows(), durable=False)
+            write_csv(path / "slices.csv", columns.SLICES, self._hard.documents(), durable=False)
         averages = average_rows(self._matrix)
         write_csv(path / "averages.csv", columns.AVERAGES, averages, durable=False)
 

@@ -35,7 +35,7 @@ def ending(run_dir: Path, against: Sequence[str] = ()) -> Ending | None:
 
     ``against``: rows that the differences are to, in place of those that the run names.
     """
-    from reports import controls, opening, ranking, text
+    from reports import controls, hard, opening, ranking, text
     from reports.rundata import load_run
     from reports.summary import summarise
 
@@ -45,7 +45,7 @@ def ending(run_dir: Path, against: Sequence[str] = ()) -> Ending | None:
     found = ranking.load(summary, against, controls.load(summary))
     closing = Closing(summary, found)
     conditions = f"{text.conditions(summary)}; {text.sample_count(summary)}; 95 % intervals."
-    notes = opening.sentences(summary, found)
+    notes = [*opening.sentences(summary, found), *hard.sentences(summary)]
     return Ending(closing.table, f"{closing.average_of()}{conditions}", notes)
 
 

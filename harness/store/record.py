@@ -43,9 +43,11 @@ class RoutingRecord:
     mod_layers  bool [L]: layers on which the method may let tokens skip or leave.
     grid        image geometry: ``{"kind": "base"|"tile", "rows", "cols", "start", "newline",
                 "crops"}``; ``start`` is an index into the n tokens; with ``newline`` each row has
-                one more; ``crops`` is what the tower saw of it. Where the original image is known
-                also ``number``, ``image``, ``fit`` and ``box`` (see ``harness.families.framing``).
-                ``mixed``: the method made its tokens of several grids, so none stands for a place.
+                one more; ``crops`` is what the tower saw of it, ``saw`` the rows and columns of
+                tokens that a tower made which was shown a smaller image. Where the original image
+                is known also ``number``, ``image``, ``fit`` and ``box`` (see
+                ``harness.families.framing``). ``mixed``: the method made its tokens of several
+                grids, so none stands for a place.
     method      canonical ``name:key=value`` string.
     sample      the caller's name for the sample.
     scoring     what the method computed of its own, equal calls together: ``phase`` prompt or

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 import methods
 from harness.bench.benches import Bench
 from harness.model.session import Session
+from harness.store.record import IMAGE
+from methods.quarter import Quarter
 from tests.loop.cells import DOCUMENTS, predictions, run
 
 import torch  # isort: skip  after the fixtures, which prepare torchvision
@@ -35,6 +39,27 @@ def test_blind_leaves_no_zeros_behind(llava: Session, gqa: Bench) -> None:
     run(llava, gqa, methods.parse("blind"))
     assert len(llava.features) == 0
     assert predictions(run(llava, gqa)) == predictions(run(llava, gqa, share_features=False))
+
+
+def test_smaller_images_share_with_nobody(llava: Session, gqa: Bench) -> None:
+    """Downsample keeps nothing; a quarter of the pixels is kept beside the whole image."""
+    assert llava.features is not None
+    llava.features.clear()
+    small = run(llava, gqa, methods.parse("downsample"))
+    assert len(llava.features) == 0
+    whole = run(llava, gqa)
+    kept = len(llava.features)
+    quarter = run(llava, gqa, Quarter())
+    assert len(llava.features) == 2 * kept == 6
+    assert predictions(quarter) == predictions(run(llava, gqa, Quarter(), share_features=False))
+    assert predictions(quarter) != predictions(whole) == predictions(run(llava, gqa))
+    images = [[sample.image_id for sample in one.samples] for one in (small, whole, quarter)]
+    assert images[0] == images[1] == images[2]  # one cluster each
+    for doc, record in quarter.records.items():
+        (mine,), (theirs,) = record.grid, whole.records[doc].grid
+        assert mine["image"] == theirs["image"]  # placed in the image as it is
+        assert mine["box"] == pytest.approx(theirs["box"], abs=2)  # sides are whole pixels
+        assert record.n_image == record.processed_per_layer(IMAGE).min()
 
 
 def test_feature_cache_is_bounded() -> None:

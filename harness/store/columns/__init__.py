@@ -19,6 +19,7 @@ from harness.store.columns.families import FAMILIES
 from harness.store.columns.load import LOAD
 from harness.store.columns.pairs import AVERAGES, COMPARISONS, CURVES
 from harness.store.columns.reference import REFERENCE
+from harness.store.columns.slices import HARD, SLICES
 from harness.store.columns.table import CELL
 from harness.store.columns.times import ROUNDS, THROUGHPUT
 
@@ -26,6 +27,7 @@ SCHEMA_VERSION = 1
 
 __all__ = [
     "ACCURACY", "AVERAGES", "CAPACITY", "CELL", "CELLS", "COMPARISONS", "CONTROLS", "COST",
-    "COUNTED", "COUNTERS", "CURVES", "EVIDENCE", "FAMILIES", "FRONTS", "IMAGES", "LOAD",
-    "PUBLISHED", "REFERENCE", "ROUNDS", "ROUTING", "SAMPLES", "SCHEMA_VERSION", "THROUGHPUT",
+    "COUNTED", "COUNTERS", "CURVES", "EVIDENCE", "FAMILIES", "FRONTS", "HARD", "IMAGES", "LOAD",
+    "PUBLISHED", "REFERENCE", "ROUNDS", "ROUTING", "SAMPLES", "SCHEMA_VERSION", "SLICES",
+    "THROUGHPUT",
 ]  # fmt: skip

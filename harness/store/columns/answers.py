@@ -98,7 +98,7 @@ CONTROLS = table(
     CELL_LINES,
     """
 metric | text | | the headline's
-control | text | | `random`, `uniform`, `pool` or `blind`
+control | text | | `random`, `uniform`, `pool`, `downsample` or `blind`
 kv_ratio_vision | float | share | of the image's KV cache that the method keeps
 control_label | text | | of all rows of the control at the budget, ` | ` between them
 control_rows | int | rows | how many they are; scores are averaged document by document
