@@ -84,6 +84,8 @@ def test_page_shows_the_files_that_ship() -> None:
     for language in ("json", "csv"):
         shipped = PICTURES / f"questions.{language}"
         assert block(language) == shipped.read_text(encoding="utf-8")
+        name, shown = own(shipped).data_source.split("@")
+        assert name.endswith(".csv") or f"`own: {name}, {shown}`" in PAGE
 
 
 def test_example_is_answered_and_scored(run: Path) -> None:
@@ -163,6 +165,14 @@ def test_formats_say_the_same(folder: Path) -> None:
     assert found[0].metric == "exact_match" and found[0].documents == 2
     decoded = found[3].dataset()["test"][1]
     assert [decoded[f"image_{n}"].size for n in (1, 2)] == [(20, 20), (40, 30)]
+
+
+def test_a_list_in_the_answer_of_a_csv_is_no_text(folder: Path) -> None:
+    path = folder / "q.csv"
+    path.write_text('image,question,answer,\na.png,What?,"[""x"", ""y""]",\na.png,Which?,"[1]",\n')
+    assert "row 1: answer is a list of texts: its column is answers" in line_of(lambda: own(path))
+    bench = own(path, BAD_ROWS)
+    assert bench.rows[0].answers == ("[1]",) and "one without a name" in bench.notes[1]
 
 
 def test_a_folder_has_one_table(folder: Path) -> None:
@@ -253,6 +263,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"boxes": [[0, 0, 41, 30]]}, "box [0, 0, 41, 30] lies outside its image of 40x30"),
     ({"boxes": [[5, 5, 5, 9]]}, "x0 < x1"),
     ({"boxes": [1, 2, 3, 4]}, "[[x0, y0, x1, y1]]"),
+    ({"boxes": [[0, 0, 10**400, 3]]}, "too large"),
+    ({"choices": ["<image>", "b"], "answer": "A"}, "only the question says where images go"),
+    ({"question": "<image> What?", "post_prompt": "<image>"}, "only the question"),
+    ({"answer": "+"}, "contains reads it"),
+    ({"image": "deep.png"}, "more than 8 bits a channel (I;16)"),
+    ({"image": "moving.gif"}, "holds 2 frames or pages"),
     ({"metric": "iou"}, "one box"),
     ({"metric": "iou", **BOX}, "no other answer"),
     ({"metric": "vqa"}, "at least 4 answers"),
@@ -270,6 +286,9 @@ def test_bad_rows_are_refused(folder: Path, change: dict[str, Any], said: str) -
     content = (folder / "b.png").read_bytes()
     (folder / "cut.png").write_bytes(content[:-30])
     (folder / "text.png").write_text("no picture")
+    Image.new("I;16", (4, 4), 40000).save(folder / "deep.png")
+    first, *more = (Image.new("RGB", (4, 4), color) for color in ("red", "blue"))
+    first.save(folder / "moving.gif", save_all=True, append_images=more)
     path = write(folder, GOOD, {**GOOD, **change})
     line = line_of(lambda: own(path))
     assert "1 of 2 rows is bad (1 " in line and "row 2: " in line and said in line
@@ -348,3 +367,10 @@ def test_a_changed_row_or_image_is_other_data(folder: Path, change: Callable[[Pa
     after = own(path)
     assert after.fingerprint(1) == first and after.fingerprint() != both
     assert after.data_source != before.data_source
+
+
+def test_a_metric_behind_the_limit_is_another_headline(folder: Path) -> None:
+    before = own(write(folder, GOOD, {**GOOD, "id": "z"}))
+    after = own(write(folder, GOOD, {**GOOD, "id": "z", "metric": "contains"}))
+    assert (before.metric, after.metric) == ("exact_match", "score")
+    assert before.fingerprint(1) != after.fingerprint(1)

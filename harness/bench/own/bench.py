@@ -59,8 +59,12 @@ class OwnBench(Bench):
         return {row.id: row.cluster for row in self.rows if row.cluster}
 
     def fingerprint(self, limit: int | None = None) -> str:
-        """A hash over the first `limit` rows and their images' content, wherever they lie."""
-        text = json.dumps([row.content for row in self.rows[:limit]], ensure_ascii=True)
+        """A hash over the first `limit` rows and their images' content, wherever they lie.
+
+        And over the headline, which is another one where a row behind them has another metric.
+        """
+        rows = [row.content for row in self.rows[:limit]]
+        text = json.dumps([self.metric, *rows], ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def require(self, limit: int | None = None) -> None:
