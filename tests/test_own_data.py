@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -210,6 +211,16 @@ def test_names_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert benches("a/q.json,gqa,b/q.csv") == ("a/q.json", "gqa", "b/q.csv")
 
 
+def test_a_link_is_called_by_its_own_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "blobs").mkdir()
+    write(folder / "blobs", GOOD, name="5f3a")
+    (folder / "first.jsonl").symlink_to("blobs/5f3a")
+    assert own(folder / "first.jsonl").name == "first.jsonl"  # pictures lie beside the link
+    monkeypatch.chdir(folder)
+    bench = resolve_bench("./")
+    assert bench.name == folder.name
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -374,3 +385,18 @@ def test_a_metric_behind_the_limit_is_another_headline(folder: Path) -> None:
     after = own(write(folder, GOOD, {**GOOD, "id": "z", "metric": "contains"}))
     assert (before.metric, after.metric) == ("exact_match", "score")
     assert before.fingerprint(1) != after.fingerprint(1)
+
+
+def test_times_are_of_the_file_that_the_workload_names(folder: Path) -> None:
+    from harness.jobs.benchmarks import Benchmarks
+    from harness.jobs.within import grid_within
+    from harness.options.settings import Settings
+
+    (folder / "other").mkdir()
+    shutil.copy(folder / "a.png", folder / "other")
+    path = write(folder, GOOD)
+    other = write(folder / "other", {**GOOD, "question": "Which?"})
+    settings = Settings(methods=("random",), bench=(str(path),), device="cpu")
+    job = Benchmarks(dataclasses.replace(settings, workload=(f"bench={other}:n_out=4",)), [])
+    job.resolve(folder / "out")
+    assert grid_within(job.grid).content == {str(other): own(other).fingerprint()}

@@ -124,7 +124,8 @@ def rows_bench(path: Path, allow: Sequence[str]) -> OwnBench:
     Raises UsageError, one line, for rows that cannot be asked or scored: how many, why, and the
     first ones. With ``bad-rows`` allowed they are left out and the report says so.
     """
-    name = path.resolve().name
+    # Of a link its own name: caches keep files under their hashes, and two links may lead to one.
+    name = path.name if path.name not in ("", "..") else path.resolve().name
     if path.is_dir() and (name in BENCHES or name in index(upstream_folder())):
         raise UsageError(
             f"--bench: the folder {name} has the name of a bench: rename it, or name the file in it"
