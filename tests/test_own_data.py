@@ -400,3 +400,20 @@ def test_times_are_of_the_file_that_the_workload_names(folder: Path) -> None:
     job = Benchmarks(dataclasses.replace(settings, workload=(f"bench={other}:n_out=4",)), [])
     job.resolve(folder / "out")
     assert grid_within(job.grid).content == {str(other): own(other).fingerprint()}
+
+
+def test_bad_rows_are_left_out_of_times_as_the_line_says(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness.command.cli import parse
+    from harness.jobs.timed import make_timing_grid
+
+    path = write(folder, GOOD, {**GOOD, "answer": ""})
+    argv = ["--throughput", "--methods", "random", "--bench", str(path), "--device", "cpu"]
+    assert main([*argv, "--out", str(folder / "run")]) == 2
+    assert f"--allow {BAD_ROWS} leaves them out" in capsys.readouterr().err
+    _, settings = parse([*argv, "--allow", BAD_ROWS])
+    grid, bench = make_timing_grid(settings), own(path, BAD_ROWS)
+    assert grid.content == {str(path): bench.fingerprint()} and {*bench.notes} <= {*grid.notes}
+    _, settings = parse([*argv, "--allow", "over-length"])
+    assert "no meaning with --throughput" in line_of(lambda: make_timing_grid(settings))
