@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.bench.benches import resolve_bench
-from harness.common.conditions import OVER_LENGTH
+from harness.common.conditions import BAD_ROWS, OVER_LENGTH
 from harness.common.errors import UsageError
 from harness.common.ownfiles import is_own
 from harness.common.processor import lacks
@@ -35,7 +35,7 @@ def make_timing_grid(settings: Settings) -> TimingGrid:
     """Resolve names, sizes and the device. Raises UsageError with one line; builds nothing."""
     check_rounds(settings)
     if OVER_LENGTH in settings.allow:  # nothing is answered
-        raise UsageError(f"--allow: {OVER_LENGTH} has no meaning with --throughput")
+        raise UsageError(f"--allow has no meaning with --throughput but for {BAD_ROWS}")
     methods = with_dense(named_methods(settings.methods))
     work = _workloads(settings)
     grid = _random(settings, methods) if settings.random_weights else _real(settings, methods)
