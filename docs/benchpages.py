@@ -19,7 +19,7 @@ def table() -> dict[str, str]:
     rows = []
     for name, spec in BENCHES.items():
         data = ("mini" if spec.drawn else "mini, hub") if spec.mini else "hub"
-        judge = "yes" if spec.judge else ""
+        judge = "yes" if spec.judged else ""
         about = (f"`{name}`", f"`{spec.task}`", f"`{spec.metric}`", data, judge)
         rows.append((*about, prose(spec.summary)))
     return {"<!-- benches -->": as_table(HEAD, rows)}
