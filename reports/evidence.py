@@ -52,7 +52,7 @@ def _draw(
     chosen: list[int],
     palette: Palette,
 ) -> Drawn:
-    name = "".join(c if c.isalnum() else "_" for c in bench)
+    name = text.file_names(summary.benches)[bench]
     sheet = Sheet(f"evidence_{name}", len(chosen), width=3.6, height=2.6)
     kept = retention.frame_of(summary)
     kept = kept[(kept["bench"] == bench) & (kept["kind"] == "image")]

@@ -77,7 +77,7 @@ def _draw(
     across, down = len(layers) * (wide + 8), len(group) * (high + 8)
     scale = 1.35 / max(picture.shape[:2])
     left = 0.3 + 0.075 * max(len(s.series.short) for s in group)
-    name = "".join(c if c.isalnum() else "_" for c in first.bench)
+    name = text.file_names(summary.benches)[first.bench]
     name += f"_{number + 1}" if number else ""
     sheet = Sheet(f"overlay_{name}", 1, columns=1,
                   width=left + 0.1 + across * scale, height=0.78 + down * scale)  # fmt: skip

@@ -94,6 +94,7 @@ def load_run(path: Path) -> Run:
         run.cells[(run.cells["method"] == PROBE) == one].copy() for one in (False, True)
     )
     _set_times_apart(run)
+    _leave_former(run)
     needed: tuple[Spec, ...] = (CELLS, ACCURACY, COST, ROUTING)
     if run.is_study:
         needed = ()  # it has files of its own
@@ -142,6 +143,17 @@ def _set_times_apart(run: Run) -> None:
         run.notices,
     )
     run.cells = run.cells[~works].copy()
+
+
+def _leave_former(run: Run) -> None:
+    """Leave out cells that the run no longer asks for: of data or code as they were before.
+
+    They stay in its files, and nothing is derived of them.
+    """
+    asked = run.meta.get("cells")
+    if isinstance(asked, list) and not run.is_timing:
+        cells = run.cells
+        run.cells = cells[cells["cell_id"].isin(asked) | cells["requested_id"].isin(asked)].copy()
 
 
 def _meta(path: Path, notices: list[str]) -> dict[str, Any]:

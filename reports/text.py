@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from reports.cell import Score, Series
 from reports.summary import Summary
@@ -12,6 +13,16 @@ GAP = "–"
 
 SCALES = ((1.0, "TFLOPs"), (1e3, "GFLOPs"), (1e6, "MFLOPs"))
 """Factors from units of 1e12, largest unit first."""
+
+
+def file_names(benches: Sequence[str]) -> dict[str, str]:
+    """Every bench as a part of file names: no two alike, whatever paths own data has."""
+    found: dict[str, str] = {}
+    for bench in benches:
+        name = "".join(c if c.isalnum() else "_" for c in bench)
+        same = sum(one.partition("-")[0].casefold() == name.casefold() for one in found.values())
+        found[bench] = f"{name}-{same + 1}" if same else name
+    return found
 
 
 def number(value: float, digits: int = 1, signed: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -434,3 +435,11 @@ def test_a_moved_dataset_is_loaded_under_the_id_found(
         datasets.load_dataset(GQA)
         datasets.load_dataset(TEXTVQA, split="validation")
     assert asked[0] == "lmms-lab/GQA" and asked[1].endswith("/snapshots/0a1b")
+
+
+def test_the_page_of_benches_is_made_from_the_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    (table,) = importlib.import_module("benchpages").table().values()
+    lines = [line for line in table.splitlines() if line.startswith("| `")]
+    assert len(lines) == len(BENCHES)
+    assert sum("| yes |" in line for line in lines) == sum(s.judged for s in BENCHES.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -84,6 +85,8 @@ def test_page_shows_the_files_that_ship() -> None:
     for language in ("json", "csv"):
         shipped = PICTURES / f"questions.{language}"
         assert block(language) == shipped.read_text(encoding="utf-8")
+        name, shown = own(shipped).data_source.split("@")
+        assert name.endswith(".csv") or f"`own: {name}, {shown}`" in PAGE
 
 
 def test_example_is_answered_and_scored(run: Path) -> None:
@@ -165,6 +168,14 @@ def test_formats_say_the_same(folder: Path) -> None:
     assert [decoded[f"image_{n}"].size for n in (1, 2)] == [(20, 20), (40, 30)]
 
 
+def test_a_list_in_the_answer_of_a_csv_is_no_text(folder: Path) -> None:
+    path = folder / "q.csv"
+    path.write_text('image,question,answer,\na.png,What?,"[""x"", ""y""]",\na.png,Which?,"[1]",\n')
+    assert "row 1: answer is a list of texts: its column is answers" in line_of(lambda: own(path))
+    bench = own(path, BAD_ROWS)
+    assert bench.rows[0].answers == ("[1]",) and "one without a name" in bench.notes[1]
+
+
 def test_a_folder_has_one_table(folder: Path) -> None:
     write(folder, {"file_name": "a.png", "question": "What?", "answer": 3}, name="metadata.jsonl")
     write(folder, GOOD, name="other.jsonl")
@@ -198,6 +209,16 @@ def test_names_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "is not there" in line_of(lambda: resolve_bench("gqa.jsonl"))
     assert "rename one" in line_of(lambda: benches("a/q.json,b/q.json"))
     assert benches("a/q.json,gqa,b/q.csv") == ("a/q.json", "gqa", "b/q.csv")
+
+
+def test_a_link_is_called_by_its_own_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "blobs").mkdir()
+    write(folder / "blobs", GOOD, name="5f3a")
+    (folder / "first.jsonl").symlink_to("blobs/5f3a")
+    assert own(folder / "first.jsonl").name == "first.jsonl"  # pictures lie beside the link
+    monkeypatch.chdir(folder)
+    bench = resolve_bench("./")
+    assert bench.name == folder.name
 
 
 @pytest.mark.parametrize(
@@ -253,6 +274,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"boxes": [[0, 0, 41, 30]]}, "box [0, 0, 41, 30] lies outside its image of 40x30"),
     ({"boxes": [[5, 5, 5, 9]]}, "x0 < x1"),
     ({"boxes": [1, 2, 3, 4]}, "[[x0, y0, x1, y1]]"),
+    ({"boxes": [[0, 0, 10**400, 3]]}, "too large"),
+    ({"choices": ["<image>", "b"], "answer": "A"}, "only the question says where images go"),
+    ({"question": "<image> What?", "post_prompt": "<image>"}, "only the question"),
+    ({"answer": "+"}, "contains reads it"),
+    ({"image": "deep.png"}, "more than 8 bits a channel (I;16)"),
+    ({"image": "moving.gif"}, "holds 2 frames or pages"),
     ({"metric": "iou"}, "one box"),
     ({"metric": "iou", **BOX}, "no other answer"),
     ({"metric": "vqa"}, "at least 4 answers"),
@@ -270,6 +297,9 @@ def test_bad_rows_are_refused(folder: Path, change: dict[str, Any], said: str) -
     content = (folder / "b.png").read_bytes()
     (folder / "cut.png").write_bytes(content[:-30])
     (folder / "text.png").write_text("no picture")
+    Image.new("I;16", (4, 4), 40000).save(folder / "deep.png")
+    first, *more = (Image.new("RGB", (4, 4), color) for color in ("red", "blue"))
+    first.save(folder / "moving.gif", save_all=True, append_images=more)
     path = write(folder, GOOD, {**GOOD, **change})
     line = line_of(lambda: own(path))
     assert "1 of 2 rows is bad (1 " in line and "row 2: " in line and said in line
@@ -348,3 +378,42 @@ def test_a_changed_row_or_image_is_other_data(folder: Path, change: Callable[[Pa
     after = own(path)
     assert after.fingerprint(1) == first and after.fingerprint() != both
     assert after.data_source != before.data_source
+
+
+def test_a_metric_behind_the_limit_is_another_headline(folder: Path) -> None:
+    before = own(write(folder, GOOD, {**GOOD, "id": "z"}))
+    after = own(write(folder, GOOD, {**GOOD, "id": "z", "metric": "contains"}))
+    assert (before.metric, after.metric) == ("exact_match", "score")
+    assert before.fingerprint(1) != after.fingerprint(1)
+
+
+def test_times_are_of_the_file_that_the_workload_names(folder: Path) -> None:
+    from harness.jobs.benchmarks import Benchmarks
+    from harness.jobs.within import grid_within
+    from harness.options.settings import Settings
+
+    (folder / "other").mkdir()
+    shutil.copy(folder / "a.png", folder / "other")
+    path = write(folder, GOOD)
+    other = write(folder / "other", {**GOOD, "question": "Which?"})
+    settings = Settings(methods=("random",), bench=(str(path),), device="cpu")
+    job = Benchmarks(dataclasses.replace(settings, workload=(f"bench={other}:n_out=4",)), [])
+    job.resolve(folder / "out")
+    assert grid_within(job.grid).content == {str(other): own(other).fingerprint()}
+
+
+def test_bad_rows_are_left_out_of_times_as_the_line_says(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness.command.cli import parse
+    from harness.jobs.timed import make_timing_grid
+
+    path = write(folder, GOOD, {**GOOD, "answer": ""})
+    argv = ["--throughput", "--methods", "random", "--bench", str(path), "--device", "cpu"]
+    assert main([*argv, "--out", str(folder / "run")]) == 2
+    assert f"--allow {BAD_ROWS} leaves them out" in capsys.readouterr().err
+    _, settings = parse([*argv, "--allow", BAD_ROWS])
+    grid, bench = make_timing_grid(settings), own(path, BAD_ROWS)
+    assert grid.content == {str(path): bench.fingerprint()} and {*bench.notes} <= {*grid.notes}
+    _, settings = parse([*argv, "--allow", "over-length"])
+    assert "but for bad-rows" in line_of(lambda: make_timing_grid(settings))

@@ -265,6 +265,8 @@ def test_a_group_file_pools_its_tasks(loaded: Session, tasks: Path) -> None:
         ("group: g\ntask: [nowhere]", "'nowhere' that does not exist"),
         ("group: gqa\ntask: [mine]", "'gqa' is the name of one of lmms-eval's own tasks"),
         ("services: [unclosed", "not readable as YAML"),
+        ("task: own_data", "the task behind tables of own data: rename it"),
+        ("group: g\ntask: [own_data]", "does not exist"),
         ("task: t\noutput_type: loglikelihood", "loglikelihood"),
     ],
 )

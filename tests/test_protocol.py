@@ -130,6 +130,11 @@ def test_families_refuse_what_they_do_not_do(family: str, words: str, said: str)
     assert said in str(caught.value) and f"--protocol {words}" in str(caught.value)
 
 
+def test_a_part_is_given_once() -> None:
+    with pytest.raises(UsageError, match="'boxes' stands twice"):
+        Protocol.parse("lmms-eval+boxes=family+boxes=frame01")
+
+
 def test_families_take_what_they_do() -> None:
     for family in FAMILIES.values():
         check_protocol(LMMS_EVAL, family, "mine")

@@ -212,3 +212,27 @@ def test_damaged_samples_and_a_newer_schema_are_said(pair: tuple[Path, Path]) ->
     assert any("the last line is cut off" in said for said in found.notices)
     row = row_of(found, "gamma")
     assert row.low != row.low  # the samples no longer make up the score
+
+
+def test_cells_that_a_run_no_longer_asks_for_are_left_out(tmp_path: Path) -> None:
+    """A file of own data was changed and the run went on: its former cells stay in cells.csv."""
+    from reports.rundata import load_run
+
+    a, b = small(tmp_path / "a"), small(tmp_path / "b")
+    now = [str(identity(label, "gqa")[0]) for label in SMALL["methods"]]
+    with (a / "cells.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    former = [{**row, "cell_id": f"{n:016x}"} for n, row in enumerate(rows)]
+    with (a / "cells.csv").open("a", encoding="utf-8", newline="") as file:
+        csv.DictWriter(file, list(rows[0]), lineterminator="\n").writerows(former)
+    meta(a, cells=now)
+    assert load_run(a).cells["cell_id"].tolist() == now
+    assert [row.remark for row in compare(a, b).rows].count("no score in A") == 0
+
+
+def test_benches_of_like_names_have_files_of_their_own() -> None:
+    from reports.text import file_names
+
+    found = file_names(["gqa", "a-b.json", "a_b.json", "A b.json", "a_b_json"])
+    assert found["gqa"] == "gqa" and found["a-b.json"] == "a_b_json"
+    assert len({name.casefold() for name in found.values()}) == 5

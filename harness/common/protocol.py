@@ -57,9 +57,12 @@ class Protocol:
         name, *parts = text.split("+")
         if name not in PROTOCOLS:
             raise UsageError(unknown("protocol", name, PROTOCOLS))
-        found = PROTOCOLS[name][0]
+        found, seen = PROTOCOLS[name][0], set[str]()
         for part in parts:
             word, equals, value = part.partition("=")
+            if word in seen:
+                raise UsageError(f"'{word}' stands twice in the protocol '{text}'")
+            seen.add(word)
             if not equals or word not in WORDS:
                 raise UsageError(unknown("part", part, [f"{word}=..." for word in WORDS]))
             if value not in KNOWN[word]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.bench.benches import resolve_bench
+from harness.common.conditions import BAD_ROWS, OVER_LENGTH
 from harness.common.errors import UsageError
 from harness.common.ownfiles import is_own
 from harness.common.processor import lacks
@@ -33,10 +34,12 @@ from harness.timing.shape import random_config, random_name
 def make_timing_grid(settings: Settings) -> TimingGrid:
     """Resolve names, sizes and the device. Raises UsageError with one line; builds nothing."""
     check_rounds(settings)
+    if OVER_LENGTH in settings.allow:  # nothing is answered
+        raise UsageError(f"--allow has no meaning with --throughput but for {BAD_ROWS}")
     methods = with_dense(named_methods(settings.methods))
     work = _workloads(settings)
     grid = _random(settings, methods) if settings.random_weights else _real(settings, methods)
-    grid = replace(grid, workloads=tuple(work), **_data(settings, work, grid.source))
+    grid = replace(grid, workloads=tuple(work), **_data(settings, work, grid))
     check_methods(grid.methods, grid.shape)
     methods, _ = with_budgets(grid.methods, settings.budgets, grid.shape)
     slow = lacks(grid.runtime.dtype) if grid.runtime.device == "cpu" else ""
@@ -44,16 +47,21 @@ def make_timing_grid(settings: Settings) -> TimingGrid:
     return replace(grid, methods=tuple(methods), notes=notes)
 
 
-def _data(settings: Settings, work: list[Workload | Load], source: Any) -> dict[str, Any]:
-    """`data` and `content` of the grid. Raises UsageError for benches that there are not."""
-    names = dict.fromkeys(one.bench for one in work if one.bench)
+def _data(settings: Settings, work: list[Workload | Load], grid: TimingGrid) -> dict[str, Any]:
+    """What the grid says of its benches. Raises UsageError for those that there are not."""
+    names, source = dict.fromkeys(one.bench for one in work if one.bench), grid.source
     if names and source is None:
         raise UsageError("--workload: documents need a processor: leave out --random-weights")
     found = {}
     for name in names:
         found[name] = resolve_bench(name, settings.data, source.mini, settings.allow)
     own = {name: bench.fingerprint() for name, bench in found.items() if is_own(name)}
-    return {"data": {name: bench.data for name, bench in found.items()}, "content": own}
+    notes = (note for bench in found.values() for note in bench.notes)
+    return {
+        "data": {name: bench.data for name, bench in found.items()},
+        "content": own,
+        "notes": (*grid.notes, *notes),
+    }
 
 
 def check_rounds(settings: Settings) -> None:

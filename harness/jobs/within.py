@@ -106,7 +106,9 @@ def grid_within(grid: Grid) -> TimingGrid:
     workloads = tuple(_workloads(settings))
     for work in workloads:
         if name := work.bench:
-            found[name] = known.get(own_name(name)) or resolve_bench(
+            # A file of another folder may have the name of one of the run's.
+            asked = known.get(own_name(name)) if name in settings.bench else None
+            found[name] = asked or resolve_bench(
                 name, settings.data, grid.source.mini, settings.allow
             )
     checkpoints = {c.method.name: c.checkpoint for c in grid.cells if c.checkpoint is not None}

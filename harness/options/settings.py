@@ -237,7 +237,7 @@ class Settings:
         help="over-length: answer and count samples longer than the model's context instead of "
         "failing the cell; bad-rows: leave out and count rows of own data that cannot be asked or "
         "scored",
-        jobs=ON_BENCHES,
+        jobs=ON_BENCHES | JobKind.THROUGHPUT,
         record=Record.SET,
     )
     margin: float | None = setting(  # None: the run directory's, else 1 point

@@ -164,6 +164,13 @@ def test_ocr_reaches_the_model(llava: Session, textvqa: Bench) -> None:
     assert run(llava, textvqa).records.keys() == plain.records.keys()
 
 
+def test_mini_data_are_not_handed_in(llava: Session, textvqa: Bench) -> None:
+    """The same task writes a file for a server of real documents."""
+    mini = run(llava, resolve_bench("textvqa", "mini"), limit=1)
+    assert run(llava, textvqa, limit=1).files and not mini.files
+    assert not any("hand in" in note for note in mini.notes)
+
+
 # --- boxes --------------------------------------------------------------------------------------
 def test_a_box_in_the_padded_square_is_scored_in_both_readings(
     llava: Session, answers: Any, tmp_path: Path

@@ -59,8 +59,12 @@ class OwnBench(Bench):
         return {row.id: row.cluster for row in self.rows if row.cluster}
 
     def fingerprint(self, limit: int | None = None) -> str:
-        """A hash over the first `limit` rows and their images' content, wherever they lie."""
-        text = json.dumps([row.content for row in self.rows[:limit]], ensure_ascii=True)
+        """A hash over the first `limit` rows and their images' content, wherever they lie.
+
+        And over the headline, which is another one where a row behind them has another metric.
+        """
+        rows = [row.content for row in self.rows[:limit]]
+        text = json.dumps([self.metric, *rows], ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def require(self, limit: int | None = None) -> None:
@@ -120,7 +124,8 @@ def rows_bench(path: Path, allow: Sequence[str]) -> OwnBench:
     Raises UsageError, one line, for rows that cannot be asked or scored: how many, why, and the
     first ones. With ``bad-rows`` allowed they are left out and the report says so.
     """
-    name = path.resolve().name
+    # Of a link its own name: caches keep files under their hashes, and two links may lead to one.
+    name = path.name if path.name not in ("", "..") else path.resolve().name
     if path.is_dir() and (name in BENCHES or name in index(upstream_folder())):
         raise UsageError(
             f"--bench: the folder {name} has the name of a bench: rename it, or name the file in it"

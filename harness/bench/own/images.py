@@ -14,6 +14,9 @@ from harness.bench.own.tables import BadRow
 from harness.common.errors import one_line
 
 MOST_PIXELS = 89_478_485  # from which on Pillow warns of a bomb
+# Others have more than 8 bits a channel: what is brighter than 255 would be shown white.
+MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB"}
+ONE = {"MPO"}  # formats whose further pictures are previews and depths of the first
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|data:")
 
 
@@ -96,6 +99,7 @@ def _size(content: bytes, shown: str) -> tuple[int, int]:
                 if width * height > MOST_PIXELS:
                     raise BadRow("image is too large", f"{shown} has {width}x{height} pixels: at "
                                  f"most {MOST_PIXELS // 10**6} million")  # fmt: skip
+                _one_of_bytes(image, shown)
                 image.load()
                 turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     except BadRow:
@@ -109,3 +113,13 @@ def _size(content: bytes, shown: str) -> tuple[int, int]:
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
     return (height, width) if turned else (width, height)
+
+
+def _one_of_bytes(image: Any, shown: str) -> None:
+    """Raises BadRow for what would not be shown as it is: several pictures, deeper ones."""
+    if image.format not in ONE and (frames := getattr(image, "n_frames", 1)) > 1:
+        raise BadRow("image of several", f"{shown} holds {frames} frames or pages: give those that "
+                     "are meant as files in images")  # fmt: skip
+    if image.mode not in MODES:
+        raise BadRow("image of more than 8 bits", f"{shown} has more than 8 bits a channel "
+                     f"({image.mode}): save it with 8")  # fmt: skip

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from string import ascii_uppercase
+from string import ascii_uppercase, punctuation
 from typing import Any
 
 from harness.bench.own.images import Picture, Pictures
@@ -26,6 +26,7 @@ METRICS = {
 }
 SCORE = "score"
 MARK = "<image>"  # where an image goes in a question
+UNREAD = str.maketrans("", "", punctuation)  # what `exact` leaves out
 PEOPLE = 4  # answers from which on somebody can score 1 under `vqa`
 LONGEST_ID = 200
 
@@ -63,7 +64,10 @@ def parse_row(raw: Raw, pictures: Pictures) -> Row:
     marks = question.count(MARK)
     if marks not in (0, len(shown)):
         raise BadRow(f"{MARK} marks", f"its question has {marks} {MARK} for {len(shown)} images")
-    choices = _texts(values, "choices")
+    choices, below = _texts(values, "choices"), _post_prompt(raw.values)
+    if any(MARK in text for text in (*choices, below or "")):
+        raise BadRow(f"{MARK} marks", f"{MARK} stands behind its question: only the question says "
+                     "where images go")  # fmt: skip
     metric = _metric(values, bool(choices))
     boxes = _boxes(values.get("boxes"), shown)
     return Row(
@@ -74,7 +78,7 @@ def parse_row(raw: Raw, pictures: Pictures) -> Row:
         boxes=boxes,
         metric=metric,
         cluster=_text(values, "cluster") if "cluster" in values else "",
-        post_prompt=_post_prompt(raw.values),
+        post_prompt=below,
         pictures=shown,
     )
 
@@ -162,7 +166,10 @@ def _box(box: list[Any], picture: Picture) -> Box:
     numbers = [v for v in box if isinstance(v, (int, float, Decimal)) and not isinstance(v, bool)]
     if len(box) != 4 or len(numbers) != 4:
         raise BadRow("no box", f"{one_line(str(box), 60)} is no box [x0, y0, x1, y1]")
-    x0, y0, x1, y1 = map(float, numbers)
+    try:
+        x0, y0, x1, y1 = map(float, numbers)
+    except OverflowError:
+        raise BadRow("no box", "a number of its box is too large to be one of pixels") from None
     shown = f"[{x0:g}, {y0:g}, {x1:g}, {y1:g}]"
     if not (x0 < x1 and y0 < y1):
         raise BadRow("no box", f"{shown} is no box: x0 < x1 and y0 < y1 in pixels")
@@ -185,6 +192,9 @@ def _answers(
         return ()
     if not given:
         raise BadRow("no answer")
+    if metric == "exact" and not all(one.translate(UNREAD) for one in given):
+        raise BadRow("answer of punctuation", "the metric exact leaves punctuation out, and an "
+                     "answer is nothing else: contains reads it")  # fmt: skip
     if metric == "vqa" and len(given) < PEOPLE:
         raise BadRow("too few answers", "the metric vqa asks how many people agree: at least "
                      f"{PEOPLE} answers, it has {len(given)}; exact takes any one")  # fmt: skip

@@ -22,6 +22,7 @@ COLUMNS = (
 )  # fmt: skip
 ALIASES = {"file_name": "image"}  # of folders of images as the datasets library writes them
 LISTS = ("images", "answers", "choices", "boxes")  # JSON lists in a CSV
+TEXTS = re.compile(r'\[\s*".*"\s*\]', re.DOTALL)  # a JSON list of them
 NEEDED = (("image", "images"), ("question",), ("answer", "answers", "boxes"))
 VIDEO = ("video", "videos")
 NEAR = 0.8  # similarity from which an unknown column is a slip of the pen
@@ -102,7 +103,7 @@ def _check_columns(path: Path, names: list[str]) -> tuple[str, ...]:
         if names and named.isdisjoint(choice):
             have = ", ".join(names) or "none"
             raise _wrong(path, f"no column {' or '.join(choice)}; its columns are {have}")
-    return tuple(unused)
+    return tuple(name or "one without a name" for name in unused)
 
 
 # --- folders --------------------------------------------------------------------------------
@@ -220,6 +221,8 @@ def _csv_row(names: list[str], fields: list[str]) -> tuple[Any, BadRow | None]:
             row[name] = None
         if not isinstance(row[name], list):
             return {}, BadRow("no list", f'{name} is no JSON list, such as ["one", "two"]')
+    if TEXTS.fullmatch(str(row.get("answer") or "").strip()):
+        return {}, BadRow("answer is a list", "answer is a list of texts: its column is answers")
     return row, None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness.bench.answerboxes import OWN_TASK
 from harness.bench.benches import Bench
 from harness.bench.tasks_index import TaskFile, index, read_task, tasks_of, upstream_folder
 from harness.bench.wants import refuse_unanswerable
@@ -32,6 +33,9 @@ def task_bench(path: Path, root: Path | None) -> Bench:
     else:
         raise UsageError(f"--bench: {path.name} is no lmms-eval task: expected 'task: NAME', or "
                          "'group: NAME' with a list of tasks")  # fmt: skip
+    if any(part.name == OWN_TASK for part in parts):
+        raise UsageError(f"--bench: {path.name}: '{OWN_TASK}' is the name of the task behind "
+                         "tables of own data: rename it")  # fmt: skip
     for part in parts:
         refuse_unanswerable(part)
     return Bench(
