@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from harness.bench import judge as module
 from harness.bench.guard import JudgeWanted, Scoring, Unreachable
 from harness.bench.judge import KEY, Judge, JudgeStopped
+from harness.bench.outcome import read_answers
 from harness.command.cli import main
 from tests.judge_tools import Endpoint, endpoint
 
@@ -60,6 +62,44 @@ def test_what_it_said_is_kept_and_not_asked_again(server: Endpoint, tmp_path: Pa
     assert again.temperature == "the endpoint's own" and len(server.asked) == 3
     Judge(server.url, "other-name", tmp_path).ask(payload("a", temperature=0.0))
     assert len(server.asked) == 4 and len([*tmp_path.iterdir()]) == 2
+
+
+SEPARATED = "0.5\u2028yes\x85\x0c\x1cno \ud83d"  # ends of lines to Python, and half a character
+
+
+def test_words_with_ends_of_lines_and_half_characters(tmp_path: Path) -> None:
+    with endpoint(lambda text: SEPARATED) as server:
+        for _ in range(3):
+            judge = Judge(server.url, "m", tmp_path)
+            for text in ("a", "b"):
+                assert judge.ask(payload(text))["choices"][0]["message"]["content"] == SEPARATED
+        assert len(server.asked) == 2
+    line = json.dumps(
+        {"task": "t", "doc_id": "0", "prompt": "p", "prediction": "a\u2028b\x85\x0cc"},
+        ensure_ascii=False,
+    )
+    assert read_answers(f"{line}\n", "file")["t", "0"]["prediction"] == "a\u2028b\x85\x0cc"
+
+
+def test_openai_itself_can_be_the_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its host is one that scoring must not look up by itself."""
+    looked_up: list[str] = []
+
+    def nobody(host: Any, *_: Any, **__: Any) -> Any:
+        looked_up.append(str(host))
+        raise socket.gaierror("no such host here")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    judge = Judge("https://api.openai.com/v1", "m", tmp_path)
+    scoring = Scoring(judge.ask)
+    with scoring.guarded():
+        with pytest.raises(JudgeStopped, match=r"api\.openai\.com cannot be reached"):
+            by_requests("https://api.openai.com/v1/chat/completions")
+        assert "api.openai.com" in looked_up
+        with pytest.raises(Unreachable):  # not the judge's request
+            socket.getaddrinfo("api.openai.com", 443)
 
 
 def test_a_file_that_was_cut_off_goes_on(server: Endpoint, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from harness.bench.guard import Scoring
+from harness.bench.outcome import outcome
 from harness.bench.scores import extract, target_text
 from harness.common.errors import CellError
 from harness.common.torchvision_ops import declare_missing_ops
@@ -227,6 +229,20 @@ def test_missing_metrics(upstream: Any) -> None:
     results["results"]["t"] = {"alias": "t", "submission,none": None}
     with pytest.raises(CellError, match="no numeric metric"):
         extract(results, {"t": task}, "", "t")
+
+
+@pytest.mark.parametrize("mini", [True, False])
+def test_drawn_data_give_nothing_to_hand_in(mini: bool, upstream: Any, tmp_path: Path) -> None:
+    task = Task({"exact_match": upstream("api.metrics").mean, "submission": lambda items: None})
+    results = results_of(task, [{"exact_match": 1.0, "submission": {}}])
+    results["n-samples"] = {"t": {"effective": 1, "original": 3}}
+    (tmp_path / "submissions").mkdir()
+    (tmp_path / "submissions" / "mine.json").write_text("[]")
+    bench = SimpleNamespace(task="t", metric="exact_match", judged=False, mini=mini)
+    found = outcome(results, {"t": task}, bench, Scoring(), tmp_path, {})
+    assert [metric.value for metric in found.metrics] == [1.0]
+    assert dict(found.files) == ({} if mini else {"mine.json": b"[]"})
+    assert bool(found.notes) is not mini
 
 
 def test_target_text() -> None:

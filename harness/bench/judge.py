@@ -134,7 +134,8 @@ class Judge:
     def _read(self) -> Iterator[tuple[str, tuple[str, list[str]]]]:
         """What was said before. A line that was cut off is asked again."""
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            with self.path.open(encoding="utf-8", newline="\n") as file:
+                lines = list(file)  # not splitlines(): U+2028 and its like stand within answers
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
@@ -156,7 +157,7 @@ class Judge:
 
     def _keep(self, key: str, answer: tuple[str, list[str]]) -> None:
         model, texts = answer
-        line = json.dumps({"request": key, "model": model, "answers": texts}, ensure_ascii=False)
+        line = json.dumps({"request": key, "model": model, "answers": texts})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:

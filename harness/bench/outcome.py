@@ -123,7 +123,8 @@ def prompt_of(row: Mapping[str, Any]) -> str:
 def read_answers(content: str, name: str) -> dict[tuple[str, str], dict[str, str]]:
     """What `answers.jsonl` says of each task and document. Raises CellError for a damaged one."""
     try:
-        rows = [json.loads(line) for line in content.splitlines()]
+        # Not splitlines(): answers may hold U+2028 and its like, which JSON leaves as they are.
+        rows = [json.loads(line) for line in content.split("\n") if line]
         return {(str(row["task"]), str(row["doc_id"])): row for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise CellError(f"{name}: no file of answers ({error})") from None

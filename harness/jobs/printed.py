@@ -71,6 +71,8 @@ def look_up(settings: Settings) -> Needs:
     kept = []
     for spec, method in zip(settings.methods, named_methods(settings.methods), strict=True):
         found, why = _weights(method, settings)
+        if not why and method.least_images > 1 and is_mini(settings.model):
+            found, why = "", f"{method.label}: an image is one crop on {settings.model}"
         missing.append(found)
         if why:
             left_out.append(why)
@@ -205,7 +207,7 @@ def as_printed(table: Table, compared: Sequence[Any]) -> Shown:
     digits = {i: decimals([row.values[i] for row in table.rows]) for i in scores}
     costs = {(line["row"], line["quantity"]): line for line in compared}
     printed = any(line.get("paper_value") is not None for line in costs.values())
-    heads = COSTS if printed else [one for one in COSTS if one[1] == "one_rule"]
+    heads = COSTS if printed else COSTS_OF_OURS
     for head, _ in heads:
         shown.add_column(head, justify="right")
     for row in table.rows:
@@ -225,6 +227,7 @@ COSTS = [
     ("KV %, one rule", "one_rule"),
 ]
 """Columns of costs, with the field of `published.csv` that each shows."""
+COSTS_OF_OURS = [("TFLOP, one rule", "one_rule"), ("KV %, one rule", "one_rule")]
 
 
 def decimals(values: Sequence[float | None]) -> int:
