@@ -110,11 +110,12 @@ def missed_budget(score: Score) -> str:
 
 
 def sample_count(summary: Summary, bench: str | None = None) -> str:
-    """``n = 500``, or the range over cells, of one bench or of all."""
+    """``n = 500``, or the range over cells, of one bench or of all that are scored."""
     counts = {
         int(cell.n)
         for (_, name), cell in summary.cells.items()
-        if cell.status == "done" and not math.isnan(cell.n) and bench in (None, name)
+        if cell.status == "done" and not math.isnan(cell.n)
+        if bench == name or (bench is None and not cell.waits)
     }
     if not counts:
         return "n not recorded"

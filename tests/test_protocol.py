@@ -339,3 +339,11 @@ def test_which_reading_a_protocol_means() -> None:
     assert reading(FAMILY, True) == "frame01"
     assert reading(FAMILY, False) == ""  # not known, and said so
     assert [reading(one, True) for one in BOXES] == list(BOXES)
+
+
+def test_ocr_in_the_text_of_a_protocol_is_refused_where_nothing_takes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--bench", "gqa", "--methods", "fastv", "--protocol", "lmms-eval+ocr=yes"]
+    assert main([*words, "--out", str(tmp_path / "r")]) == 2
+    assert "--ocr: no question of gqa can name OCR tokens" in capsys.readouterr().err

@@ -115,6 +115,10 @@ def extract(
     names = [m.metric for m in found]
     if wanted not in names:
         raise CellError(f"the task has no metric '{wanted}', only {', '.join(names)}")
+    told = {m.task for m in found if m.metric == wanted}
+    mute = [p for p, task in tasks.items() if wanted in task.aggregation() and p not in told]
+    if mute:
+        raise CellError(f"{', '.join(mute)}: no number for {wanted}, so {name} has none")
     ordered = sorted(found, key=lambda m: m.metric != wanted)
     pooled = [_pooled([m for m in found if m.metric == wanted], name)] if grouped else []
     return pooled + ordered

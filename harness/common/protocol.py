@@ -16,8 +16,10 @@ from harness.common.nearest import unknown
 
 CHECKPOINT = "checkpoint"
 TEMPLATES = (CHECKPOINT, "vicuna_v1", "mistral_instruct", "qwen_1_5")
-PROCESSOR, CROP, PAD = "processor", "crop", "pad"
-ASPECTS = (CROP, PAD)
+# As the processor says; the centre cut out; padded to a square; as the code that a checkpoint comes
+# from: padded where its family makes one square of an image, in its own tiles elsewhere.
+PROCESSOR, CROP, PAD, ORIGINAL = "processor", "crop", "pad", "original"
+ASPECTS = (CROP, PAD)  # what can be asked for by itself
 # In what boxes are answered and read: as the model's family is known to; shares of the image;
 # shares of the square that the tower sees; pixels of the image as the processor resized it.
 FAMILY, IMAGE01, FRAME01, PIXELS = "family", "image01", "frame01", "pixels"
@@ -75,7 +77,7 @@ class Protocol:
 WORDS = {"template": "template", "aspect": "image_aspect", "ocr": "ocr", "boxes": "boxes"}
 KNOWN = {
     "template": TEMPLATES,
-    "aspect": (PROCESSOR, *ASPECTS),
+    "aspect": (PROCESSOR, *ASPECTS, ORIGINAL),
     "ocr": ("yes", "no"),
     "boxes": (FAMILY, *BOXES),
 }
@@ -93,8 +95,8 @@ PROTOCOLS: dict[str, tuple[Protocol, str]] = {
         "LLaVA-1.5's scripts: system sentence, padded square, TextVQA with reference OCR tokens",
     ),
     "lmms-eval-llava": (
-        Protocol("vicuna_v1", PAD, False, IMAGE01),
-        "lmms-eval's --model llava: system sentence, padded square, no OCR tokens",
+        Protocol("vicuna_v1", ORIGINAL, False, IMAGE01),
+        "lmms-eval's --model llava: system sentence, padded square or tiles, no OCR tokens",
     ),
     "qwen-vl": (
         Protocol(boxes=PIXELS),

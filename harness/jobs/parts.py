@@ -59,7 +59,7 @@ class Parts(Job):
         from harness.model.asking import check_protocol
 
         check_protocol(protocol, source.family, source.model_id)
-        if self.settings.ocr and not any(bench.takes_ocr for bench in benches):
+        if self.settings.asks_ocr and not any(bench.takes_ocr for bench in benches):
             named = ", ".join(bench.name for bench in benches)
             raise UsageError(
                 f"--ocr: no question of {named} can name OCR tokens: it is for textvqa (and "

@@ -9,7 +9,16 @@ import copy
 from typing import Any
 
 from harness.common.errors import UsageError
-from harness.common.protocol import CHECKPOINT, LMMS_EVAL, PAD, PIXELS, PROCESSOR, Protocol
+from harness.common.protocol import (
+    ASPECTS,
+    CHECKPOINT,
+    CROP,
+    LMMS_EVAL,
+    ORIGINAL,
+    PIXELS,
+    PROCESSOR,
+    Protocol,
+)
 from harness.families.family import Family
 from harness.families.framing import side_of
 from harness.model.convert.chats import MISTRAL_CHAT, QWEN_CHAT, VICUNA_CHAT
@@ -28,7 +37,7 @@ def check_protocol(protocol: Protocol, family: Family, name: str) -> None:
             f"{asked}: {protocol.template} writes {MARK} where an image goes, {name} "
             f"({family.kind}) has a word of its own for it: only --template {CHECKPOINT} works"
         )
-    if protocol.image_aspect != PROCESSOR and not family.squares:
+    if protocol.image_aspect in ASPECTS and not family.squares:
         raise UsageError(
             f"{asked}: {name} ({family.kind}) {family.no_square}: there is no --image-aspect to "
             "choose"
@@ -40,14 +49,15 @@ def check_protocol(protocol: Protocol, family: Family, name: str) -> None:
         )
 
 
-def processor_for(processor: Any, protocol: Protocol, name: str) -> Any:
+def processor_for(processor: Any, protocol: Protocol, family: Family, name: str) -> Any:
     """The processor with the image aspect of a protocol; itself where it is not to be changed.
 
     Padding is `LlavaImageProcessor`'s: to a square of the mean colour, before the image is resized.
     Raises UsageError for an image processor that does not cut out the centre of a resized image,
     of which neither is known.
     """
-    if protocol.image_aspect == PROCESSOR:
+    tiled = protocol.image_aspect == ORIGINAL and not family.squares
+    if protocol.image_aspect == PROCESSOR or tiled:
         return processor
     old = processor.image_processor
     crop = side_of(getattr(old, "crop_size", None), "height")
@@ -59,7 +69,7 @@ def processor_for(processor: Any, protocol: Protocol, name: str) -> Any:
         )
     made = copy.copy(processor)
     said = {k: v for k, v in old.to_dict().items() if k != "image_processor_type"}
-    said["do_pad"] = protocol.image_aspect == PAD
+    said["do_pad"] = protocol.image_aspect != CROP
     made.image_processor = _llava_like(old)(**said)
     return made
 

@@ -94,7 +94,8 @@ class Session:
         if self.protocol != LMMS_EVAL:
             raise ValueError(f"asked by {self.protocol} already")
         check_protocol(protocol, self.family, self.model_id)
-        processor, features = processor_for(self.processor, protocol, self.model_id), self.features
+        processor = processor_for(self.processor, protocol, self.family, self.model_id)
+        features = self.features
         if processor is not self.processor and features is not None:
             features = FeatureCache(features.max_bytes)
         return replace(self, protocol=protocol, processor=processor, features=features)

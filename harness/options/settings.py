@@ -437,6 +437,11 @@ class Settings:
         return JobKind.TIMED_RUN if self.with_throughput else JobKind.RUN
 
     @property
+    def asks_ocr(self) -> bool:
+        """Whether OCR tokens were asked for by themselves, not as a part of a named protocol."""
+        return self.ocr or "ocr=yes" in (self.protocol or "").split("+")
+
+    @property
     def asking(self) -> Protocol:
         """How questions are put: the named protocol with the parts given by themselves."""
         return asked_for(self.protocol, self.template, self.image_aspect, self.ocr, self.boxes)

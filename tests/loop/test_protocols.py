@@ -25,7 +25,7 @@ from harness.model.convert.chats import VICUNA
 from harness.model.session import Session
 from harness.timing.documents import requests_of
 from tests.fixtures.hub_data import write_refcoco
-from tests.fixtures.hub_models import write_llava
+from tests.fixtures.hub_models import write_llava, write_llava_next
 from tests.fixtures.hub_qwen import write_qwen
 from tests.loop.cells import predictions, run
 from tests.loop.test_boxes import BOXES, SHAPES, answers, mask, padded, perfect
@@ -101,10 +101,10 @@ def test_a_padding_processor_can_be_told_to_crop() -> None:
     files.pop("image_processor_type")
     side = files["crop_size"]["height"]
     old = SimpleNamespace(image_processor=LlavaImageProcessorPil(**files))
-    crop = processor_for(old, by(image_aspect="crop"), "mine")
+    crop = processor_for(old, by(image_aspect="crop"), family, "mine")
     assert type(crop.image_processor) is LlavaImageProcessorPil
     assert old.image_processor.do_pad and not crop.image_processor.do_pad
-    assert processor_for(old, Protocol(), "mine") is old
+    assert processor_for(old, Protocol(), family, "mine") is old
     ends = np.zeros((side, 2 * side, 3), np.uint8)
     ends[:, : side // 2] = 255  # the left end, which a crop does not see
     seen = {
@@ -120,6 +120,16 @@ def test_an_image_processor_that_stretches_is_refused(tmp_path: Path) -> None:
     for aspect in ("pad", "crop"):
         with pytest.raises(UsageError, match="SiglipImageProcessor does not resize the shorter"):
             session.asked_by(by(image_aspect=aspect))
+
+
+def test_lmms_evals_wrapper_pads_a_square_and_leaves_tiles(tmp_path: Path, llava: Session) -> None:
+    """What `--model llava` does: the original code's picture, whichever model it is."""
+    asked = PROTOCOLS["lmms-eval-llava"][0]
+    assert llava.asked_by(asked).processor.image_processor.do_pad
+    tiles = load_model(str(write_llava_next(tmp_path / "m")), device="cpu")
+    assert tiles.asked_by(asked).processor.image_processor is tiles.processor.image_processor
+    with pytest.raises(UsageError, match="cuts an image into tiles"):
+        tiles.asked_by(asked.having({"image_aspect": "pad"}))
 
 
 def test_features_of_one_square_are_not_served_for_another(llava: Session, gqa: Bench) -> None:
