@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.common.roots import ROOT
-from harness.common.stops import stoppable
+from harness.common.stops import heed, stoppable
 
 # The signal comes while the named module is looked for: from the first import to the planning.
 STOPPED = """
@@ -153,3 +153,24 @@ def test_a_reader_that_goes_changes_no_exit_code(
     done = subprocess.run(words, cwd=ROOT, stdout=deaf, stderr=deaf, timeout=120)
     assert done.returncode == code
     assert "--costs-only" not in argv or (tmp_path / "out/cost.csv").is_file()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_dropped_is_heeded() -> None:
+    class Last:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            len("the handler runs before this is over")
+
+    dropped = []
+    heed()
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        del_of(Last())
+        dropped.append(True)
+        heed()
+    assert dropped
+    heed()  # nothing is left of it
+
+
+def del_of(thing: Any) -> None:
+    """The last reference goes with the call."""

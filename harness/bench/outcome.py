@@ -22,7 +22,6 @@ NEEDS_JUDGE = "needs a judge"
 SUBMIT = "submit "  # and the name of the file
 ANSWERS = "answers.jsonl"
 FOLDER = "submissions"  # where upstream's tasks put what a server wants
-SUBMISSION = "submission"  # part of the name of upstream's metrics that only write a file
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,8 @@ def outcome(
     if not numeric(results, tasks) and files:
         why = SUBMIT + ", ".join(files) + (f" (incomplete: {short})" if short else "")
         return Outcome((_unscored(bench, tasks, why),), files, _notes(files, short))
-    metrics = tuple(extract(results, tasks, bench.metric, bench.task))
-    writes = any(SUBMISSION in name for task in tasks.values() for name in task.aggregation())
-    if bench.mini or not writes:  # no server scores answers to drawn documents
-        return Outcome(metrics)
-    return Outcome(metrics, files, _notes(files, short))
+    # Of a bench that is scored here nobody hands in the file that its task may write as well.
+    return Outcome(tuple(extract(results, tasks, bench.metric, bench.task)))
 
 
 def handed_in(output: Path) -> dict[str, bytes]:

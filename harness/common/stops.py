@@ -41,8 +41,18 @@ def stoppable() -> Iterator[None]:
             raise KeyboardInterrupt from None
         raise
     finally:
+        _asked.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def heed() -> None:
+    """Raise the KeyboardInterrupt of a signal that came where Python drops exceptions.
+
+    In a finalizer, say: it is then printed as ignored, and who waits would wait on.
+    """
+    if _asked:
+        raise KeyboardInterrupt
 
 
 def interrupted(argv: Sequence[str]) -> int:

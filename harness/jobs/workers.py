@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from harness.common.errors import EXIT_USAGE, CellError, HarnessError, StoreError, UsageError
 from harness.common.forecast import Part
 from harness.common.progress import Progressing
-from harness.common.stops import PROGRAM
+from harness.common.stops import PROGRAM, heed
 from harness.common.threads import in_use
 from harness.jobs.cellrun import record_failure
 from harness.jobs.devices import FLAG, environment, undisturbed
@@ -234,6 +234,7 @@ class Team:
     def _messages(self) -> Iterator[tuple[_Worker, tuple[Any, ...] | None]]:
         """What has come within `LISTEN`; None from a worker that is gone."""
         there = {worker.line: worker for worker in self.workers}
+        heed()
         for line in wait(list(there), LISTEN):
             worker = there[line]  # type: ignore[index]
             try:
