@@ -163,11 +163,16 @@ def test_an_interrupt_that_python_dropped_is_heeded() -> None:
             len("the handler runs before this is over")
 
     dropped = []
+
+    def wait() -> None:
+        with stoppable():
+            del_of(Last())
+            dropped.append(True)
+            heed()
+
     heed()
-    with pytest.raises(KeyboardInterrupt), stoppable():
-        del_of(Last())
-        dropped.append(True)
-        heed()
+    with pytest.raises(KeyboardInterrupt):
+        wait()
     assert dropped
     heed()  # nothing is left of it
 
