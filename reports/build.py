@@ -104,8 +104,8 @@ def _sections(
 def _cost_sections(summary: Summary, folder: Path) -> list[Section]:
     """A run that counted and answered nothing."""
     run = summary.run
-    printed = _tables(reference.printed(run), reference.missing(run))
-    printed += _tables(published.comparison(run), published.measured(run))
+    printed = _tables(reference.printed(run), published.comparison(run))
+    printed += _tables(published.measured(run), reference.missing(run))
     with style.context():
         first = capacity.section(summary, folder, style.Palette(summary.series))
         layers = routing.sections(summary, folder, style.Palette(summary.series))

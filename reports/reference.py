@@ -88,12 +88,12 @@ def printed(run: Run) -> Table | None:
 
 
 def missing(run: Run) -> Table | None:
-    """What was not here when the table should have been repeated."""
-    lines = [(str(line), "") for line in run.get("published.missing") or []]
-    lines += [(str(line), "in any case") for line in run.get("published.left_out") or []]
-    heads = [Column("Missing, and how to get it", numeric=False, prose=True),
-             Column("Left out", numeric=False)]  # fmt: skip
-    rows = [[Cell(line), Cell(note or text.GAP)] for line, note in lines]
+    """What was not here when the table should have been repeated, and what never can be."""
+    lines = [str(line).partition(": ") for line in run.get("published.missing") or []]
+    never = [str(line).partition(": ") for line in run.get("published.left_out") or []]
+    lines += [(f"left out: {what}", "", why) for what, _, why in never]
+    heads = [Column("Not here", numeric=False), Column("How to get it", numeric=False, prose=True)]
+    rows = [[Cell(what, tone="name"), Cell(how or text.GAP)] for what, _, how in lines]
     return Table("missing", "Missing on this machine", heads, rows) if rows else None
 
 
