@@ -17,7 +17,7 @@ from harness.command.cli import main, parse
 from harness.common.errors import CellError, UsageError
 from harness.jobs import regret
 from harness.jobs.benchmarks import Benchmarks
-from harness.jobs.regret import paired_by_image
+from harness.jobs.regret import LeftOut, _images, paired_by_image
 from harness.jobs.runner import run as run_job
 from harness.options.settings import Settings
 from harness.readouts.regret import derive_regret, write_regret
@@ -25,6 +25,7 @@ from harness.statistics.stats import paired
 from harness.store import columns
 from harness.store.columns.regret import CONVERSATIONS, REGRET
 from harness.store.csvfile import write_csv
+from harness.store.rundir import Store
 from methods.fastv import FastV
 from reports import build_report
 from tests.fakes import FakeReferees
@@ -247,6 +248,45 @@ def test_neighbouring_questions_of_an_image_are_paired_and_repeated_ones_are_not
     pairs = paired_by_image(requests, images)
     found = [(p.image_id, p.earlier.doc_id, p.later.doc_id) for p in pairs]
     assert found == [("a", "0", "1"), ("a", "3", "4")]
+
+
+def stored(store: Store, cell: str, image: str, **metric: Any) -> None:
+    """A finished cell of gqa whose one document is about ``image``."""
+    headline = {"headline": True, "metric": "m", "scores": {"0": 1.0}, **metric}
+    store.write_samples(cell, [{"doc_id": "0", "image_id": image}])
+    store.write_metrics(cell, [headline])
+    store.write_routing(cell, [])
+    store.records_gz(cell).parent.mkdir(exist_ok=True)
+    store.records_gz(cell).write_bytes(b"")
+    row = dict.fromkeys(columns.CELLS, "") | {"cell_id": cell, "requested_id": cell}
+    store.record(row | {"bench": "gqa", "status": "done"})
+
+
+def test_images_are_those_of_the_cells_that_the_run_asks_for(tmp_path: Path) -> None:
+    """Cells of edited data stay in the files of a run, under the same bench."""
+    with Store(tmp_path) as store:
+        stored(store, "former", "old")
+        stored(store, "now", "new")
+        assert _images(store, {"now", "not yet"}) == {"0": "new"}
+        with pytest.raises(LeftOut, match="no cell of it is done"):
+            _images(store, {"not yet"})
+
+
+@pytest.mark.parametrize(
+    ("metric", "says"),
+    [
+        ({"judge": "gpt"}, "a judge scores its answers"),
+        ({"scores": {}}, "nothing here scores"),
+        ({"higher_is_better": False}, "less is better"),
+    ],
+)
+def test_a_bench_whose_scores_are_no_measure_of_regret_is_left_out(
+    tmp_path: Path, metric: dict[str, Any], says: str
+) -> None:
+    with Store(tmp_path) as store:
+        stored(store, "now", "new", **metric)
+        with pytest.raises(LeftOut, match=says):
+            _images(store, {"now"})
 
 
 @pytest.mark.parametrize(
