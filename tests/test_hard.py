@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from harness.bench.pixels import fewer_pixels, in_whole
+from harness.common.errors import UsageError
 from harness.jobs.derive import run_derive
 from harness.jobs.grid import Grid
 from harness.options.settings import Settings
@@ -272,6 +273,14 @@ def test_derive_makes_the_tables_again(sliced: Path) -> None:
         (sliced / name).unlink()
     assert run_derive(str(sliced), quiet=True) == 0
     assert [(sliced / name).read_bytes() for name in names] == before
+
+
+def test_it_is_no_row_to_hold_others_against(sliced: Path) -> None:
+    """Once written down, no report could be drawn any more."""
+    before = (sliced / "run.json").read_bytes()
+    with pytest.raises(UsageError, match="unknown row 'quarter'"):
+        run_derive(str(sliced), quiet=True, against=[PROBE])
+    assert (sliced / "run.json").read_bytes() == before
 
 
 def test_a_probe_that_fails_is_said_and_takes_no_other_row_along(
