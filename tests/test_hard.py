@@ -321,6 +321,14 @@ def test_its_weights_are_not_among_those_that_a_run_must_agree_on(tmp_path: Path
     assert list(grid.checkpoints) == ["dense"]
 
 
+def test_a_bench_without_a_slice_says_so(sliced: Path) -> None:
+    path = sliced / "slices.csv"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(x for x in lines if not x.startswith("pope,")), encoding="utf-8")
+    found = page.section(summarise(load_run(sliced)))
+    assert found is not None and "No slice of pope: dense has no scores" in found.intro
+
+
 # --- the report
 def test_the_report_shows_counts_and_rows(sliced: Path) -> None:
     (sliced / "report.html").unlink()
