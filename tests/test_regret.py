@@ -7,17 +7,19 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.bench import rescoring
 from harness.bench.conversation import Talker
 from harness.bench.request import GenerationKwargs, Request
 from harness.command.cli import main, parse
 from harness.common.errors import CellError, UsageError
 from harness.jobs import regret
 from harness.jobs.benchmarks import Benchmarks
-from harness.jobs.regret import LeftOut, _images, paired_by_image
+from harness.jobs.regret import LeftOut, Regret, _images, paired_by_image
 from harness.jobs.runner import run as run_job
 from harness.options.settings import Settings
 from harness.readouts.regret import derive_regret, write_regret
@@ -214,6 +216,35 @@ def test_the_numbers_are_those_of_the_conversations(tmp_path: Path) -> None:
     before = (tmp_path / "regret.csv").read_bytes()
     derive_regret(tmp_path)
     assert (tmp_path / "regret.csv").read_bytes() == before
+
+
+def test_intervals_draw_the_clusters_of_own_data(tmp_path: Path) -> None:
+    path = written(tmp_path) / "regret_samples.csv"
+    rows = [r | {"cluster": "" if r["cell_id"] == "r" else "one"} for r in rows_of(path)]
+    write_csv(path, CONVERSATIONS, rows)
+    write_regret(tmp_path, [*CELLS], {})
+    found = {r["cell_id"]: r for r in rows_of(tmp_path / "regret.csv") if r["order"] == "both"}
+    for cell, bounds in (("f", False), ("r", True)):  # a single cluster has no interval
+        assert bool(found[cell]["ci_low"]) == bounds and found[cell]["images"] == "2"
+
+
+def test_rows_name_the_documents_and_clusters_of_own_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    how, names = GenerationKwargs(4), {"0": "mine", "1": "yours"}
+    first, second = (Request(i, "t", str(i), "?", how, None) for i in range(2))
+    bench = SimpleNamespace(name="q", names=names, clusters={"yours": "family"})
+    cell = SimpleNamespace(bench=bench)
+    said = SimpleNamespace(text="a", kv=None, n_prompt=3)
+    held = [SimpleNamespace(first=said, kept=said, fresh=said, n_question=1)]
+    metric = SimpleNamespace(metric="score", scores={"0": 1.0, "1": 0.5})
+    monkeypatch.setattr(rescoring, "score", lambda *_: metric)
+    monkeypatch.setattr(Regret, "_stamp", lambda *_: "s")
+    job = Regret.__new__(Regret)
+    job.grid = SimpleNamespace(settings=Settings())  # type: ignore[assignment]
+    job._grouped = {"q": False}
+    orders = [("earlier", "i", first, second)]
+    (row,) = job._rows(cell, "c", orders, held, None)  # type: ignore[arg-type]
+    assert (row["first_doc"], row["doc_id"], row["cluster"]) == ("mine", "yours", "family")
+    assert (row["first_score"], row["kept_score"]) == (1.0, 0.5)
 
 
 def test_a_bench_without_pairs_is_left_out_in_one_line(

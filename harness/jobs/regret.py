@@ -207,7 +207,8 @@ class Regret:
                 {
                     "cell_id": cell_id, "stamp": self._stamp(cell), "order": order,
                     "bench": cell.bench.name, "metric": metrics["kept"].metric,
-                    "image_id": image_id, "first_doc": first_doc, "doc_id": doc_id,
+                    "image_id": image_id, "cluster": cell.bench.clusters.get(doc_id, ""),
+                    "first_doc": first_doc, "doc_id": doc_id,
                     "first_score": metrics["first"].scores.get(one),
                     "alone_score": metrics["first"].scores.get(two),
                     "kept_score": metrics["kept"].scores.get(two),
