@@ -42,7 +42,7 @@ ABOUT = (
 def section(summary: Summary) -> Section | None:
     """Counts, and every row on the slice; None for a run without ``--slice``."""
     counts, frame = _counts(summary), _rows(summary)
-    failed = _failed(summary)
+    failed = _without(summary, counts)
     if not counts and not failed:
         return None
     tables = [_count_table(summary, counts)] if counts else []
@@ -105,14 +105,20 @@ def _rows(summary: Summary) -> pd.DataFrame:
     return frame
 
 
-def _failed(summary: Summary) -> list[str]:
+def _without(summary: Summary, counts: dict[str, dict[str, int]]) -> list[str]:
+    """Why a bench that was asked for a slice has none."""
     probes = summary.run.probes
     if not len(probes):
         return []
-    lost = probes[probes["status"] == "failed"]
     return [
-        f"No slice of {row.bench}: dense at a quarter of the pixels failed ({row.error})."
-        for row in lost.itertuples()
+        f"No slice of {row.bench}: "
+        + (
+            f"dense at a quarter of the pixels failed ({row.error})."
+            if row.status == "failed"
+            else "dense has no scores by document there, or less is better."
+        )
+        for row in probes.itertuples()
+        if row.status == "failed" or row.bench not in counts
     ]
 
 

@@ -152,8 +152,10 @@ def _leave_former(run: Run) -> None:
     """
     asked = run.meta.get("cells")
     if isinstance(asked, list) and not run.is_timing:
-        cells = run.cells
-        run.cells = cells[cells["cell_id"].isin(asked) | cells["requested_id"].isin(asked)].copy()
+        run.cells, run.probes = (
+            cells[cells["cell_id"].isin(asked) | cells["requested_id"].isin(asked)].copy()
+            for cells in (run.cells, run.probes)
+        )
 
 
 def _meta(path: Path, notices: list[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,13 +13,17 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from harness.bench.pixels import fewer_pixels, in_whole
+from harness.common.errors import UsageError
 from harness.jobs.derive import run_derive
+from harness.jobs.grid import Grid
+from harness.options.settings import Settings
 from harness.readouts.controls import Contender
 from harness.readouts.fronts import Subject
 from harness.readouts.hard import Hard
 from harness.store import columns
 from harness.store.csvfile import read_rows
 from methods import PROBE, REGISTRY, MethodError, parse, register_file
+from methods.quarter import Quarter
 from reports import hard as page
 from reports.build import build_report
 from reports.rundata import load_run
@@ -270,6 +275,14 @@ def test_derive_makes_the_tables_again(sliced: Path) -> None:
     assert [(sliced / name).read_bytes() for name in names] == before
 
 
+def test_it_is_no_row_to_hold_others_against(sliced: Path) -> None:
+    """Once written down, no report could be drawn any more."""
+    before = (sliced / "run.json").read_bytes()
+    with pytest.raises(UsageError, match="unknown row 'quarter'"):
+        run_derive(str(sliced), quiet=True, against=[PROBE])
+    assert (sliced / "run.json").read_bytes() == before
+
+
 def test_a_probe_that_fails_is_said_and_takes_no_other_row_along(
     runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -280,6 +293,40 @@ def test_a_probe_that_fails_is_said_and_takes_no_other_row_along(
     found = page.section(summarise(load_run(tmp_path)))
     assert found is not None and not found.tables
     assert "No slice of gqa" in found.intro and "no picture" in found.intro
+
+
+def test_a_run_goes_on_without_it_and_with_it_again(
+    runs: tuple[Path, Path], sliced: Path, tmp_path: Path
+) -> None:
+    before = (sliced / "hard.csv").read_bytes()
+    assert run(sliced, **ASKED) == 0
+    assert derived(sliced) == derived(runs[0]) and not read_rows(sliced / "hard.csv")
+    assert page.section(summarise(load_run(sliced))) is None
+    again = FakeRun()
+    assert run(sliced, again, slice="hard", **ASKED) == 0
+    assert again.loads == 0 and (sliced / "hard.csv").read_bytes() == before
+    lost = Path(shutil.copytree(runs[0], tmp_path / "lost"))
+    assert run(lost, FakeRun(fail={PROBE: ValueError("no")}), slice="hard", **ASKED) == 3
+    assert run(lost, **ASKED) == 0
+    assert page.section(summarise(load_run(lost))) is None
+
+
+def test_its_weights_are_not_among_those_that_a_run_must_agree_on(tmp_path: Path) -> None:
+    key = SimpleNamespace(weights={"checkpoint": {"model.safetensors": "1"}})
+    cells = [
+        SimpleNamespace(method=method, checkpoint=tmp_path, key=key)
+        for method in (parse("dense"), Quarter())
+    ]
+    grid = Grid(Settings(), None, None, tuple(cells))  # type: ignore[arg-type]
+    assert list(grid.checkpoints) == ["dense"]
+
+
+def test_a_bench_without_a_slice_says_so(sliced: Path) -> None:
+    path = sliced / "slices.csv"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(x for x in lines if not x.startswith("pope,")), encoding="utf-8")
+    found = page.section(summarise(load_run(sliced)))
+    assert found is not None and "No slice of pope: dense has no scores" in found.intro
 
 
 # --- the report

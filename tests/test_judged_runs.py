@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from harness.bench import judge as judging
@@ -22,7 +24,7 @@ from harness.store.pack import pack
 from reports import build
 from tests.fakes import FakeRun, derived
 from tests.fakes import run as fake_run
-from tests.fixtures.judged import write_docvqa_test, write_hallusion, write_mmvet
+from tests.fixtures.judged import _images, write_docvqa_test, write_hallusion, write_mmvet
 from tests.judge_tools import Endpoint, endpoint
 
 ANSWERS = ("-1<AND>-5", "red", "a dog")
@@ -282,3 +284,57 @@ def test_rows_of_two_judges_are_not_held_against_each_other(tmp_path: Path) -> N
     assert not math.isnan(frame["delta"]["fastv"]) and math.isnan(frame["delta"]["random"])
     pairs = pd.read_csv(run / "comparisons.csv").query("bench == 'pope'")
     assert [{*row} for row in pairs[["method_a", "method_b"]].to_numpy()] == [{"fastv", "dense"}]
+
+
+OWN_TASK = """
+task: mine_judged
+dataset_path: parquet
+dataset_kwargs:
+  data_files:
+    test: {data}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function mine.visual
+doc_to_text: question
+doc_to_target: answer
+process_results: !function mine.results
+generation_kwargs:
+  max_new_tokens: 4
+metric_list:
+  - metric: grade
+    aggregation: mean
+    higher_is_better: true
+"""
+OWN_CODE = """
+import io, os, requests
+from PIL import Image
+
+def visual(doc):
+    return [Image.open(io.BytesIO(doc["image"]["bytes"])).convert("RGB")]
+
+def results(doc, answers):
+    asked = {"model": "m", "messages": [{"role": "user", "content": doc["answer"]}]}
+    said = requests.post(os.environ["OPENAI_API_URL"], json=asked).json()
+    return {"grade": float(said["choices"][0]["message"]["content"])}
+"""
+
+
+def test_own_tasks_are_judged_wherever_their_file_is(
+    tmp_path: Path, server: Endpoint, undrawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"image": _images(range(2)), "question": ["Which?", "What?"], "answer": ["a", "bb"]}
+    folder = tmp_path / "task"
+    folder.mkdir()
+    pq.write_table(pa.table(rows), folder / "rows.parquet")
+    (folder / "mine.py").write_text(OWN_CODE)
+    (folder / "mine.yaml").write_text(OWN_TASK.format(data=folder / "rows.parquet"))
+    monkeypatch.chdir(tmp_path)
+    words = ["--methods", "dense", "--bench", "task/mine.yaml", "--device", "cpu", "--quiet"]
+    assert main([*words, "--out", "run"]) == 0
+    assert accuracy(tmp_path / "run").loc["mine.yaml", "not_scored"] == "needs a judge"
+    monkeypatch.chdir(folder.parent.parent)
+    assert judge(tmp_path / "run", server) == 0
+    value = sum(float(grade(answer)) for answer in rows["answer"]) / 2
+    assert accuracy(tmp_path / "run").loc["mine.yaml", "value"] == pytest.approx(value)
+    pack(tmp_path / "run", tmp_path / "packed")
+    assert str(tmp_path) not in (tmp_path / "packed/run.json").read_text()

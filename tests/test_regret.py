@@ -7,17 +7,19 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.bench import rescoring
 from harness.bench.conversation import Talker
 from harness.bench.request import GenerationKwargs, Request
 from harness.command.cli import main, parse
 from harness.common.errors import CellError, UsageError
 from harness.jobs import regret
 from harness.jobs.benchmarks import Benchmarks
-from harness.jobs.regret import paired_by_image
+from harness.jobs.regret import LeftOut, Regret, _images, paired_by_image
 from harness.jobs.runner import run as run_job
 from harness.options.settings import Settings
 from harness.readouts.regret import derive_regret, write_regret
@@ -25,6 +27,7 @@ from harness.statistics.stats import paired
 from harness.store import columns
 from harness.store.columns.regret import CONVERSATIONS, REGRET
 from harness.store.csvfile import write_csv
+from harness.store.rundir import Store
 from methods.fastv import FastV
 from reports import build_report
 from tests.fakes import FakeReferees
@@ -215,6 +218,35 @@ def test_the_numbers_are_those_of_the_conversations(tmp_path: Path) -> None:
     assert (tmp_path / "regret.csv").read_bytes() == before
 
 
+def test_intervals_draw_the_clusters_of_own_data(tmp_path: Path) -> None:
+    path = written(tmp_path) / "regret_samples.csv"
+    rows = [r | {"cluster": "" if r["cell_id"] == "r" else "one"} for r in rows_of(path)]
+    write_csv(path, CONVERSATIONS, rows)
+    write_regret(tmp_path, [*CELLS], {})
+    found = {r["cell_id"]: r for r in rows_of(tmp_path / "regret.csv") if r["order"] == "both"}
+    for cell, bounds in (("f", False), ("r", True)):  # a single cluster has no interval
+        assert bool(found[cell]["ci_low"]) == bounds and found[cell]["images"] == "2"
+
+
+def test_rows_name_the_documents_and_clusters_of_own_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    how, names = GenerationKwargs(4), {"0": "mine", "1": "yours"}
+    first, second = (Request(i, "t", str(i), "?", how, None) for i in range(2))
+    bench = SimpleNamespace(name="q", names=names, clusters={"yours": "family"})
+    cell = SimpleNamespace(bench=bench)
+    said = SimpleNamespace(text="a", kv=None, n_prompt=3)
+    held = [SimpleNamespace(first=said, kept=said, fresh=said, n_question=1)]
+    metric = SimpleNamespace(metric="score", scores={"0": 1.0, "1": 0.5})
+    monkeypatch.setattr(rescoring, "score", lambda *_: metric)
+    monkeypatch.setattr(Regret, "_stamp", lambda *_: "s")
+    job = Regret.__new__(Regret)
+    job.grid = SimpleNamespace(settings=Settings())  # type: ignore[assignment]
+    job._grouped = {"q": False}
+    orders = [("earlier", "i", first, second)]
+    (row,) = job._rows(cell, "c", orders, held, None)  # type: ignore[arg-type]
+    assert (row["first_doc"], row["doc_id"], row["cluster"]) == ("mine", "yours", "family")
+    assert (row["first_score"], row["kept_score"]) == (1.0, 0.5)
+
+
 def test_a_bench_without_pairs_is_left_out_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,6 +279,45 @@ def test_neighbouring_questions_of_an_image_are_paired_and_repeated_ones_are_not
     pairs = paired_by_image(requests, images)
     found = [(p.image_id, p.earlier.doc_id, p.later.doc_id) for p in pairs]
     assert found == [("a", "0", "1"), ("a", "3", "4")]
+
+
+def stored(store: Store, cell: str, image: str, **metric: Any) -> None:
+    """A finished cell of gqa whose one document is about ``image``."""
+    headline = {"headline": True, "metric": "m", "scores": {"0": 1.0}, **metric}
+    store.write_samples(cell, [{"doc_id": "0", "image_id": image}])
+    store.write_metrics(cell, [headline])
+    store.write_routing(cell, [])
+    store.records_gz(cell).parent.mkdir(exist_ok=True)
+    store.records_gz(cell).write_bytes(b"")
+    row = dict.fromkeys(columns.CELLS, "") | {"cell_id": cell, "requested_id": cell}
+    store.record(row | {"bench": "gqa", "status": "done"})
+
+
+def test_images_are_those_of_the_cells_that_the_run_asks_for(tmp_path: Path) -> None:
+    """Cells of edited data stay in the files of a run, under the same bench."""
+    with Store(tmp_path) as store:
+        stored(store, "former", "old")
+        stored(store, "now", "new")
+        assert _images(store, {"now", "not yet"}) == {"0": "new"}
+        with pytest.raises(LeftOut, match="no cell of it is done"):
+            _images(store, {"not yet"})
+
+
+@pytest.mark.parametrize(
+    ("metric", "says"),
+    [
+        ({"judge": "gpt"}, "a judge scores its answers"),
+        ({"scores": {}}, "nothing here scores"),
+        ({"higher_is_better": False}, "less is better"),
+    ],
+)
+def test_a_bench_whose_scores_are_no_measure_of_regret_is_left_out(
+    tmp_path: Path, metric: dict[str, Any], says: str
+) -> None:
+    with Store(tmp_path) as store:
+        stored(store, "now", "new", **metric)
+        with pytest.raises(LeftOut, match=says):
+            _images(store, {"now"})
 
 
 @pytest.mark.parametrize(

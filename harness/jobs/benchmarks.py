@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import CellError, StoreError, one_line
+from harness.common.ownfiles import own_asked
 from harness.common.progress import Progressing
 from harness.common.stops import PROGRAM
 from harness.cost.findings import RefereeError
@@ -217,7 +218,10 @@ class Benchmarks(Parts):
             return False
         from harness.jobs.judge import judge_cells
 
-        about = {**read_run_json(store.path), "data_asked": self.settings.data}
+        settings = self.settings
+        about = {
+            **read_run_json(store.path), "data_asked": settings.data, **own_asked(settings.bench)
+        }  # fmt: skip
         failed = judge_cells(store, about, url, model, show)
         show.phase("tables", soon=True)
         Derived(store, self._ids(), self.settings.seed, store.margin(self.settings.margin)).write()
@@ -309,6 +313,7 @@ def describe_run(grid: Grid, device_name: str) -> dict[str, Any]:
         "model_id": grid.source.model_id,
         "mini": bool(grid.source.mini),
         "data_asked": grid.settings.data,
+        **own_asked(grid.settings.bench),
         "revision": grid.source.revision,
         "weight_hashes": grid.source.weight_hashes,
         "model_files": grid.source.setting_hashes,

@@ -68,14 +68,17 @@ class Grid:
 
     @property
     def checkpoints(self) -> dict[str, Any]:
-        """Method name -> where its weights came from and their hashes."""
+        """Method name -> where its weights came from and their hashes.
+
+        The probe's are dense's: a run goes on with and without it.
+        """
         return {
             cell.method.name: {
                 "path": _shown(cell.checkpoint),
                 "files": cell.key.weights["checkpoint"],
             }
             for cell in self.cells
-            if cell.checkpoint is not None
+            if cell.checkpoint is not None and cell.method.role != "probe"
         }
 
 

@@ -133,7 +133,8 @@ def _judge(store: Store, about: Mapping[str, Any], row: Mapping[str, str], judge
 
     settings = about["settings"]
     data = str(about.get("data_asked") or "auto")
-    bench = resolve_bench(row["bench"], data, mini_model=bool(about.get("mini")))
+    name = (about.get("own_asked") or {}).get(row["bench"], row["bench"])
+    bench = resolve_bench(name, data, mini_model=bool(about.get("mini")))
     bench.require(settings.get("limit"))
     if bench.data_source != row["data_source"]:
         raise CellError(f"its data are {bench.data_source} now, they were {row['data_source']}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,8 @@ class Regret:
         from harness.timing.documents import requests_of
 
         bench, settings = cell.bench, self.grid.settings
-        images = _images(store, bench.name)
+        mine = {one.key.cell_id for one in self.grid.cells if one.bench.name == bench.name}
+        images = _images(store, mine)
         found = requests_of(session, bench, settings.data, settings.limit, settings.seed)
         if any(type(request) is not Request for request in found):
             raise LeftOut("only single questions with generated answers have a second turn")
@@ -206,7 +207,8 @@ class Regret:
                 {
                     "cell_id": cell_id, "stamp": self._stamp(cell), "order": order,
                     "bench": cell.bench.name, "metric": metrics["kept"].metric,
-                    "image_id": image_id, "first_doc": first_doc, "doc_id": doc_id,
+                    "image_id": image_id, "cluster": cell.bench.clusters.get(doc_id, ""),
+                    "first_doc": first_doc, "doc_id": doc_id,
                     "first_score": metrics["first"].scores.get(one),
                     "alone_score": metrics["first"].scores.get(two),
                     "kept_score": metrics["kept"].scores.get(two),
@@ -233,17 +235,23 @@ def paired_by_image(requests: dict[str, Any], images: dict[str, str]) -> list[Pa
     ]
 
 
-def _images(store: Store, bench: str) -> dict[str, str]:
-    """Document -> its images' hash, from any finished cell of the bench. Raises LeftOut."""
-    for row in store.done().values():
-        if row["bench"] == bench:
-            if not any(
-                m["headline"] and m.get("scores") for m in store.read_metrics(row["cell_id"])
-            ):
-                raise LeftOut("nothing here scores its answers")
-            rows = read_rows(store.samples_csv(row["cell_id"]))
-            return {r["doc_id"]: r["image_id"] for r in rows}
-    raise LeftOut("no cell of it is done, so nobody knows which documents share an image")
+def _images(store: Store, cells: Collection[str]) -> dict[str, str]:
+    """Document -> its images' hash, from any finished one of a bench's cells. Raises LeftOut.
+
+    Other cells of its name, of data as they were before, may stand beside them.
+    """
+    found = next((row for asked, row in store.done().items() if asked in cells), None)
+    if found is None:
+        raise LeftOut("no cell of it is done, so nobody knows which documents share an image")
+    headline = [m for m in store.read_metrics(found["cell_id"]) if m["headline"]]
+    if any(m.get("judge") for m in headline):
+        raise LeftOut("a judge scores its answers, and is asked for those of the run alone")
+    if not any(m.get("scores") for m in headline):
+        raise LeftOut("nothing here scores its answers")
+    if not all(m.get("higher_is_better", True) for m in headline):
+        raise LeftOut("less is better in its metric, which regret has no sign for")
+    rows = read_rows(store.samples_csv(found["cell_id"]))
+    return {r["doc_id"]: r["image_id"] for r in rows}
 
 
 def _title(cell: Cell) -> str:

@@ -151,7 +151,8 @@ class Derived:
         answered at a quarter of the pixels (`probes`).
         """
         path = self.store.path
-        subjects = by_one_judge(cells)
+        found = by_one_judge([*cells, *probes])
+        subjects, lesser = found[: len(cells)], found[len(cells) :]
         write_csv(path / "fronts.csv", columns.FRONTS, self._fronts.rows(subjects), durable=False)
         contenders = [
             Contender(s, c.kv, positions_of(c.row)) for s, c in zip(subjects, cells, strict=True)
@@ -165,7 +166,7 @@ class Derived:
         pairs = self._comparisons.rows(self._matrix, several=len(self._benches()) > 1)
         write_csv(path / "comparisons.csv", columns.COMPARISONS, pairs, durable=False)
         if probes or (path / "hard.csv").exists():
-            self._hard.update(contenders, [subject(cell) for cell in probes])
+            self._hard.update(contenders, lesser)
             write_csv(path / "hard.csv", columns.HARD, self._hard.rows(), durable=False)
             write_csv(path / "slices.csv", columns.SLICES, self._hard.documents(), durable=False)
         averages = average_rows(self._matrix)

@@ -83,8 +83,9 @@ def _cell(cell: Row, samples: Sequence[Row], seed: int) -> Iterable[dict[str, An
 
 def _numbers(rows: Sequence[Row], seed: int) -> dict[str, Any]:
     score = {name: [float(row[column]) for row in rows] for name, column in SCORES.items()}
-    images = [row["image_id"] for row in rows]
-    found = paired(score["turn2_fresh"], score["turn2_kept"], images, seed)
+    images = {row["image_id"] for row in rows}
+    clusters = [row.get("cluster") or row["image_id"] for row in rows]
+    found = paired(score["turn2_fresh"], score["turn2_kept"], clusters, seed)
     assert found is not None
     half = max(top_score(_array(values)) for values in score.values()) / 2
     first = [value >= half for value in score["turn1"]]
@@ -96,7 +97,7 @@ def _numbers(rows: Sequence[Row], seed: int) -> dict[str, Any]:
     return {
         "metric": rows[0]["metric"],
         "n": len(rows),
-        "images": len(set(images)),
+        "images": len(images),
         **{name: _mean(values) for name, values in score.items()},
         "regret": found.delta.value,
         "ci_low": found.delta.low,

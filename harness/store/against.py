@@ -13,6 +13,7 @@ from harness.options.workload import is_workload
 from harness.store.csvfile import write_json
 from harness.store.rundir import RUN_JSON, read_run_json
 from harness.store.tables import read_rows
+from methods import PROBE
 
 FLAG = "--against"
 
@@ -41,7 +42,7 @@ def in_run(names: Sequence[str], path: Path) -> list[str]:
     if not names:
         return []
     rows = read_rows(path / "cells.csv")
-    answered = [row for row in rows if not is_workload(row["bench"])]
+    answered = [r for r in rows if not is_workload(r["bench"]) and r["method"] != PROBE]
     if not answered:
         raise UsageError(f"{FLAG}: '{path}' holds no answers to compare: a run on benchmarks does")
     return meant(names, answered)

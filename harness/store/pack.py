@@ -154,6 +154,7 @@ def _packed(run: Path, about: Mapping[str, Any]) -> dict[str, bytes]:
     about = {**about, "argv": words}
     if about.get("data_asked"):
         (about["data_asked"],) = _words([str(about["data_asked"])])
+    about.pop("own_asked", None)  # places of one machine: a pack is not judged
     found = {RUN_JSON: _json(about)}
     names = {path.name.removesuffix(".gz") for path in run.glob("*.csv*")}
     for name in sorted(name for name in names if name.endswith(".csv")):

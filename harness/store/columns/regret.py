@@ -18,13 +18,13 @@ status | text | | `done`, `failed`, or `left out`
 error | text | | why there are no numbers
 metric | text | | the headline's; scores are those of single documents
 n | int | conversations | one second turn each
-images | int | images | they are about; intervals draw images
+images | int | images | they are about; intervals draw images, or the clusters of own data
 turn1 | float | metric's | score of the first turns
 turn2_kept | float | metric's | of the second turns, on the kept cache
 turn2_fresh | float | metric's | of the same tokens as one new prompt
 turn2_alone | float | metric's | of the same questions asked alone
 regret | float | metric's | `turn2_fresh` - `turn2_kept`, paired by document
-ci_low | float | metric's | 95 % interval of `regret`: bootstrap, clustered by image
+ci_low | float | metric's | 95 % interval of `regret`: bootstrap, clustered as in `accuracy.csv`
 ci_high | float | metric's | its upper end
 p_value | float | | of the paired test
 p_adjusted | float | | after Holm's correction over the rows `both` of all methods but dense
@@ -55,6 +55,7 @@ order | text | | as in `regret.csv`
 bench | text | | the benchmark
 metric | text | | the headline's
 image_id | text | | the image's hash
+cluster | text | | of the document asked second, where own data has any: intervals draw it
 first_doc | text | | the document asked first
 doc_id | text | | the document asked second
 first_score | float | metric's | of the first turn
