@@ -124,6 +124,8 @@ def test_what_cannot_be_run_is_not_submitted(tmp_path: Path) -> None:
     settings = asked("pmod-table1", "--shard", "1/2", "--out", str(tmp_path / "out"))
     with pytest.raises(UsageError, match="--shard: nothing can be run: the weights of llava-hf"):
         repeat(settings, [])
+    with pytest.raises(UsageError, match="--slice: nothing can be run"):
+        repeat(asked("pmod-table1", "--slice", "hard"), [])
 
 
 def test_a_suite_of_an_unknown_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,9 @@ from harness.store import columns
 from harness.store.csvfile import write_csv
 from harness.store.rundir import Store
 
-ELSEWHERE = ("shard", "cluster", "reuse", "with_throughput", "analyse")  # of a run that answers
+ELSEWHERE = (  # of a run that answers
+    "shard", "cluster", "reuse", "with_throughput", "analyse", "slice",
+)  # fmt: skip
 UNCOUNTED = ("gamma", "blind")  # what they skip depends on weights, or there is no image
 NOT_RUN = "not run: weights or data are missing here"
 
