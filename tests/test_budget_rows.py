@@ -91,10 +91,10 @@ def test_a_run_has_the_rows_and_does_not_record_the_list(tmp_path: Path) -> None
     out = tmp_path / "run"
     how = {"methods": ("fastv", "blind"), "bench": ("gqa",), "controls": True}
     assert run(out, FakeRun(), budgets=("0.75", "0.5"), **how) == 0
-    both = [f"{n} kv={kv}" for kv in (0.75, 0.5) for n in ("random", "uniform")]
+    both = [f"{n} kv={kv}" for kv in (0.75, 0.5) for n in ("random", "uniform")]  # and two more
     labels = [row["label"] for row in read_rows(out / "cells.csv")]
     assert labels[:4] == ["dense", "fastv kv=0.75", "fastv kv=0.5", "blind"]
-    assert {*both} < {*labels} and len(labels) == 4 + 6
+    assert {*both} < {*labels} and len(labels) == 4 + 2 * 4
     settings = json.loads((out / "run.json").read_text())["settings"]
     assert "budgets" not in settings
     again = FakeRun()

@@ -231,18 +231,16 @@ def test_missing_metrics(upstream: Any) -> None:
         extract(results, {"t": task}, "", "t")
 
 
-@pytest.mark.parametrize("mini", [True, False])
-def test_drawn_data_give_nothing_to_hand_in(mini: bool, upstream: Any, tmp_path: Path) -> None:
+def test_what_is_scored_gives_nothing_to_hand_in(upstream: Any, tmp_path: Path) -> None:
     task = Task({"exact_match": upstream("api.metrics").mean, "submission": lambda items: None})
     results = results_of(task, [{"exact_match": 1.0, "submission": {}}])
     results["n-samples"] = {"t": {"effective": 1, "original": 3}}
     (tmp_path / "submissions").mkdir()
     (tmp_path / "submissions" / "mine.json").write_text("[]")
-    bench = SimpleNamespace(task="t", metric="exact_match", judged=False, mini=mini)
+    bench = SimpleNamespace(task="t", metric="exact_match", judged=False)
     found = outcome(results, {"t": task}, bench, Scoring(), tmp_path, {})
     assert [metric.value for metric in found.metrics] == [1.0]
-    assert dict(found.files) == ({} if mini else {"mine.json": b"[]"})
-    assert bool(found.notes) is not mini
+    assert not found.files and not found.notes
 
 
 def test_target_text() -> None:

@@ -43,9 +43,12 @@ def check_protocol(protocol: Protocol, family: Family, name: str) -> None:
             "choose"
         )
     if protocol.boxes == PIXELS and not family.boxes_in_pixels:
+        from harness.families.catalog import FAMILIES
+
+        known = [one.kind for one in FAMILIES.values() if one.boxes_in_pixels]
         raise UsageError(
             f"{asked}: {name} ({family.kind}) does not answer boxes in {PIXELS} of the resized "
-            "image, which qwen2_5_vl does: choose --boxes image01 or frame01"
+            f"image, as {', '.join(known)} does: choose --boxes image01 or frame01"
         )
 
 

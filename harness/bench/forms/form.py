@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,22 +15,22 @@ if TYPE_CHECKING:
     from harness.store.response_log import Answer
 
 
-class Form:
+class Form(ABC):
     """One form. ``output_types``: of the tasks that ask in it."""
 
     output_types: ClassVar[tuple[str, ...]]
 
+    @abstractmethod
     def requests(self, lm: RoutedModel, asked: Sequence[Any]) -> list[Request]:
         """One request a question, numbered from 0; ``places`` say which of ``asked`` it answers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, generator: Generator, batch: Sequence[Any]) -> list[Output]:
         """The answers to requests of equal settings, in their order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def told(self, request: Any, answer: Answer) -> list[Any]:
         """What the task's scoring is handed, one entry a place of the request."""
-        raise NotImplementedError
 
     def count(self, answer: Answer) -> Mapping[str, int]:
         """Numbers of one answer that ``remarks`` wants the sums of."""
