@@ -9,6 +9,8 @@ from textwrap import dedent
 import pytest
 
 from harness.command.cli import main
+from harness.common.roots import ROOT
+from methods import REGISTRY
 
 FAILING = """
     from dataclasses import dataclass
@@ -80,3 +82,14 @@ def test_wrong_words_are_one_line(
     assert main(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+def test_the_page_has_every_method_on_every_family() -> None:
+    from harness.families.catalog import FAMILIES
+
+    shipped = {name for name, one in REGISTRY.items() if one.target.startswith("methods.")}
+    with (ROOT / "docs" / "families.csv").open(encoding="utf-8", newline="") as file:
+        rows = [(row["family"], row["method"], row["status"]) for row in csv.DictReader(file)]
+    assert len(rows) == len({row[:2] for row in rows})
+    assert {row[:2] for row in rows} == {(f, m) for f in FAMILIES for m in shipped}
+    assert {status for *_, status in rows} == {"works", "refused"}

@@ -48,7 +48,9 @@ def test_sounds_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_several_images_and_frames_in_a_list_are_images(name: str) -> None:
+    """No error is raised, and the task resolves."""
     refuse_other_media(index(upstream_folder())[name])
+    assert resolve_bench(name, "hub").tasks
 
 
 @pytest.mark.usefixtures("offline")
