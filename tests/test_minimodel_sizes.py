@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -223,13 +223,14 @@ def test_pages_that_cannot_be_trained_are_refused(
 
 
 def test_a_card_says_data_steps_hours_and_losses(tmp_path: Path, drawn: Path) -> None:
-    state = SimpleNamespace(
-        global_step=40, log_history=[{"step": 20, "loss": 3.0}, {"step": 40, "loss": 2.5}]
-    )
+    logged: list[dict] = [{"step": 20, "loss": 3.0}, {"step": 40, "loss": 2.5}]
+    logged[1:1] = [{"step": 20, "held_out": {"gqa": 0.25, "pope": 0.5}}]
+    state = SimpleNamespace(global_step=40, log_history=logged)
     scenes = read_scenes(TUNE, drawn)
+    noted = replace(TUNE, note="Four routers have no gradient.")
     log = {"held_out": {"docvqa 384x576": 0.5}, "seconds": 3600, **progress(state)}
     facts = json.loads(
-        json.dumps({"recipe": asdict(TUNE), "data": about_data(drawn, scenes), **log})
+        json.dumps({"recipe": asdict(noted), "data": about_data(drawn, scenes), **log})
     )
     (tmp_path / "tower").mkdir()
     tower = {"recipe": {"start": "", "seed": 1}, "seconds": 1800, **progress(state)}
@@ -244,6 +245,8 @@ def test_a_card_says_data_steps_hours_and_losses(tmp_path: Path, drawn: Path) ->
         "recipes/tiny-qwen/tune.yaml`, 40 steps, seed 1, 60 minutes on a CPU",
         "tower (40 steps, seed 1, 30 minutes, loss 3.00 to 2.50). In all 1.5 hours.",
         "20: 3.00, 40: 2.50",
+        "mean of the kinds, %): 20: 37.5",
+        "Four routers have no gradient.",
         "pages 384x576: 0.1 576x384: 0.1",
         "| docvqa 384x576 | 50.0 % |",
     ):

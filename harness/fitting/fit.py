@@ -17,6 +17,8 @@ from transformers import (
 
 from harness.fitting.guard import last_complete
 
+MEASURED = "held_out"  # the key of a checkpoint's figures among the log's rows
+
 
 class Schedule(Protocol):
     """The fields of a recipe that mean the same in every training."""
@@ -80,7 +82,10 @@ class Stop(TrainerCallback):
 
 
 class Measure(TrainerCallback):
-    """Prints held-out accuracy at every checkpoint."""
+    """Prints held-out accuracy at every checkpoint and leaves it in the log of the state.
+
+    A checkpoint's own figures are not in it yet, so a training resumed there lacks that one point.
+    """
 
     def __init__(self, measure: Callable[[], dict[str, float]]) -> None:
         self.measure = measure
@@ -89,6 +94,7 @@ class Measure(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         scores = {k: round(v, 3) for k, v in self.measure().items()}
+        state.log_history.append({"step": state.global_step, MEASURED: scores})
         print(f"step {state.global_step}: held-out {scores}", flush=True)
 
 

@@ -30,6 +30,7 @@ A **mini** model for testing token-sparsity methods without a network. Its numbe
   --recipe recipes/{folder}/{name}.yaml`, {done} on {device}.{before}
 - **Settings**: {settings}
 - **Loss** of that training (up to a step, mean since the one before): {losses}
+{curve}
 
 Share of held-out questions whose every answer token is the arg max (teacher-forced; the benchmark
 accuracies, generated and scored by lmms-eval, stand in the project's README):
@@ -83,6 +84,13 @@ def _loss(facts: Mapping[str, Any]) -> str:
     """Its mean over the first and the last part of a training, where it was noted."""
     losses = facts.get("losses")
     return f", loss {losses[0][1]:.2f} to {losses[-1][1]:.2f}" if losses else ""
+
+
+def _curve(curve: Sequence[tuple[int, Mapping[str, float]]]) -> str:
+    """One line: the mean over the kinds of question at every checkpoint that was measured."""
+    means = (f"{step}: {100 * sum(of.values()) / len(of):.1f}" for step, of in curve)
+    words = "- **Held-out accuracy on the way** (first held-out scenes, mean of the kinds, %): "
+    return words + ", ".join(means) + "\n" if curve else ""
 
 
 def _data(data: Mapping[str, Any]) -> str:
@@ -144,7 +152,7 @@ def write_card(
         title=model if not recipe["rank"] else f"{model}-{name}",
         kind=model.removeprefix("tiny-"),
         folder=parts.folder,
-        what=_what(recipe, name, parts, model),
+        what="\n\n".join(filter(None, (_what(recipe, name, parts, model), recipe["note"]))),
         origin=parts.origin,
         data=_data(facts["data"]),
         held_out=recipe["held_out"],
@@ -154,6 +162,7 @@ def write_card(
         device=device,
         settings=", ".join(f"{key} {_plain(recipe[key])}" for key in shown),
         losses=", ".join(f"{step}: {loss:.2f}" for step, loss in facts["losses"]) or "not noted",
+        curve=_curve(facts.get("curve", [])),
         rows="\n".join(f"| {k} | {100 * v:.1f} % |" for k, v in facts["held_out"].items()),
     )
     (out / "README.md").write_text(text, encoding="utf-8")

@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import read_json
+from harness.fitting.fit import MEASURED
 from harness.fitting.guard import last_complete
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
@@ -19,7 +20,7 @@ from harness.minimodel.scenes import Scenes
 POINTS = 12  # of a loss curve
 SAMPLE = 100  # scenes that questions are counted on
 WHOSE = ("stage", "architecture", "start", "method")  # what a finished training is known by
-FREE = ("save_steps",)  # may change when a training goes on
+FREE = ("save_steps", "note")  # may change when a training goes on
 
 
 def facts(recipe: Recipe, log: dict) -> dict:
@@ -77,12 +78,13 @@ def earlier(out: Path) -> float:
 
 
 def progress(state: Any) -> dict[str, Any]:
-    """`steps` and `losses` ([last step, mean loss up to it] of up to `POINTS` equal parts) from a
-    `Trainer`'s state; a resumed training's state has all of it."""
+    """`steps`, `losses` ([last step, mean loss up to it] of up to `POINTS` equal parts) and `curve`
+    ([step, held-out accuracy by kind] of checkpoints) from a `Trainer`'s state."""
     logged = [(row["step"], row["loss"]) for row in state.log_history if "loss" in row]
     parts: Sequence[Any] = np.array_split(np.array(logged), min(POINTS, len(logged)) or 1)
     losses = [[int(p[-1, 0]), round(float(p[:, 1].mean()), 4)] for p in parts if len(p)]
-    return {"steps": state.global_step, "losses": losses}
+    curve = [[row["step"], row[MEASURED]] for row in state.log_history if MEASURED in row]
+    return {"steps": state.global_step, "losses": losses, "curve": curve}
 
 
 def about_data(data: Path, scenes: Scenes) -> dict[str, Any]:

@@ -85,6 +85,7 @@ class Recipe:
     dense_weight: float = 0.5
     rank: int = 0
     stored_rank: int = 0  # updates are cut to this rank before they are measured and saved
+    note: str = ""  # what the model's card adds about it
     compile: bool = False  # compile the decoder, with packed attention (dense: fixed shapes)
 
     @classmethod

@@ -155,7 +155,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     return {
         f.name: getattr(recipe, f.name)
         for f in fields(recipe)
-        if f.default is MISSING or getattr(recipe, f.name) != f.default
+        if f.name != "note" and (f.default is MISSING or getattr(recipe, f.name) != f.default)
     }
 
 
