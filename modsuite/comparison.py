@@ -119,7 +119,7 @@ def compare(
         from harness.common.threads import kept
         from harness.jobs.benchmarks import Benchmarks
         from harness.jobs.runner import run
-        from harness.store.rundir import default_out
+        from harness.store.folder import default_out
         from modsuite.wrapped import require_files
 
         argv = _argv(words)

@@ -24,7 +24,7 @@ from harness.readouts.matrix import Matrix
 from harness.statistics import stats
 from harness.store import columns
 from harness.store.csvfile import read_rows
-from harness.store.rundir import read_run_json
+from harness.store.folder import read_run_json
 from tests.fakes import DOCUMENTS, FakeRun, run
 
 Scores = Mapping[str, Sequence[float]]

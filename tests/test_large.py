@@ -17,12 +17,13 @@ from harness.readouts.derive import Derived
 from harness.statistics import signflip, stats
 from harness.store import samples
 from harness.store.csvfile import read_rows, to_csv
+from harness.store.folder import read_run_json
 from harness.store.held import PackedRecords
 from harness.store.outline import outline
 from harness.store.packing import from_plain, pack, plain
 from harness.store.record import DROPPED, IMAGE, QUESTION, SKIPPED, RoutingRecord, dense_record
 from harness.store.records import Basis, Records, write_records
-from harness.store.rundir import Store, read_run_json
+from harness.store.rundir import Store
 from tests.fakes import CONFIG, DERIVED, SHAPE, FakeRun, derived, run
 
 

@@ -13,7 +13,8 @@ import pytest
 from harness.command.cli import main
 from harness.common.errors import CellError
 from harness.store.csvfile import read_rows, write_json
-from harness.store.rundir import RunLock, Store
+from harness.store.folder import RunLock
+from harness.store.rundir import Store
 from tests.fakes import FakeRun, derived, run
 
 TIMES = ("seconds", "finished_at")

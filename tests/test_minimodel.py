@@ -14,12 +14,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.common.errors import UsageError
 from harness.minimodel.attention import WINDOW
+from harness.minimodel.labels import DenseScenes, Vocabulary
 from harness.minimodel.llama2c import deepen, read_bundle
 from harness.minimodel.llava_parts import tower_key
 from harness.minimodel.lowrank import add_low_rank, cut_low_rank, low_rank_state
 from harness.minimodel.packing import PackedScenes, Packer, block_mask
 from harness.minimodel.recipe import Recipe
-from harness.minimodel.scenes import IGNORE, DenseScenes, Scenes, Vocabulary
+from harness.minimodel.scenes import IGNORE, Scenes
 from harness.minimodel.tokenizer import train_tokenizer
 
 CHAT = "USER: <image>\nWhat color is the cat?\nAnswer briefly. ASSISTANT: {}</s>"

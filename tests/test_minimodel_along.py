@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 
+from harness.minimodel.labels import DenseScenes, Vocabulary
 from harness.minimodel.packing import PackedScenes, Packer
 from harness.minimodel.rates import RateTrainer
-from harness.minimodel.scenes import DenseScenes, Scenes, Vocabulary, caption
+from harness.minimodel.scenes import Scenes, caption
 from harness.minimodel.tokenizer import train_tokenizer
 from harness.minimodel.tower import DenseTower
 from harness.minimodel.tune import TuneModel

@@ -21,13 +21,14 @@ from harness.families.catalog import REGISTRY
 from harness.minimodel.attention import WINDOW
 from harness.minimodel.canvas import Canvas, RawScenes
 from harness.minimodel.folders import model_at, save_model
+from harness.minimodel.labels import Vocabulary
 from harness.minimodel.lowrank import add_low_rank
 from harness.minimodel.packing import PackedScenes
 from harness.minimodel.qwen import PICTURE, build_qwen
 from harness.minimodel.qwen_parts import SizedPacker
 from harness.minimodel.qwen_tower import MergedTokens
 from harness.minimodel.recipe import Recipe
-from harness.minimodel.scenes import IGNORE, Scenes, Vocabulary
+from harness.minimodel.scenes import IGNORE, Scenes
 from harness.minimodel.sizes import read_sizes
 from harness.minimodel.tokenizer import train_tokenizer
 from harness.minimodel.tune import TuneModel

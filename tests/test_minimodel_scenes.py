@@ -11,17 +11,8 @@ import torch
 from torch import nn
 
 from harness.minimodel.align import Refit, projected
-from harness.minimodel.scenes import (
-    ALPHABET,
-    GLYPHS,
-    IGNORE,
-    MEAN,
-    STD,
-    DenseScenes,
-    Scenes,
-    Vocabulary,
-    drills,
-)
+from harness.minimodel.labels import ALPHABET, GLYPHS, MEAN, STD, DenseScenes, Vocabulary
+from harness.minimodel.scenes import IGNORE, Scenes, drills
 
 WORD = {"kind": "word", "label": "abc", "box": [16, 32, 46, 48], "attrs": {}}
 WORD["chars"] = [[16, 24], [24, 40], [40, 46]]

@@ -20,11 +20,12 @@ from harness.common.roots import ROOT
 from harness.fitting.fit import Stop, fit
 from harness.minimodel.canvas import Canvas, RawScenes
 from harness.minimodel.card import history, write_card
+from harness.minimodel.labels import Vocabulary
 from harness.minimodel.log import about_data, progress
 from harness.minimodel.parts import parts_of
 from harness.minimodel.rates import RateTrainer, arguments
 from harness.minimodel.recipe import Recipe
-from harness.minimodel.scenes import IGNORE, Scenes, Vocabulary
+from harness.minimodel.scenes import IGNORE, Scenes
 from harness.minimodel.sizes import SizedBatches, read_scenes, read_sizes
 from minidata import sources
 from minidata.__main__ import main

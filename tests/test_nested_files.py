@@ -11,7 +11,7 @@ from harness.families.catalog import config_for
 from harness.model.catalog import read_config
 from harness.model.checkpoints import CheckpointError, read_meta
 from harness.model.weights import weight_files
-from harness.store.rundir import read_run_json
+from harness.store.folder import read_run_json
 from harness.train.estimate import load_recipe
 from tests.fixtures.bad_input import line_of
 

@@ -12,7 +12,7 @@ import pytest
 from harness.common.errors import CellError, UsageError
 from harness.common.ranks import ALONE, from_environment
 from harness.store.csvfile import read_rows
-from harness.store.rundir import read_run_json
+from harness.store.folder import read_run_json
 from tests.fakes import derived, run
 from tests.ranks_tools import BATCH, SMALL, Loop, said, together
 

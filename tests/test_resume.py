@@ -17,7 +17,8 @@ import pytest
 from harness.common.errors import UsageError
 from harness.common.roots import ROOT
 from harness.store.csvfile import read_rows, repair
-from harness.store.rundir import Store, check_out, read_run_json
+from harness.store.folder import check_out, read_run_json
+from harness.store.rundir import Store
 from tests.fakes import DOCUMENTS, FakeRun, derived, run
 
 

@@ -271,7 +271,7 @@ def _check(name: str, family: str | None, out: str | None) -> int:
 def _plots(target: str, settings: Settings) -> int:
     from harness.common.progress import Progressing
     from harness.store.against import in_run
-    from harness.store.rundir import open_for_reading
+    from harness.store.folder import open_for_reading
 
     run_dir: Path = open_for_reading(target)
     with Progressing(settings.quiet) as show:

@@ -27,7 +27,8 @@ from harness.readouts.stored import read_out_cell, require_readable
 from harness.readouts.summary import ending
 from harness.store.against import keep, meant
 from harness.store.cells import params_json
-from harness.store.rundir import Store, is_run, read_run_json
+from harness.store.folder import is_run, read_run_json
+from harness.store.rundir import Store
 from harness.store.runinfo import CIRCUMSTANCES, versions
 
 if TYPE_CHECKING:

@@ -37,17 +37,16 @@ from harness.jobs.merged import full_command
 from harness.jobs.runner import resume_command, run
 from harness.options.cluster import ClusterSpec, parse_cluster
 from harness.store.csvfile import read_rows
-from harness.store.rundir import (
+from harness.store.folder import (
     CLUSTER,
-    DONE,
     SHARES,
-    Store,
     check_out,
     default_out,
     is_busy,
     is_run,
     read_run_json,
 )
+from harness.store.rundir import DONE, Store
 
 if TYPE_CHECKING:
     from harness.jobs.benchmarks import Benchmarks

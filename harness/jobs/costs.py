@@ -34,8 +34,9 @@ from harness.statistics.bounds import Gpu, Sample, capacity_row
 from harness.store import columns
 from harness.store.cells import ID_LENGTH, params_json
 from harness.store.csvfile import write_csv
+from harness.store.folder import read_run_json
 from harness.store.record import RoutingRecord
-from harness.store.rundir import Store, read_run_json
+from harness.store.rundir import Store
 from harness.timing.fit import need
 
 NOT_COUNTED = "not counted"

@@ -27,8 +27,9 @@ from harness.readouts.regret import derive_regret
 from harness.readouts.stored import read_out_cell
 from harness.readouts.summary import ending
 from harness.store.against import in_run, keep
+from harness.store.folder import open_for_reading, read_run_json
 from harness.store.pack import settle
-from harness.store.rundir import DONE, Store, open_for_reading, read_run_json
+from harness.store.rundir import DONE, Store
 from harness.store.tables import is_packed, read_rows
 
 FLAG = "--derive"

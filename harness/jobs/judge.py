@@ -28,7 +28,8 @@ from harness.readouts.ending import conclude
 from harness.readouts.summary import ending
 from harness.store import tables
 from harness.store.against import in_run, keep
-from harness.store.rundir import Store, open_for_reading, read_run_json
+from harness.store.folder import open_for_reading, read_run_json
+from harness.store.rundir import Store
 
 FLAG = "--judge"
 FOLDER = "judge"

@@ -34,7 +34,8 @@ from harness.readouts.summary import ending
 from harness.store import columns
 from harness.store.against import keep
 from harness.store.csvfile import is_torn, read_rows, write_csv, write_json
-from harness.store.rundir import FAILED, RUN_JSON, Store, check_out, is_busy, is_run, read_run_json
+from harness.store.folder import RUN_JSON, check_out, is_busy, is_run, read_run_json
+from harness.store.rundir import FAILED, Store
 from harness.store.tables import is_packed
 
 WORD = "merge"

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.common.errors import UsageError
 from harness.jobs.reuse import PROVENANCE, Source
-from harness.store.rundir import shown
+from harness.store.folder import shown
 
 WORD = "merge"
 SHARD = "shard"

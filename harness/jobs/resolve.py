@@ -18,7 +18,7 @@ from harness.options.runtime import DENSE, Runtime
 from harness.options.settings import Settings
 from harness.options.specs import check_known_methods
 from harness.readouts.reference import published_models
-from harness.store.rundir import is_run, read_run_json
+from harness.store.folder import is_run, read_run_json
 
 if TYPE_CHECKING:
     from harness.families.shapes import ModelShape

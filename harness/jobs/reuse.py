@@ -21,8 +21,9 @@ from harness.jobs.grid import Cell
 from harness.readouts.stored import require_readable
 from harness.store import columns
 from harness.store.csvfile import read_rows, write_atomic
+from harness.store.folder import is_run, open_for_reading, read_run_json
 from harness.store.records import AGAIN
-from harness.store.rundir import DONE, Store, is_run, open_for_reading, read_run_json
+from harness.store.rundir import DONE, Store
 from harness.store.submissions import copy_files
 
 FLAG = "--reuse"

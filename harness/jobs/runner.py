@@ -25,7 +25,8 @@ from harness.common.ranks import this
 from harness.common.stops import COMMAND, PROGRAM, stoppable
 from harness.options.settings import Settings
 from harness.readouts.ending import Ending, conclude
-from harness.store.rundir import Store, check_out, default_out
+from harness.store.folder import check_out, default_out
+from harness.store.rundir import Store
 from harness.store.runinfo import environment
 
 

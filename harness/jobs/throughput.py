@@ -21,7 +21,8 @@ from harness.options.workload import Workload
 from harness.readouts import times
 from harness.readouts.ending import Ending
 from harness.store.cells import engine_digest
-from harness.store.rundir import Store, read_run_json
+from harness.store.folder import read_run_json
+from harness.store.rundir import Store
 from harness.timing.cells import LoadCells, TimedCell, TimedCells
 from harness.timing.device import Watch, busy_host, cores
 from harness.timing.grid import TimingGrid, check_fit

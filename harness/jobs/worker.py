@@ -22,7 +22,8 @@ from harness.common.progress import OnBatch, Progressing
 from harness.jobs.cellrun import run_cell, told
 from harness.jobs.grid import Cell
 from harness.store.csvfile import TEMPORARY
-from harness.store.rundir import RunLock, Store
+from harness.store.folder import RunLock
+from harness.store.rundir import Store
 
 if TYPE_CHECKING:
     from harness.jobs.benchmarks import Benchmarks

@@ -14,8 +14,9 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
+from harness.minimodel.labels import DenseScenes
 from harness.minimodel.packing import tower_features
-from harness.minimodel.scenes import DenseScenes, Scenes
+from harness.minimodel.scenes import Scenes
 from minidata.vocab import PLACES
 
 FADE = 0.6  # weight of each next token of a label: a plain mean could not tell 37 from 73

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from harness.minimodel.scenes import MEAN, STD, Placing, Scenes, Size, Vocabulary, dense_labels
+from harness.minimodel.labels import MEAN, STD, Placing, Vocabulary, dense_labels
+from harness.minimodel.scenes import Scenes, Size
 
 MERGE = 2
 SMALLEST = 0.75  # scale of a scene that is set on a larger picture

@@ -23,10 +23,11 @@ from harness.minimodel.align import (
     whiten,
 )
 from harness.minimodel.folders import save_model, start_model
+from harness.minimodel.labels import DenseScenes, Vocabulary
 from harness.minimodel.log import progress, write_log
 from harness.minimodel.rates import RateTrainer, arguments
 from harness.minimodel.recipe import Recipe
-from harness.minimodel.scenes import DenseScenes, Scenes, Vocabulary
+from harness.minimodel.scenes import Scenes
 
 
 def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:

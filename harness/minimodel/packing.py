@@ -17,15 +17,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from harness.minimodel.attention import WINDOW, window_mask
-from harness.minimodel.scenes import (
-    CAPTION,
-    IGNORE,
-    MEAN,
-    STD,
-    Scenes,
-    caption,
-    drills,
-)
+from harness.minimodel.labels import MEAN, STD
+from harness.minimodel.scenes import CAPTION, IGNORE, Scenes, caption, drills
 
 FIRST = ("caption", "drill")
 

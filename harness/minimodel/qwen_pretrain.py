@@ -14,12 +14,13 @@ from harness.common.errors import UsageError
 from harness.fitting.fit import Stop, fit
 from harness.minimodel.canvas import MERGE, Canvas, RawScenes
 from harness.minimodel.folders import model_at, save_model, start_folder, start_model
+from harness.minimodel.labels import Vocabulary
 from harness.minimodel.log import progress, write_log
 from harness.minimodel.qwen import build_qwen
 from harness.minimodel.qwen_tower import MergedTokens
 from harness.minimodel.rates import RateTrainer, arguments
 from harness.minimodel.recipe import Recipe
-from harness.minimodel.scenes import Scenes, Vocabulary
+from harness.minimodel.scenes import Scenes
 from harness.minimodel.sizes import read_sizes
 from harness.minimodel.tower import accuracy
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.minimodel.attention import TOWER
-from harness.minimodel.scenes import Vocabulary
+from harness.minimodel.labels import Vocabulary
 from harness.minimodel.tower import DenseHeads
 
 

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from harness.common.errors import UsageError
-from harness.minimodel.scenes import ALPHABET, DIGITS, GLYPHS, IGNORE, SLOTS, Vocabulary
+from harness.minimodel.labels import ALPHABET, DIGITS, GLYPHS, SLOTS, Vocabulary
+from harness.minimodel.scenes import IGNORE
 
 
 class DenseHeads(nn.Module):

@@ -50,8 +50,9 @@ from harness.store.csvfile import (
     write_csv,
     write_lines,
 )
+from harness.store.folder import is_run, read_run_json
 from harness.store.images import image_rows
-from harness.store.rundir import Store, is_run, read_run_json
+from harness.store.rundir import Store
 from methods import BLIND, PROBE, REFERENCE
 
 BY_CELL = {

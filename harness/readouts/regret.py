@@ -16,7 +16,7 @@ from harness.statistics.stats import holm, paired, top_score
 from harness.store.columns import CELL
 from harness.store.columns.regret import BOTH, CONVERSATIONS, EARLIER, LATER, REGRET
 from harness.store.csvfile import write_csv
-from harness.store.rundir import read_run_json
+from harness.store.folder import read_run_json
 from harness.store.tables import read_rows, stored
 from methods import REFERENCE
 

@@ -11,7 +11,7 @@ from harness.common.errors import UsageError
 from harness.common.nearest import unknown
 from harness.options.workload import is_workload
 from harness.store.csvfile import write_json
-from harness.store.rundir import RUN_JSON, read_run_json
+from harness.store.folder import RUN_JSON, read_run_json
 from harness.store.tables import read_rows
 from methods import PROBE
 

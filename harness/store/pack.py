@@ -29,7 +29,8 @@ from harness.common.place import check_place
 from harness.options.workload import is_workload
 from harness.store import columns, tables
 from harness.store.csvfile import cell_text, write_atomic
-from harness.store.rundir import DONE, RUN_JSON, is_busy, open_for_reading, read_run_json
+from harness.store.folder import RUN_JSON, is_busy, open_for_reading, read_run_json
+from harness.store.rundir import DONE
 
 WORD = "pack"
 MANIFEST = "pack.json"
