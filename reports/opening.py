@@ -51,7 +51,8 @@ def _leader(summary: Summary, ranking: Ranking, rows: list[Ranked], where: str) 
     shown = f"{text.number(value)}{unit} {text.interval(low, high)}".rstrip()
     waiting = sum(not r.complete for r in _methods(ranking))
     alone = waiting and len(rows) == 1  # the first that is done leads nobody yet
-    said = f"{who} {'scores' if alone else 'scores highest:'} {shown} {_on(summary, ranking)}"
+    leads = "scores" if alone else "scores highest of the methods:"
+    said = f"{who} {leads} {shown} {_on(summary, ranking)}"
     if waiting:
         said += f" ({text.plural(waiting, 'other row')} not done on every bench)"
     ties = [
