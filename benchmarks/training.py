@@ -33,6 +33,7 @@ import methods as registry  # noqa: E402
 from benchmarks.training_model import Batch, build, make_batch  # noqa: E402
 from harness.common.errors import UsageError  # noqa: E402
 from harness.engine import EngineError  # noqa: E402
+from harness.families.catalog import info_of  # noqa: E402
 from harness.families.shapes import ModelShape  # noqa: E402
 from harness.store.csvfile import write_csv, write_json  # noqa: E402
 from harness.store.runinfo import environment  # noqa: E402
@@ -49,7 +50,6 @@ from harness.timing.measure import (  # noqa: E402
 from harness.timing.ratios import FEWEST, flops_ratio, realisation, speedup, spread  # noqa: E402
 from harness.timing.subject import Bench, Subject, active, fresh  # noqa: E402
 from harness.train.recipe import InstructRecipe  # noqa: E402
-from harness.train.sizes import model_info  # noqa: E402
 from harness.train.work import sample_work  # noqa: E402
 from methods.base import MethodError  # noqa: E402
 
@@ -129,7 +129,7 @@ def subjects_of(specs: str, bench: Bench, seed: int) -> list[Subject]:
     found = []
     for method in [registry.parse("dense"), *registry.parse_list(specs)]:
         try:
-            method.fits(model_info(bench.shape))
+            method.fits(info_of(bench.shape))
             if method.name != "dense" or not found:
                 found.append(fresh(method, bench.model, seed))
         except (MethodError, EngineError) as error:
@@ -176,7 +176,7 @@ def result_rows(
                 "method": subject.method.name,
                 "label": subject.method.label,
                 "phase": phase,
-                "acting_layers": sum(subject.method.mod_layers(model_info(shape))),
+                "acting_layers": sum(subject.method.mod_layers(info_of(shape))),
                 "n": len(ms),
                 "median_ms": middle.median,
                 "p10_ms": middle.p10,

@@ -115,7 +115,8 @@ def test_an_unknown_reference_is_refused_with_the_nearest_row(run: Path) -> None
 
 def test_the_sentences_say_what_is_settled_and_what_is_open(run: Path) -> None:
     said = sentences(*ranked(run))
-    assert said[0].startswith("At 33 % of the image's KV cache mine scores highest of the methods: 76.0 %")
+    where = "At 33 % of the image's KV cache mine scores highest of the methods: 76.0 %"
+    assert said[0].startswith(where)
     assert "not separable from divprune" in said[0]
     assert "95 % of dense, −4.0 [−8.0, 0.0] to dense" in said[0]
     win = next(s for s in said if s.startswith("mine beats"))
