@@ -29,8 +29,7 @@ A **mini** model for testing token-sparsity methods without a network. Its numbe
 - **Command**: `make checkpoints`. Its last step for these weights is `python -m harness.train
   --recipe recipes/{folder}/{name}.yaml`, {done} on {device}.{before}
 - **Settings**: {settings}
-- **Loss** of that training (up to a step, mean since the one before): {losses}
-{curve}
+- **Loss** of that training (up to a step, mean since the one before): {losses}{curve}
 
 Share of held-out questions whose every answer token is the arg max (teacher-forced; the benchmark
 accuracies, generated and scored by lmms-eval, stand in the project's README):
@@ -89,8 +88,8 @@ def _loss(facts: Mapping[str, Any]) -> str:
 def _curve(curve: Sequence[tuple[int, Mapping[str, float]]]) -> str:
     """One line: the mean over the kinds of question at every checkpoint that was measured."""
     means = (f"{step}: {100 * sum(of.values()) / len(of):.1f}" for step, of in curve)
-    words = "- **Held-out accuracy on the way** (first held-out scenes, mean of the kinds, %): "
-    return words + ", ".join(means) + "\n" if curve else ""
+    words = "\n- **Held-out accuracy on the way** (first held-out scenes, mean of the kinds, %): "
+    return words + ", ".join(means) if curve else ""
 
 
 def _data(data: Mapping[str, Any]) -> str:
