@@ -14,7 +14,7 @@ import pytest
 from harness.common.roots import ROOT
 from harness.families.catalog import FAMILIES, config_for
 from harness.model import weights
-from harness.model.catalog import MODELS, find_model, load_model, model_names
+from harness.model.catalog import MODELS, find_model, load_model
 from tests.fixtures.bad_input import edit, line_of
 from tests.fixtures.hub_models import PATCH, SIDE, write_llava, write_llava_next
 
@@ -42,8 +42,8 @@ def copy(llava: Path, tmp_path: Path) -> Path:
 
 # --- finding --------------------------------------------------------------------------------
 def test_names() -> None:
-    assert model_names()[0] == "tiny-llava"
-    assert HUB_7B in model_names()
+    assert next(iter(MODELS)) == "tiny-llava"
+    assert HUB_7B in MODELS
     minis = [name for name, entry in MODELS.items() if entry.mini]
     assert minis == ["tiny-llava", "tiny-qwen"]
     assert all("mini" in MODELS[name].summary for name in minis)

@@ -8,7 +8,7 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 
 from harness.statistics.sequential import Looks
-from harness.study.claims import claim_rows
+from harness.study.claims import judge
 from harness.study.effects import Effect, effect, judge_higher, judge_not_lower
 from harness.study.spec import REFERENCE, Arm, Claim, Study
 from harness.study.tables import Result
@@ -126,7 +126,7 @@ def claims_of(kind: str, shifts: list[float], margin: float = 1.0) -> list[dict]
     for arm in study.everyone:
         scores = [{"score": x, "image_id": str(i)} for i, x in enumerate(rows[arm.name])]
         found[arm.name] = Result(arm, {seed: {"scores": {"gqa": scores}} for seed in study.seeds})
-    return claim_rows(study, found, ["gqa"])
+    return judge(study, found, ["gqa"]).rows
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def looked_at(differences: list[np.ndarray]) -> list[dict]:
             for seed, row in zip(seeds, rows, strict=True)
         }
         found[arm.name] = Result(arm, exams)
-    return claim_rows(study, found, ["gqa"])
+    return judge(study, found, ["gqa"]).rows
 
 
 def test_a_decided_claim_keeps_its_verdict_whatever_comes():

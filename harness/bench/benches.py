@@ -35,11 +35,6 @@ MINI = DATA / "assets" / "mini"
 OCR = "ocr"  # the switch in a task's settings, see `harness.bench.ocr`
 
 
-def bench_names() -> list[str]:
-    """The short names, in listing order."""
-    return list(BENCHES)
-
-
 @dataclass(frozen=True)
 class Bench:
     """A bench on concrete data.

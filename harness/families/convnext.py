@@ -88,11 +88,6 @@ def _vision(name: str, tokens: int, times: int, products: int) -> Part:
     return Part("vision", name, tokens, times, 2.0 * products)
 
 
-def second_flops(vision: VisionShape, slow: SlowShape) -> float:
-    """FLOPs of `second_parts` for one image."""
-    return sum(part.times * (part.flops or 0.0) for part in second_parts(vision, slow, 1))
-
-
 def second_parameters(vision: VisionShape, slow: SlowShape) -> int:
     """Parameters of the ConvNeXt (no head, no last norm) and of what joins it to CLIP's tokens.
 

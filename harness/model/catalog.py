@@ -55,11 +55,6 @@ MODELS: dict[str, Entry] = {
 }
 
 
-def model_names() -> list[str]:
-    """The names of the table, in listing order."""
-    return list(MODELS)
-
-
 def find_model(name: str) -> ModelSource:
     """The files behind a model name, checked; fetches a hub model that is not here yet.
 

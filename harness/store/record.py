@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
@@ -264,10 +263,3 @@ def dense_record(
 def route_dtype(n: int) -> type[np.int16] | type[np.int32]:
     """int16 as long as every token index fits."""
     return np.int16 if n < np.iinfo(np.int16).max else np.int32
-
-
-def mean_skip(records: Sequence[RoutingRecord]) -> float:
-    """Plain sum of skipped token-layers over the sum of all, MoD layers only."""
-    skipped = sum(int((~r.keep[r.mod_layers]).sum()) for r in records)
-    total = sum(int(r.mod_layers.sum()) * r.n for r in records)
-    return skipped / total if total else 0.0

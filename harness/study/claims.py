@@ -176,8 +176,3 @@ def judge(
     for number in range(1, (look or len(study.design.sizes)) + 1):
         verdicts.take(number)
     return verdicts
-
-
-def claim_rows(study: Study, found: Mapping[str, Result], benches: Sequence[str]) -> list[Row]:
-    """`study_claims.csv` after the last look."""
-    return judge(study, found, benches).rows
