@@ -101,6 +101,19 @@ def test_a_packed_question_gets_the_logits_of_the_question_alone(tmp_path, token
         assert len(marked) == sum(b.answer for b in data.blocks(1))
 
 
+@pytest.mark.parametrize("windowed", [False, True])
+def test_a_fixed_batch_is_as_wide_as_the_packer_says(tmp_path, tokenizer, windowed):
+    """A compiled decoder runs as written whatever is wider, so that one too many is never compiled:
+    100 tokens of questions are two windows of 64."""
+    data = PackedScenes(
+        Scenes(scene_folder(tmp_path, 6)), np.zeros((2, 16, 8), np.float16), tokenizer, range(2)
+    )
+    image = (tokenizer.convert_tokens_to_ids("<image>"), 16)
+    packer = Packer(data.prefix, image, 4, 100, 0, fixed=True, windowed=windowed)
+    assert packer([data[0], data[1]])["input_ids"].shape[1] == packer.widest
+    assert packer.widest == len(packer.head) + (2 * WINDOW if windowed else 100)
+
+
 def test_block_mask_separates_questions_and_padding():
     mask = block_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]))[0, 0]
     expected = torch.tensor(

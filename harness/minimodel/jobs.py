@@ -21,6 +21,7 @@ from harness.fitting.fit import Stop, fit
 from harness.fitting.stages import follow
 from harness.minimodel.attention import WINDOW
 from harness.minimodel.card import history, write_card
+from harness.minimodel.compiling import compile_parts
 from harness.minimodel.folders import save_model, sha256, start_folder, start_model
 from harness.minimodel.log import about_data, earlier, facts, progress, write_log
 from harness.minimodel.lowrank import add_low_rank, cut_low_rank, low_rank_state
@@ -81,7 +82,7 @@ def prepare(
     parts = parts_of(llava.config.model_type)
     heads = start_folder(recipe, work) if recipe.start else work / "tower"
     images, dense = parts.images(recipe, scenes, llava, work, heads)
-    longest = WINDOW if recipe.compile else None
+    longest = WINDOW if recipe.packed else None
     extras: Any = {"captions": recipe.captions, "drills": recipe.drills, "longest": longest}
     extras["mark"] = parts.mark
     rows, last = scenes.split(recipe.held_out, recipe.families, recipe.seed)
@@ -97,15 +98,17 @@ def prepare(
     if recipe.rank:
         llava.requires_grad_(False)
         add_low_rank(llava.model.language_model, recipe.rank)
-    if recipe.compile:
+    if recipe.packed:
         llava.set_attn_implementation({"text_config": "packed"})
         llava.model.language_model.compile(dynamic=False)
     elif not torch.cuda.is_available():
         # On two CPU cores a step of the bare decoder takes 0.75 s with sdpa and 0.63 s with plain
         # matrix products.
         llava.set_attn_implementation({"text_config": "eager"})
+    if recipe.compile and not recipe.packed:
+        compile_parts(llava.model.language_model)
     model = TuneModel(llava, modules, run, dense, recipe.dense_weight)
-    model.compiled = packer.widest if recipe.compile else 0
+    model.compiled = packer.widest if recipe.packed else 0
     batches = None
     if len(scenes.parts) > 1:
         batches = SizedBatches(scenes, rows, recipe.batch, recipe.pages, recipe.seed)

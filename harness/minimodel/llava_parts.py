@@ -89,9 +89,9 @@ questions."""
             data.tokenizer.pad_token_id,
             recipe.max_text,
             recipe.seed,
-            recipe.compile,
+            recipe.packed,
             recipe.forms,
-            recipe.compile,
+            recipe.packed,
         )
 
     def probes(self, packer: Packer, held: PackedScenes, count: int) -> list[Probe]:

@@ -166,17 +166,19 @@ class Packer:
 
     @property
     def widest(self) -> int:
-        """Tokens of the longest sequence."""
-        return self.max_text + len(self.head)
+        """Tokens of the longest sequence, padding included."""
+        return len(self.head) + self._padded(self.max_text)
+
+    def _padded(self, text: int) -> int:
+        """Tokens that `text` tokens of questions take: whole windows, where there are any."""
+        return -(-text // WINDOW) * WINDOW if self.windowed else text
 
     def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
         images = self._images(items)
         head, axes = self.frame.ids, len(self.frame.positions)
         packs = [self._pick(item["blocks"]) for item in items]
         longest = max(sum(len(b.ids) for b in pack) for pack in packs)
-        text = self.max_text if self.fixed else longest
-        if self.windowed:
-            text = -(-text // WINDOW) * WINDOW
+        text = self._padded(self.max_text if self.fixed else longest)
         width, batch = len(head) + text, len(items)
         ids = torch.full((batch, width), self.pad_id)
         labels = torch.full((batch, width), IGNORE)

@@ -85,7 +85,7 @@ questions."""
     ) -> Packer:
         vocabulary = dense.vocabulary if dense is not None else None
         canvas = _canvas(recipe, data.scenes, model, vocabulary)
-        if recipe.compile and len(set(canvas.sizes)) > COMPILED:
+        if recipe.packed and len(set(canvas.sizes)) > COMPILED:
             raise UsageError(
                 f"recipe: compile with {len(set(canvas.sizes))} sizes: expected at most {COMPILED}"
             )
@@ -139,9 +139,9 @@ class SizedPacker(Packer):
             tokenizer.pad_token_id,
             recipe.max_text,
             recipe.seed,
-            recipe.compile,
+            recipe.packed,
             recipe.forms,
-            recipe.compile,
+            recipe.packed,
         )
         self.canvas = canvas
         token = MERGE * canvas.patch
@@ -154,7 +154,8 @@ class SizedPacker(Packer):
     @property
     def widest(self) -> int:
         """Of the sizes that scenes are scaled to: large pages come at their own."""
-        return self.max_text + max(len(self.frames[size].ids) for size in self.canvas.sizes)
+        longest = max(len(self.frames[size].ids) for size in self.canvas.sizes)
+        return longest + self._padded(self.max_text)
 
     def at(self, size: Size) -> SizedPacker:
         """One that keeps to a size and takes all questions, for measuring."""

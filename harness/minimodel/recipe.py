@@ -86,7 +86,13 @@ class Recipe:
     rank: int = 0
     stored_rank: int = 0  # updates are cut to this rank before they are measured and saved
     note: str = ""  # what the model's card adds about it
-    compile: bool = False  # compile the decoder, with packed attention (dense: fixed shapes)
+    compile: bool = False  # compile the decoder; where it is `packed`, whole and of fixed shapes
+
+    @property
+    def packed(self) -> bool:
+        """Whether the decoder is compiled whole, on batches of one length and the attention of
+        `harness.minimodel.attention`; a method that routes changes lengths from layer to layer."""
+        return self.compile and self.method == "dense" and not self.stages
 
     @classmethod
     def load(cls, path: Path, **changes: object) -> Recipe:
