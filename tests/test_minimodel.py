@@ -214,6 +214,21 @@ def test_recipe_rejects_unknown_keys_and_stages(tmp_path):
         Recipe.load(path)
 
 
+def test_a_recipe_takes_the_mix_of_another_where_it_says_nothing_itself(tmp_path):
+    for name, text in {
+        "dense": "stage: tune\nshort: 0.75\nseed: 7\nforms: {gqa/where_is: 5}",
+        "pmod": "stage: tune\nmix: dense\nmethod: pmod",
+        "mod": "stage: tune\nmix: dense\nforms: {gqa/where_is: 2}",
+        "lost": "stage: tune\nmix: dens",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    pmod, mod = (Recipe.load(tmp_path / f"{name}.yaml") for name in ("pmod", "mod"))
+    assert (pmod.forms, pmod.short, pmod.seed) == ({"gqa/where_is": 5}, 0.75, 0)
+    assert (mod.forms, mod.short) == ({"gqa/where_is": 2}, 0.75)
+    with pytest.raises(UsageError, match="mix 'dens': no recipe"):
+        Recipe.load(tmp_path / "lost.yaml")
+
+
 def test_kept_features_belong_to_the_whole_tower_and_the_layer():
     from tests.tiny import tiny_llava
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from harness.common.errors import UsageError
 from harness.common.nearest import unknown
@@ -12,6 +13,8 @@ from harness.common.yamlfile import read_mapping
 from harness.minimodel.parts import REGISTRY
 
 STAGES = ("tower", "align", "resample", "tune")
+MIX = ("families", "forms", "short")
+"""What `mix` takes from another recipe."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Recipe:
     captions: bool = False  # add a description of the scene to its questions
     short: float = 0.0  # share of questions asked without the line that says how to answer
     forms: dict[str, float] = field(default_factory=dict)  # bench/template drawn so much sooner
+    mix: str = ""  # the recipe beside this one whose `MIX` holds where this one says nothing
     drills: bool = False  # ask one multiple-choice question of each scene by the option's words
     train_tower: bool = False  # tune the tower too, on the answers and its dense labels
     tower_learning_rate: float = 3e-4
@@ -99,7 +103,8 @@ class Recipe:
         """Read `path`; `changes` override it. Raises UsageError, one line."""
         shown = f"recipe {path}"
         given = {k: v for k, v in changes.items() if v is not None}
-        recipe = make(cls, {**read_mapping(path, shown), **given}, shown)
+        settings = {**read_mapping(path, shown), **given}
+        recipe = make(cls, {**_mix(path, settings), **settings}, shown)
         if recipe.stage not in STAGES:
             raise UsageError(
                 f"{shown}: stage {recipe.stage!r}, expected {', '.join(STAGES[:-1])} or tune"
@@ -111,3 +116,14 @@ class Recipe:
         if recipe.plan not in ("", "arank"):
             raise UsageError(f"{shown}: plan {recipe.plan!r}, expected arank or nothing")
         return recipe
+
+
+def _mix(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Families, forms and share of short questions of the recipe that `settings` name by `mix`."""
+    if not (name := settings.get("mix")):
+        return {}
+    beside = path.with_name(f"{name}.yaml")
+    if not beside.is_file():
+        raise UsageError(f"recipe {path}: mix {name!r}: no recipe {beside}")
+    other = read_mapping(beside, f"recipe {beside}")
+    return {key: other[key] for key in MIX if key in other}
