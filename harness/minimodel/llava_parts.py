@@ -97,7 +97,7 @@ questions."""
     def probes(self, packer: Packer, held: PackedScenes, count: int) -> list[Probe]:
         windowed = packer.windowed
         whole = Packer(held.prefix, packer.image, packer.pad_id, 10_000, 0, windowed=windowed)
-        return [Probe(whole, rows) for rows in parted(range(count))]
+        return [Probe(whole, rows) for rows in parted(range(count), windowed)]
 
     def see(
         self, model: Any, dense: DenseHeads | None, images: dict[str, Tensor], reads: bool

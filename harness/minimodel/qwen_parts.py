@@ -102,9 +102,9 @@ questions."""
         for size, rows in own.items():
             if size in packer.canvas.pages:
                 page, where = packer.at(size), f" {size[0]}x{size[1]}"
-                found += [Probe(page, part, where) for part in parted(rows, 4)]
+                found += [Probe(page, part, where) for part in parted(rows, False)]
             else:
-                found += [Probe(next(scaled), part) for part in parted(rows)]
+                found += [Probe(next(scaled), part) for part in parted(rows, packer.windowed)]
         return found
 
     def see(
