@@ -38,12 +38,11 @@ questions."""
     folder: ClassVar[str] = "tiny"
     recipes: ClassVar[tuple[str, ...]] = (
         *("tower", "align", "dense-first", "dense-second"),
-        *("tower-text", "refit", "dense-third", "tower-numbers", "refit-numbers"),
-        *("dense-fourth", "dense-fifth", "dense", "dense-longer"),
+        *("tower-text", "refit", "dense", "dense-longer"),
         *("mod", "gamma", "pmod", "llavolta"),
         *("mqt-first", "mqt"),
     )
-    drawn: ClassVar[dict[str, Any]] = {"rounds": 4}
+    drawn: ClassVar[dict[str, Any]] = {}
     ships: ClassVar[dict[str, str]] = {
         "dense": "",
         "dense-longer": "-dense",
