@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from harness.fitting.fit import fit
+from harness.fitting.fit import SECONDS, fit, spent
 from harness.fitting.guard import Overflow, bad_weight, last_complete, place
 from harness.minimodel.rates import RateTrainer, arguments
 from harness.minimodel.recipe import Recipe
@@ -53,6 +54,26 @@ def test_the_mini_trainer_stops_names_the_layer_and_goes_on(tmp_path):
     again = trainer(tmp_path / "run")
     fit(again)
     assert again.state.global_step == 5 and bad_weight(again.model) is None
+
+
+class Interrupt(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        time.sleep(0.05)
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def test_a_trainings_time_is_that_of_all_its_sittings(tmp_path):
+    """Stopped in its fourth step, gone on with at the second: two slow steps were kept."""
+    first, again = (trainer(tmp_path / "run", *extra) for extra in ([Interrupt()], []))
+    first.args.logging_steps = again.args.logging_steps = 1
+    with pytest.raises(KeyboardInterrupt):
+        fit(first)
+    taken = fit(again)
+    assert 0.1 <= taken < spent(again.state)
+    rows = [row[SECONDS] for row in again.state.log_history]
+    assert rows == sorted(rows) and len(rows) >= 5
+    assert fit(trainer(tmp_path / "run")) >= taken  # at its last step it is only read
 
 
 def test_a_checkpoint_cut_short_does_not_count(tmp_path):

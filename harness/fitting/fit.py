@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from transformers import (
 from harness.fitting.guard import last_complete
 
 MEASURED = "held_out"  # the key of a checkpoint's figures among the log's rows
+SECONDS = "seconds"  # and of how long the training had taken by then
 
 
 class Schedule(Protocol):
@@ -98,18 +100,43 @@ class Measure(TrainerCallback):
         print(f"step {state.global_step}: held-out {scores}", flush=True)
 
 
-def fit(trainer: Trainer, measure: Callable[[], dict[str, float]] | None = None) -> None:
+class Clock(TrainerCallback):
+    """Leaves in every row of the log how long the training has taken, earlier sittings included."""
+
+    def on_train_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.began = time.time() - spent(state)
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.log_history:  # only the first process keeps one
+            state.log_history[-1][SECONDS] = round(time.time() - self.began, 1)
+
+
+def spent(state: TrainerState) -> float:
+    """Seconds a training had taken at the last row of its log that says so; 0 where none does."""
+    return next((row[SECONDS] for row in reversed(state.log_history) if SECONDS in row), 0.0)
+
+
+def fit(trainer: Trainer, measure: Callable[[], dict[str, float]] | None = None) -> float:
     """Train, from the newest whole checkpoint if there is one; one at the last step is only read.
 
-    `Trainer` would make one step more.
+    `Trainer` would make one step more. Returns the seconds that earlier sittings took up to that
+    checkpoint; what a killed one did behind it is done again and counted once.
     """
+    trainer.add_callback(Clock())
     if measure is not None:
         trainer.add_callback(Measure(measure))
     last = last_complete(Path(trainer.args.output_dir))
+    before = 0.0
     if last is not None:
         state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        before = spent(state)
         if state.global_step >= trainer.args.max_steps > 0:
             trainer.state = state
             trainer._load_from_checkpoint(str(last))
-            return
+            return before
     trainer.train(resume_from_checkpoint=str(last) if last else None)
+    return before

@@ -23,7 +23,7 @@ from harness.minimodel.attention import WINDOW
 from harness.minimodel.card import history, write_card
 from harness.minimodel.compiling import compile_parts
 from harness.minimodel.folders import save_model, sha256, start_folder, start_model
-from harness.minimodel.log import about_data, earlier, facts, progress, write_log
+from harness.minimodel.log import about_data, facts, progress, write_log
 from harness.minimodel.lowrank import add_low_rank, cut_low_rank, low_rank_state
 from harness.minimodel.packing import PackedScenes, Packer
 from harness.minimodel.parts import Job, name_of, parts_of
@@ -162,8 +162,10 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
         tuning = prepare(recipe, scenes, work, decoder, stack)
         batches, benches = _probe(tuning, min(PROBE, len(tuning.held)))
         trainer = make_trainer(tuning, recipe, arguments(recipe, work / f"{out.name}-run"))
-        started = time.time() - earlier(out)
-        fit(trainer, lambda: held_out_accuracy(tuning.model, batches, benches, recipe.bf16))
+        started = time.time()
+        started -= fit(
+            trainer, lambda: held_out_accuracy(tuning.model, batches, benches, recipe.bf16)
+        )
         if tuning.run is not None:
             tuning.run.method = tuning.method  # what is saved, whatever the last stage was
         if recipe.stored_rank:

@@ -65,7 +65,7 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
     trainer.muon = recipe.muon
     if recipe.until:
         trainer.add_callback(Stop(recipe.until))
-    fit(trainer, measure)
+    started -= fit(trainer, measure)
     model.tower.save_pretrained(out)
     save_file(model.heads.state_dict(), out / "heads.safetensors")
     log = {"held_out": measure(), "seconds": time.time() - started, **progress(trainer.state)}
@@ -112,7 +112,7 @@ def align(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | 
     whiten(projector, features)
     started = time.time()
     trainer = Trainer(model, arguments(recipe, work / f"{out.name}-run"), train_dataset=dataset)
-    fit(trainer)
+    started -= fit(trainer)
     save_model(llava, tokenizer, out)
     heads = work / (recipe.tower or "tower") / "heads.safetensors"
     shutil.copy(heads, out / "heads.safetensors")

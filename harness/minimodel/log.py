@@ -71,12 +71,6 @@ def _compare(
         )
 
 
-def earlier(out: Path) -> float:
-    """Seconds an earlier sitting of the same recipe took, by the log it left in `out`; else 0."""
-    path = out / "training.json"
-    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.exists() else 0.0
-
-
 def progress(state: Any) -> dict[str, Any]:
     """`steps`, `losses` ([last step, mean loss up to it] of up to `POINTS` equal parts) and `curve`
     ([step, held-out accuracy by kind] of checkpoints) from a `Trainer`'s state."""

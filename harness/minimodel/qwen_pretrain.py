@@ -67,7 +67,7 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
     trainer.module_learning_rate = recipe.module_learning_rate
     if recipe.until:
         trainer.add_callback(Stop(recipe.until))
-    fit(trainer, measure)
+    started -= fit(trainer, measure)
     log = {"held_out": measure(), "seconds": time.time() - started, **progress(trainer.state)}
     save_model(whole, tokenizer, out)
     save_file(model.heads.state_dict(), out / "heads.safetensors")

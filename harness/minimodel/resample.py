@@ -102,7 +102,7 @@ def start_resampler(
     trainer = Trainer(
         model, arguments(recipe, work / f"{out.name}-run"), train_dataset=Pairs(features, target)
     )
-    fit(trainer)
+    started -= fit(trainer)
     log = {"seconds": time.time() - started, **progress(trainer.state)}
     base = sha256(start_folder(recipe, work) / "model.safetensors")
     save_checkpoint(out, method, modules, info, base=base, training=facts(recipe, log))
