@@ -38,11 +38,12 @@ questions."""
     folder: ClassVar[str] = "tiny"
     recipes: ClassVar[tuple[str, ...]] = (
         *("tower", "align", "dense-first", "dense-second"),
-        *("tower-text", "refit", "dense", "dense-longer"),
+        *("tower-text", "refit", "dense-third", "tower-numbers", "refit-numbers"),
+        *("dense-fourth", "dense-fifth", "dense", "dense-longer"),
         *("mod", "gamma", "pmod", "llavolta"),
         *("mqt-first", "mqt"),
     )
-    drawn: ClassVar[dict[str, Any]] = {}
+    drawn: ClassVar[dict[str, Any]] = {"rounds": 4}
     ships: ClassVar[dict[str, str]] = {
         "dense": "",
         "dense-longer": "-dense",
