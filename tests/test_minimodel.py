@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import struct
 from pathlib import Path
@@ -19,6 +20,7 @@ from harness.minimodel.llama2c import deepen, read_bundle
 from harness.minimodel.llava_parts import tower_key
 from harness.minimodel.lowrank import add_low_rank, cut_low_rank, low_rank_state
 from harness.minimodel.packing import PackedScenes, Packer, block_mask
+from harness.minimodel.precision import in_float32
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import IGNORE, Scenes
 from harness.minimodel.tokenizer import train_tokenizer
@@ -202,6 +204,24 @@ def test_low_rank_updates_start_at_zero_and_describe_the_change():
     error = torch.linalg.svdvals(whole - (now - before))
     torch.testing.assert_close(error[0], torch.linalg.svdvals(whole)[2])  # the nearest of rank 2
     assert error[1] < 1e-4
+
+
+def test_routers_are_computed_in_float32_under_autocast():
+    """In bfloat16 the predictions of neighbours tie, and the first of the tied tokens is kept."""
+    routers = nn.ModuleDict({"3": nn.Linear(16, 1)})
+    tokens = torch.randn(1, 500, 16)
+    exact = routers["3"](tokens)
+    in_float32(routers)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = routers["3"](tokens)
+    assert torch.equal(found, exact)
+    found.sum().backward()
+    assert routers["3"].weight.grad.abs().sum() > 0
+    other = copy.deepcopy(routers)
+    with torch.no_grad():
+        other["3"].weight.zero_()
+        other["3"].bias.zero_()
+    assert other["3"](tokens).abs().max() == 0 and routers["3"](tokens).abs().max() > 0
 
 
 def test_recipe_rejects_unknown_keys_and_stages(tmp_path):

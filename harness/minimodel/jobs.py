@@ -28,6 +28,7 @@ from harness.minimodel.lowrank import add_low_rank, cut_low_rank, low_rank_state
 from harness.minimodel.packing import PackedScenes, Packer
 from harness.minimodel.parts import Job, name_of, parts_of
 from harness.minimodel.planning import plan_by_arank
+from harness.minimodel.precision import in_float32
 from harness.minimodel.rates import RateTrainer, arguments
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
@@ -150,9 +151,12 @@ def save_low_rank(
 
 def stored(modules: nn.Module | None) -> nn.Module | None:
     """Modules as they are saved: small ones (routers) as they are, a resampler in float16."""
-    if modules is None or sum(p.numel() for p in modules.parameters()) < SMALL:
-        return modules
-    return copy.deepcopy(modules).half()
+    return modules if modules is None or is_small(modules) else copy.deepcopy(modules).half()
+
+
+def is_small(modules: nn.Module | None) -> bool:
+    """Whether these are routers rather than a resampler."""
+    return modules is not None and sum(p.numel() for p in modules.parameters()) < SMALL
 
 
 def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:
@@ -217,6 +221,8 @@ def _routing(
         modules = load_checkpoint(start, llava, method).modules
     else:
         modules = method.build_modules(model_info(llava))
+    if is_small(modules):
+        in_float32(modules)
     return modules, stack.enter_context(routed(llava, method, modules, record=False))
 
 

@@ -6,6 +6,7 @@ Torch-free on import: studies name their trainings by it.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from harness.common.processor import lacks
 from harness.common.stops import tell
@@ -40,3 +41,20 @@ def as_computed(recipe: Recipe) -> Recipe:
     if here.bf16 != recipe.bf16:
         tell(f"note: {half_is_slow()}; the recipe is carried out in float32")
     return here
+
+
+def in_float32(routers: Any) -> None:
+    """Compute the linear routers of an `nn.Module` in float32 under autocast too.
+
+    In bfloat16 the weights 1 + 0.2 tanh(r) of 144 image tokens had 5 to 47 values, and ties go to
+    the first token, the top of the picture; answering in float32 then selects other tokens.
+    """
+    import torch
+
+    def wide(module: Any, x: Any) -> Any:
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.nn.functional.linear(x.float(), module.weight, module.bias)
+
+    for module in routers.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.forward = wide.__get__(module)
