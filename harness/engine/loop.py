@@ -148,17 +148,16 @@ def _run_routed(
         return LayerState(None, compact)
     picked = seq.pick(seq.valid if route.keep is None else route.keep, counts)
     columns = picked.columns
-    positions = (
-        seq.positions.numbered(seq.compact_positions(picked))
-        if compact
-        else seq.positions.take(columns)
-    )
-    rotary = positions.rotary(seq.parts.text, seq.hidden)
+    if compact:
+        positions = seq.positions.numbered(seq.compact_positions(picked))
+        rotary = positions.rotary(seq.parts.text, seq.hidden)
+    else:
+        rotary = seq.rotary_at(columns)
     weight = route.weight.gather(1, columns) if route.weight is not None else None
     x, mask = seq.gather(picked), seq.layer_mask(picked)
     own = part | {"past_key_values": cache}
     y = run_layer(module, x, mask, rotary, own, weight, route.scope)
-    seq.hidden = seq.scatter(picked, y, rest)
+    seq.hidden = seq.scatter(picked, y, rest, own=rest is not seq.hidden)
     return LayerState(picked.valid, compact)
 
 

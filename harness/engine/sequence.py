@@ -80,6 +80,13 @@ class RunningTokens(Reading):
             self._rotary = self.positions.rotary(self.parts.text, self.hidden)
         return self._rotary
 
+    def rotary_at(self, columns: Tensor) -> Rotary:
+        """Those of ``columns`` [B, k]: rows of the tables, which no layer computes again."""
+        cos, sin = self.rotary()
+        if cos.dim() > 3:  # a table for each axis
+            return self.positions.take(columns).rotary(self.parts.text, self.hidden)
+        return take(cos, columns), take(sin, columns)
+
     def seed(self, rotary: Rotary, mask: Tensor | None) -> None:
         """Take over the plain model's own tables and mask while nothing has left."""
         self._rotary, self._mask = rotary, (mask,)
@@ -194,13 +201,17 @@ class RunningTokens(Reading):
         """[B, k, d] states of the picked tokens."""
         return take(self.hidden, picked.columns)
 
-    def scatter(self, picked: Picked, states: Tensor, rest: Tensor) -> Tensor:
-        """``rest`` [B, m, d] with the picked tokens' new states written over it."""
+    def scatter(self, picked: Picked, states: Tensor, rest: Tensor, own: bool = False) -> Tensor:
+        """``rest`` [B, m, d] with the picked tokens' new states written over it.
+
+        ``own``: nobody else holds ``rest``, so it is written to as it is.
+        """
         states = states.to(rest.dtype)
         if picked.valid is not None:
             states = torch.where(picked.valid[..., None], states, take(rest, picked.columns))
         rows = flat(picked.columns, rest.shape[1])
-        return rest.flatten(0, 1).index_copy(0, rows, states.flatten(0, 1)).view(rest.shape)
+        write = torch.Tensor.index_copy_ if own else torch.Tensor.index_copy
+        return write(rest.flatten(0, 1), 0, rows, states.flatten(0, 1)).view(rest.shape)
 
     def unpacked(self, states: Tensor) -> Tensor:
         """[B, N, d]: running states back at their original columns, zero where tokens left."""

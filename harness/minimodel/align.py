@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
+from harness.minimodel.features import tower_features
 from harness.minimodel.labels import DenseScenes
-from harness.minimodel.packing import tower_features
 from harness.minimodel.scenes import Scenes
 from minidata.vocab import PLACES
 

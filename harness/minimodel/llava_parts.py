@@ -13,8 +13,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from harness.common.errors import UsageError
 from harness.minimodel.build import build_processor
+from harness.minimodel.features import cache_features
 from harness.minimodel.labels import DenseScenes, Vocabulary
-from harness.minimodel.packing import PackedScenes, Packer, Probe, cache_features, parted
+from harness.minimodel.packing import PackedScenes, Packer, Probe, parted
 from harness.minimodel.parts import Job
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes

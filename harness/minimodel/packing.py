@@ -7,9 +7,8 @@ it will be asked at test time, and the image is paid for once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from harness.minimodel.attention import WINDOW, window_mask
-from harness.minimodel.labels import MEAN, STD
 from harness.minimodel.scenes import CAPTION, IGNORE, Scenes, caption, drills
 
 FIRST = ("caption", "drill")
@@ -259,42 +257,3 @@ def block_mask(block_of: torch.Tensor) -> torch.Tensor:
     causal = torch.ones(n, n, dtype=torch.bool).tril()
     seen = causal & ((key == query) | (key == 0)) & (key >= 0) & (query >= 0)
     return (seen | torch.eye(n, dtype=torch.bool)).unsqueeze(1)
-
-
-def cache_features(
-    tower: torch.nn.Module, scenes: Scenes, path: Path, layer: int, batch: int = 128
-) -> np.ndarray:
-    """Patch features of every scene from `hidden_states[layer]`, float16 [N, P, D], kept in `path`.
-
-    The tower is frozen during instruction tuning (as in LLaVA), so each image passes it once.
-    """
-    return kept(path, len(scenes), tower_features(tower, scenes, layer, len(scenes), batch))
-
-
-def kept(path: Path, count: int, parts: Iterator[tuple[int, np.ndarray]]) -> np.ndarray:
-    """float16 [count, P, D] from `path`, or from (first row, float16 [b, P, D]) and then there."""
-    if path.exists():
-        return np.load(path, mmap_mode="r")
-    part, out = path.with_suffix(".part.npy"), None
-    for at, hidden in parts:
-        if out is None:
-            out = np.lib.format.open_memmap(part, "w+", np.float16, (count, *hidden.shape[1:]))
-        out[at : at + len(hidden)] = hidden
-    assert out is not None
-    out.flush()
-    part.rename(path)
-    return np.load(path, mmap_mode="r")
-
-
-@torch.inference_mode()
-def tower_features(
-    tower: torch.nn.Module, scenes: Scenes, layer: int, count: int, batch: int = 128
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, float16 [b, P, D]) of `hidden_states[layer]` of the first `count` scenes."""
-    device = next(tower.parameters()).device
-    for at in range(0, count, batch):
-        images = scenes.images[at : min(at + batch, count)]
-        pixels = (images.astype(np.float32) / 255.0 - MEAN) / STD
-        x = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).to(device)
-        hidden = tower(x, output_hidden_states=True).hidden_states[layer][:, 1:]
-        yield at, hidden.half().cpu().numpy()

@@ -17,9 +17,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from harness.common.errors import UsageError
 from harness.minimodel.canvas import MERGE, Canvas, RawScenes
+from harness.minimodel.features import kept
 from harness.minimodel.labels import Vocabulary
 from harness.minimodel.llava_parts import tower_key
-from harness.minimodel.packing import Frame, PackedScenes, Packer, Probe, kept, parted
+from harness.minimodel.packing import Frame, PackedScenes, Packer, Probe, parted
 from harness.minimodel.parts import Job
 from harness.minimodel.qwen import PICTURE, qwen_processor
 from harness.minimodel.qwen_tower import MergedTokens

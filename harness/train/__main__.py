@@ -51,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--ship", nargs="?", const="", metavar="MODEL", help="copy what --all trained to assets/"
     )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="with --all: N recipes at a time (default 1)"
+    )
     parser.add_argument("--method", help="overrides the recipe's method (name[:key=value]...)")
     parser.add_argument("--work", type=Path, default=BUILD / "train", help="checkpoints and caches")
     parser.add_argument("--out", type=Path, help="finished model (default: WORK/<recipe name>)")
@@ -100,6 +103,8 @@ def _dispatch(args: argparse.Namespace) -> int:
     from harness.common.torchvision_ops import declare_missing_ops
 
     declare_missing_ops()  # before anything asks the library for a model
+    if args.jobs is not None and (args.all is None or args.jobs < 1):
+        raise UsageError("--jobs: expected a number of at least 1, with --all")
     if args.recipe:
         _run(args.recipe, args, args.work)
         return EXIT_OK
@@ -112,11 +117,40 @@ def _dispatch(args: argparse.Namespace) -> int:
         return EXIT_OK
     _refuse(args, "--all", (*RUN, *PLACED))  # one name, start or method for all recipes
     for name, parts in shipping.named(args.all).items():
-        work = shipping.place(args.work, name)
-        for path in shipping.recipes(parts):
-            _run(path, args, work, parts.drawn)
+        work, paths = shipping.place(args.work, name), shipping.recipes(parts)
+        if args.jobs and args.jobs > 1:
+            _side_by_side(paths, args, work, parts.drawn)
+        else:
+            for path in paths:
+                _run(path, args, work, parts.drawn)
         put(f"trained {', '.join(parts.recipes)} in {work}; `make ship` copies them to assets/")
     return EXIT_OK
+
+
+def _side_by_side(
+    paths: Sequence[Path], args: argparse.Namespace, work: Path, drawn: Mapping[str, Any]
+) -> None:
+    """All recipes, `args.jobs` at a time, on scenes that are drawn first."""
+    from harness.minimodel.queue import Queue
+
+    data = _scenes(args.data, drawn)
+    given = {name: getattr(args, name) for name in ("decoder", "max_steps", "epochs", "seed")}
+    words = ["--data", str(data)]
+    for name, value in given.items():
+        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    for line in Queue(paths, work, words, args.jobs).run():
+        put(line)
+
+
+def _scenes(data: Path | None, drawn: Mapping[str, Any] | None) -> Path:
+    """The folder of the rendered scenes, which are drawn as `drawn` says where there are none."""
+    from harness.minimodel.sizes import sized_folders
+
+    if data is None:
+        data = BUILD / "-".join(["scenes", *(f"{k}-{v}" for k, v in (drawn or {}).items())])
+    if not (data / "images.npy").exists() and not sized_folders(data):
+        render(data, **(drawn or {}))
+    return data
 
 
 def _refuse(args: argparse.Namespace, where: str, names: Sequence[str]) -> None:
@@ -163,16 +197,11 @@ def _run(
     from harness.minimodel.jobs import job_of
     from harness.minimodel.log import claim
     from harness.minimodel.precision import as_computed
-    from harness.minimodel.sizes import sized_folders
 
     recipe = Recipe.load(path, start=args.start, seed=args.seed, **common)
     _refuse(args, f"a recipe of stage {recipe.stage}, only with stage instruct", RUN)
     job = job_of(recipe)
-    data, decoder = args.data, args.decoder and Path(args.decoder)
-    if data is None:
-        data = BUILD / "-".join(["scenes", *(f"{k}-{v}" for k, v in (drawn or {}).items())])
-    if not (data / "images.npy").exists() and not sized_folders(data):
-        render(data, **(drawn or {}))
+    data, decoder = _scenes(args.data, drawn), args.decoder and Path(args.decoder)
     written, recipe = recipe.bf16, as_computed(recipe)
     claim(recipe, out, work / f"{out.name}-run", written)
     job(recipe, data=data, work=work, out=out, decoder=decoder)

@@ -1,0 +1,87 @@
+"""Recipes side by side: who waits for whom, how many run at a time, what a failure does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.common.errors import HarnessError
+from harness.minimodel import shipping
+from harness.minimodel.queue import Queue, needs
+from harness.train.__main__ import main as train
+
+# Stands for the training: notes when it begins and ends; fails where its recipe's name says so.
+FAKE = """#!{python}
+import os, pathlib, sys, time
+recipe, work = (pathlib.Path(sys.argv[sys.argv.index(k) + 1]) for k in ("--recipe", "--work"))
+name = recipe.stem
+(work / f"{{name}}.begun").write_text(os.environ["OMP_NUM_THREADS"] + " " + " ".join(sys.argv))
+running = [p.stem for p in work.glob("*.begun") if not (work / f"{{p.stem}}.over").exists()]
+print("with", " ".join(sorted(running)), flush=True)
+time.sleep(0.7)
+(work / f"{{name}}.over").write_text("")
+sys.exit(3 if "bad" in name else 0)
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    program = tmp_path / "fake"
+    program.write_text(FAKE.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return tmp_path / "work"
+
+
+def recipes(folder: Path, **starts: str) -> list[Path]:
+    found = []
+    for name, start in starts.items():
+        found.append(folder / f"{name}.yaml")
+        found[-1].write_text(f"stage: tune\nstart: {start or 'given'}\n")
+    return found
+
+
+def test_methods_wait_for_the_dense_model_and_not_for_each_other() -> None:
+    (parts,) = shipping.named("tiny-llava").values()
+    asked = needs(shipping.recipes(parts))
+    assert asked["pmod"] == asked["gamma"] == asked["dense-longer"] == {"dense"}
+    assert asked["mqt"] == {"dense", "mqt-first"}
+    assert "tower" in asked["align"] | asked["dense-first"]
+    assert not asked["tower"]
+
+
+def test_two_at_a_time_in_an_order_that_holds(tmp_path: Path, fake: Path) -> None:
+    paths = recipes(tmp_path, first="", a="first", b="first", c="first", last="a")
+    said = list(Queue(paths, fake, ["--seed", "4"], 2).run())
+    beside = {p.stem: p.read_text().split()[1:] for p in fake.glob("*.log")}
+    assert beside["first"] == ["first"]
+    assert all(len(names) <= 2 for names in beside.values())
+    assert beside["a"] == ["a"] or beside["b"] == ["a", "b"]
+    assert len(said) == 10 and said[0].startswith("first: begun") and "minutes" in said[-1]
+    threads, *words = (fake / "c.begun").read_text().split()
+    assert int(threads) >= 1
+    assert words[-4:] == ["--seed", "4", "--work", str(fake)]
+
+
+def test_a_failure_begins_nothing_new_and_leaves_the_others_to_end(
+    tmp_path: Path, fake: Path
+) -> None:
+    paths = recipes(tmp_path, bad="", good="", next="bad", later="")
+    with pytest.raises(HarnessError, match=r"bad \(exit code 3\).*same command"):
+        list(Queue(paths, fake, [], 2).run())
+    assert (fake / "good.over").exists()
+    assert not (fake / "next.begun").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--all", "--jobs", "0"], ["--recipe", "x.yaml", "--jobs", "2"], ["--ship", "--jobs", "2"]],
+)
+def test_jobs_without_a_meaning_are_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(words) == 2
+    assert "--jobs: expected" in capsys.readouterr().err
