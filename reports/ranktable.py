@@ -11,7 +11,7 @@ from reports.controls import RANDOM
 from reports.ranking import Ranked, Ranking
 from reports.summary import Summary
 from reports.tables import NO_MARKS, Cell, Column, Marks, Table, score_cell
-from reports.timing import Timed, workloads
+from reports.timing import Timed, names
 
 MOST_WORKLOADS = 2
 WORDS = {
@@ -135,12 +135,10 @@ def _random(row: Ranked) -> Cell:
 def _speeds(ranking: Ranking, entries: Sequence[Timed]) -> list[tuple[Column, list[Cell]]]:
     """A column a workload: the speed-up of the whole call."""
     found = []
-    for work in workloads(list(entries))[:MOST_WORKLOADS]:
+    for work, words in list(names(list(entries)).items())[:MOST_WORKLOADS]:
         known = {entry.series: entry for entry in entries if entry.workload == work}
-        first = next(iter(known.values()))
-        size = f"{first.bench or 'one image'}, batch {text.number(first.batch, 0)}, end to end"
         cells = [_speed(known.get(row.series)) for row in ranking.rows]
-        found.append((Column("Speed-up", size), cells))
+        found.append((Column("Speed-up", f"{words}, end to end"), cells))
     return found
 
 

@@ -99,7 +99,7 @@ def test_the_report_joins_times_to_accuracy(done: Path) -> None:
     head, overview = page.split("## Methods, best first")
     overview, times = (part.split("\n## ")[0] for part in
                        (overview, page.split("## Speed-up over dense")[1]))  # fmt: skip
-    assert "Speed-up<br>gqa, batch 1, end to end" in overview
+    assert "Speed-up<br>gqa, 2 new, batch 1, end to end" in overview
     table = pd.read_csv(done / "throughput.csv").set_index(["label", "phase"])
     row = next(line for line in overview.splitlines() if line.startswith("| pmod"))
     assert f"{table.loc[('pmod', 'end_to_end'), 'speedup_vs_dense']:.2f}×" in row
