@@ -5,8 +5,9 @@
 ...     records = run.records()
 """
 
+from harness.engine.context import routed
 from harness.engine.model import EngineError, find_parts, model_info
-from harness.engine.run import Run, routed
+from harness.engine.run import Run
 from harness.engine.vision import encode_images
 
 __all__ = ["EngineError", "Run", "encode_images", "find_parts", "model_info", "routed"]

@@ -1,10 +1,9 @@
-"""``routed``: one method on one loaded model, as a context that leaves no trace."""
+"""``Run``: what stands in for a routed model's own code, and remembers its last prompt."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,59 +15,15 @@ from harness.engine.cache import RoutedCache, adopt
 from harness.engine.decoding import leaves_alone, run_untouched
 from harness.engine.loop import plain_mask, run_prompt, run_step
 from harness.engine.masks import borders
-from harness.engine.model import EngineError, Parts, backend, check_method, find_parts
+from harness.engine.model import EngineError, Parts, backend
 from harness.engine.positions import PositionIds
 from harness.engine.recorder import Recorder
 from harness.engine.samples import Growing, Samples, kinds_from_ids, layout
-from harness.engine.scoring import Scoring, linears_noted
+from harness.engine.scoring import Scoring
 from harness.engine.sequence import RunningTokens
-from harness.engine.shadow import shadowed
 from harness.engine.vision import captured, no_tower
 from harness.store.record import RoutingRecord
 from methods.base import ANSWER, Method
-
-
-@contextmanager
-def routed(
-    model: nn.Module,
-    method: Method,
-    modules: nn.Module | None = None,
-    record: bool = True,
-    tokenizer: Any = None,
-    clip: Any = None,
-) -> Iterator[Run]:
-    """Run ``method`` on an unmodified LLaVA-family ``model`` while the context is open.
-
-    ``modules``: the method's own parameters, with weights (``load_checkpoint`` gives them).
-    ``record``: note decisions, so that :meth:`Run.records` works.
-    ``tokenizer``: the model's own, for methods that read the question's words.
-    ``clip``: a ``methods.base.Clip``, for methods that compare image and question in its space.
-
-    Only attributes of this model object are shadowed, no class is touched, and everything is put
-    back on exit, also after an exception.
-    """
-    parts = find_parts(model)
-    check_method(parts, method)
-    if modules is None and method.build_modules(parts.info) is not None:
-        raise EngineError(
-            f"{method.name} needs trained weights for this model: "
-            f"pass --checkpoint {method.name}=PATH"
-        )
-    if method.reads_clip and clip is None:
-        raise EngineError(
-            f"{method.spec} needs the CLIP model of the vision tower: "
-            f"pass --checkpoint {method.name}=PATH_OR_ID, or use relevance=words"
-        )
-    run = Run(parts, method, modules, record, tokenizer, clip)
-    with ExitStack() as stack:
-        stack.enter_context(shadowed(parts.text, "forward", run._forward))
-        stack.enter_context(shadowed(parts.inner, "get_image_features", run._image_features()))
-        for module, hook in ((model, run._note_outer), (parts.inner, run._note_inner)):
-            handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-            stack.callback(handle.remove)
-        if record and modules is not None:
-            stack.enter_context(linears_noted(modules, run._scoring))
-        yield run
 
 
 class Run:

@@ -17,7 +17,7 @@ from harness.jobs.extra import Extra
 from harness.jobs.grid import Cell, Grid, make_grid, too_few
 from harness.jobs.parts import Parts
 from harness.jobs.planned import part_of, plan_cells
-from harness.jobs.resolve import named_methods, on_cpu, require_same_files, with_dense
+from harness.jobs.resolve import named_methods, require_same_files, with_dense
 from harness.jobs.reuse import Reuse, open_sources
 from harness.jobs.shards import share
 from harness.options.runtime import Runtime
@@ -122,7 +122,7 @@ class Benchmarks(Parts):
         todo, self.damaged = self._left(out)
         todo = self.reuse.find(todo)
         if self.reuse.sources:
-            conditions = {**describe_run(self.grid, ""), "versions": versions()}
+            conditions = {**self.grid.described(""), "versions": versions()}
             for line in self.reuse.said(self.cells, conditions):
                 show.say(line)
         used = {cell.method: cell.checkpoint for cell in todo}
@@ -132,7 +132,7 @@ class Benchmarks(Parts):
             self.session = None
             return self._taken_up(out)
         loaded = self._loaded(todo, used, out, show)
-        about = describe_run(self.grid, loaded.pop("device_name"))
+        about = self.grid.described(loaded.pop("device_name"))
         about |= {**loaded, "settings": self.recorded}
         about["cells"] = self._ids()  # --derive goes by it
         about |= self._shared() | self.reuse.recorded(out)
@@ -185,7 +185,7 @@ class Benchmarks(Parts):
         Cells of other code may have been the last, when that code is back.
         """
         if not is_run(out):  # every cell is another run's
-            return self.reuse.described(describe_run(self.grid, "")) | {
+            return self.reuse.described(self.grid.described("")) | {
                 "settings": self.recorded, "cells": self._ids(), **self._shared(),
                 **self.reuse.recorded(out),
             }  # fmt: skip
@@ -300,26 +300,3 @@ class Benchmarks(Parts):
         show.say(f"{title}: {told(result)}")
         for note in result.notes:
             show.say(f"    {note}")
-
-
-def describe_run(grid: Grid, device_name: str) -> dict[str, Any]:
-    """What `run.json` says of the model and the conditions."""
-    return {
-        "device_name": device_name,
-        "dtype": grid.runtime.dtype,
-        "attn": grid.runtime.attn,
-        **on_cpu(grid.runtime),
-        "seed": grid.settings.seed,
-        "protocol": str(grid.settings.asking),
-        "model_id": grid.source.model_id,
-        "mini": bool(grid.source.mini),
-        "data_asked": grid.settings.data,
-        **own_asked(grid.settings.bench),
-        "revision": grid.source.revision,
-        "weight_hashes": grid.source.weight_hashes,
-        "model_files": grid.source.setting_hashes,
-        "processor_hash": grid.source.processor_hash,
-        "engine_hash": grid.cells[0].key.engine_source,
-        "checkpoints": grid.checkpoints,
-        "settings": grid.recorded,
-    }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.common.ownfiles import own_asked
 from harness.common.processor import lacks
 from harness.common.roots import DATA
 from harness.jobs.budgets import with_budgets
@@ -15,6 +16,7 @@ from harness.jobs.resolve import (
     checkpoint_hashes,
     find_checkpoints,
     named_methods,
+    on_cpu,
     with_trained_parameters,
 )
 from harness.options.runtime import AUTO_BATCH, DENSE, Runtime
@@ -79,6 +81,28 @@ class Grid:
             }
             for cell in self.cells
             if cell.checkpoint is not None and cell.method.role != "probe"
+        }
+
+    def described(self, device_name: str) -> dict[str, Any]:
+        """What `run.json` says of the model and the conditions."""
+        return {
+            "device_name": device_name,
+            "dtype": self.runtime.dtype,
+            "attn": self.runtime.attn,
+            **on_cpu(self.runtime),
+            "seed": self.settings.seed,
+            "protocol": str(self.settings.asking),
+            "model_id": self.source.model_id,
+            "mini": bool(self.source.mini),
+            "data_asked": self.settings.data,
+            **own_asked(self.settings.bench),
+            "revision": self.source.revision,
+            "weight_hashes": self.source.weight_hashes,
+            "model_files": self.source.setting_hashes,
+            "processor_hash": self.source.processor_hash,
+            "engine_hash": self.cells[0].key.engine_source,
+            "checkpoints": self.checkpoints,
+            "settings": self.recorded,
         }
 
 
