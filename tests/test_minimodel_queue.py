@@ -85,3 +85,13 @@ def test_jobs_without_a_meaning_are_refused(
 ) -> None:
     assert train(words) == 2
     assert "--jobs: expected" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_what_runs(tmp_path: Path, fake: Path) -> None:
+    queue = Queue(recipes(tmp_path, one="", two=""), fake, [], 2)
+    lines = queue.run()
+    assert [next(lines).split(":")[0] for _ in range(2)] == ["one", "two"]
+    processes = [process for process, _ in queue.running.values()]
+    lines.close()
+    assert all(process.poll() for process in processes)
+    assert not list(fake.glob("*.over"))

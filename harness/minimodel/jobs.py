@@ -151,10 +151,10 @@ def save_low_rank(
 
 def stored(modules: nn.Module | None) -> nn.Module | None:
     """Modules as they are saved: small ones (routers) as they are, a resampler in float16."""
-    return modules if modules is None or is_small(modules) else copy.deepcopy(modules).half()
+    return modules if modules is None or are_routers(modules) else copy.deepcopy(modules).half()
 
 
-def is_small(modules: nn.Module | None) -> bool:
+def are_routers(modules: nn.Module | None) -> bool:
     """Whether these are routers rather than a resampler."""
     return modules is not None and sum(p.numel() for p in modules.parameters()) < SMALL
 
@@ -221,7 +221,7 @@ def _routing(
         modules = load_checkpoint(start, llava, method).modules
     else:
         modules = method.build_modules(model_info(llava))
-    if is_small(modules):
+    if are_routers(modules):
         in_float32(modules)
     return modules, stack.enter_context(routed(llava, method, modules, record=False))
 
