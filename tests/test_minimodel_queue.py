@@ -18,8 +18,7 @@ import os, pathlib, sys, time
 recipe, work = (pathlib.Path(sys.argv[sys.argv.index(k) + 1]) for k in ("--recipe", "--work"))
 name = recipe.stem
 (work / f"{{name}}.begun").write_text(os.environ["OMP_NUM_THREADS"] + " " + " ".join(sys.argv))
-running = [p.stem for p in work.glob("*.begun") if not (work / f"{{p.stem}}.over").exists()]
-print("with", " ".join(sorted(running)), flush=True)
+print("here", flush=True)
 time.sleep(0.7)
 (work / f"{{name}}.over").write_text("")
 sys.exit(3 if "bad" in name else 0)
@@ -56,11 +55,17 @@ def test_methods_wait_for_the_dense_model_and_not_for_each_other() -> None:
 def test_two_at_a_time_in_an_order_that_holds(tmp_path: Path, fake: Path) -> None:
     paths = recipes(tmp_path, first="", a="first", b="first", c="first", last="a")
     said = list(Queue(paths, fake, ["--seed", "4"], 2).run())
-    beside = {p.stem: p.read_text().split()[1:] for p in fake.glob("*.log")}
-    assert beside["first"] == ["first"]
-    assert all(len(names) <= 2 for names in beside.values())
-    assert beside["a"] == ["a"] or beside["b"] == ["a", "b"]
-    assert len(said) == 10 and said[0].startswith("first: begun") and "minutes" in said[-1]
+    order = [line.split(" ")[:2] for line in said]
+    at_once, most = 0, 0
+    for _, word in order:
+        at_once += 1 if word == "begun," else -1
+        most = max(most, at_once)
+    assert most == 2 and at_once == 0 and len(order) == 10
+    places = {(name[:-1], word): i for i, (name, word) in enumerate(order)}
+    assert places["b", "begun,"] < places["a", "done"], "side by side"
+    for name, needed in {"a": "first", "b": "first", "c": "first", "last": "a"}.items():
+        assert places[needed, "done"] < places[name, "begun,"]
+    assert {p.stem for p in fake.glob("*.log")} == {"first", "a", "b", "c", "last"}
     threads, *words = (fake / "c.begun").read_text().split()
     assert int(threads) >= 1
     assert words[-4:] == ["--seed", "4", "--work", str(fake)]
