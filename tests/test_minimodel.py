@@ -18,7 +18,13 @@ from harness.minimodel.attention import WINDOW
 from harness.minimodel.labels import DenseScenes, Vocabulary
 from harness.minimodel.llama2c import deepen, read_bundle
 from harness.minimodel.llava_parts import tower_key
-from harness.minimodel.lowrank import add_low_rank, cut_low_rank, low_rank_state
+from harness.minimodel.lowrank import (
+    LowRank,
+    add_low_rank,
+    cut_low_rank,
+    low_rank_state,
+    take_low_rank,
+)
 from harness.minimodel.packing import PackedScenes, Packer, block_mask
 from harness.minimodel.precision import in_float32
 from harness.minimodel.recipe import Recipe
@@ -204,6 +210,26 @@ def test_low_rank_updates_start_at_zero_and_describe_the_change():
     error = torch.linalg.svdvals(whole - (now - before))
     torch.testing.assert_close(error[0], torch.linalg.svdvals(whole)[2])  # the nearest of rank 2
     assert error[1] < 1e-4
+
+
+def test_a_second_part_goes_on_from_the_updates_of_the_first():
+    first, second = llama(), llama()
+    second.load_state_dict(first.state_dict())
+    add_low_rank(first.model, rank=3)
+    with torch.no_grad():
+        for module in first.modules():
+            if isinstance(module, LowRank):
+                module.B.normal_()
+    add_low_rank(second.model, rank=3)
+    ids = torch.arange(6)[None]
+    away = (second(ids).logits - first(ids).logits).abs().max()
+    take_low_rank(second, low_rank_state(first))
+    near = (second(ids).logits - first(ids).logits).abs().max()
+    assert near < away / 50  # float16 in between
+    other = llama()
+    add_low_rank(other.model, rank=2)
+    with pytest.raises(UsageError, match="rank 2, but what it goes on from has rank 3"):
+        take_low_rank(other, low_rank_state(first))
 
 
 def test_routers_are_computed_in_float32_under_autocast():

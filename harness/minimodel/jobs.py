@@ -24,7 +24,7 @@ from harness.minimodel.card import history, write_card
 from harness.minimodel.compiling import compile_parts
 from harness.minimodel.folders import save_model, sha256, start_folder, start_model
 from harness.minimodel.log import about_data, facts, progress, write_log
-from harness.minimodel.lowrank import add_low_rank, cut_low_rank, low_rank_state
+from harness.minimodel.lowrank import add_low_rank, cut_low_rank, low_rank_state, take_low_rank
 from harness.minimodel.packing import PackedScenes, Packer
 from harness.minimodel.parts import Job, name_of, parts_of
 from harness.minimodel.planning import plan_by_arank
@@ -35,7 +35,7 @@ from harness.minimodel.scenes import Scenes
 from harness.minimodel.sizes import SizedBatches, read_scenes
 from harness.minimodel.tower import DenseHeads
 from harness.minimodel.tune import TuneModel, held_out_accuracy
-from harness.model.checkpoints import load_checkpoint, save_checkpoint
+from harness.model.checkpoints import Loaded, load_checkpoint, save_checkpoint
 from methods.base import Method
 
 SMALL = 100_000  # parameters of modules that are saved in full precision
@@ -93,12 +93,12 @@ def prepare(
     held = PackedScenes(scenes, images, tokenizer, last, **extras)
     packer = parts.packer(recipe, llava, dense, train)
     method, planned = _method(recipe, llava, held, packer.head, parts.ranked)
-    modules, run = _routing(
-        method, llava, stack, bool(recipe.stages), work / recipe.modules if recipe.modules else None
-    )
+    earlier = load_checkpoint(work / recipe.modules, llava, method) if recipe.modules else None
+    modules, run = _routing(method, llava, stack, bool(recipe.stages), earlier)
     if recipe.rank:
         llava.requires_grad_(False)
         add_low_rank(llava.model.language_model, recipe.rank)
+        take_low_rank(llava, earlier.deltas if earlier else {})
     if recipe.packed:
         llava.set_attn_implementation({"text_config": "packed"})
         llava.model.language_model.compile(dynamic=False)
@@ -212,13 +212,13 @@ def _routing(
     llava: Any,
     stack: ExitStack,
     staged: bool,
-    start: Path | None,
+    earlier: Loaded | None,
 ) -> tuple[nn.Module | None, Any]:
     """The method's modules and an open routing context; (None, None) for dense throughout."""
     if method.role == "reference" and not staged:
         return None, None
-    if start is not None:
-        modules = load_checkpoint(start, llava, method).modules
+    if earlier is not None:
+        modules = earlier.modules
     else:
         modules = method.build_modules(model_info(llava))
     if are_routers(modules):

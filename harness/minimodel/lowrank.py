@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+
+from harness.common.errors import UsageError
 
 
 class LowRank(nn.Module):
@@ -37,6 +41,20 @@ def low_rank_state(model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tens
             update = module.parametrizations["weight"][0]  # type: ignore[index, union-attr]
             state[f"{name}.weight"] = (update.A.detach().half(), update.B.detach().half())
     return state
+
+
+@torch.no_grad()
+def take_low_rank(model: nn.Module, state: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Go on from the updates of an earlier `low_rank_state`. Raises UsageError for another rank."""
+    for name, (a, b) in state.items():
+        module = model.get_submodule(name.removesuffix(".weight"))
+        update = module.parametrizations["weight"][0]  # type: ignore[index, union-attr]
+        if update.A.shape != a.shape:
+            raise UsageError(
+                f"recipe: rank {len(update.A)}, but what it goes on from has rank {len(a)}"
+            )
+        update.A.copy_(a)
+        update.B.copy_(b)
 
 
 @torch.no_grad()

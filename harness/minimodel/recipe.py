@@ -27,7 +27,8 @@ class Recipe:
     the tower and the pretrained decoder); a tower recipe starts from an earlier tower. An align
     recipe with a start puts `tower` into that model and fits its projector to it. A resample recipe
     fits a resampler (`mqt`) to the start model's projector.
-    `modules` names an earlier recipe whose result the method's modules start from.
+    `modules` names an earlier recipe whose result the method's modules start from, and its low-rank
+    updates of the decoder, where it has some.
     `method` is what is saved, and what is trained where there are no `stages`.
     `rank` 0 trains every weight of decoder and projector; a positive rank trains low-rank updates
     of the decoder's matrices plus the method's modules.
