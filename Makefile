@@ -75,7 +75,7 @@ docs: $(STAMP)
 data: $(STAMP)
 	$(PY) -m minidata bench --out assets/mini
 
-# JOBS trainings at a time where none waits for another (4 GB and a core or more each).
+# JOBS trainings at a time where none waits for another (up to 8 GB and a core each).
 checkpoints: $(STAMP)
 	$(PY) -m harness.train --all $(MODEL) --jobs $(JOBS)
 
