@@ -3,7 +3,8 @@
     python benchmarks/startup.py [--repeats 3] [--out startup.csv]
 
 Every repeat is a process of its own; shown is the median wall time of each step, and its processor
-time, which other processes on the machine change little. The run is that of `make demo`.
+time, which other processes on the machine change little. The run is of two methods on two
+benches.
 """
 
 from __future__ import annotations

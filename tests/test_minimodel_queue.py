@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.common.errors import HarnessError
+from harness.common.threads import cores
 from harness.minimodel import shipping
 from harness.minimodel.queue import Queue, needs
 from harness.train.__main__ import main as train
@@ -66,6 +67,7 @@ def test_two_at_a_time_in_an_order_that_holds(tmp_path: Path, fake: Path) -> Non
     for name, needed in {"a": "first", "b": "first", "c": "first", "last": "a"}.items():
         assert places[needed, "done"] < places[name, "begun,"]
     assert {p.stem for p in fake.glob("*.log")} == {"first", "a", "b", "c", "last"}
+    assert (fake / "first.begun").read_text().split()[0] == str(cores()), "it is alone"
     threads, *words = (fake / "c.begun").read_text().split()
     assert int(threads) >= 1
     assert words[-4:] == ["--seed", "4", "--work", str(fake)]

@@ -16,7 +16,7 @@ from harness.common.errors import UsageError
 from harness.common.roots import ROOT
 from harness.families.catalog import MINIS
 from harness.minimodel import shipping
-from harness.minimodel.log import claim
+from harness.minimodel.log import alone, claim
 from harness.minimodel.parts import parts_of
 from harness.minimodel.precision import in_format_of_here
 from harness.minimodel.recipe import Recipe
@@ -121,6 +121,16 @@ def test_only_the_same_recipe_goes_on(
     for flag, value, said in (("--seed", 9, "seed 1, not 9"), ("--max-steps", 2, "not 2)")):
         assert train([*words, flag, str(value)]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_training_that_still_runs_is_not_joined(
+    tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = ROOT / "recipes" / "tiny-qwen" / "pmod.yaml"
+    with alone(tmp_path / "pmod-run"):
+        words = ["--recipe", str(path), "--data", str(drawn), "--work", str(tmp_path)]
+        assert train(words) == 2
+    assert "pmod-run: another process is training there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("note", [None, {"stage": "tune", "start": "dense"}])

@@ -110,7 +110,7 @@ def test_makefile_is_portable_and_runs_what_the_contract_says() -> None:
     assert "\n    " not in text.replace("\\\n", "")
     command = ["make", "-n", "demo", "VENV=elsewhere"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "run_suite.py --methods gamma,pmod --bench gqa,textvqa --out runs/demo" in shown
+    assert "run_suite.py --methods gamma,pmod,fastv --bench gqa,textvqa --out runs/demo" in shown
     assert "-c constraints.txt" in shown
     assert "runs/demo/report.html" in shown
 

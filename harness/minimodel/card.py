@@ -50,6 +50,15 @@ dense model tuned for as many extra steps as the trained methods. `dense` and ev
 method run on it."""
 
 
+def chain(work: Path, name: str) -> list[dict[str, Any]]:
+    """`training.json` of the recipes that one's modules come from, itself first."""
+    steps: list[dict[str, Any]] = []
+    while name and (work / name / "training.json").exists():
+        steps.append({"name": name, **read_json(work / name / "training.json")})
+        name = steps[-1]["recipe"].get("modules", "")
+    return steps
+
+
 def history(work: Path, start: str) -> list[dict[str, Any]]:
     """`training.json` of the steps that led to the model `start` in `work`, newest first, each with
     its `name`."""

@@ -15,12 +15,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 
 import methods
-from harness.common.errors import UsageError
+from harness.common.errors import UsageError, one_line
 from harness.engine import model_info, routed
 from harness.fitting.fit import Stop, fit
 from harness.fitting.stages import follow
 from harness.minimodel.attention import WINDOW
-from harness.minimodel.card import history, write_card
+from harness.minimodel.card import chain, history, write_card
 from harness.minimodel.compiling import compile_parts
 from harness.minimodel.folders import save_model, sha256, start_folder, start_model
 from harness.minimodel.log import about_data, facts, progress, write_log
@@ -35,7 +35,7 @@ from harness.minimodel.scenes import Scenes
 from harness.minimodel.sizes import SizedBatches, read_scenes
 from harness.minimodel.tower import DenseHeads
 from harness.minimodel.tune import TuneModel, held_out_accuracy
-from harness.model.checkpoints import Loaded, load_checkpoint, save_checkpoint
+from harness.model.checkpoints import CheckpointError, Loaded, load_checkpoint, save_checkpoint
 from methods.base import Method
 
 SMALL = 100_000  # parameters of modules that are saved in full precision
@@ -93,7 +93,7 @@ def prepare(
     held = PackedScenes(scenes, images, tokenizer, last, **extras)
     packer = parts.packer(recipe, llava, dense, train)
     method, planned = _method(recipe, llava, held, packer.head, parts.ranked)
-    earlier = load_checkpoint(work / recipe.modules, llava, method) if recipe.modules else None
+    earlier = _earlier(recipe, work, llava, method)
     modules, run = _routing(method, llava, stack, bool(recipe.stages), earlier)
     if recipe.rank:
         llava.requires_grad_(False)
@@ -187,7 +187,7 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
             save_file(tuning.dense.heads.state_dict(), out / "heads.safetensors")
     write_log(out, recipe, log)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
-    before = history(work, recipe.modules)[:1] + history(work, recipe.start)
+    before = chain(work, recipe.modules) + history(work, recipe.start)
     parts, model = tuning.model.parts, name_of(tuning.llava.config.model_type)
     write_card(out, tuning.method.name, facts(recipe, log), device, before, parts, model)
 
@@ -205,6 +205,22 @@ def _method(
             )
         return plan_by_arank(method, llava, held, head)
     return method, {}
+
+
+def _earlier(recipe: Recipe, work: Path, llava: Any, method: Method) -> Loaded | None:
+    """What the method's modules, and the updates of this dense model, go on from."""
+    if not recipe.modules:
+        return None
+    base = sha256(start_folder(recipe, work) / "model.safetensors")
+    try:
+        found = load_checkpoint(work / recipe.modules, llava, method, base)
+    except CheckpointError as error:
+        raise UsageError(f"recipe: modules: {one_line(error)}") from None
+    if found.deltas and not recipe.rank:
+        raise UsageError(
+            f"recipe: rank 0, but {recipe.modules} has low-rank updates: give the rank of those"
+        )
+    return found
 
 
 def _routing(

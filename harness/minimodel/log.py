@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import read_json
@@ -49,6 +51,22 @@ def claim(recipe: Recipe, out: Path, run: Path, bf16: bool | None = None) -> Non
     _compare(result, own, WHOSE)
     run.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(own) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Nobody else trains into `run` meanwhile. Raises UsageError where another process does: one
+    that outlived the command that began it, say."""
+    run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run / "training.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"{run}: another process is training there") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _compare(

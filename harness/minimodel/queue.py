@@ -7,7 +7,6 @@ with both and 1.1 s with one, so two at a time do nearly twice the work (docs/mi
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.errors import HarnessError
+from harness.common.place import check_place
 from harness.common.threads import ASKED, cores
 from harness.minimodel.recipe import Recipe
 
@@ -39,7 +39,8 @@ def needs(paths: Sequence[Path]) -> dict[str, set[str]]:
 class Queue:
     """Recipes in their order, `jobs` of them at a time; `words` go to each process as they are.
 
-    What a process says is appended to WORK/NAME.log. After a failure nothing new is begun, and
+    One that has nothing beside it gets all cores. What a process says is appended to
+    WORK/NAME.log. After a failure nothing new is begun, and
     what runs is left to end.
     """
 
@@ -53,12 +54,14 @@ class Queue:
         """A line for each recipe that begins or ends. Raises HarnessError for one that failed."""
         waiting = {path.stem: path for path in self.paths}
         asked, done, failed = needs(self.paths), set[str](), dict[str, int]()
+        check_place(self.work)
         self.work.mkdir(parents=True, exist_ok=True)
         try:
             while self.running or (waiting and not failed):
                 ready = [name for name in waiting if asked[name] <= done and not failed]
+                beside = min(self.jobs, len(ready) + len(self.running))
                 for name in ready[: self.jobs - len(self.running)]:
-                    self._begin(name, waiting.pop(name))
+                    self._begin(name, waiting.pop(name), max(1, cores() // beside))
                     yield f"{name}: begun, {self._log(name)} has what it says"
                 time.sleep(LISTEN)
                 for name, (process, began) in list(self.running.items()):
@@ -82,8 +85,8 @@ class Queue:
     def _log(self, name: str) -> Path:
         return self.work / f"{name}.log"
 
-    def _begin(self, name: str, path: Path) -> None:
-        own = {ASKED: str(max(1, cores() // self.jobs))}
+    def _begin(self, name: str, path: Path, threads: int) -> None:
+        own = {ASKED: str(threads)}
         command = [sys.executable, "-m", "harness.train", "--recipe", str(path), *self.words]
         with self._log(name).open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
@@ -97,8 +100,8 @@ class Queue:
         self.running[name] = process, time.monotonic()
 
     def _end(self) -> None:
-        """Interrupt what still runs, and wait for it."""
+        """Stop what still runs, and wait for it."""
         for process, _ in self.running.values():
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # an interrupt is ignored by what a script began in the background
         for process, _ in self.running.values():
             process.wait()

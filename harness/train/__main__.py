@@ -195,7 +195,7 @@ def _run(
         instruct(asked, out)
         return
     from harness.minimodel.jobs import job_of
-    from harness.minimodel.log import claim
+    from harness.minimodel.log import alone, claim
     from harness.minimodel.precision import as_computed
 
     recipe = Recipe.load(path, start=args.start, seed=args.seed, **common)
@@ -203,8 +203,10 @@ def _run(
     job = job_of(recipe)
     data, decoder = _scenes(args.data, drawn), args.decoder and Path(args.decoder)
     written, recipe = recipe.bf16, as_computed(recipe)
-    claim(recipe, out, work / f"{out.name}-run", written)
-    job(recipe, data=data, work=work, out=out, decoder=decoder)
+    run = work / f"{out.name}-run"
+    with alone(run):
+        claim(recipe, out, run, written)
+        job(recipe, data=data, work=work, out=out, decoder=decoder)
 
 
 def _say_slow(bf16: bool) -> None:
