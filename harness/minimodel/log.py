@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import read_json
@@ -18,6 +18,7 @@ from harness.fitting.fit import MEASURED
 from harness.fitting.guard import last_complete
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
+from harness.store.folder import RunLock
 
 POINTS = 12  # of a loss curve
 SAMPLE = 100  # scenes that questions are counted on
@@ -58,7 +59,7 @@ def alone(run: Path) -> Iterator[None]:
     """Nobody else trains into `run` meanwhile. Raises UsageError where another process does: one
     that outlived the command that began it, say."""
     run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / "training.lock", timeout=0)
+    lock = RunLock(run / "training.lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
