@@ -48,7 +48,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(PY) run_suite.py --methods gamma,pmod,fastv --bench gqa,textvqa --out runs/demo \
 		--limit 300 --analyse arank --analyse-samples 10 --jobs 2 --threads 1 --with-throughput \
-		--workload bench=gqa:n_out=8:batch=8,n_text=32:n_image=576:n_out=8:batch=2 \
+		--workload bench=gqa:n_out=4:batch=8,n_text=32:n_image=576:n_out=4:batch=2 \
 		--warmup 2 --max-seconds 5
 	@echo
 	@echo "Report: `pwd`/runs/demo/report.html (open it in a browser)"
