@@ -39,9 +39,8 @@ def needs(paths: Sequence[Path]) -> dict[str, set[str]]:
 class Queue:
     """Recipes in their order, `jobs` of them at a time; `words` go to each process as they are.
 
-    One that has nothing beside it gets all cores. What a process says is appended to
-    WORK/NAME.log. After a failure nothing new is begun, and
-    what runs is left to end.
+    One that has nothing beside it gets all cores. What a process says is appended to WORK/NAME.log.
+    After a failure nothing new is begun, and what runs is left to end.
     """
 
     paths: Sequence[Path]
