@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import statistics
 import sys
 import tempfile
@@ -108,11 +109,15 @@ def main() -> int:
     parser.add_argument("--start", help="overrides the recipe's start model")
     parser.add_argument("--no-heap", action="store_true", help="leave malloc as it is")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--small-pages", action="store_true", help="keep memory, in pages of 4 KB")
     args = parser.parse_args()
+    if not (args.no_heap or args.small_pages):
+        heap.restart()
     kept = False if args.no_heap else heap.keep()
     note = busy_host()
     recipe = as_computed(Recipe.load(args.recipe, start=args.start))
     row = {"recipe": args.recipe.stem, "heap_kept": kept}
+    row["large_pages"] = os.environ.get("GLIBC_TUNABLES") == heap.TUNABLES
     row |= measure(recipe, args.data, args.work, args.steps) | {"note": note or ""}
     print(", ".join(f"{name} {value}" for name, value in row.items()))
     if args.out:

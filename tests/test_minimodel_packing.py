@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -112,3 +113,30 @@ def boxes_only(spec: dict, rng: random.Random, pack: object) -> tuple[None, list
 def test_malloc_is_left_alone_where_the_user_has_set_it(monkeypatch):
     monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
     assert heap.keep() is False
+
+
+def test_training_starts_again_with_large_pages_once_and_only_where_they_are_on_request(
+    monkeypatch, tmp_path
+):
+    pages, begun = tmp_path / "enabled", []
+    monkeypatch.setattr(heap, "LARGE_PAGES", pages)
+    monkeypatch.setattr("os.execve", lambda *call: begun.append(call))
+    for name in heap.NAMES:
+        monkeypatch.delenv(name, raising=False)
+    for said in ("[always] madvise never", "always madvise [never]"):
+        pages.write_text(said)
+        heap.restart()
+    assert begun == []
+    pages.write_text("always [madvise] never")
+    heap.restart()
+    if not sys.platform.startswith("linux"):
+        assert begun == []
+        return
+    ((program, command, environment),) = begun
+    assert (program, command) == (sys.executable, sys.orig_argv)
+    monkeypatch.setenv("GLIBC_TUNABLES", environment["GLIBC_TUNABLES"])
+    assert heap.keep() is True  # what it would set was set at the start
+    heap.restart()
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.top_pad=1")  # the user's own
+    heap.restart()
+    assert len(begun) == 1 and heap.keep() is False

@@ -234,4 +234,5 @@ def render(folder: Path, **drawn: Any) -> None:
 
 
 if __name__ == "__main__":
+    heap.restart()
     sys.exit(main())
