@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from harness.common.errors import UsageError
+from harness.common.roots import ROOT
 from harness.engine import model_info
-from harness.minimodel.card import chain
+from harness.minimodel.card import chain, history, write_card
 from harness.minimodel.folders import sha256
-from harness.minimodel.jobs import _earlier
+from harness.minimodel.jobs import _earlier, sharpen
 from harness.minimodel.log import write_log
 from harness.minimodel.lowrank import add_low_rank, low_rank_state, take_low_rank
+from harness.minimodel.parts import parts_of
 from harness.minimodel.recipe import Recipe
 from harness.model.checkpoints import save_checkpoint
 from methods import parse
@@ -56,3 +58,45 @@ def test_the_card_names_every_part_that_modules_come_from(tmp_path: Path) -> Non
         write_log(tmp_path / name, Recipe("tune", modules=before), {"seconds": 1.0})
     assert [step["name"] for step in chain(tmp_path, "three")] == ["three", "two", "one"]
     assert chain(tmp_path, "") == []
+
+
+def test_sharpened_routers_keep_their_order_and_cut_closer_to_zero() -> None:
+    torch.manual_seed(0)
+    modules = random_modules(parse("gamma:layers=1+2"), tiny_llava(layers=4))
+    seen = torch.randn(50, 16)
+    plain, threshold = modules["router"](seen).diff(dim=-1)[:, 0], torch.tensor(0.005).logit()
+    sharpen(modules, 8)
+    sharp = modules["router"](seen).diff(dim=-1)[:, 0]
+    assert torch.equal(sharp.argsort(), plain.argsort())
+    assert torch.equal(sharp > threshold, plain > threshold / 8)
+    assert ((sharp > threshold) != (plain > threshold)).any()
+
+
+def test_sharpening_is_refused_where_it_has_no_such_meaning(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="linear, without bias"):
+        sharpen(random_modules(parse("pmod"), tiny_llava(layers=5)), 2)
+    with pytest.raises(UsageError, match="linear, without bias"):
+        sharpen(None, 2)
+    path = tmp_path / "r.yaml"
+    for text in ("sharpen: 2", "sharpen: -1\nmodules: first"):
+        path.write_text(f"stage: tune\n{text}\n")
+        with pytest.raises(UsageError, match="expected a positive number, with modules"):
+            Recipe.load(path)
+
+
+def test_the_card_counts_the_steps_of_all_parts_that_tuned_the_method(tmp_path: Path) -> None:
+    parts = parts_of("llava")
+    dense = sum(
+        Recipe.load(ROOT / "recipes" / "tiny" / f"{name}.yaml").max_steps
+        for name in ("dense-longer-first", "dense-longer")
+    )
+    earlier = Recipe("tune", max_steps=dense - 5, start="dense")
+    write_log(tmp_path / "pmod-first", earlier, {"seconds": 1.0})
+    write_log(tmp_path / "dense", Recipe("tune", max_steps=900), {"seconds": 1.0})
+    for last, said in ((5, f"the same {dense:,} extra"), (6, f"this one {dense + 1:,}) extra")):
+        recipe = asdict(replace(earlier, rank=4, max_steps=last, modules="pmod-first"))
+        before = chain(tmp_path, "pmod-first") + history(tmp_path, "dense")
+        facts = {"recipe": recipe, "seconds": 1.0, "losses": [], "held_out": {}}
+        facts |= {"data": {"scenes": {}, "drawn": {}, "questions": 1}}
+        write_card(tmp_path, "pmod", facts, "a CPU", before, parts, "tiny-llava")
+        assert said in (tmp_path / "README.md").read_text().replace("\n", " ")

@@ -109,13 +109,34 @@ def _data(data: Mapping[str, Any]) -> str:
     return f"rendered scenes, {sizes} ({how}), about {data['questions']:.0f} questions each"
 
 
+def _steps(parts: Parts, name: str) -> int:
+    """Of a recipe of tuning and of those that its modules come from."""
+    recipe = Recipe.load(DATA / "recipes" / parts.folder / f"{name}.yaml")
+    return recipe.max_steps + (_steps(parts, recipe.modules) if recipe.modules else 0)
+
+
 def _dense_steps(parts: Parts) -> int:
-    """Of the recipe of the dense reference."""
-    name = next(name for name, suffix in parts.ships.items() if suffix == "-dense")
-    return Recipe.load(DATA / "recipes" / parts.folder / f"{name}.yaml").max_steps
+    """Of the dense reference."""
+    return _steps(parts, next(name for name, suffix in parts.ships.items() if suffix == "-dense"))
 
 
-def _what(recipe: dict[str, Any], name: str, parts: Parts, model: str) -> str:
+def _tuned(recipe: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> int:
+    """Steps of tuning under the method: a recipe's and those of the ones it goes on from."""
+    steps, wanted = recipe["max_steps"], recipe["modules"]
+    for step in before:
+        if step["name"] == wanted:
+            wanted = step["recipe"].get("modules", "")
+            steps += step["recipe"]["max_steps"] * (step["recipe"]["stage"] == "tune")
+    return int(steps)
+
+
+def _what(
+    recipe: dict[str, Any],
+    name: str,
+    parts: Parts,
+    model: str,
+    before: Sequence[Mapping[str, Any]],
+) -> str:
     if not recipe["rank"]:
         return parts.what
     recipe = {**recipe, "model": model}
@@ -124,7 +145,8 @@ def _what(recipe: dict[str, Any], name: str, parts: Parts, model: str) -> str:
     stages, dense = recipe.get("stages"), _dense_steps(parts)
     extra = {"llavolta": "", "mqt": " and its resampler"}.get(name, " and its routers")
     rank = recipe.get("stored_rank") or recipe["rank"]
-    same = "the same" if recipe["max_steps"] == dense else f"{dense:,}"
+    own = _tuned(recipe, before)
+    same = f"the same {own:,}" if own == dense else f"{dense:,} (this one {own:,})"
     text = METHOD.format(**{**recipe, "rank": rank}, routers=extra, same=same)
     if rank != recipe["rank"]:
         text += f" Trained at rank {recipe['rank']}, cut to {rank} before measuring."
@@ -160,7 +182,7 @@ def write_card(
         title=model if not recipe["rank"] else f"{model}-{name}",
         kind=model.removeprefix("tiny-"),
         folder=parts.folder,
-        what="\n\n".join(filter(None, (_what(recipe, name, parts, model), recipe["note"]))),
+        what="\n\n".join(filter(None, (_what(recipe, name, parts, model, before), recipe["note"]))),
         origin=parts.origin,
         data=_data(facts["data"]),
         held_out=recipe["held_out"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from harness.common.roots import DATA
 from harness.families.trust import refuse_foreign
 from harness.minimodel.build import build_llava
 from harness.minimodel.llama2c import deepen, fetch_bundle, read_bundle
-from harness.minimodel.parts import parts_of
+from harness.minimodel.parts import Parts, parts_of
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
 from harness.minimodel.tokenizer import train_tokenizer
+from harness.model.convert.use import as_model
+from harness.model.updates import save_updates
 
 
 def start_model(
@@ -63,6 +66,19 @@ def save_model(llava: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> Non
     parts_of(llava.config.model_type).processor(llava, tokenizer).save_pretrained(out)
 
 
+def save_shared(
+    parts: Parts, low_rank: Mapping[str, tuple[torch.Tensor, torch.Tensor]], out: Path
+) -> None:
+    """Write beside the model in `out` what it adds to the one that it shares a decoder with."""
+    shared = parts.shared
+    if shared is None or not low_rank:
+        return
+    named = {
+        shared.here + name.removeprefix(shared.memory): pair for name, pair in low_rank.items()
+    }
+    save_updates(out, DATA / "assets" / shared.base, (shared.there, shared.here), named)
+
+
 def start_folder(recipe: Recipe, work: Path) -> Path:
     """Where the start model is."""
     return named_folder(recipe.start, work)
@@ -72,7 +88,7 @@ def named_folder(start: str, work: Path) -> Path:
     """A folder as given, here or beside the recipes, or the result of an earlier recipe."""
     for folder in (Path(start), DATA / start):
         if folder.exists():
-            return folder
+            return as_model(folder)
     return work / start
 
 

@@ -22,9 +22,15 @@ from harness.fitting.stages import follow
 from harness.minimodel.attention import WINDOW
 from harness.minimodel.card import chain, history, write_card
 from harness.minimodel.compiling import compile_parts
-from harness.minimodel.folders import save_model, sha256, start_folder, start_model
+from harness.minimodel.folders import save_model, save_shared, sha256, start_folder, start_model
 from harness.minimodel.log import about_data, facts, progress, write_log
-from harness.minimodel.lowrank import add_low_rank, cut_low_rank, low_rank_state, take_low_rank
+from harness.minimodel.lowrank import (
+    add_low_rank,
+    cut_low_rank,
+    low_rank_state,
+    merge_low_rank,
+    take_low_rank,
+)
 from harness.minimodel.packing import PackedScenes, Packer
 from harness.minimodel.parts import Job, name_of, parts_of
 from harness.minimodel.planning import plan_by_arank
@@ -94,11 +100,15 @@ def prepare(
     packer = parts.packer(recipe, llava, dense, train)
     method, planned = _method(recipe, llava, held, packer.head, parts.ranked)
     earlier = _earlier(recipe, work, llava, method)
+    if earlier is not None:
+        sharpen(earlier.modules, recipe.sharpen)
     modules, run = _routing(method, llava, stack, bool(recipe.stages), earlier)
     if recipe.rank:
         llava.requires_grad_(False)
         add_low_rank(llava.model.language_model, recipe.rank)
         take_low_rank(llava, earlier.deltas if earlier else {})
+        if dense is not None:
+            dense.requires_grad_(True)
     if recipe.packed:
         llava.set_attn_implementation({"text_config": "packed"})
         llava.model.language_model.compile(dynamic=False)
@@ -178,11 +188,13 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
         scores = held_out_accuracy(tuning.model, batches, benches, recipe.bf16)
     log = {"held_out": scores, "seconds": time.time() - started, "plan": tuning.planned}
     log |= {"data": about_data(data, scenes), **progress(trainer.state)}
-    if recipe.rank:
+    if recipe.rank and not recipe.train_tower:
         base = sha256(start_folder(recipe, work) / "model.safetensors")
         save_low_rank(out, tuning, base, facts(recipe, log))
     else:
+        updates = merge_low_rank(tuning.llava)
         save_model(tuning.llava, tuning.tokenizer, out)
+        save_shared(parts_of(tuning.llava.config.model_type), updates, out)
         if tuning.dense is not None:
             save_file(tuning.dense.heads.state_dict(), out / "heads.safetensors")
     write_log(out, recipe, log)
@@ -240,6 +252,20 @@ def _routing(
     if are_routers(modules):
         in_float32(modules)
     return modules, stack.enter_context(routed(llava, method, modules, record=False))
+
+
+@torch.no_grad()
+def sharpen(modules: nn.Module | None, times: float) -> None:
+    """Multiply the logits of linear routers. Raises UsageError for modules of another form."""
+    if times == 1:
+        return
+    layers = [m for m in modules.modules() if not list(m.children())] if modules else []
+    if not layers or not all(isinstance(m, nn.Linear) and m.bias is None for m in layers):
+        raise UsageError(
+            "recipe: sharpen: expected a method whose routers are linear, without bias"
+        )
+    for layer in layers:
+        layer.weight.mul_(times)  # type: ignore[operator, union-attr]
 
 
 def _probe(tuning: Tuning, count: int) -> tuple[list[dict[str, torch.Tensor]], list[list[str]]]:

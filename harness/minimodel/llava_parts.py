@@ -40,8 +40,8 @@ questions."""
     recipes: ClassVar[tuple[str, ...]] = (
         *("tower", "align", "dense-first", "dense-second"),
         *("tower-text", "refit", "dense-third", "tower-numbers", "refit-numbers"),
-        *("dense-fourth", "dense-fifth", "dense", "dense-longer"),
-        *("mod", "gamma", "pmod", "llavolta"),
+        *("dense-fourth", "dense-fifth", "dense", "dense-longer-first", "dense-longer"),
+        *("mod", "gamma-first", "gamma-second", "gamma", "pmod-first", "pmod", "llavolta"),
         *("mqt-first", "mqt"),
     )
     drawn: ClassVar[dict[str, Any]] = {"rounds": 4}
@@ -50,6 +50,8 @@ questions."""
         "dense-longer": "-dense",
         **{name: f"-{name}" for name in ("mod", "gamma", "pmod", "llavolta", "mqt")},
     }
+
+    shared: ClassVar[None] = None
 
     def jobs(self) -> dict[str, Job]:
         from harness.minimodel import llava_pretrain, resample

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from harness.common.errors import UsageError
+from harness.model.updates import updated
 
 
 class LowRank(nn.Module):
@@ -67,3 +68,17 @@ def cut_low_rank(model: nn.Module, rank: int) -> None:
             root = s[:rank].sqrt()
             update.A = nn.Parameter(root[:, None] * v[:rank])
             update.B = nn.Parameter(u[:, :rank] * root)
+
+
+@torch.no_grad()
+def merge_low_rank(model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Put every update into its weight, in float16 as `harness.model.updates` makes it again.
+
+    Returns what `low_rank_state` gave before.
+    """
+    state = low_rank_state(model)
+    for name, (a, b) in state.items():
+        module = model.get_submodule(name.removesuffix(".weight"))
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+        module.weight.copy_(updated(module.weight.half(), a, b))  # type: ignore[operator, union-attr, arg-type]
+    return state

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from harness.common.errors import UsageError
 from harness.common.nearest import unknown
@@ -37,6 +37,15 @@ class Job(Protocol):
     ) -> None: ...
 
 
+class Shared(NamedTuple):
+    """The decoder that a model has from another one: what ships is what it adds to that."""
+
+    base: str  # the other model's folder below `assets/`
+    there: str  # how the decoder's tensors begin in the other's file,
+    here: str  # in this model's file,
+    memory: str  # and in memory
+
+
 class Parts(Protocol):
     """One architecture. `images` of a batch are whatever its own packer makes of them."""
 
@@ -48,6 +57,7 @@ class Parts(Protocol):
     recipes: ClassVar[tuple[str, ...]]  # in the order of training
     drawn: ClassVar[Mapping[str, Any]]  # how its scenes are: arguments of `minidata.train.write`
     ships: ClassVar[Mapping[str, str]]  # recipe -> what follows the model's name in `assets/`
+    shared: ClassVar[Shared | None]
 
     def jobs(self) -> Mapping[str, Job]:
         """The stages before tuning."""

@@ -21,7 +21,7 @@ from harness.minimodel.features import kept
 from harness.minimodel.labels import Vocabulary
 from harness.minimodel.llava_parts import tower_key
 from harness.minimodel.packing import Frame, PackedScenes, Packer, Probe, parted
-from harness.minimodel.parts import Job
+from harness.minimodel.parts import Job, Shared
 from harness.minimodel.qwen import PICTURE, qwen_processor
 from harness.minimodel.qwen_tower import MergedTokens
 from harness.minimodel.recipe import Recipe
@@ -53,6 +53,9 @@ questions."""
         "tune": "",
         **{name: f"-{name}" for name in ("dense", "pmod", "mod")},
     }
+    shared: ClassVar[Shared | None] = Shared(
+        "tiny-llava", "language_model.model.", "model.", "model.language_model."
+    )
 
     def jobs(self) -> dict[str, Job]:
         from harness.minimodel.qwen_pretrain import train_tower

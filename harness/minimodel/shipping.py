@@ -11,6 +11,8 @@ from harness.common.nearest import unknown
 from harness.common.roots import DATA
 from harness.families.catalog import MINIS
 from harness.minimodel.parts import Parts, parts_of
+from harness.model.updates import RECORD
+from harness.model.weights import SINGLE
 
 HEADS = "heads.safetensors"  # of a tower's pretraining: no model or method reads them
 
@@ -48,6 +50,7 @@ def ship(models: Mapping[str, Parts], work: Path) -> Iterator[str]:
     for name, parts in models.items():
         for one, suffix in parts.ships.items():
             source, folder = place(work, name) / one, DATA / "assets" / f"{name}{suffix}"
-            heads = shutil.ignore_patterns(HEADS)
-            shutil.copytree(source, folder, ignore=heads, dirs_exist_ok=True)
+            whole = [SINGLE] if (source / RECORD).is_file() else []  # its updates ship in its place
+            left = shutil.ignore_patterns(HEADS, *whole)
+            shutil.copytree(source, folder, ignore=left, dirs_exist_ok=True)
             yield f"{one} -> assets/{name}{suffix}"

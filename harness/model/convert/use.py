@@ -16,6 +16,7 @@ from harness.model.convert import folders
 from harness.model.convert.frame import Tell, convert_into, source_of
 from harness.model.convert.registry import target_of
 from harness.model.convert.released import ADAPTERS
+from harness.model.updates import is_updates, whole_model
 
 METHOD_FILE = "method.json"  # of a checkpoint folder, see `harness.model.checkpoints`
 
@@ -75,9 +76,12 @@ def convert(source: Path, to: Path, tower: Path | None, tell: Tell) -> dict[str,
 def as_model(folder: Path) -> Path:
     """The folder of the dense model behind a folder given to `--model`; itself if it is one.
 
-    Raises UsageError for a released layout that cannot be converted, and one without a model.
+    Raises UsageError for a released layout that cannot be converted, one without a model, and
+    updates whose base is not there.
     """
     folders.refuse_half(folder)
+    if is_updates(folder):
+        return whole_model(folder, folders.CACHE)
     record = folders.record_of(folder)
     if record is None and not is_released(folder):
         return folder

@@ -1,0 +1,116 @@
+"""A model kept as what it adds to another one is put together bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from harness.common.errors import UsageError
+from harness.minimodel import shipping
+from harness.minimodel.folders import sha256
+from harness.minimodel.lowrank import add_low_rank, low_rank_state, merge_low_rank
+from harness.model.convert import folders
+from harness.model.convert.use import as_model
+from harness.model.updates import RECORD, TENSORS, save_updates
+from harness.model.weights import SINGLE
+from tests.tiny import tiny_llava
+
+SHARED = ("language_model.model.", "language_model.model.")
+IMAGE = "model.vision_tower.embeddings.class_embedding"
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """(the folder that ships, the whole model), beside a base `first`."""
+    monkeypatch.setattr(folders, "CACHE", tmp_path / "cache")
+    tiny_llava(layers=3, seed=1).half().save_pretrained(tmp_path / "assets" / "first")
+    model = tiny_llava(layers=3, seed=1)
+    add_low_rank(model.model.language_model, rank=2)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.endswith(".B") or name == IMAGE:
+                value.normal_(std=0.05)
+    updates, whole = merge_low_rank(model), tmp_path / "whole"
+    assert updates and low_rank_state(model) == {}
+    model.half().save_pretrained(whole)
+    named = {SHARED[1] + k.removeprefix("model.language_model."): v for k, v in updates.items()}
+    base = tmp_path / "assets" / "first"
+    save_updates(whole, base, SHARED, named)
+    added = load_file(whole / TENSORS)
+    assert IMAGE.removeprefix("model.") in added  # not the base's
+    assert SHARED[1] + "norm.weight" not in added  # the base's, unchanged
+    query = SHARED[1] + "layers.1.self_attn.q_proj.weight"
+    assert query not in added and added[query + ".A"].shape[0] == 2
+    ships = tmp_path / "assets" / "second"
+    shutil.copytree(whole, ships, ignore=shutil.ignore_patterns(SINGLE))
+    return ships, whole
+
+
+def test_the_whole_model_is_made_again_bit_for_bit_and_once(kept: tuple[Path, Path]) -> None:
+    ships, whole = kept
+    made = as_model(ships)
+    assert sha256(made / SINGLE) == sha256(whole / SINGLE)
+    assert {p.name for p in made.iterdir()} == {p.name for p in whole.iterdir()} - {RECORD, TENSORS}
+    assert as_model(ships) == made and as_model(whole) == whole and as_model(made) == made
+    config = json.loads((ships / "config.json").read_text()) | {"another": 1}
+    (ships / "config.json").write_text(json.dumps(config))
+    assert as_model(ships) != made  # of other files
+
+
+def test_updates_of_another_base_and_damaged_ones_are_refused(kept: tuple[Path, Path]) -> None:
+    ships, _ = kept
+    base, good = ships.parent / "first", load_file(ships / TENSORS)
+    old = load_file(base / SINGLE)
+    first = next(name for name in good if name.endswith(".A"))
+    save_file({**good, first: good[first][:, :-1].contiguous()}, ships / TENSORS)
+    with pytest.raises(UsageError, match="no update of a tensor of its base"):
+        as_model(ships)
+    (ships / TENSORS).write_bytes(b"short")
+    with pytest.raises(UsageError, match="damaged or missing"):
+        as_model(ships)
+    save_file(good, ships / TENSORS)
+    save_file({k: v + 1 for k, v in old.items()}, base / SINGLE)
+    with pytest.raises(UsageError, match="updates of other weights than"):
+        as_model(ships)
+    shutil.rmtree(base)
+    with pytest.raises(UsageError, match="no weights"):
+        as_model(ships)
+    for text in ("{", "{}", '{"base": "../x", "sha256": "", "shared": ["a", "b"]}'):
+        (ships / RECORD).write_text(text)
+        with pytest.raises(UsageError, match=RECORD):
+            as_model(ships)
+
+
+def test_a_model_that_its_updates_do_not_make_is_not_kept_so(kept: tuple[Path, Path]) -> None:
+    ships, whole = kept
+    values = load_file(whole / SINGLE)
+    name = SHARED[1] + "layers.0.mlp.up_proj.weight"
+    added = load_file(whole / TENSORS)
+    pair = (added[name + ".A"], added[name + ".B"])
+    values[name][0, 0] += 1
+    save_file(values, whole / SINGLE)
+    with pytest.raises(ValueError, match=r"up_proj\.weight is not first's with its update"):
+        save_updates(whole, ships.parent / "first", SHARED, {name: pair})
+
+
+def test_updates_ship_in_place_of_the_whole_model(
+    kept: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, whole = kept
+    work = tmp_path / "work"
+    monkeypatch.setattr(shipping, "DATA", tmp_path / "data")
+    for name in shipping.named("tiny-qwen")["tiny-qwen"].ships:
+        shutil.copytree(whole, work / "tiny-qwen" / name)
+        (work / "tiny-qwen" / name / "training.json").write_text("{}")
+        if name != "tune":
+            (work / "tiny-qwen" / name / RECORD).unlink()
+    list(shipping.ship(shipping.named("tiny-qwen"), work))
+    shipped = tmp_path / "data" / "assets"
+    assert (shipped / "tiny-qwen" / TENSORS).is_file()
+    assert not (shipped / "tiny-qwen" / SINGLE).exists()
+    assert (shipped / "tiny-qwen-pmod" / SINGLE).is_file()
