@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from harness.minimodel.folders import sha256
 from harness.minimodel.lowrank import add_low_rank, low_rank_state, merge_low_rank
 from harness.model.convert import folders
 from harness.model.convert.use import as_model
-from harness.model.updates import RECORD, TENSORS, save_updates
+from harness.model.updates import RECORD, TENSORS, save_updates, whole_model
 from harness.model.weights import SINGLE
 from tests.tiny import tiny_llava
 
@@ -60,6 +62,15 @@ def test_the_whole_model_is_made_again_bit_for_bit_and_once(kept: tuple[Path, Pa
     config = json.loads((ships / "config.json").read_text()) | {"another": 1}
     (ships / "config.json").write_text(json.dumps(config))
     assert as_model(ships) != made  # of other files
+
+
+def test_processes_that_begin_at_once_wait_for_one_of_them(
+    kept: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ships, whole = kept
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        made = list(pool.map(whole_model, [ships] * 3, [tmp_path / "at-once"] * 3))
+    assert len(set(made)) == 1 and sha256(made[0] / SINGLE) == sha256(whole / SINGLE)
 
 
 def test_updates_of_another_base_and_damaged_ones_are_refused(kept: tuple[Path, Path]) -> None:

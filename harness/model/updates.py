@@ -21,8 +21,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import read_json
+from harness.common.place import check_place
 from harness.model.tensorfiles import read_weights, write_weights, write_whole
 from harness.model.weights import SINGLE, check_weights, file_hash
 
@@ -81,8 +84,6 @@ def whole_model(folder: Path, cache: Path) -> Path:
     Raises UsageError: an unreadable record, a base that is missing or another, updates that do not
     fit it.
     """
-    from harness.model.convert.folders import written
-
     record = _record(folder)
     base = folder.parent / record["base"]
     check_weights(base)
@@ -96,12 +97,22 @@ def whole_model(folder: Path, cache: Path) -> Path:
     to = cache / f"{folder.name}-{key[:20]}"
     if to.is_dir():
         return to
+    check_place(to)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{to}.lock"):  # who comes second waits and finds it made
+        if not to.is_dir():
+            _make(folder, base, tuple(record["shared"]), files, to)
+    return to
+
+
+def _make(folder: Path, base: Path, shared: tuple[str, ...], files: list[Path], to: Path) -> None:
+    from harness.model.convert.folders import written
+
     with written(to) as partial:
-        write_weights(partial, _together(folder, _shared(base, tuple(record["shared"]))))
+        write_weights(partial, _together(folder, _shared(base, shared)))
         for path in files:
             if path.name not in (RECORD, TENSORS):
                 shutil.copyfile(path, partial / path.name)
-    return to
 
 
 def _together(folder: Path, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
