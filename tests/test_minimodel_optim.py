@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from harness.common import processor
 from harness.fitting.fit import fit
+from harness.minimodel.lowrank import add_low_rank
 from harness.minimodel.optim import MuonAdamW, hidden_matrices
 from harness.minimodel.precision import as_computed, half_is_slow
 from harness.minimodel.rates import RateTrainer, arguments
@@ -78,6 +79,10 @@ def test_hidden_matrices_go_to_muon_and_the_rest_to_adamw():
     rates = {id(p): g["lr"] for g in groups for p in g["params"]}
     assert len(rates) == len(list(model.parameters()))
     assert rates[id(model.projector.weight)] == 1e-3 != rates[id(model.layers[0].weight)]
+    add_low_rank(model, rank=2)
+    names = {name for name, _ in model.named_parameters()}
+    assert "layers.0.parametrizations.weight.0.A" in names
+    assert not hidden_matrices(model)
 
 
 def test_each_half_moves_as_it_would_alone():

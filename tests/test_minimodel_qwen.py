@@ -99,7 +99,13 @@ def test_text_alone_gives_the_start_models_logits(made: Any, start: Any, tokeniz
     ids = tokenizer("What color is the cat?", return_tensors="pt").input_ids
     with torch.no_grad():
         old, new = start(input_ids=ids).logits, made[0](input_ids=ids).logits
+    marked, was = made[1], tokenizer.eos_token_id
+    # The end is said by the new mark alone: a row more like it would tie in every answer.
+    torch.testing.assert_close(new[..., marked.eos_token_id], old[..., was], atol=1e-6, rtol=1e-6)
+    new[..., was] = new[..., marked.eos_token_id]
     torch.testing.assert_close(new[..., : len(tokenizer)], old, atol=1e-6, rtol=1e-6)
+    rows = made[0].get_input_embeddings().weight
+    assert [int((rows == row).all(1).sum()) for row in rows[[marked.eos_token_id, was]]] == [1, 2]
     assert old.std() > 0.1
 
 

@@ -117,10 +117,14 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def hidden_matrices(model: nn.Module) -> set[str]:
-    """Names of the weight matrices inside the layers of a stack (no embeddings, heads or norms)."""
+    """Names of the weight matrices inside the layers of a stack (no embeddings, heads or norms).
+
+    Low-rank updates are none: Muon would make their two factors orthogonal, not their product.
+    """
     stacks = (".layers.", ".blocks.")
     return {
         name
         for name, value in model.named_parameters()
-        if value.ndim == 2 and any(stack in f".{name}" for stack in stacks)
+        if value.ndim == 2 and ".parametrizations." not in name
+        if any(stack in f".{name}" for stack in stacks)
     }

@@ -1,7 +1,8 @@
 """Assemble the mini Qwen2.5-VL: a fresh tower before the decoder of a tuned mini LLaVA.
 
 The decoder's matrices are the same; Qwen2's biases of queries, keys and values start at zero and
-text has one position on all three axes, so text alone gives the start model's logits. The tokenizer
+text has one position on all three axes, so text alone gives the start model's logits (the end's at
+Qwen's mark; the old end, which would tie with it, becomes a token never said). The tokenizer
 is the start model's with Qwen's marks added, the prompt's form is Qwen2.5-VL's.
 """
 
@@ -91,6 +92,9 @@ def build_qwen(
         for token in (*MARKS, *ROLES):
             like = tokenizer(MARKS.get(token, f" {token}"), add_special_tokens=False).input_ids
             rows[fast.convert_tokens_to_ids(token)] = old.embed_tokens.weight[like].mean(0)
+        # Rows are logits too. The old end and the new one would tie in every answer, for good where
+        # rows are not trained: the old one, which no text has any more, becomes a token never said.
+        rows[tokenizer.eos_token_id] = old.embed_tokens.weight[tokenizer.unk_token_id]
     model.tie_weights()
     generation = model.generation_config
     generation.eos_token_id, generation.pad_token_id = fast.eos_token_id, fast.pad_token_id
