@@ -234,3 +234,15 @@ def test_shipped_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         pytest.skip(f"assets/{name} is not trained yet")
     loaded = load_model(name)
     assert loaded.mini and loaded.dtype == "float32" and loaded.info.layers >= 12
+
+
+@pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if entry.mini])
+def test_the_shipped_weights_of_methods_belong_to_their_model(name: str) -> None:
+    """Also where the model is put together from another one's decoder, on whatever processor."""
+    if not (ROOT / MODELS[name].source).is_dir():
+        pytest.skip(f"assets/{name} is not trained yet")
+    (dense,) = find_model(name).weight_hashes.values()
+    trained = sorted((ROOT / "assets").glob(f"{name}-*/method.json"))
+    assert trained
+    for path in trained:
+        assert json.loads(path.read_text())["base"] == dense, path

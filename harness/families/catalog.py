@@ -61,7 +61,7 @@ class Mini:
 # Their trained methods lie in `assets/NAME-METHOD`; `harness.minimodel` trains them.
 MINIS = {
     "tiny-llava": Mini("llava", "shipped, mini: a small LLaVA for the mini benchmarks"),
-    "tiny-qwen": Mini("qwen2_5_vl", "mini: a small Qwen2.5-VL, images of several sizes and shapes"),
+    "tiny-qwen": Mini("qwen2_5_vl", "shipped, mini: a small Qwen2.5-VL, images of any size, young"),
 }
 
 

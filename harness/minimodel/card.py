@@ -120,6 +120,11 @@ def _dense_steps(parts: Parts) -> int:
     return _steps(parts, next(name for name, suffix in parts.ships.items() if suffix == "-dense"))
 
 
+def _whole(recipe: Mapping[str, Any]) -> bool:
+    """Whether a model comes of it, rather than updates of one."""
+    return not recipe["rank"] or recipe["train_tower"]
+
+
 def _tuned(recipe: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> int:
     """Steps of tuning under the method: a recipe's and those of the ones it goes on from."""
     steps, wanted = recipe["max_steps"], recipe["modules"]
@@ -137,7 +142,7 @@ def _what(
     model: str,
     before: Sequence[Mapping[str, Any]],
 ) -> str:
-    if not recipe["rank"]:
+    if _whole(recipe):
         return parts.what
     recipe = {**recipe, "model": model}
     if name == "dense":
@@ -179,7 +184,7 @@ def write_card(
     shown += ["bf16"]
     shown += [key for key in ("muon", "short", "sizes", "pages") if recipe[key]]
     text = CARD.format(
-        title=model if not recipe["rank"] else f"{model}-{name}",
+        title=model if _whole(recipe) else f"{model}-{name}",
         kind=model.removeprefix("tiny-"),
         folder=parts.folder,
         what="\n\n".join(filter(None, (_what(recipe, name, parts, model, before), recipe["note"]))),

@@ -40,10 +40,11 @@ class QwenParts:
         str
     ] = """A stock `Qwen2_5_VLForConditionalGeneration`: images of any size and shape, one token
 for 16 x 16 pixels (patch 8, merged 2 x 2), attention in windows in most tower layers, no class
-token, positions of three axes, 12 decoder layers of width 288. Loads with `from_pretrained`. The
-tower was pretrained on dense labels of the scenes at several sizes and on what the mini LLaVA's
-projector makes of them; the decoder started as that model's and was tuned on captions and
-questions."""
+token, positions of three axes, 12 decoder layers of width 288. Kept as what it adds to the mini
+LLaVA's decoder; `--model tiny-qwen` puts the whole model together once, in `build/converted`, as a
+folder that `from_pretrained` loads. The tower was pretrained on dense labels of the scenes at
+several sizes and on what the mini LLaVA's projector makes of them; the decoder started as that
+model's and was tuned on captions and questions."""
     origin: ClassVar[str] = "The decoder starts as the mini LLaVA's."
     ranked: ClassVar[bool] = False
     folder: ClassVar[str] = "tiny-qwen"
@@ -51,7 +52,7 @@ questions."""
     drawn: ClassVar[dict[str, Any]] = {"rounds": 4, "share": 0.1}
     ships: ClassVar[dict[str, str]] = {
         "tune": "",
-        **{name: f"-{name}" for name in ("dense", "pmod", "mod")},
+        **{name: f"-{name}" for name in ("dense", "pmod")},
     }
     shared: ClassVar[Shared | None] = Shared(
         "tiny-llava", "language_model.model.", "model.", "model.language_model."
