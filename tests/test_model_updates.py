@@ -84,6 +84,9 @@ def test_updates_of_another_base_and_damaged_ones_are_refused(kept: tuple[Path, 
     (ships / TENSORS).write_bytes(b"short")
     with pytest.raises(UsageError, match="damaged or missing"):
         as_model(ships)
+    save_file({**good, first: good[first] + 1}, ships / TENSORS)
+    with pytest.raises(UsageError, match="not those that were saved"):
+        as_model(ships)
     save_file(good, ships / TENSORS)
     save_file({k: v + 1 for k, v in old.items()}, base / SINGLE)
     with pytest.raises(UsageError, match="updates of other weights than"):
@@ -91,7 +94,7 @@ def test_updates_of_another_base_and_damaged_ones_are_refused(kept: tuple[Path, 
     shutil.rmtree(base)
     with pytest.raises(UsageError, match="no weights"):
         as_model(ships)
-    for text in ("{", "{}", '{"base": "../x", "sha256": "", "shared": ["a", "b"]}'):
+    for text in ("{", "{}", '{"base": "../x", "sha256": "", "whole": "", "shared": ["a", "b"]}'):
         (ships / RECORD).write_text(text)
         with pytest.raises(UsageError, match=RECORD):
             as_model(ships)

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RECORD, TENSORS = "updates.json", "updates.safetensors"
-FIELDS = ("base", "sha256", "shared")  # folder beside this one; of its weights; names there: here
+# Folder beside this one; sha256 of its weights, of the whole model; how names begin there, here.
+FIELDS = ("base", "sha256", "whole", "shared")
 DOWN, UP = ".A", ".B"
 
 
@@ -69,6 +70,7 @@ def save_updates(
         elif theirs[name].shape != value.shape or not torch.equal(theirs[name], value):
             added[name] = value
     record = {"base": base.name, "sha256": file_hash(base / SINGLE), "shared": list(shared)}
+    record["whole"] = file_hash(folder / SINGLE)
     write_whole(folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
     _write(folder / TENSORS, added)
 
@@ -101,15 +103,17 @@ def whole_model(folder: Path, cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{to}.lock"):  # who comes second waits and finds it made
         if not to.is_dir():
-            _make(folder, base, tuple(record["shared"]), files, to)
+            _make(folder, base, record, files, to)
     return to
 
 
-def _make(folder: Path, base: Path, shared: tuple[str, ...], files: list[Path], to: Path) -> None:
+def _make(folder: Path, base: Path, record: Mapping[str, Any], files: list[Path], to: Path) -> None:
     from harness.model.convert.folders import written
 
     with written(to) as partial:
-        write_weights(partial, _together(folder, _shared(base, shared)))
+        write_weights(partial, _together(folder, _shared(base, tuple(record["shared"]))))
+        if file_hash(partial / SINGLE) != record["whole"]:
+            raise UsageError(f"{folder}: put together, its weights are not those that were saved")
         for path in files:
             if path.name not in (RECORD, TENSORS):
                 shutil.copyfile(path, partial / path.name)
