@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from harness.common.errors import UsageError
 from harness.common.roots import ROOT
 from harness.engine import model_info
 from harness.minimodel.card import chain, history, write_card
 from harness.minimodel.folders import sha256
-from harness.minimodel.jobs import _earlier, sharpen
+from harness.minimodel.jobs import _earlier, check_along, sharpen
 from harness.minimodel.log import write_log
 from harness.minimodel.lowrank import add_low_rank, low_rank_state, take_low_rank
-from harness.minimodel.parts import parts_of
+from harness.minimodel.parts import REGISTRY, parts_of
 from harness.minimodel.recipe import Recipe
 from harness.model.checkpoints import save_checkpoint
 from methods import parse
@@ -82,6 +83,14 @@ def test_sharpening_is_refused_where_it_has_no_such_meaning(tmp_path: Path) -> N
         path.write_text(f"stage: tune\n{text}\n")
         with pytest.raises(UsageError, match="expected a positive number, with modules"):
             Recipe.load(path)
+
+
+def test_a_tower_tuned_beside_updates_loses_no_routers_and_no_projector() -> None:
+    recipe, llava, qwen = Recipe("tune", rank=4, train_tower=True), *map(parts_of, REGISTRY)
+    check_along(recipe, qwen, None)
+    for parts, modules in ((qwen, nn.ModuleDict()), (llava, None)):
+        with pytest.raises(UsageError, match="rank 4 with train_tower"):
+            check_along(recipe, parts, modules)
 
 
 def test_the_card_counts_the_steps_of_all_parts_that_tuned_the_method(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_training_starts_again_with_large_pages_once_and_only_where_they_are_on_
     pages, begun = tmp_path / "enabled", []
     monkeypatch.setattr(heap, "LARGE_PAGES", pages)
     monkeypatch.setattr("os.execve", lambda *call: begun.append(call))
-    for name in heap.NAMES:
+    for name in (*heap.NAMES, heap.ONCE):
         monkeypatch.delenv(name, raising=False)
     for said in ("[always] madvise never", "always madvise [never]"):
         pages.write_text(said)
@@ -140,3 +140,7 @@ def test_training_starts_again_with_large_pages_once_and_only_where_they_are_on_
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.top_pad=1")  # the user's own
     heap.restart()
     assert len(begun) == 1 and heap.keep() is False
+    monkeypatch.delenv("GLIBC_TUNABLES")  # a wrapper that takes it away must not make a circle
+    monkeypatch.setenv(heap.ONCE, "1")
+    heap.restart()
+    assert len(begun) == 1

@@ -118,13 +118,23 @@ def test_updates_ship_in_place_of_the_whole_model(
     _, whole = kept
     work = tmp_path / "work"
     monkeypatch.setattr(shipping, "DATA", tmp_path / "data")
+    shipped = tmp_path / "data" / "assets"
+    shutil.copytree(tmp_path / "assets" / "first", shipped / "tiny-llava")
+    (shipped / "tiny-qwen").mkdir()
+    (shipped / "tiny-qwen" / SINGLE).write_text("of a time when it was kept whole")
     for name in shipping.named("tiny-qwen")["tiny-qwen"].ships:
         shutil.copytree(whole, work / "tiny-qwen" / name)
         (work / "tiny-qwen" / name / "training.json").write_text("{}")
         if name != "tune":
             (work / "tiny-qwen" / name / RECORD).unlink()
     list(shipping.ship(shipping.named("tiny-qwen"), work))
-    shipped = tmp_path / "data" / "assets"
     assert (shipped / "tiny-qwen" / TENSORS).is_file()
     assert not (shipped / "tiny-qwen" / SINGLE).exists()
     assert (shipped / "tiny-qwen-pmod" / SINGLE).is_file()
+    base = load_file(shipped / "tiny-llava" / SINGLE)
+    save_file({k: v + 1 for k, v in base.items()}, shipped / "tiny-llava" / SINGLE)
+    with pytest.raises(UsageError, match=r"adds to other weights than .* ship tiny-llava first"):
+        list(shipping.ship(shipping.named("tiny-qwen"), work))
+    (work / "tiny-qwen" / "tune" / SINGLE).write_text("trained again")
+    with pytest.raises(UsageError, match=r"updates\.json is of another model"):
+        list(shipping.ship(shipping.named("tiny-qwen"), work))

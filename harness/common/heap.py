@@ -11,12 +11,14 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # Numbers of `mallopt`'s settings in glibc's malloc.h.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 NAMES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 PAD = 64 << 20  # bytes the heap grows by at a time
+ONCE = "MODSUITE_RESTARTED"  # where something takes the other variable away again
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 # What `keep` sets, and pages of 2 MB (glibc 2.35; one before it passes over what it does not know).
 TUNABLES = ":".join(
@@ -39,10 +41,14 @@ def restart() -> None:
     11 to 14 with these, and a step of the mini model took half as long. Call it before anything
     else.
     """
-    left = not sys.platform.startswith("linux") or any(name in os.environ for name in NAMES)
-    if left or not LARGE_PAGES.exists() or "[madvise]" not in LARGE_PAGES.read_text():
+    if "CS_GNU_LIBC_VERSION" not in os.confstr_names or any(
+        n in os.environ for n in (*NAMES, ONCE)
+    ):
         return
-    os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": TUNABLES})
+    with suppress(OSError, ValueError):  # then it goes on as it is
+        if os.confstr("CS_GNU_LIBC_VERSION") and "[madvise]" in LARGE_PAGES.read_text():
+            own = {"GLIBC_TUNABLES": TUNABLES, ONCE: "1"}
+            os.execve(sys.executable, sys.orig_argv, os.environ | own)
 
 
 def keep() -> bool:

@@ -46,8 +46,7 @@ METHOD = """Low-rank updates (rank {rank}) of the decoder's matrices{routers} fo
 `assets/{model}`; load with `--checkpoint` or leave it to the default. The dense model it is
 compared with had {same} extra steps (`assets/{model}-dense`)."""
 REFERENCE = """Low-rank updates (rank {rank}) of the decoder's matrices of `assets/{model}`: the
-dense model tuned for as many extra steps as the trained methods. `dense` and every training-free
-method run on it."""
+dense model tuned on for {own:,} steps. `dense` and every training-free method run on it."""
 
 
 def chain(work: Path, name: str) -> list[dict[str, Any]]:
@@ -146,7 +145,7 @@ def _what(
         return parts.what
     recipe = {**recipe, "model": model}
     if name == "dense":
-        return REFERENCE.format(**recipe)
+        return REFERENCE.format(**recipe, own=_tuned(recipe, before))
     stages, dense = recipe.get("stages"), _dense_steps(parts)
     extra = {"llavolta": "", "mqt": " and its resampler"}.get(name, " and its routers")
     rank = recipe.get("stored_rank") or recipe["rank"]

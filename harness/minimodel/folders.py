@@ -17,6 +17,7 @@ from transformers import (
 from harness.common.errors import UsageError
 from harness.common.jsonfile import read_json
 from harness.common.roots import DATA
+from harness.common.stops import tell
 from harness.families.trust import refuse_foreign
 from harness.minimodel.build import build_llava
 from harness.minimodel.llama2c import deepen, fetch_bundle, read_bundle
@@ -25,7 +26,7 @@ from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
 from harness.minimodel.tokenizer import train_tokenizer
 from harness.model.convert.use import as_model
-from harness.model.updates import save_updates
+from harness.model.updates import RECORD, TENSORS, save_updates
 
 
 def start_model(
@@ -61,6 +62,8 @@ def assemble(
 
 def save_model(llava: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Model (float16) and processor as `from_pretrained` wants them."""
+    for name in (RECORD, TENSORS):  # of another training into this folder
+        (out / name).unlink(missing_ok=True)
     llava.config.vision_config._name_or_path = ""  # a folder of this machine says nothing to others
     llava.to(torch.float16).save_pretrained(out)
     parts_of(llava.config.model_type).processor(llava, tokenizer).save_pretrained(out)
@@ -76,7 +79,10 @@ def save_shared(
     named = {
         shared.here + name.removeprefix(shared.memory): pair for name, pair in low_rank.items()
     }
-    save_updates(out, DATA / "assets" / shared.base, (shared.there, shared.here), named)
+    try:
+        save_updates(out, DATA / "assets" / shared.base, (shared.there, shared.here), named)
+    except ValueError as error:  # begun from other weights than ship
+        tell(f"note: {error}: the model is kept whole")
 
 
 def start_folder(recipe: Recipe, work: Path) -> Path:

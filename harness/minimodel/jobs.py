@@ -32,7 +32,7 @@ from harness.minimodel.lowrank import (
     take_low_rank,
 )
 from harness.minimodel.packing import PackedScenes, Packer
-from harness.minimodel.parts import Job, name_of, parts_of
+from harness.minimodel.parts import Job, Parts, name_of, parts_of
 from harness.minimodel.planning import plan_by_arank
 from harness.minimodel.precision import in_float32
 from harness.minimodel.rates import RateTrainer, arguments
@@ -108,6 +108,7 @@ def prepare(
         add_low_rank(llava.model.language_model, recipe.rank)
         take_low_rank(llava, earlier.deltas if earlier else {})
         if dense is not None:
+            check_along(recipe, parts, modules)
             dense.requires_grad_(True)
     if recipe.packed:
         llava.set_attn_implementation({"text_config": "packed"})
@@ -252,6 +253,16 @@ def _routing(
     if are_routers(modules):
         in_float32(modules)
     return modules, stack.enter_context(routed(llava, method, modules, record=False))
+
+
+def check_along(recipe: Recipe, parts: Parts, modules: nn.Module | None) -> None:
+    """Raises UsageError where a tower is tuned beside low-rank updates and something would be lost:
+    the method's modules are not kept then, nor a projector trained."""
+    if parts.shared is None or modules is not None:
+        raise UsageError(
+            f"recipe: rank {recipe.rank} with train_tower: expected a method without modules, and "
+            "an architecture that shares another one's decoder"
+        )
 
 
 @torch.no_grad()

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness.common.errors import UsageError
+from harness.common.jsonfile import read_json
 from harness.common.nearest import unknown
 from harness.common.roots import DATA
 from harness.families.catalog import MINIS
 from harness.minimodel.parts import Parts, parts_of
-from harness.model.updates import RECORD
-from harness.model.weights import SINGLE
+from harness.model.updates import RECORD, TENSORS
+from harness.model.weights import SINGLE, file_hash
 
 HEADS = "heads.safetensors"  # of a tower's pretraining: no model or method reads them
 
@@ -48,9 +49,36 @@ def ship(models: Mapping[str, Parts], work: Path) -> Iterator[str]:
                 f"(python -m harness.train --all {name})"
             )
     for name, parts in models.items():
+        _check_updates(name, parts, models, work)
+    for name, parts in models.items():
         for one, suffix in parts.ships.items():
             source, folder = place(work, name) / one, DATA / "assets" / f"{name}{suffix}"
-            whole = [SINGLE] if (source / RECORD).is_file() else []  # its updates ship in its place
-            left = shutil.ignore_patterns(HEADS, *whole)
+            # Updates ship in a model's place; what lay there in the other form goes.
+            left_out = [SINGLE] if (source / RECORD).is_file() else [RECORD, TENSORS]
+            for file in left_out:
+                (folder / file).unlink(missing_ok=True)
+            left = shutil.ignore_patterns(HEADS, *left_out)
             shutil.copytree(source, folder, ignore=left, dirs_exist_ok=True)
             yield f"{one} -> assets/{name}{suffix}"
+
+
+def _check_updates(name: str, parts: Parts, models: Mapping[str, Parts], work: Path) -> None:
+    """Raises UsageError for updates of a model that is not the one in the folder, or whose base is
+    not the one that will lie beside them."""
+    for one in parts.ships:
+        source = place(work, name) / one
+        if not (source / RECORD).is_file() or parts.shared is None:
+            continue
+        record, base = read_json(source / RECORD), parts.shared.base
+        if record["whole"] != file_hash(source / SINGLE):
+            raise UsageError(
+                f"{source}: {RECORD} is of another model than {SINGLE}: train it again"
+            )
+        there = DATA / "assets" / base
+        if base in models:
+            there = place(work, base) / next(k for k, v in models[base].ships.items() if not v)
+        if record["sha256"] != file_hash(there / SINGLE):
+            raise UsageError(
+                f"{name}: {source} adds to other weights than {there} has: ship {base} first, then "
+                f"train {name} again (python -m harness.train --all {name})"
+            )

@@ -86,6 +86,7 @@ def whole_model(folder: Path, cache: Path) -> Path:
     Raises UsageError: an unreadable record, a base that is missing or another, updates that do not
     fit it.
     """
+    folder = folder.absolute()
     record = _record(folder)
     base = folder.parent / record["base"]
     check_weights(base)
@@ -95,7 +96,8 @@ def whole_model(folder: Path, cache: Path) -> Path:
             f"{record['sha256'][:12]})"
         )
     files = sorted(p for p in folder.iterdir() if p.is_file())
-    key = hashlib.sha256("".join(p.name + file_hash(p) for p in files).encode()).hexdigest()
+    read = [p for p in files if p.name not in ("README.md", "training.json")]
+    key = hashlib.sha256("".join(p.name + file_hash(p) for p in read).encode()).hexdigest()
     to = cache / f"{folder.name}-{key[:20]}"
     if to.is_dir():
         return to
@@ -150,7 +152,8 @@ def _record(folder: Path) -> dict[str, Any]:
     try:
         found = read_json(folder / RECORD)
         whole = {name: found[name] for name in FIELDS}
-        good = Path(whole["base"]).name == whole["base"] and len(whole["shared"]) == 2
+        named = Path(whole["base"]).name == whole["base"] and whole["base"] not in ("", "..")
+        good = named and len(whole["shared"]) == 2
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder / RECORD}: not readable ({one_line(error, 120)})") from None
     if not good:
