@@ -28,9 +28,9 @@ IMAGE = "model.vision_tower.embeddings.class_embedding"
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """(the folder that ships, the whole model), beside a base `first`."""
+    """(the folder that ships, the whole model), beside a base `tiny-llava`."""
     monkeypatch.setattr(folders, "CACHE", tmp_path / "cache")
-    tiny_llava(layers=3, seed=1).half().save_pretrained(tmp_path / "assets" / "first")
+    tiny_llava(layers=3, seed=1).half().save_pretrained(tmp_path / "assets" / "tiny-llava")
     model = tiny_llava(layers=3, seed=1)
     add_low_rank(model.model.language_model, rank=2)
     with torch.no_grad():
@@ -41,7 +41,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     assert updates and low_rank_state(model) == {}
     model.half().save_pretrained(whole)
     named = {SHARED[1] + k.removeprefix("model.language_model."): v for k, v in updates.items()}
-    base = tmp_path / "assets" / "first"
+    base = tmp_path / "assets" / "tiny-llava"
     save_updates(whole, base, SHARED, named)
     added = load_file(whole / TENSORS)
     assert IMAGE.removeprefix("model.") in added  # not the base's
@@ -75,7 +75,7 @@ def test_processes_that_begin_at_once_wait_for_one_of_them(
 
 def test_updates_of_another_base_and_damaged_ones_are_refused(kept: tuple[Path, Path]) -> None:
     ships, _ = kept
-    base, good = ships.parent / "first", load_file(ships / TENSORS)
+    base, good = ships.parent / "tiny-llava", load_file(ships / TENSORS)
     old = load_file(base / SINGLE)
     first = next(name for name in good if name.endswith(".A"))
     save_file({**good, first: good[first][:, :-1].contiguous()}, ships / TENSORS)
@@ -108,8 +108,8 @@ def test_a_model_that_its_updates_do_not_make_is_not_kept_so(kept: tuple[Path, P
     pair = (added[name + ".A"], added[name + ".B"])
     values[name][0, 0] += 1
     save_file(values, whole / SINGLE)
-    with pytest.raises(ValueError, match=r"up_proj\.weight is not first's with its update"):
-        save_updates(whole, ships.parent / "first", SHARED, {name: pair})
+    with pytest.raises(ValueError, match=r"up_proj\.weight is not tiny-llava's with its update"):
+        save_updates(whole, ships.parent / "tiny-llava", SHARED, {name: pair})
 
 
 def test_updates_ship_in_place_of_the_whole_model(
@@ -119,7 +119,7 @@ def test_updates_ship_in_place_of_the_whole_model(
     work = tmp_path / "work"
     monkeypatch.setattr(shipping, "DATA", tmp_path / "data")
     shipped = tmp_path / "data" / "assets"
-    shutil.copytree(tmp_path / "assets" / "first", shipped / "tiny-llava")
+    shutil.copytree(tmp_path / "assets" / "tiny-llava", shipped / "tiny-llava")
     (shipped / "tiny-qwen").mkdir()
     (shipped / "tiny-qwen" / SINGLE).write_text("of a time when it was kept whole")
     for name in shipping.named("tiny-qwen")["tiny-qwen"].ships:
@@ -135,6 +135,12 @@ def test_updates_ship_in_place_of_the_whole_model(
     save_file({k: v + 1 for k, v in base.items()}, shipped / "tiny-llava" / SINGLE)
     with pytest.raises(UsageError, match=r"adds to other weights than .* ship tiny-llava first"):
         list(shipping.ship(shipping.named("tiny-qwen"), work))
+    for name in shipping.named("tiny-llava")["tiny-llava"].ships:
+        (work / name).mkdir()
+        (work / name / "training.json").write_text("{}")
+        shutil.copyfile(shipped / "tiny-llava" / SINGLE, work / name / SINGLE)
+    *_, last = shipping.ship(shipping.named("tiny-llava"), work)
+    assert last.startswith("note: tiny-qwen adds to the tiny-llava of before")
     (work / "tiny-qwen" / "tune" / SINGLE).write_text("trained again")
     with pytest.raises(UsageError, match=r"updates\.json is of another model"):
         list(shipping.ship(shipping.named("tiny-qwen"), work))

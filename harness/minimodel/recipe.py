@@ -32,7 +32,8 @@ class Recipe:
     the order of tokens stays, and a threshold on their probabilities cuts closer to a logit of 0.
     `method` is what is saved, and what is trained where there are no `stages`.
     `rank` 0 trains every weight of decoder and projector; a positive rank trains low-rank updates
-    of the decoder's matrices plus the method's modules.
+    of the decoder's matrices plus the method's modules; with `train_tower` the tower too, and a
+    whole model comes of it.
     """
 
     stage: str

@@ -60,6 +60,14 @@ def ship(models: Mapping[str, Parts], work: Path) -> Iterator[str]:
             left = shutil.ignore_patterns(HEADS, *left_out)
             shutil.copytree(source, folder, ignore=left, dirs_exist_ok=True)
             yield f"{one} -> assets/{name}{suffix}"
+    for path in sorted((DATA / "assets").glob(f"*/{RECORD}")):
+        record = read_json(path)
+        base = path.parent.parent / record["base"] / SINGLE
+        if not base.is_file() or record["sha256"] != file_hash(base):
+            yield (
+                f"note: {path.parent.name} adds to the {record['base']} of before and no longer "
+                "loads: train it again"
+            )
 
 
 def _check_updates(name: str, parts: Parts, models: Mapping[str, Parts], work: Path) -> None:
