@@ -228,7 +228,7 @@ def test_the_towers_loss_reaches_the_merger_and_asks_the_teacher_at_the_own_size
     made: Any, start: Any, scenes: Scenes
 ) -> None:
     vocabulary = Vocabulary.of(scenes, least=1)
-    model = MergedTokens(made[0].model.visual, vocabulary, start)
+    model = MergedTokens(copy.deepcopy(made[0].model.visual), vocabulary, start)
     canvas, items = Canvas([(32, 32)], 4, vocabulary, 0), [RawScenes(scenes)[0]]
     own, other = model(**canvas.batch(items, (32, 32))), model(**canvas.batch(items, TALL))
     assert "regression" in own and "regression" not in other
@@ -243,19 +243,31 @@ def test_the_towers_loss_reaches_the_merger_and_asks_the_teacher_at_the_own_size
 def test_the_towers_attention_gives_the_librarys_numbers(
     made: Any, scenes: Scenes, size: tuple[int, int]
 ) -> None:
-    tower = copy.deepcopy(made[0].model.visual)
-    model = MergedTokens(tower, Vocabulary.of(scenes, least=1))
-    batch = Canvas([size], 4, None, 0)([RawScenes(scenes)[i] for i in range(2)])
-    found = []
-    for attention in (tower.config._attn_implementation, "eager"):
-        tower.set_attn_implementation(attention) if attention == "eager" else None
-        seen = model.merged(batch["pixel_values"], batch["image_grid_thw"])
-        (gradient,) = torch.autograd.grad(seen.square().sum(), [tower.blocks[0].attn.qkv.weight])
-        found.append((attention, seen.detach(), gradient))
-    (one, *ours), (other, *theirs) = found
-    assert one != other
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-    assert theirs[1].abs().max() > 1e-3
+    _equal_to_the_librarys(made[0].model.visual, scenes, [size], compiled=False)
+
+
+@pytest.mark.slow  # two minutes of compiling
+def test_a_compiled_tower_gives_the_librarys_numbers(made: Any, scenes: Scenes) -> None:
+    _equal_to_the_librarys(made[0].model.visual, scenes, [(32, 32), TALL, (96, 96)], compiled=True)
+
+
+def _equal_to_the_librarys(
+    stock: Any, scenes: Scenes, sizes: list[tuple[int, int]], compiled: bool
+) -> None:
+    """What comes out, and gradients of the first block and of the patches' embedding."""
+    tower, plain = copy.deepcopy(stock), copy.deepcopy(stock)
+    plain.set_attn_implementation("eager")
+    MergedTokens(tower, Vocabulary.of(scenes, least=1), compiled=compiled)
+    assert tower.config._attn_implementation != "eager"
+    for size in sizes:
+        batch = Canvas([size], 4, None, 0)([RawScenes(scenes)[i] for i in range(2)])
+        found = []
+        for one in (tower, plain):
+            seen = one(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+            weights = [one.blocks[0].attn.qkv.weight, one.patch_embed.proj.weight]
+            found.append((seen.detach(), *torch.autograd.grad(seen.square().sum(), weights)))
+        torch.testing.assert_close(*found, atol=5e-5, rtol=1e-4)
+        assert all(gradient.abs().max() > 1e-3 for gradient in found[1][1:])
 
 
 @torch.no_grad()

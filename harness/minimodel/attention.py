@@ -101,7 +101,10 @@ def _attend(states: Sequence[Tensor], scaling: float) -> Tensor:
     """Of queries, keys and values [..., n, d], without a mask."""
     query, key, value = states
     if query.shape[-2] > PLAIN:
-        return nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling)
+        # Of four axes: of five the library takes its slow form, with all scores in memory.
+        flat = (t.flatten(0, -4).transpose(0, 1) for t in (query, key, value))
+        fused = nn.functional.scaled_dot_product_attention(*flat, scale=scaling)
+        return fused.transpose(0, 1).reshape(query.shape)
     scores = query @ key.mT * scaling
     return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
 

@@ -48,11 +48,11 @@ model's and was tuned on captions and questions."""
     origin: ClassVar[str] = "The decoder starts as the mini LLaVA's."
     ranked: ClassVar[bool] = False
     folder: ClassVar[str] = "tiny-qwen"
-    recipes: ClassVar[tuple[str, ...]] = ("tower", "tune", "dense", "pmod", "mod")
+    recipes: ClassVar[tuple[str, ...]] = ("tower", "tower-second", "tune", "dense", "pmod", "mod")
     drawn: ClassVar[dict[str, Any]] = {"rounds": 4, "share": 0.1}
     ships: ClassVar[dict[str, str]] = {
         "tune": "",
-        **{name: f"-{name}" for name in ("dense", "pmod")},
+        **{name: f"-{name}" for name in ("dense", "pmod", "mod")},
     }
     shared: ClassVar[Shared | None] = Shared(
         "tiny-llava", "language_model.model.", "model.", "model.language_model."
@@ -74,7 +74,7 @@ model's and was tuned on captions and questions."""
     ) -> tuple[Any, DenseHeads | None]:
         tower = model.model.visual
         if recipe.train_tower:
-            dense = MergedTokens(tower, Vocabulary.of(scenes))
+            dense = MergedTokens(tower, Vocabulary.of(scenes), compiled=recipe.compile)
             dense.load_heads(heads)
             return RawScenes(scenes), dense
         tower.requires_grad_(False)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch.utils.data import Subset
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, set_seed
@@ -39,7 +40,9 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
     whole, tokenizer, teacher, fresh = _start(recipe, scenes, work)
     patch = whole.config.vision_config.patch_size
     sizes = read_sizes(recipe.sizes, scenes.own, MERGE * patch)
-    model = MergedTokens(whole.model.visual, vocabulary, teacher, recipe.teacher_weight)
+    model = MergedTokens(
+        whole.model.visual, vocabulary, teacher, recipe.teacher_weight, recipe.compile
+    )
     if not fresh:
         model.load_heads(start_folder(recipe, work))
     raw = RawScenes(scenes)
@@ -55,7 +58,9 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
         device = next(model.parameters()).device
         found: dict[str, float] = {}
         for size, batch in probes.items():
-            right = accuracy(model, {k: v.to(device) for k, v in batch.items()})
+            # These batches have sizes of their own, and are run as written.
+            with torch.compiler.set_stance("force_eager"):
+                right = accuracy(model, {k: v.to(device) for k, v in batch.items()})
             found |= {f"{size} {name}": value for name, value in right.items()}
         return found
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.minimodel.attention import TOWER
+from harness.minimodel.compiling import quicken_tower
 from harness.minimodel.labels import Vocabulary
 from harness.minimodel.tower import DenseHeads
 
@@ -29,10 +30,12 @@ class MergedTokens(DenseHeads):
         vocabulary: Vocabulary,
         teacher: Any = None,
         teacher_weight: float = 1.0,
+        compiled: bool = False,
     ) -> None:
         """`teacher`: a mini LLaVA in the decoder's width, which is not trained."""
         super().__init__(tower, tower.config.out_hidden_size, vocabulary)
         tower.config._attn_implementation = TOWER
+        quicken_tower(tower, compiled)
         object.__setattr__(self, "teacher", teacher)  # not a submodule: it is not saved
         self.teacher_weight = teacher_weight
 

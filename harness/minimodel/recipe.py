@@ -94,7 +94,8 @@ class Recipe:
     rank: int = 0
     stored_rank: int = 0  # updates are cut to this rank before they are measured and saved
     note: str = ""  # what the model's card adds about it
-    compile: bool = False  # compile the decoder; where it is `packed`, whole and of fixed shapes
+    # compile the decoder (where it is `packed`, whole and of fixed shapes) and a Qwen2.5-VL tower
+    compile: bool = False
 
     @property
     def packed(self) -> bool:
