@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from harness.common.roots import ROOT
 from harness.engine import model_info
 from harness.minimodel.card import chain, history, write_card
 from harness.minimodel.folders import sha256
-from harness.minimodel.jobs import _earlier, check_along, sharpen
+from harness.minimodel.jobs import _earlier, _routing, check_along, sharpen
 from harness.minimodel.log import write_log
 from harness.minimodel.lowrank import add_low_rank, low_rank_state, take_low_rank
 from harness.minimodel.parts import REGISTRY, parts_of
@@ -79,10 +80,23 @@ def test_sharpening_is_refused_where_it_has_no_such_meaning(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="linear, without bias"):
         sharpen(None, 2)
     path = tmp_path / "r.yaml"
-    for text in ("sharpen: 2", "sharpen: -1\nmodules: first"):
-        path.write_text(f"stage: tune\n{text}\n")
-        with pytest.raises(UsageError, match="expected a positive number, with modules"):
+    for times in (0, -1):
+        path.write_text(f"stage: tune\nsharpen: {times}\n")
+        with pytest.raises(UsageError, match="expected a positive number"):
             Recipe.load(path)
+    with ExitStack() as stack, pytest.raises(UsageError, match="linear, without bias"):
+        _routing(Recipe("tune", sharpen=2), parse("dense"), tiny_llava(layers=3), stack, None)
+
+
+def test_new_routers_are_sharpened_too() -> None:
+    llava, found = tiny_llava(layers=5), []
+    for times in (1.0, 16.0):
+        torch.manual_seed(0)
+        with ExitStack() as stack:
+            recipe = Recipe("tune", "gamma", sharpen=times)
+            modules, _ = _routing(recipe, parse("gamma"), llava, stack, None)
+            found.append(modules["router"].weight.detach().clone())
+    assert torch.equal(found[1], 16 * found[0]) and found[0].any()
 
 
 def test_a_tower_tuned_beside_updates_loses_no_routers_and_no_projector() -> None:

@@ -100,9 +100,7 @@ def prepare(
     packer = parts.packer(recipe, llava, dense, train)
     method, planned = _method(recipe, llava, held, packer.head, parts.ranked)
     earlier = _earlier(recipe, work, llava, method)
-    if earlier is not None:
-        sharpen(earlier.modules, recipe.sharpen)
-    modules, run = _routing(method, llava, stack, bool(recipe.stages), earlier)
+    modules, run = _routing(recipe, method, llava, stack, earlier)
     if recipe.rank:
         llava.requires_grad_(False)
         add_low_rank(llava.model.language_model, recipe.rank)
@@ -237,19 +235,17 @@ def _earlier(recipe: Recipe, work: Path, llava: Any, method: Method) -> Loaded |
 
 
 def _routing(
-    method: Method,
-    llava: Any,
-    stack: ExitStack,
-    staged: bool,
-    earlier: Loaded | None,
+    recipe: Recipe, method: Method, llava: Any, stack: ExitStack, earlier: Loaded | None
 ) -> tuple[nn.Module | None, Any]:
     """The method's modules and an open routing context; (None, None) for dense throughout."""
-    if method.role == "reference" and not staged:
+    if method.role == "reference" and not recipe.stages:
+        sharpen(None, recipe.sharpen)
         return None, None
     if earlier is not None:
         modules = earlier.modules
     else:
         modules = method.build_modules(model_info(llava))
+    sharpen(modules, recipe.sharpen)
     if are_routers(modules):
         in_float32(modules)
     return modules, stack.enter_context(routed(llava, method, modules, record=False))

@@ -41,7 +41,8 @@ questions."""
         *("tower", "align", "dense-first", "dense-second"),
         *("tower-text", "refit", "dense-third", "tower-numbers", "refit-numbers"),
         *("dense-fourth", "dense-fifth", "dense", "dense-longer-first", "dense-longer"),
-        *("mod", "gamma-first", "gamma-second", "gamma", "pmod-first", "pmod", "llavolta"),
+        *("mod-first", "mod", "gamma-first", "gamma-second", "gamma", "pmod-first", "pmod"),
+        "llavolta",
         *("mqt-first", "mqt"),
     )
     drawn: ClassVar[dict[str, Any]] = {"rounds": 4}

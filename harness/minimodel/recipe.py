@@ -28,7 +28,7 @@ class Recipe:
     recipe with a start puts `tower` into that model and fits its projector to it. A resample recipe
     fits a resampler (`mqt`) to the start model's projector.
     `modules` names an earlier recipe whose result the method's modules start from, and its low-rank
-    updates of the decoder, where it has some. `sharpen` multiplies the linear routers among them:
+    updates of the decoder, where it has some. `sharpen` multiplies the linear routers, new or not:
     the order of tokens stays, and a threshold on their probabilities cuts closer to a logit of 0.
     `method` is what is saved, and what is trained where there are no `stages`.
     `rank` 0 trains every weight of decoder and projector; a positive rank trains low-rank updates
@@ -118,10 +118,8 @@ class Recipe:
             raise UsageError(f"{shown}: {unknown('architecture', recipe.architecture, REGISTRY)}")
         if recipe.pages and recipe.stage != "tune":
             raise UsageError(f"{shown}: pages in stage {recipe.stage}: expected stage: tune")
-        if recipe.sharpen != 1 and not (recipe.modules and recipe.sharpen > 0):
-            raise UsageError(
-                f"{shown}: sharpen {recipe.sharpen}: expected a positive number, with modules"
-            )
+        if recipe.sharpen <= 0:
+            raise UsageError(f"{shown}: sharpen {recipe.sharpen}: expected a positive number")
         if recipe.plan not in ("", "arank"):
             raise UsageError(f"{shown}: plan {recipe.plan!r}, expected arank or nothing")
         return recipe
