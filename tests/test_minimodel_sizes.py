@@ -233,9 +233,9 @@ def test_a_card_says_data_steps_hours_and_losses(tmp_path: Path, drawn: Path) ->
     facts = json.loads(
         json.dumps({"recipe": asdict(noted), "data": about_data(drawn, scenes), **log})
     )
-    (tmp_path / "tower").mkdir()
+    (tmp_path / TUNE.start).mkdir()
     tower = {"recipe": {"start": "", "seed": 1}, "seconds": 1800, **progress(state)}
-    (tmp_path / "tower" / "training.json").write_text(json.dumps(tower))
+    (tmp_path / TUNE.start / "training.json").write_text(json.dumps(tower))
     out, before = tmp_path / "tune", history(tmp_path, TUNE.start)
     out.mkdir()
     write_card(out, "dense", facts, "a CPU", before, parts_of("qwen2_5_vl"), "tiny-qwen")
@@ -244,7 +244,7 @@ def test_a_card_says_data_steps_hours_and_losses(tmp_path: Path, drawn: Path) ->
         "30 of 192x192 px, 5 of 384x576 px, 5 of 576x384 px",
         "`python -m minidata train --n 60 --seed 1 --rounds 1 --hd 0.5`",
         "recipes/tiny-qwen/tune.yaml`, 40 steps, seed 1, 60 minutes on a CPU",
-        "tower (40 steps, seed 1, 30 minutes, loss 3.00 to 2.50). In all 1.5 hours.",
+        f"{TUNE.start} (40 steps, seed 1, 30 minutes, loss 3.00 to 2.50). In all 1.5 hours.",
         "20: 3.00, 40: 2.50",
         "mean of the kinds, %): 20: 37.5",
         "Four routers have no gradient.",
