@@ -248,7 +248,7 @@ def test_a_card_says_data_steps_hours_and_losses(tmp_path: Path, drawn: Path) ->
         "20: 3.00, 40: 2.50",
         "mean of the kinds, %): 20: 37.5",
         "Four routers have no gradient.",
-        "pages 384x576: 0.1 576x384: 0.1",
+        "pages " + " ".join(f"{size}: {share}" for size, share in TUNE.pages.items()),
         "| docvqa 384x576 | 50.0 % |",
     ):
         assert said in text
