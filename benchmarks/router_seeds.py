@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--sharpen", default="8,16,32")
     parser.add_argument("--best", type=int, default=8)
     args = parser.parse_args()
-    recipe = replace(Recipe.load(RECIPE), compile=False, rank=0, sharpen=1.0)
+    recipe = replace(Recipe.load(RECIPE), modules="", compile=False, rank=0, sharpen=1.0)
     method = parse(recipe.method)
     assert isinstance(method, Gamma)
     states, drawn = seen(recipe, method, args.data, args.work, args.scenes)
