@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import methods
 from harness.common.errors import UsageError
 from harness.jobs import study as study_run
 from harness.jobs.runner import run
+from harness.minimodel.recipe import Recipe
 from harness.model import catalog
 from harness.model.catalog import find_model
 from harness.options.settings import Settings
@@ -222,3 +224,25 @@ def test_a_study_is_listed_and_needs_benches(tmp_path):
     path = write(tmp_path)
     with pytest.raises(UsageError, match="needs bench"):
         run(study_run.StudyJob(Settings(study=str(path)), []))
+
+
+# --- the scenes that a study trains on ----------------------------------------------------------
+def test_scenes_that_were_drawn_otherwise_are_refused(tmp_path):
+    place = study_run._how(Settings(study="", bench=BENCHES), find_model("tiny-llava"))
+    drawn = {"n": 60000, "seed": 1, "rounds": 4, "hd": 0.0}
+    assert place["scenes"] == "minidata train --n 60000 --seed 1 --rounds 4"
+    (tmp_path / "images.npy").touch()
+    for other in ({"rounds": 1}, {"hd": 0.1}, {"n": 100}):
+        (tmp_path / "drawn.json").write_text(json.dumps({**drawn, **other}))
+        with pytest.raises(UsageError, match="holds scenes drawn with"):
+            study_run._draw(tmp_path)
+    (tmp_path / "drawn.json").write_text(json.dumps(drawn))
+    study_run._draw(tmp_path)
+
+
+def test_a_study_trains_on_the_questions_of_the_shipped_methods():
+    study = load_study(SUITES / "ablate-pmod-beta.yaml")
+    job, _ = gather(study, exam=exam(), **NOTHING)["β = 0.5", 1]
+    shipped = Recipe.load(SUITES.parent / "recipes/tiny/pmod.yaml")
+    for name in ("families", "forms", "short"):
+        assert getattr(job.recipe, name) == getattr(shipped, name) != getattr(Recipe("tune"), name)

@@ -15,7 +15,6 @@ from rich.table import Table
 
 from harness.common.errors import UsageError, one_line
 from harness.common.progress import Progressing
-from harness.common.roots import BUILD
 from harness.jobs.resolve import require_same_files
 from harness.jobs.runner import Job
 from harness.model.catalog import find_model
@@ -34,7 +33,6 @@ TIMES = (
     "Training seconds are those of processes side by side and compare no methods; "
     "benchmarks/training.py does."
 )
-SCENES = BUILD / "scenes"
 Places = dict[tuple[str, int], tuple[Training, str]]  # (arm, seed) -> training, examined method
 
 
@@ -129,15 +127,15 @@ def _later(out: Path, begun: str, now: object) -> str:
 
 def _how(settings: Settings, source: Any) -> dict[str, Any]:
     """What all trainings share."""
-    from harness.train.__main__ import SCENE_SEED
-    from harness.train.__main__ import SCENES as COUNT
+    from harness.train.__main__ import scenes_place
 
+    about = _drawn()
     batch = settings.batch if isinstance(settings.batch, int) else 8
     data = work.fingerprints(settings.bench, settings.limit, source.mini)
     return {
         "exam": Exam(settings.bench, settings.limit, batch, data),
-        "data": str(SCENES),
-        "scenes": f"minidata train --n {COUNT} --seed {SCENE_SEED}",
+        "data": str(scenes_place({"rounds": about["rounds"]})),
+        "scenes": "minidata train " + " ".join(f"--{k} {v}" for k, v in about.items()),
         "start": next(iter(source.weight_hashes.values())),
         "files": source.setting_hashes,
         "model": source.model_id,
@@ -155,10 +153,7 @@ def _compute(jobs: Sequence[Training], show: Progressing) -> dict[Training, str]
     show.say(f"{len(jobs)} trainings, {len(jobs) - len(todo)} done before")
     if not todo:
         return {}
-    if not (SCENES / "images.npy").exists():
-        from harness.train.__main__ import render
-
-        render(SCENES)
+    _draw(Path(jobs[0].data))
     workers, threads = _share(len(todo))
     show.phase(f"training, {workers} at a time")
     failed: dict[Training, str] = {}
@@ -186,6 +181,29 @@ def _compute(jobs: Sequence[Training], show: Progressing) -> dict[Training, str]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return failed
+
+
+def _drawn() -> dict[str, Any]:
+    """How the scenes of a study are drawn: as the shipped model's."""
+    from harness.minimodel.scenes import ROUNDS
+    from harness.train.__main__ import SCENE_SEED, SCENES
+
+    return {"n": SCENES, "seed": SCENE_SEED, "rounds": ROUNDS}
+
+
+def _draw(folder: Path) -> None:
+    """Draw the scenes where there are none. Raises UsageError where others lie there."""
+    wanted = _drawn()
+    if not (folder / "images.npy").exists():
+        from harness.train.__main__ import render
+
+        render(folder, rounds=wanted["rounds"])
+    found = read(folder / "drawn.json") or {}
+    if {key: found.get(key) for key in wanted} != wanted or found.get("hd"):
+        raise UsageError(
+            f"'{folder}' holds scenes drawn with {found or 'unknown settings'}, and the study's "
+            f"are drawn with {wanted}: remove or rename that folder"
+        )
 
 
 def _share(jobs: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from harness.minimodel.labels import DenseScenes, Vocabulary
 from harness.minimodel.packing import PackedScenes, Packer, Probe, parted
 from harness.minimodel.parts import Job
 from harness.minimodel.recipe import Recipe
-from harness.minimodel.scenes import Scenes
+from harness.minimodel.scenes import ROUNDS, Scenes
 from harness.minimodel.tower import DenseHeads, DenseTower
 from methods.base import Crop
 
@@ -45,7 +45,7 @@ questions."""
         "llavolta",
         *("mqt-first", "mqt"),
     )
-    drawn: ClassVar[dict[str, Any]] = {"rounds": 4}
+    drawn: ClassVar[dict[str, Any]] = {"rounds": ROUNDS}
     ships: ClassVar[dict[str, str]] = {
         "dense": "",
         "dense-longer": "-dense",

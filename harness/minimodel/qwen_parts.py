@@ -25,7 +25,7 @@ from harness.minimodel.parts import Job, Shared
 from harness.minimodel.qwen import PICTURE, qwen_processor
 from harness.minimodel.qwen_tower import MergedTokens
 from harness.minimodel.recipe import Recipe
-from harness.minimodel.scenes import Scenes, Size
+from harness.minimodel.scenes import ROUNDS, Scenes, Size
 from harness.minimodel.sizes import read_sizes
 from harness.minimodel.tower import DenseHeads
 
@@ -49,7 +49,7 @@ model's and was tuned on captions and questions."""
     ranked: ClassVar[bool] = False
     folder: ClassVar[str] = "tiny-qwen"
     recipes: ClassVar[tuple[str, ...]] = ("tower", "tower-second", "tune", "dense", "pmod", "mod")
-    drawn: ClassVar[dict[str, Any]] = {"rounds": 4, "share": 0.1}
+    drawn: ClassVar[dict[str, Any]] = {"rounds": ROUNDS, "share": 0.1}
     ships: ClassVar[dict[str, str]] = {
         "tune": "",
         **{name: f"-{name}" for name in ("dense", "pmod", "mod")},

@@ -86,7 +86,7 @@ class Recipe:
     captions: bool = False  # add a description of the scene to its questions
     short: float = 0.0  # share of questions asked without the line that says how to answer
     forms: dict[str, float] = field(default_factory=dict)  # bench/template drawn so much sooner
-    mix: str = ""  # the recipe beside this one whose `MIX` holds where this one says nothing
+    mix: str = ""  # recipe, seen from this one's folder, whose `MIX` holds where this says nothing
     drills: bool = False  # ask one multiple-choice question of each scene by the option's words
     train_tower: bool = False  # tune the tower too, on the answers and its dense labels
     tower_learning_rate: float = 3e-4
@@ -129,7 +129,7 @@ def _mix(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Families, forms and share of short questions of the recipe that `settings` name by `mix`."""
     if not (name := settings.get("mix")):
         return {}
-    beside = path.with_name(f"{name}.yaml")
+    beside = path.parent / f"{name}.yaml"
     if not beside.is_file():
         raise UsageError(f"recipe {path}: mix {name!r}: no recipe {beside}")
     other = read_mapping(beside, f"recipe {beside}")

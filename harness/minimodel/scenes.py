@@ -15,6 +15,7 @@ from harness.common.errors import UsageError
 IGNORE = -100
 Size = tuple[int, int]  # height and width in pixels
 CAPTION = "Describe the image."
+ROUNDS = 4  # draws of questions for each scene that the shipped models saw
 
 
 class Records(Sequence[dict[str, Any]]):

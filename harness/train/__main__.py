@@ -142,12 +142,17 @@ def _side_by_side(
         put(line)
 
 
+def scenes_place(drawn: Mapping[str, Any]) -> Path:
+    """Where scenes that are drawn so are kept."""
+    return BUILD / "-".join(["scenes", *(f"{k}-{v}" for k, v in drawn.items())])
+
+
 def _scenes(data: Path | None, drawn: Mapping[str, Any] | None) -> Path:
     """The folder of the rendered scenes, which are drawn as `drawn` says where there are none."""
     from harness.minimodel.sizes import sized_folders
 
     if data is None:
-        data = BUILD / "-".join(["scenes", *(f"{k}-{v}" for k, v in (drawn or {}).items())])
+        data = scenes_place(drawn or {})
     if not (data / "images.npy").exists() and not sized_folders(data):
         render(data, **(drawn or {}))
     return data
