@@ -50,7 +50,7 @@ SPREAD = (0.15, 0.55)  # of a layer
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("build/train"))
-    parser.add_argument("--data", type=Path, default=Path("build/scenes"))
+    parser.add_argument("--data", type=Path, default=Path("build/scenes-rounds-4"))
     parser.add_argument("--scenes", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=10_000)
     parser.add_argument("--sharpen", default="8,16,32")

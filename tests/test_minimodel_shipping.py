@@ -20,6 +20,7 @@ from harness.minimodel.log import alone, claim
 from harness.minimodel.parts import parts_of
 from harness.minimodel.precision import in_format_of_here
 from harness.minimodel.recipe import Recipe
+from harness.train import __main__ as command
 from harness.train.__main__ import main as train
 from tests import tiny  # noqa: F401  declares operators before the library asks for them
 
@@ -189,3 +190,33 @@ def test_a_process_of_its_own_ships(tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "tiny-llava: nothing to ship" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("recipe", "folder", "how"),
+    [
+        ("tiny/pmod", "scenes-rounds-4", {"rounds": 4}),
+        ("tiny-qwen/pmod", "scenes-rounds-4-share-0.1", {"rounds": 4, "share": 0.1}),
+        ("study/tiny", "scenes", {}),
+    ],
+)
+def test_a_shipped_recipe_alone_draws_its_scenes_as_all_of_them_do(
+    recipe: str,
+    folder: str,
+    how: dict[str, float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = []
+
+    def draw(place: Path, **drawn: float) -> None:
+        asked.append((place, drawn))
+        raise UsageError("seen enough")
+
+    monkeypatch.setattr(command, "BUILD", tmp_path)
+    monkeypatch.setattr(command, "render", draw)
+    path = ROOT / "recipes" / f"{recipe}.yaml"
+    assert command.main(["--recipe", str(path), "--work", str(tmp_path / "work")]) == 2
+    assert "seen enough" in capsys.readouterr().err
+    assert asked == [(tmp_path / folder, how)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from itertools import pairwise
@@ -33,6 +34,7 @@ TIMES = (
     "Training seconds are those of processes side by side and compare no methods; "
     "benchmarks/training.py does."
 )
+NEEDS = 5 << 30  # bytes of a training: all scenes, the decoder's activations
 Places = dict[tuple[str, int], tuple[Training, str]]  # (arm, seed) -> training, examined method
 
 
@@ -215,8 +217,16 @@ def _share(jobs: int) -> tuple[int, int]:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    workers = max(1, min(cores, jobs))
+    workers = max(1, min(cores, jobs, _memory() // NEEDS))
     return workers, max(1, cores // workers)
+
+
+def _memory() -> int:
+    """Bytes this machine has, more than any need where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return sys.maxsize
 
 
 def _device() -> str:
@@ -245,7 +255,7 @@ def _described(study: Study, places: Places) -> dict[str, Any]:
     routed = [j.recipe for j, _ in places.values() if j.recipe.method != DENSE]
     rates = sorted({r.module_learning_rate for r in routed or [recipe]})
     training = (
-        f"{recipe.max_steps} steps of {recipe.batch} packed scenes from the shipped dense weights, "
+        f"{recipe.max_steps} steps of {recipe.batch} packed scenes from {recipe.start}, "
         f"low-rank updates (rank {recipe.rank}) of the decoder and the method's modules, "
         f"learning rate {recipe.learning_rate:g} (modules {', '.join(f'{r:g}' for r in rates)}), "
         f"seeds {', '.join(map(str, study.seeds))}"

@@ -33,7 +33,7 @@ class LlavaParts:
 token, patch 16), two-layer projector, Llama decoder with 12 layers of width 288, 144 image tokens.
 Loads with `from_pretrained`. The tower was pretrained on dense labels of the scenes, the projector
 aligned with the decoder's word embeddings, then decoder and projector tuned on captions and
-questions."""
+questions, in two of the parts with the tower."""
     origin: ClassVar[str] = "The decoder starts from stories15M (MIT, via llama2.c)."
     ranked: ClassVar[bool] = True
     folder: ClassVar[str] = "tiny"

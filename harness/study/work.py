@@ -57,6 +57,7 @@ def prime(job: Training) -> None:
 
 
 def _train(job: Training) -> dict[str, Any]:
+    import torch
     from transformers import PrinterCallback, TrainingArguments
 
     from harness.fitting.guard import Overflow, bad_weight
@@ -64,6 +65,10 @@ def _train(job: Training) -> dict[str, Any]:
     from harness.minimodel.rates import arguments
 
     recipe = job.recipe
+    if recipe.compile:
+        # A part is compiled again for each new model, a limited number of times, and then runs as
+        # written: without this a training's speed and rounding would depend on those before it.
+        torch.compiler.reset()
     with ExitStack() as stack:
         tuning = prepare(recipe, _scenes(job.data), WORK, None, stack)
         plain = arguments(recipe, job.folder).to_dict()

@@ -142,6 +142,16 @@ def _side_by_side(
         put(line)
 
 
+def _drawn(path: Path) -> Mapping[str, Any] | None:
+    """How the scenes of a recipe that ships are drawn; None for one of your own."""
+    from harness.minimodel import shipping
+
+    for parts in shipping.named("").values():
+        if path.resolve() in shipping.recipes(parts):
+            return parts.drawn
+    return None
+
+
 def scenes_place(drawn: Mapping[str, Any]) -> Path:
     """Where scenes that are drawn so are kept."""
     return BUILD / "-".join(["scenes", *(f"{k}-{v}" for k, v in drawn.items())])
@@ -206,7 +216,7 @@ def _run(
     recipe = Recipe.load(path, start=args.start, seed=args.seed, **common)
     _refuse(args, f"a recipe of stage {recipe.stage}, only with stage instruct", RUN)
     job = job_of(recipe)
-    data, decoder = _scenes(args.data, drawn), args.decoder and Path(args.decoder)
+    data, decoder = _scenes(args.data, drawn or _drawn(path)), args.decoder and Path(args.decoder)
     written, recipe = recipe.bf16, as_computed(recipe)
     run = work / f"{out.name}-run"
     with alone(run):
