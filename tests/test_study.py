@@ -246,3 +246,11 @@ def test_a_study_trains_on_the_questions_of_the_shipped_methods():
     shipped = Recipe.load(SUITES.parent / "recipes/tiny/pmod.yaml")
     for name in ("families", "forms", "short"):
         assert getattr(job.recipe, name) == getattr(shipped, name) != getattr(Recipe("tune"), name)
+
+
+def test_studies_spell_one_method_one_way_so_that_its_trainings_are_shared():
+    spelled: dict[str, set[str]] = {}
+    for study in map(load_study, STUDIES):
+        for spec in {s for arm in study.everyone for s in (arm.train, *arm.stages)}:
+            spelled.setdefault(methods.parse(spec).spec, set()).add(spec)
+    assert [names for names in spelled.values() if len(names) > 1] == []
