@@ -146,7 +146,7 @@ def _how(settings: Settings, source: Any) -> dict[str, Any]:
 
 
 def _compute(jobs: Sequence[Training], show: Progressing) -> dict[Training, str]:
-    """Do what is missing, as many jobs at a time as there are cores; the failed ones with why.
+    """Do what is missing, as many at a time as cores and memory allow; the failed ones.
 
     One core each: on small models two processes with a thread each do 1.4 times the work of one
     with two.

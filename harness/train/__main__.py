@@ -122,7 +122,7 @@ def _dispatch(args: argparse.Namespace) -> int:
             _side_by_side(paths, args, work, parts.drawn)
         else:
             for path in paths:
-                _run(path, args, work, parts.drawn)
+                _run(path, args, work)
         put(f"trained {', '.join(parts.recipes)} in {work}; `make ship` copies them to assets/")
     return EXIT_OK
 
@@ -142,14 +142,14 @@ def _side_by_side(
         put(line)
 
 
-def _drawn(path: Path) -> Mapping[str, Any] | None:
-    """How the scenes of a recipe that ships are drawn; None for one of your own."""
+def _drawn(path: Path) -> Mapping[str, Any]:
+    """How the scenes of a recipe that ships are drawn; nothing said for one of your own."""
     from harness.minimodel import shipping
 
     for parts in shipping.named("").values():
         if path.resolve() in shipping.recipes(parts):
             return parts.drawn
-    return None
+    return {}
 
 
 def scenes_place(drawn: Mapping[str, Any]) -> Path:
@@ -157,14 +157,14 @@ def scenes_place(drawn: Mapping[str, Any]) -> Path:
     return BUILD / "-".join(["scenes", *(f"{k}-{v}" for k, v in drawn.items())])
 
 
-def _scenes(data: Path | None, drawn: Mapping[str, Any] | None) -> Path:
+def _scenes(data: Path | None, drawn: Mapping[str, Any]) -> Path:
     """The folder of the rendered scenes, which are drawn as `drawn` says where there are none."""
     from harness.minimodel.sizes import sized_folders
 
     if data is None:
-        data = scenes_place(drawn or {})
+        data = scenes_place(drawn)
     if not (data / "images.npy").exists() and not sized_folders(data):
-        render(data, **(drawn or {}))
+        render(data, **drawn)
     return data
 
 
@@ -184,10 +184,8 @@ def _complain(error: HarnessError) -> None:
         tell(f"error in process {rank}: {one_line(error, 500)}")
 
 
-def _run(
-    path: Path, args: argparse.Namespace, work: Path, drawn: Mapping[str, Any] | None = None
-) -> None:
-    """Carry out one recipe; `drawn` says how scenes are drawn where there are none (`render`)."""
+def _run(path: Path, args: argparse.Namespace, work: Path) -> None:
+    """Carry out one recipe."""
     from harness.common.place import check_place
     from harness.common.yamlfile import read_mapping
     from harness.minimodel.recipe import Recipe
@@ -216,7 +214,7 @@ def _run(
     recipe = Recipe.load(path, start=args.start, seed=args.seed, **common)
     _refuse(args, f"a recipe of stage {recipe.stage}, only with stage instruct", RUN)
     job = job_of(recipe)
-    data, decoder = _scenes(args.data, drawn or _drawn(path)), args.decoder and Path(args.decoder)
+    data, decoder = _scenes(args.data, _drawn(path)), args.decoder and Path(args.decoder)
     written, recipe = recipe.bf16, as_computed(recipe)
     run = work / f"{out.name}-run"
     with alone(run):
