@@ -19,7 +19,7 @@ from harness.minimodel.labels import DenseScenes, Vocabulary
 from harness.minimodel.llama2c import deepen, read_bundle
 from harness.minimodel.llava_parts import tower_key
 from harness.minimodel.lowrank import (
-    LowRank,
+    LowRankLinear,
     add_low_rank,
     cut_low_rank,
     low_rank_state,
@@ -192,13 +192,13 @@ def test_low_rank_updates_start_at_zero_and_describe_the_change():
     add_low_rank(model.model, rank=3)
     assert torch.equal(model(ids).logits, plain)
     model(ids).logits.square().mean().backward()
-    update = model.model.layers[0].mlp.up_proj.parametrizations.weight[0]
+    update = model.model.layers[0].mlp.up_proj
     assert update.B.grad.abs().sum() > 0
     with torch.no_grad():
         update.B.normal_()
     state = low_rank_state(model)
     a, b = (part.float() for part in state["model.layers.0.mlp.up_proj.weight"])
-    now = model.model.layers[0].mlp.up_proj.weight
+    now = model.model.layers[0].mlp.up_proj.updated_weight
     torch.testing.assert_close(now, before + b @ a, atol=1e-2, rtol=1e-2)  # stored in float16
     assert (now - before).abs().max() > 0.1
     assert len(state) == sum(isinstance(m, nn.Linear) for m in model.model.modules())
@@ -206,7 +206,7 @@ def test_low_rank_updates_start_at_zero_and_describe_the_change():
     cut_low_rank(model, 2)
     a, b = low_rank_state(model)["model.layers.0.mlp.up_proj.weight"]
     assert a.shape[0] == b.shape[1] == 2
-    now = model.model.layers[0].mlp.up_proj.weight
+    now = model.model.layers[0].mlp.up_proj.updated_weight
     error = torch.linalg.svdvals(whole - (now - before))
     torch.testing.assert_close(error[0], torch.linalg.svdvals(whole)[2])  # the nearest of rank 2
     assert error[1] < 1e-4
@@ -218,7 +218,7 @@ def test_a_second_part_goes_on_from_the_updates_of_the_first():
     add_low_rank(first.model, rank=3)
     with torch.no_grad():
         for module in first.modules():
-            if isinstance(module, LowRank):
+            if isinstance(module, LowRankLinear):
                 module.B.normal_()
     add_low_rank(second.model, rank=3)
     ids = torch.arange(6)[None]

@@ -81,7 +81,7 @@ def test_hidden_matrices_go_to_muon_and_the_rest_to_adamw():
     assert rates[id(model.projector.weight)] == 1e-3 != rates[id(model.layers[0].weight)]
     add_low_rank(model, rank=2)
     names = {name for name, _ in model.named_parameters()}
-    assert "layers.0.parametrizations.weight.0.A" in names
+    assert "layers.0.A" in names
     assert not hidden_matrices(model)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.minimodel.lowrank import LowRankLinear
+
 
 class StackedMuon(torch.optim.Muon):
     """`torch.optim.Muon` that orthogonalises all matrices of one shape in one product.
@@ -122,9 +124,10 @@ def hidden_matrices(model: nn.Module) -> set[str]:
     Low-rank updates are none: Muon would make their two factors orthogonal, not their product.
     """
     stacks = (".layers.", ".blocks.")
+    updates = [f"{name}." for name, m in model.named_modules() if isinstance(m, LowRankLinear)]
     return {
         name
         for name, value in model.named_parameters()
-        if value.ndim == 2 and ".parametrizations." not in name
+        if value.ndim == 2 and not name.startswith(tuple(updates))
         if any(stack in f".{name}" for stack in stacks)
     }
