@@ -21,6 +21,7 @@ def set_up(threads: int) -> None:
     import os
     import signal
 
+    _end_with_the_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches it too; its parent tells of it
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
@@ -32,6 +33,24 @@ def set_up(threads: int) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def _end_with_the_parent() -> None:
+    """A parent that is killed outright shuts no pool down; its workers would train on unheard."""
+    import multiprocessing
+    import os
+    from multiprocessing.connection import wait
+    from threading import Thread
+
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def do(job: Training) -> str:
