@@ -275,6 +275,20 @@ def test_a_recipe_takes_the_mix_of_another_where_it_says_nothing_itself(tmp_path
         Recipe.load(tmp_path / "lost.yaml")
 
 
+def test_scenes_are_told_apart_by_name_order_and_picture(tmp_path):
+    def scenes(names, fill):
+        images = np.full((len(names), 8, 8, 3), fill, dtype=np.uint8)
+        np.save(tmp_path / "images.npy", images)
+        lines = [json.dumps({"scene_id": name, "qa": [], "boxes": []}) for name in names]
+        (tmp_path / "scenes.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        return Scenes(tmp_path)
+
+    first = scenes("abc", 0)
+    keys = [first.key, first.only([0, 1, 2]).key, first.only([0, 2]).key, first.only([0, 1]).key]
+    keys += [scenes("acb", 0).key, scenes("abc", 1).key]
+    assert keys[0] == keys[1] and len(set(keys)) == 5
+
+
 def test_kept_features_belong_to_the_whole_tower_and_the_layer():
     from tests.tiny import tiny_llava
 

@@ -28,6 +28,14 @@ def test_without_document_noise_the_interval_is_the_t_interval_of_the_seeds():
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9)
 
 
+def test_at_a_look_seeds_that_tie_by_chance_count_no_more_than_others():
+    scores = np.random.default_rng(0).normal(60, 20, 40)
+    near = np.tile(scores, (3, 1))
+    near[2, 0] += 1e-3
+    for rows in (np.tile(scores, (3, 1)), near):
+        assert effect([rows], [[""] * 40], looked=True).freedom == 2
+
+
 def test_documents_of_one_image_count_as_one():
     scores = np.random.default_rng(1).normal(60, 20, 20)
     alone = effect([np.tile(scores, (2, 1))], [[str(i) for i in range(20)]])

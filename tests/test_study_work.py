@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from harness.common.errors import UsageError
 from harness.minimodel.recipe import Recipe
 from harness.study import trainings, work
 from harness.study.trainings import Exam, Training, read
@@ -72,6 +73,13 @@ def test_stages_train_dense_weights_that_a_training_free_method_runs_on(job):
     assert losses[0] != losses[1]
     pooled, dense = (read(staged.exam_file(test)) for test in staged.tests)
     assert pooled["tflops_prefill"] < dense["tflops_prefill"]
+
+
+def test_a_default_that_the_checkpoint_overrides_is_refused(job):
+    asked = job("pmod:schedule=constant", tests=("pmod", "pmod:schedule=constant"))
+    with pytest.raises(UsageError, match="leaves schedule=constant as trained"):
+        work.do(asked)
+    assert read(asked.outcome)["threads"] > 0 and read(asked.outcome)["versions"]["torch"]
 
 
 def test_a_training_that_bursts_is_a_result_and_not_an_error(job):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from itertools import pairwise
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from harness.common.errors import UsageError, one_line
 from harness.common.progress import Progressing
@@ -26,8 +23,10 @@ from harness.store.csvfile import write_csv
 from harness.store.rundir import Store
 from harness.study import work
 from harness.study.claims import Verdicts, judge
+from harness.study.declared import declared, require_start
 from harness.study.spec import Study, load_study
 from harness.study.tables import arm_rows, collect, loss_rows, run_rows, score_rows
+from harness.study.terminal import verdicts
 from harness.study.trainings import Exam, Training, gather, read, unique
 
 TIMES = (
@@ -61,6 +60,7 @@ class StudyJob(Job):
             )
         self.how = _how(settings, self.source)
         self.places = gather(self.study, **self.how)
+        require_start(self.places, self.source)
         named = {"study": self.study.name, "model": self.source.model_id}
         self.recorded = {**settings.recorded(), **named}
         return self.recorded
@@ -85,6 +85,12 @@ class StudyJob(Job):
         for key, now in (("seeds", list(self.study.seeds)), ("margin", self.study.margin)):
             if begun.get(key, now) != now:
                 raise UsageError(_later(out, f"{key} {begun[key]}", now))
+        named = declared(self.study, self.places)
+        if begun.get("declared", named) != named:
+            raise UsageError(
+                f"'{out}' was begun with other arms, claims or training than the suite now says: "
+                "they are declared beforehand; choose another --out"
+            )
 
     def open(self, out: Path, show: Progressing) -> dict[str, Any]:
         source = self.source
@@ -217,8 +223,9 @@ def _share(jobs: int) -> tuple[int, int]:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    workers = max(1, min(cores, jobs, _memory() // NEEDS))
-    return workers, max(1, cores // workers)
+    workers = max(1, min(cores, _memory() // NEEDS))
+    # As many threads for the last training as for those before it: they change how sums round.
+    return min(workers, jobs), max(1, cores // workers)
 
 
 def _memory() -> int:
@@ -270,6 +277,7 @@ def _described(study: Study, places: Places) -> dict[str, Any]:
         "margin": study.margin,
         "seeds": study.seeds,
         "looks": study.design.sizes,
+        "declared": declared(study, places),
         "alpha_spent": study.design.spent,
     }
 
@@ -281,25 +289,3 @@ def _write(judged: Verdicts, out: Path) -> None:
     write_csv(out / "study_runs.csv", columns.RUNS, run_rows(found))
     write_csv(out / "study_scores.csv", columns.SCORES, score_rows(found))
     write_csv(out / "study_losses.csv", columns.LOSSES, loss_rows(found))
-
-
-def verdicts(study: Study, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The claims as the terminal shows them."""
-    title = f"{study.paper}, {study.table}: {study.title} (mini)"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("claim")
-    for head in ("difference, points", "95 % interval", "paper", "seeds"):
-        table.add_column(head, justify="right")
-    table.add_column("verdict")
-    for row in rows:
-        low, high, away = row.get("ci_low"), row.get("ci_high"), row.get("difference")
-        theirs = row.get("paper_difference")
-        table.add_row(
-            row["claim"],
-            "" if away is None else f"{away:+.1f}",
-            "" if low is None or high is None else f"{low:+.1f} to {high:+.1f}",
-            "" if theirs is None else f"{theirs:+.1f}",
-            f"{row['seeds']}" + (f", look {row['look']}" if row["looks"] > 1 else ""),
-            row["verdict"],
-        )
-    return table

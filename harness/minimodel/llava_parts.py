@@ -78,7 +78,7 @@ questions, in two of the parts with the tower."""
         tower, layer = model.model.vision_tower, model.config.vision_feature_layer
         if not recipe.train_tower:
             tower.requires_grad_(False)
-            path = work / f"features-{tower_key(tower, layer)}-{len(scenes)}.npy"
+            path = work / f"features-{tower_key(tower, layer)}-{scenes.key}.npy"
             return cache_features(tower, scenes, path, layer), None
         vocabulary = Vocabulary.of(scenes)
         dense = DenseTower(tower, vocabulary)

@@ -82,7 +82,7 @@ model's and was tuned on captions and questions."""
         if len(set(canvas.sizes)) > 1 or canvas.pages:
             return RawScenes(scenes), None
         (high, wide), key = canvas.sizes[0], tower_key(tower, -1)
-        path = work / f"features-{key}-{high}x{wide}-{len(scenes)}.npy"
+        path = work / f"features-{key}-{high}x{wide}-{scenes.key}.npy"
         return kept(path, len(scenes), _merged(tower, scenes, canvas)), None
 
     def packer(

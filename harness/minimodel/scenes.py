@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from copy import copy
@@ -50,6 +51,16 @@ class Scenes:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def key(self) -> str:
+        """12 hex digits over which scenes these are, in order, and 64 of their pictures."""
+        found = hashlib.sha256()
+        for record in self.records:
+            found.update(f"{record['scene_id']}\n".encode())
+        for i in np.unique(np.linspace(0, len(self) - 1, 64).astype(int)):
+            found.update(np.ascontiguousarray(self.images[int(i)]).tobytes())
+        return found.hexdigest()[:12]
 
     @property
     def own(self) -> Size:

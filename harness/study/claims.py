@@ -1,12 +1,12 @@
 """The claims of a study, judged look by look on the seeds of each. Torch-free.
 
 A claim that is decided at a look keeps its verdict and its numbers; arms that no open claim needs
-are trained no further. Before the last look a claim is tested with all seeds of the look or not at
-all: a run that failed and is there when the study is resumed would else be one more look, at a
-sample of another size. Two tests a claim, whichever verdict it ends in: of no difference, and of a
-difference of just the margin (an advantage for "higher", a loss for "not lower"). Their p-values
-are adjusted for the looks, those of decided claims stand as they were, and Holm's correction is
-over all claims, for each of the two.
+are trained no further. A claim is tested with all seeds of a look or not at all: a run that failed
+and is there when the study is resumed would else be one more look, at a sample of another size. At
+the last look those that overflowed may be missing: they overflow again. Two tests a claim,
+whichever verdict it ends in: of no difference, and of a difference of just the margin (an advantage
+for "higher", a loss for "not lower"). Their p-values are adjusted for the looks, those of decided
+claims stand as they were, and Holm's correction is over all claims, for each of the two.
 """
 
 from __future__ import annotations
@@ -97,8 +97,13 @@ class Verdicts:
         return self.look == len(self.study.design.sizes)
 
     def _is_tested(self, claim: Claim) -> bool:
-        """Whether this look does: with all its seeds; the last one with those that are there."""
-        return self._is_last or len(self._pairs(claim)) == len(self.seeds)
+        """Whether this look does: with all its seeds, at the last but for those that overflow."""
+        missing = set(self.seeds) - set(self._pairs(claim))
+        return not missing or (self._is_last and all(self._overflows(claim, s) for s in missing))
+
+    def _overflows(self, claim: Claim, seed: int) -> bool:
+        sides = self.found[claim.better], self.found[claim.worse]
+        return any(side.errors.get(seed, "").startswith("overflow") for side in sides)
 
     def _effect(self, claim: Claim) -> Effect | None:
         level = self.study.design.levels[self.look - 1]
@@ -141,7 +146,7 @@ class Verdicts:
         used, planned = len(self._pairs(claim)), len(self.seeds)
         if used < planned:
             why += f"; only {used} of {planned} seeds have both arms"
-            why += "" if self._is_last else ", so this look does not test it"
+            why += "" if self._is_tested(claim) else ", so this look does not test it"
         row |= {"seeds": used, "verdict": verdict, "reason": why}
         row |= {"difference": away.value, "ci_low": away.low, "ci_high": away.high}
         if away.p_value is not None and self._is_tested(claim):

@@ -8,8 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.common.errors import one_line
+import numpy as np
+
+from harness.common.errors import UsageError, one_line
 from harness.common.roots import BUILD
+from harness.statistics.stats import top_score
 from harness.study.trainings import Training, keep, parse, read
 
 WORK = BUILD / "train"  # features of the training scenes
@@ -54,17 +57,34 @@ def _end_with_the_parent() -> None:
 
 
 def do(job: Training) -> str:
-    """Train and examine what is missing; returns "" or, in one line, what overflowed."""
+    """Train and examine what is missing; returns "" or, in one line, what overflowed.
+
+    Studies share trainings: of two commands that want one, the second waits and finds it done.
+    """
+    from harness.store.folder import RunLock
+
     job.folder.mkdir(parents=True, exist_ok=True)
-    trained = read(job.outcome)
-    if trained is None or not (trained.get("overflow") or (job.folder / "method.json").exists()):
-        trained = _train(job)
-        keep(job.outcome, trained)
-    if trained.get("overflow"):
-        return str(trained["overflow"])
-    for test in job.missing():
-        keep(job.exam_file(test), _examine(job, test))
+    with RunLock(job.folder / "training.lock"):
+        trained = read(job.outcome)
+        done = trained and (trained.get("overflow") or (job.folder / "method.json").exists())
+        if not trained or not done:
+            trained = _train(job) | _made()
+            keep(job.outcome, trained)
+        if trained.get("overflow"):
+            return str(trained["overflow"])
+        for test in job.missing():
+            keep(job.exam_file(test), _examine(job, test) | _made())
     return ""
+
+
+def _made() -> dict[str, Any]:
+    """Where a result comes from: it may be collected much later, by another commit."""
+    import torch
+
+    from harness.store.runinfo import git_commit, versions
+
+    threads = torch.get_num_threads()
+    return {"code": git_commit(), "versions": versions(), "threads": threads}
 
 
 def prime(job: Training) -> None:
@@ -156,11 +176,13 @@ def _examine(job: Training, test: str) -> dict[str, Any]:
             progress=False,
             pictured=lambda position: False,
         )
-        scale = 100.0 if max((s.score or 0.0) for s in result.samples) <= 1.0 else 1.0
+        samples = [(s, s.score) for s in result.samples if s.score is not None]
+        if len(samples) < len(result.samples):  # arms are compared document by document
+            raise UsageError(f"study: {bench} scores documents together, not one by one")
+        scale = 100.0 / top_score(np.array([score for _, score in samples]))
         scores[bench] = [
-            {"doc_id": s.doc_id, "image_id": s.image_id, "score": scale * s.score}
-            for s in result.samples
-            if s.score is not None
+            {"doc_id": s.doc_id, "image_id": s.image_id, "score": scale * score}
+            for s, score in samples
         ]
         how = {"shape": loaded.info, "itemsize": 4, "vision_runs": method.needs_images}
         read_outs = [read_out(record, **how) for record in result.records.values()]
@@ -178,8 +200,17 @@ def _with_plan(job: Training, method: Any) -> Any:
     """The method with the layers that were planned at training, where it has no others."""
     from harness.model.checkpoints import read_meta, resolve_method
 
-    meta = read_meta(job.folder)
-    return resolve_method(job.folder, method) if meta["method"] == method.name else method
+    if read_meta(job.folder)["method"] != method.name:
+        return method
+    found = resolve_method(job.folder, method)
+    asked, given = method.params(), found.params()
+    other = [f"{k}={v}" for k, v in given.items() if k != "layers" and v != asked[k]]
+    if other:
+        raise UsageError(
+            f"study: test: {method.spec} leaves {', '.join(other)} as trained, a default that "
+            "cannot be asked for anew"
+        )
+    return found
 
 
 @cache
