@@ -29,6 +29,7 @@ from torch import Tensor, nn  # noqa: E402
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments  # noqa: E402
 
 from harness.minimodel.jobs import make_trainer, prepare  # noqa: E402
+from harness.minimodel.precision import in_format_of_here  # noqa: E402
 from harness.minimodel.rates import arguments  # noqa: E402
 from harness.minimodel.recipe import Recipe  # noqa: E402
 from harness.minimodel.sizes import read_scenes  # noqa: E402
@@ -72,6 +73,7 @@ def main() -> None:
     found = []
     for seed in range(args.seeds):
         recipe = Recipe.load(RECIPE, method="pmod", seed=seed, batch=args.batch)
+        recipe = in_format_of_here(recipe)
         found.append(predictors(recipe, args.data, args.work, args.steps))
     every = []
     for layer in found[0]:
