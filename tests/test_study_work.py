@@ -8,13 +8,17 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
+from filelock import Timeout
 
+from harness.bench import loop
 from harness.common.errors import UsageError
 from harness.minimodel.recipe import Recipe
+from harness.store.folder import RunLock
 from harness.study import trainings, work
 from harness.study.trainings import Exam, Training, read
 
@@ -80,6 +84,29 @@ def test_a_default_that_the_checkpoint_overrides_is_refused(job):
     with pytest.raises(UsageError, match="leaves schedule=constant as trained"):
         work.do(asked)
     assert read(asked.outcome)["threads"] > 0 and read(asked.outcome)["versions"]["torch"]
+
+
+def test_a_second_command_waits_for_the_training_of_the_first(job, monkeypatch):
+    one = job("pmod")
+
+    def train(found):
+        with pytest.raises(Timeout):
+            RunLock(found.folder / "training.lock").acquire(timeout=0)
+        return {"overflow": "loss is nan"}
+
+    monkeypatch.setattr(work, "_train", train)
+    assert work.do(one) == "loss is nan"
+    with RunLock(one.folder / "training.lock").acquire(timeout=0):
+        pass  # free again
+
+
+def test_documents_that_are_not_scored_one_by_one_are_refused(job, monkeypatch):
+    one = job("dense")
+    samples = [SimpleNamespace(doc_id=i, image_id="", score=s) for i, s in enumerate((1.0, None))]
+    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: SimpleNamespace(samples=samples))
+    monkeypatch.setattr(work, "_with_plan", lambda job, method: method)
+    with pytest.raises(UsageError, match="gqa scores documents together"):
+        work._examine(one, "dense")
 
 
 def test_a_training_that_bursts_is_a_result_and_not_an_error(job):
