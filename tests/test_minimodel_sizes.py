@@ -242,7 +242,7 @@ def test_a_card_says_data_steps_hours_and_losses(tmp_path: Path, drawn: Path) ->
     text = (out / "README.md").read_text()
     for said in (
         "30 of 192x192 px, 5 of 384x576 px, 5 of 576x384 px",
-        "`python -m minidata train --n 60 --seed 1 --rounds 1 --hd 0.5`",
+        "`python -m minidata train --out FOLDER --n 60 --seed 1 --rounds 1 --hd 0.5`",
         "recipes/tiny-qwen/tune.yaml`, 40 steps, seed 1, 60 minutes on a CPU",
         f"{TUNE.start} (40 steps, seed 1, 30 minutes, loss 3.00 to 2.50). In all 1.5 hours.",
         "20: 3.00, 40: 2.50",

@@ -106,7 +106,8 @@ def _data(data: Mapping[str, Any]) -> str:
     """How many scenes of which sizes, and how they were drawn."""
     sizes = ", ".join(f"{n:,} of {size} px" for size, n in data["scenes"].items())
     words = "".join(f" --{key} {value}" for key, value in data["drawn"].items())
-    how = f"`python -m minidata train{words}`" if words else "how they were drawn was not noted"
+    command = f"`python -m minidata train --out FOLDER{words}`"
+    how = command if words else "how they were drawn was not noted"
     return f"rendered scenes, {sizes} ({how}), about {data['questions']:.0f} questions each"
 
 
