@@ -15,7 +15,7 @@ from harness.common.errors import UsageError
 from harness.common.roots import ROOT
 from harness.engine import model_info
 from harness.minimodel.card import chain, history, write_card
-from harness.minimodel.folders import sha256
+from harness.model.weights import file_hash
 from harness.minimodel.jobs import _earlier, _routing, check_along, sharpen
 from harness.minimodel.log import write_log
 from harness.minimodel.lowrank import add_low_rank, low_rank_state, take_low_rank
@@ -37,7 +37,7 @@ def test_updates_go_on_where_they_belong_to_this_dense_model(tmp_path: Path) -> 
     add_low_rank(trained.model.language_model, rank=2)
     deltas = low_rank_state(trained)
     modules, info = random_modules(method, model), model_info(model)
-    base = sha256(dense / "model.safetensors")
+    base = file_hash(dense / "model.safetensors")
     save_checkpoint(tmp_path / "first", method, modules, info, deltas, base=base)
     recipe = Recipe("tune", method="pmod", start="dense", modules="first", rank=2)
     found = _earlier(recipe, tmp_path, model, method)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,7 +111,12 @@ def test_a_killed_run_goes_on_exactly(name, start, tmp_path, during):
 def test_stages_are_equal_parts_of_the_schedule():
     assert [stage_at(s, 9, 3) for s in range(9)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert [stage_at(s, 7, 3) for s in range(7)] == [0, 0, 0, 1, 1, 2, 2]
-    assert Staged(None, STAGES).stages[1] == methods.parse("llavolta:k=2:stride=2")
+    run, saved = SimpleNamespace(method=None), methods.parse("dense")
+    staged, state = Staged(run, saved, STAGES), SimpleNamespace(global_step=3, max_steps=9)
+    staged.on_step_begin(None, state, None)
+    assert run.method == methods.parse("llavolta:k=2:stride=2")
+    staged.on_step_end(None, state, None)  # what a checkpoint measures, and what is saved
+    assert run.method == saved
 
 
 def test_the_folder_of_a_routed_method_loads_as_a_checkpoint(start, tmp_path):

@@ -121,7 +121,8 @@ def spent(state: TrainerState) -> float:
 
 
 def fit(trainer: Trainer, measure: Callable[[], dict[str, float]] | None = None) -> float:
-    """Train, from the newest whole checkpoint if there is one; one at the last step is only read.
+    """Train, from the newest whole checkpoint if there is one; one at the last step, which an
+    earlier `Stop` may set, is only read.
 
     `Trainer` would make one step more. Returns the seconds that earlier sittings took up to that
     checkpoint; what a killed one did behind it is done again and counted once.
@@ -134,9 +135,15 @@ def fit(trainer: Trainer, measure: Callable[[], dict[str, float]] | None = None)
     if last is not None:
         state = TrainerState.load_from_json(str(last / "trainer_state.json"))
         before = spent(state)
-        if state.global_step >= trainer.args.max_steps > 0:
+        if state.global_step >= _last_step(trainer) > 0:
             trainer.state = state
             trainer._load_from_checkpoint(str(last))
             return before
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     return before
+
+
+def _last_step(trainer: Trainer) -> int:
+    """The step that a training ends at; 0 where its epochs say it."""
+    stops = [c.step for c in trainer.callback_handler.callbacks if isinstance(c, Stop)]
+    return min((step for step in (trainer.args.max_steps, *stops) if step > 0), default=0)

@@ -7,7 +7,24 @@ from typing import Any
 
 import torch
 
+from harness.common.errors import UsageError
 from harness.layers.states import TOP, arank, dense_layers
+from methods.base import Method
+
+
+def wants_plan(method: Method, plan: str) -> bool:
+    """Whether the layers of `method` are to be chosen: a recipe says `plan`, and no layers by name.
+
+    Raises UsageError for a method whose layers cannot be.
+    """
+    if not plan:
+        return False
+    if not method.plans_layers:
+        why = "it does not declare plans_layers"
+        raise UsageError(f"plan {plan}: the layers of {method.name} cannot be chosen: {why}")
+    if "layers" not in method.params():
+        raise UsageError(f"plan {plan}: {method.name} plans_layers, and has no `layers`")
+    return bool(method.params()["layers"] == type(method)().params()["layers"])
 
 
 @torch.no_grad()

@@ -22,10 +22,11 @@ def stage_at(step: int, total: int, count: int) -> int:
 
 
 class Staged(TrainerCallback):
-    """Sets the method of an open routing context at the start of every step."""
+    """Runs every step with its stage's method, and everything in between with the method itself:
+    what is measured at a checkpoint is what will be saved."""
 
-    def __init__(self, run: Any, specs: Sequence[str]) -> None:
-        self.run = run
+    def __init__(self, run: Any, method: Method, specs: Sequence[str]) -> None:
+        self.run, self.method = run, method
         self.stages: list[Method] = [methods.parse(spec) for spec in specs]
 
     def on_step_begin(
@@ -33,6 +34,11 @@ class Staged(TrainerCallback):
     ) -> None:
         number = stage_at(state.global_step, state.max_steps, len(self.stages))
         self.run.method = self.stages[number]
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.run.method = self.method
 
 
 class Drawn(TrainerCallback):
@@ -61,6 +67,6 @@ def follow(
 ) -> None:
     """Let the method of ``run`` change as the schedule says; ``run`` None: nothing to change."""
     if stages:
-        trainer.add_callback(Staged(run, stages))
+        trainer.add_callback(Staged(run, method, stages))
     elif run is not None:
         trainer.add_callback(Drawn(run, method, info, seed))

@@ -24,7 +24,7 @@ A **mini** model for testing token-sparsity methods without a network. Its numbe
 
 {what}
 
-- **Data**: {data}: emoji, coloured plates, signs, charts and receipts; {held_out} scenes held out.
+- **Data**: {data}: emoji, coloured plates, signs, charts and receipts; {held_out} scenes held out{measured}.
   Sources and licences: `NOTICE`. {origin}
 - **Command**: `make checkpoints`. Its last step for these weights is `python -m harness.train
   --recipe recipes/{folder}/{name}.yaml`, {done} on {device}.{before}
@@ -111,6 +111,12 @@ def _data(data: Mapping[str, Any]) -> str:
     return f"rendered scenes, {sizes} ({how}), about {data['questions']:.0f} questions each"
 
 
+def _measured(data: Mapping[str, Any], held_out: int) -> str:
+    """How many held-out scenes are measured: those whose composition no training scene has."""
+    count = data.get("measured", held_out)
+    return "" if count == held_out else f", {count} of them in compositions of their own: measured"
+
+
 def _steps(parts: Parts, name: str) -> int:
     """Of a recipe of tuning and of those that its modules come from."""
     recipe = Recipe.load(DATA / "recipes" / parts.folder / f"{name}.yaml")
@@ -193,6 +199,7 @@ def write_card(
         origin=parts.origin,
         data=_data(facts["data"]),
         held_out=recipe["held_out"],
+        measured=_measured(facts["data"], recipe["held_out"]),
         name=out.name,
         done=_done(facts),
         before=_before(before, facts["seconds"]),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoProcessor,
     CLIPVisionModel,
@@ -27,6 +27,9 @@ from harness.minimodel.scenes import Scenes
 from harness.minimodel.tokenizer import train_tokenizer
 from harness.model.convert.use import as_model
 from harness.model.updates import RECORD, TENSORS, save_updates
+from harness.model.weights import SINGLE
+
+LOG = "training.json"
 
 
 def start_model(
@@ -53,6 +56,8 @@ def assemble(
     recipe: Recipe, scenes: Scenes, work: Path, decoder: Path | None
 ) -> tuple[Any, PreTrainedTokenizerFast]:
     """A new model: the pretrained tower, a fresh projector and the deepened decoder."""
+    if not (work / "tower" / "config.json").is_file():
+        raise UsageError(f"{work / 'tower'}: no tower in it: expected the result of its recipe")
     bundle = read_bundle(decoder or fetch_bundle(work / "sources"))
     chats = (f"USER: <image>\n{p} ASSISTANT: {a}" for p, a in scenes.prompts())
     tokenizer = train_tokenizer(chats, recipe.vocabulary)
@@ -62,7 +67,8 @@ def assemble(
 
 def save_model(llava: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Model (float16) and processor as `from_pretrained` wants them."""
-    for name in (RECORD, TENSORS):  # of another training into this folder
+    # Of another training into this folder; without its log a half-written model is no finished one.
+    for name in (RECORD, TENSORS, LOG):
         (out / name).unlink(missing_ok=True)
     llava.config.vision_config._name_or_path = ""  # a folder of this machine says nothing to others
     llava.to(torch.float16).save_pretrained(out)
@@ -98,5 +104,8 @@ def named_folder(start: str, work: Path) -> Path:
     return work / start
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def weights_in(folder: Path, file: str = SINGLE) -> dict[str, torch.Tensor]:
+    """The tensors an earlier recipe left in `folder`. Raises UsageError where there are none."""
+    if not (folder / file).is_file():
+        raise UsageError(f"{folder}: no {file} in it: expected the result of an earlier recipe")
+    return load_file(folder / file)

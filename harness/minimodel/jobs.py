@@ -18,11 +18,12 @@ import methods
 from harness.common.errors import UsageError, one_line
 from harness.engine import model_info, routed
 from harness.fitting.fit import Stop, fit
+from harness.fitting.plan import wants_plan
 from harness.fitting.stages import follow
 from harness.minimodel.attention import WINDOW
 from harness.minimodel.card import chain, history, write_card
 from harness.minimodel.compiling import compile_parts
-from harness.minimodel.folders import save_model, save_shared, sha256, start_folder, start_model
+from harness.minimodel.folders import LOG, save_model, save_shared, start_folder, start_model
 from harness.minimodel.log import about_data, facts, progress, write_log
 from harness.minimodel.lowrank import (
     add_low_rank,
@@ -42,6 +43,7 @@ from harness.minimodel.sizes import SizedBatches, read_scenes
 from harness.minimodel.tower import DenseHeads
 from harness.minimodel.tune import TuneModel, held_out_accuracy
 from harness.model.checkpoints import CheckpointError, Loaded, load_checkpoint, save_checkpoint
+from harness.model.weights import SINGLE, file_hash
 from methods.base import Method
 
 SMALL = 100_000  # parameters of modules that are saved in full precision
@@ -83,6 +85,7 @@ def prepare(
     """Everything a tuning needs; `stack` holds the routing context open."""
     set_seed(recipe.seed)
     llava, tokenizer = start_model(recipe, scenes, work, decoder)
+    recipe.check_amounts(len(scenes))
     if recipe.first:
         kept = range(len(scenes) - recipe.held_out, len(scenes))
         scenes = scenes.only([*range(recipe.first), *kept])
@@ -93,6 +96,8 @@ def prepare(
     extras: Any = {"captions": recipe.captions, "drills": recipe.drills, "longest": longest}
     extras["mark"] = parts.mark
     rows, last = scenes.split(recipe.held_out, recipe.families, recipe.seed)
+    if not last:
+        raise UsageError("recipe: held_out: all of these are among the other scenes as well")
     train = PackedScenes(
         scenes, images, tokenizer, rows, short=recipe.short, seed=recipe.seed, **extras
     )
@@ -186,9 +191,11 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
         batches, benches = _probe(tuning, len(tuning.held))
         scores = held_out_accuracy(tuning.model, batches, benches, recipe.bf16)
     log = {"held_out": scores, "seconds": time.time() - started, "plan": tuning.planned}
-    log |= {"data": about_data(data, scenes), **progress(trainer.state)}
+    about = about_data(data, scenes) | {"measured": len(tuning.held)}
+    log |= {"data": about, **progress(trainer.state)}
     if recipe.rank and not recipe.train_tower:
-        base = sha256(start_folder(recipe, work) / "model.safetensors")
+        base = file_hash(start_folder(recipe, work) / SINGLE)
+        (out / LOG).unlink(missing_ok=True)
         save_low_rank(out, tuning, base, facts(recipe, log))
     else:
         updates = merge_low_rank(tuning.llava)
@@ -208,11 +215,11 @@ def _method(
 ) -> tuple[Method, dict[str, Any]]:
     """The recipe's method, its layers planned by ARank where the recipe says so."""
     method = methods.parse(recipe.method)
-    if recipe.plan == "arank":
-        if not ranked:
+    if wants_plan(method, recipe.plan):
+        if not ranked or recipe.train_tower:
             raise UsageError(
-                f"recipe: plan arank on a {llava.config.model_type} model: name the layers in the "
-                "method instead"
+                f"recipe: plan arank on a {llava.config.model_type} model, or with train_tower: "
+                "name the layers in the method instead"
             )
         return plan_by_arank(method, llava, held, head)
     return method, {}
@@ -222,7 +229,7 @@ def _earlier(recipe: Recipe, work: Path, llava: Any, method: Method) -> Loaded |
     """What the method's modules, and the updates of this dense model, go on from."""
     if not recipe.modules:
         return None
-    base = sha256(start_folder(recipe, work) / "model.safetensors")
+    base = file_hash(start_folder(recipe, work) / SINGLE)
     try:
         found = load_checkpoint(work / recipe.modules, llava, method, base)
     except CheckpointError as error:

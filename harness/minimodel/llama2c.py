@@ -55,6 +55,10 @@ class Bundle:
 
 def read_bundle(path: Path, model_bytes: int = 60_816_028) -> Bundle:
     """Parse a llama2.c `model + tokenizer` file of a shared-embedding, multi-head model."""
+    if not path.is_file() or path.stat().st_size < model_bytes:
+        raise UsageError(
+            f"{path}: expected a llama2.c file of {model_bytes:,} bytes and a tokenizer"
+        )
     raw = path.read_bytes()
     dim, ffn, layers, heads, _, vocab, seq = struct.unpack_from("7i", raw)
     data, at = np.frombuffer(raw[28:model_bytes], dtype=np.float32), 0

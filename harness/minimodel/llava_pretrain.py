@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, Trainer, set_seed
 
@@ -22,7 +22,7 @@ from harness.minimodel.align import (
     projected,
     whiten,
 )
-from harness.minimodel.folders import save_model, start_model
+from harness.minimodel.folders import LOG, save_model, start_folder, start_model, weights_in
 from harness.minimodel.labels import DenseScenes, Vocabulary
 from harness.minimodel.log import progress, write_log
 from harness.minimodel.rates import RateTrainer, arguments
@@ -48,7 +48,7 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
     )
     model = tower_module.DenseTower(CLIPVisionModel(config), vocabulary)
     if recipe.start:
-        _load_tower(model, work / recipe.start)
+        _load_tower(model, start_folder(recipe, work))
     train, last = scenes.split(recipe.held_out, recipe.families, recipe.seed)
     dataset = DenseScenes(scenes, vocabulary, recipe.patch, recipe.shift, recipe.seed)
     rows = torch.utils.data.Subset(dataset, train)
@@ -66,6 +66,7 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
     if recipe.until:
         trainer.add_callback(Stop(recipe.until))
     started -= fit(trainer, measure)
+    (out / LOG).unlink(missing_ok=True)
     model.tower.save_pretrained(out)
     save_file(model.heads.state_dict(), out / "heads.safetensors")
     log = {"held_out": measure(), "seconds": time.time() - started, **progress(trainer.state)}
@@ -74,12 +75,12 @@ def train_tower(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: P
 
 def _load_tower(model: tower_module.DenseTower, folder: Path) -> None:
     """The tower of an earlier recipe (or of a whole model) and its heads, new where it has none."""
-    state = load_file(folder / "model.safetensors")
+    state = weights_in(folder)
     part = "vision_tower."  # as `save_pretrained` names it
     inside = {k.removeprefix(part): v for k, v in state.items() if k.startswith(part)}
     model.tower.load_state_dict(inside or state)
     if (folder / "heads.safetensors").exists():
-        model.heads.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
+        model.load_heads(folder, strict=False)
 
 
 def align(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | None) -> None:
@@ -97,9 +98,7 @@ def align(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | 
     if recipe.start:
         before = patch_features(llava.model.vision_tower, scenes, count, layer)
         target = projected(projector, before)
-        llava.model.vision_tower.load_state_dict(
-            load_file(work / recipe.tower / "model.safetensors")
-        )
+        llava.model.vision_tower.load_state_dict(weights_in(work / recipe.tower))
         features = patch_features(llava.model.vision_tower, scenes, count, layer)
         dataset = Pairs(features, target)
         model = Refit(projector, float(target[:200].astype("float32").var()))

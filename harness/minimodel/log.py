@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,11 @@ from harness.common.errors import UsageError, one_line
 from harness.common.jsonfile import read_json
 from harness.fitting.fit import MEASURED
 from harness.fitting.guard import last_complete
+from harness.minimodel.folders import LOG, named_folder
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
+from harness.minimodel.sizes import sized_folders
+from harness.model.weights import file_hash
 from harness.store.folder import RunLock
 
 POINTS = 12  # of a loss curve
@@ -33,25 +37,52 @@ def facts(recipe: Recipe, log: dict) -> dict:
 def write_log(out: Path, recipe: Recipe, log: dict) -> None:
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(facts(recipe, log), indent=1, sort_keys=True)
-    (out / "training.json").write_text(text + "\n", encoding="utf-8")
+    (out / LOG).write_text(text + "\n", encoding="utf-8")
 
 
-def claim(recipe: Recipe, out: Path, run: Path, bf16: bool | None = None) -> None:
+def claim(
+    recipe: Recipe,
+    out: Path,
+    run: Path,
+    bf16: bool | None = None,
+    read: Mapping[str, str] | None = None,
+) -> None:
     """Note in the folder of checkpoints, `run`, whose they are; recipes of two models share names.
 
-    Raises UsageError where `run` has checkpoints of a recipe that is not this one, which would be
-    gone on with, or `out` the result of another method or model. What an older note does not name
-    is not compared, but for the number format: checkpoints that do not say theirs are in `bf16`,
-    what the recipe's file says (None: not known).
+    Raises UsageError where `run` has checkpoints of a recipe that is not this one, or that `read`
+    something else (`inputs`), which would be gone on with, or `out` the result of another method or
+    model. What an older note does not name is not compared, but for the number format: checkpoints
+    that do not say theirs are in `bf16`, what the recipe's file says (None: not known).
     """
-    own = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    note, result = run / "recipe.json", out / "training.json"
+    own = json.loads(json.dumps(dataclasses.asdict(recipe))) | dict(read or {})
+    note, result = run / "recipe.json", out / LOG
     if last_complete(run) is not None:  # a training that never began leaves a note too
         silent = {} if bf16 is None else {"bf16": bf16}
         _compare(note, own, [key for key in own if key not in FREE], silent)
     _compare(result, own, WHOSE)
     run.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(own) + "\n", encoding="utf-8")
+
+
+def inputs(recipe: Recipe, data: Path, work: Path) -> dict[str, str]:
+    """What a training reads beside its recipe -> 12 hex digits over it: the weights it starts from,
+    where they are, and the lines of its scenes."""
+    asked = {key: getattr(recipe, key) for key in ("start", "modules", "tower", "teacher")}
+    if not recipe.start and recipe.stage != "tower":
+        asked["tower"] = recipe.tower or "tower"  # `folders.assemble` builds around that one
+    sized = sized_folders(data).values() if recipe.pages else ()
+    files = {"the scenes": [place / "scenes.jsonl" for place in (data, *sized)]}
+    for key, name in asked.items():
+        if name:
+            files[f"{key}'s weights"] = sorted(named_folder(name, work).glob("*.safetensors"))
+    found = {
+        key: [file_hash(path) for path in paths if path.is_file()] for key, paths in files.items()
+    }
+    return {
+        key: hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
+        for key, hashes in found.items()
+        if hashes
+    }
 
 
 @contextmanager
@@ -86,7 +117,8 @@ def _compare(
     if wrong := [key for key in keys if theirs.get(key, own[key]) != own[key]]:
         shown = ", ".join(f"{key} {theirs[key]!r}, not {own[key]!r}" for key in wrong)
         raise UsageError(
-            f"{file.parent}: it holds another training ({shown}): give another --work or --out"
+            f"{file.parent}: it holds another training ({shown}): remove it, or give another "
+            "--work or --out"
         )
 
 

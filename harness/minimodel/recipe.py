@@ -11,6 +11,7 @@ from harness.common.nearest import unknown
 from harness.common.typed import make
 from harness.common.yamlfile import read_mapping
 from harness.minimodel.parts import REGISTRY
+from minidata import FAMILIES
 
 STAGES = ("tower", "align", "resample", "tune")
 MIX = ("families", "forms", "short")
@@ -22,7 +23,8 @@ class Recipe:
     """Settings of one training run.
 
     `stage` is `tower` (dense pretraining of the vision tower), `align` (the projector learns the
-    decoder's words for the patches) or `tune` (instruction tuning).
+    decoder's words for the patches), `resample` (a resampler learns from the projector) or `tune`
+    (instruction tuning).
     `start` names the folder of the model that tuning starts from (empty: assemble a new one from
     the tower and the pretrained decoder); a tower recipe starts from an earlier tower. An align
     recipe with a start puts `tower` into that model and fits its projector to it. A resample recipe
@@ -53,7 +55,7 @@ class Recipe:
     warmup: float = 0.03
     weight_decay: float = 0.0
     clip: float = 1.0
-    muon: float = 0.0  # learning rate of the layers' matrices under Muon; 0: AdamW for all
+    muon: float = 0.0  # learning rate of the layers' matrices, a tower's too; 0: AdamW for all
     bf16: bool = True  # taken back where a processor has none (`precision`)
     seed: int = 0
     save_steps: int = 200
@@ -118,11 +120,36 @@ class Recipe:
             raise UsageError(f"{shown}: {unknown('architecture', recipe.architecture, REGISTRY)}")
         if recipe.pages and recipe.stage != "tune":
             raise UsageError(f"{shown}: pages in stage {recipe.stage}: expected stage: tune")
+        recipe._check(shown)
         if recipe.sharpen <= 0:
             raise UsageError(f"{shown}: sharpen {recipe.sharpen}: expected a positive number")
         if recipe.plan not in ("", "arank"):
             raise UsageError(f"{shown}: plan {recipe.plan!r}, expected arank or nothing")
         return recipe
+
+    def _check(self, shown: str) -> None:
+        """Raises UsageError for numbers that no training has, and what its stage would not read."""
+        least = {"batch": 1, "held_out": 1, "rank": 0, "stored_rank": 0, "first": 0, "until": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise UsageError(
+                    f"{shown}: {name} {getattr(self, name)}: expected at least {bound}"
+                )
+        if self.until and self.stage not in ("tower", "tune"):
+            raise UsageError(f"{shown}: until in stage {self.stage}: expected stage tower or tune")
+        if self.stage == "align" and bool(self.start) != bool(self.tower):
+            raise UsageError(f"{shown}: start and tower go together in stage align: one is missing")
+        for name in self.families:
+            if name not in FAMILIES:
+                raise UsageError(f"{shown}: families: {unknown('family', name, FAMILIES)}")
+
+    def check_amounts(self, scenes: int) -> None:
+        """Raises UsageError where held-out ones of so many scenes would be trained on, or none."""
+        if (self.first or 1) + self.held_out > scenes:
+            asked = f"first {self.first} and " if self.first else ""
+            raise UsageError(
+                f"recipe: {asked}held_out {self.held_out}: there are {scenes:,} scenes"
+            )
 
 
 def _mix(path: Path, settings: dict[str, Any]) -> dict[str, Any]:

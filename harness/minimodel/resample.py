@@ -18,15 +18,17 @@ from torch import nn
 from transformers import Trainer, set_seed
 
 import methods
+from harness.common.errors import UsageError
 from harness.engine import model_info
 from harness.fitting.fit import fit
 from harness.minimodel.align import Pairs, patch_features, projected
-from harness.minimodel.folders import sha256, start_folder, start_model
+from harness.minimodel.folders import LOG, start_folder, start_model
 from harness.minimodel.log import facts, progress, write_log
 from harness.minimodel.rates import arguments
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
 from harness.model.checkpoints import save_checkpoint
+from harness.model.weights import SINGLE, file_hash
 from methods.resampler import places, resample
 
 SAMPLE = 200  # scenes that the targets' variance is measured on
@@ -92,7 +94,8 @@ def start_resampler(
     llava, _ = start_model(recipe, scenes, work, decoder)
     method, info = methods.parse(recipe.method), model_info(llava)
     modules = method.build_modules(info)
-    assert modules is not None
+    if modules is None:
+        raise UsageError(f"recipe: stage resample: {method.name} has no modules: expected mqt")
     count, layer = min(recipe.scenes, len(scenes)), llava.config.vision_feature_layer
     features = patch_features(llava.model.vision_tower, scenes, count, layer)
     target = projected(llava.model.multi_modal_projector, features)
@@ -104,6 +107,7 @@ def start_resampler(
     )
     started -= fit(trainer)
     log = {"seconds": time.time() - started, **progress(trainer.state)}
-    base = sha256(start_folder(recipe, work) / "model.safetensors")
+    base = file_hash(start_folder(recipe, work) / SINGLE)
+    (out / LOG).unlink(missing_ok=True)
     save_checkpoint(out, method, modules, info, base=base, training=facts(recipe, log))
     write_log(out, recipe, log)

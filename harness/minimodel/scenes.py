@@ -39,7 +39,9 @@ class Scenes:
     start: dict[Size, int]
 
     def __init__(self, folder: Path) -> None:
-        """Raises UsageError where drawing them was interrupted."""
+        """Raises UsageError where there are none, or drawing them was interrupted."""
+        if not (folder / "images.npy").is_file():
+            raise UsageError(f"{folder}: no images.npy in it: expected scenes, as minidata train's")
         self.images: Any = np.load(folder / "images.npy", mmap_mode="r")
         self.records: Any = Records(folder / "scenes.jsonl")
         self.parts, self.start = {self.images.shape[1:3]: self}, {self.images.shape[1:3]: 0}
@@ -82,9 +84,15 @@ class Scenes:
     def split(
         self, held_out: int, families: dict[str, float], seed: int
     ) -> tuple[list[int], list[int]]:
-        """Row numbers to train on, as `pick` has them, and of the last `held_out` scenes."""
+        """Row numbers to train on, as `pick` has them, and of the last `held_out` scenes.
+
+        Few charts differ in their composition, so some of the last ones stand among the others,
+        drawn otherwise: they are in neither.
+        """
         cut = len(self) - held_out
-        return self.pick(cut, families, seed), list(range(cut, len(self)))
+        known = {self.records[i]["scene_id"] for i in range(cut)}
+        held = [i for i in range(cut, len(self)) if self.records[i]["scene_id"] not in known]
+        return self.pick(cut, families, seed), held
 
     def pick(self, cut: int, families: dict[str, float], seed: int) -> list[int]:
         """Row numbers of the first `cut` scenes, those of each family as often as `families` says.

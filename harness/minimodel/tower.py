@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from harness.common.errors import UsageError
+from harness.minimodel.folders import weights_in
 from harness.minimodel.labels import ALPHABET, DIGITS, GLYPHS, SLOTS, Vocabulary
 from harness.minimodel.scenes import IGNORE
 
@@ -37,9 +37,12 @@ class DenseHeads(nn.Module):
             }
         )
 
-    def load_heads(self, folder: Path) -> None:
-        """The heads that a training left in `folder`. Raises UsageError for other classes."""
-        state = load_file(folder / "heads.safetensors")
+    def load_heads(self, folder: Path, strict: bool = True) -> None:
+        """The heads that a training left in `folder`; not `strict`: those it has.
+
+        Raises UsageError where there are none, or of other classes.
+        """
+        state = weights_in(folder, "heads.safetensors")
         for name, value in self.heads.state_dict().items():
             given = state.get(name, value)
             if given.shape != value.shape:
@@ -47,7 +50,7 @@ class DenseHeads(nn.Module):
                     f"{folder}: its heads tell other classes ({name}: {len(given)}, these scenes "
                     f"have {len(value)}): expected the scenes that its tower was trained on"
                 )
-        self.heads.load_state_dict(state)
+        self.heads.load_state_dict(state, strict=strict)
 
     def read(
         self,

@@ -14,7 +14,7 @@ import torch
 
 import methods
 from harness.common.errors import UsageError
-from harness.fitting.plan import by_arank
+from harness.fitting.plan import by_arank, wants_plan
 from harness.train.recipe import InstructRecipe
 from harness.train.samples import BrokenImage, Samples
 from harness.train.templates import encode, prompt_of
@@ -32,16 +32,8 @@ def planned(
     measure the model again, which is another one by then.
     """
     method = methods.parse(recipe.method)
-    if not recipe.plan:
+    if not wants_plan(method, recipe.plan):
         return method, {}
-    if not method.plans_layers:
-        why = "it does not declare plans_layers"
-        raise UsageError(f"plan {recipe.plan}: the layers of {method.name} cannot be chosen: {why}")
-    if "layers" not in method.params():
-        raise UsageError(f"plan {recipe.plan}: {method.name} plans_layers, and has no `layers`")
-    chosen = method.params()["layers"] != type(method)().params()["layers"]
-    if chosen:
-        return method, {}  # layers that were asked for by name need no plan
     path = folder / PLAN
     if not path.exists():
         facts = _measure(recipe, llava, samples, device)
