@@ -103,7 +103,7 @@ def main() -> int:
     style = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
     parser.add_argument("--recipe", type=Path, required=True)
-    parser.add_argument("--data", type=Path, default=BUILD / "scenes")
+    parser.add_argument("--data", type=Path, default=BUILD / "scenes-rounds-4")
     parser.add_argument("--work", type=Path, default=BUILD / "train")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--start", help="overrides the recipe's start model")

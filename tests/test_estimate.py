@@ -218,12 +218,34 @@ def test_hours_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
         (["--method", "fastv"], "no closed form"),
         (["--method", "pmodd"], "pmod"),
         (["--decoder", "vicuna"], "no sizes"),
+        (["--vision", "foo/bar"], "no sizes of unknown tower 'foo/bar'"),
+        (["--data", "/nonexistent.json"], "'/nonexistent.json' is not here"),
+        (["--model", "llava-hf/llava-1.5-7b-hf", "--vision", "foo/bar"], "either a model, or"),
+        (["--max-steps", "9", "--epochs", "2"], "--epochs: not with max_steps (9 here)"),
+        *(
+            ([f"--{name}", "1"], f"--{name}: not with --estimate")
+            for name in (
+                *("images", "projector", "learning-rate", "workers", "seed", "out", "start"),
+                *("all", "ship", "jobs"),
+            )
+        ),
     ],
 )
 def test_refused_in_one_line(flags: list[str], words: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["--recipe", str(RECIPES / "dense-llava-1.5.yaml"), "--estimate", *flags]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+def test_data_and_model_of_the_command_are_what_is_estimated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.json").write_text("[{}, {}, {}]")
+    recipe = ["--recipe", str(RECIPES / "dense-llava-1.5.yaml"), "--estimate"]
+    flags = ["--data", str(tmp_path / "mine.json"), "--model", "llava-hf/llava-1.5-13b-hf"]
+    assert main([*recipe, *flags]) == 0
+    out = capsys.readouterr().out
+    assert "llava-1.5-13b-hf, dense: 3 samples (counted in" in out and "13,016,519,680" in out
 
 
 def test_tiny_recipes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,13 +15,13 @@ from harness.common.errors import UsageError
 from harness.common.roots import ROOT
 from harness.engine import model_info
 from harness.minimodel.card import chain, history, write_card
-from harness.model.weights import file_hash
 from harness.minimodel.jobs import _earlier, _routing, check_along, sharpen
 from harness.minimodel.log import write_log
 from harness.minimodel.lowrank import add_low_rank, low_rank_state, take_low_rank
 from harness.minimodel.parts import REGISTRY, parts_of
 from harness.minimodel.recipe import Recipe
 from harness.model.checkpoints import save_checkpoint
+from harness.model.weights import file_hash
 from methods import parse
 from tests.routing_tools import random_modules
 from tests.tiny import tiny_llava

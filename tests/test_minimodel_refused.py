@@ -86,16 +86,16 @@ def test_checkpoints_go_on_with_the_weights_and_scenes_they_were_trained_on(tmp_
     (run / "checkpoint-5" / "trainer_state.json").write_text("{}")
     claim(recipe, out, run, read=inputs(recipe, data, work))  # nothing changed: gone on with
     save_file({"w": torch.ones(2)}, work / "dense" / "model.safetensors")
-    with pytest.raises(UsageError, match="another training .start's weights .*remove it"):
+    with pytest.raises(UsageError, match=r"another training .start's weights .*remove it"):
         claim(recipe, out, run, read=inputs(recipe, data, work))
     save_file({"w": torch.zeros(2)}, work / "dense" / "model.safetensors")
     drawn(data, "abce")
-    with pytest.raises(UsageError, match="another training .the scenes "):
+    with pytest.raises(UsageError, match=r"another training .the scenes "):
         claim(recipe, out, run, read=inputs(recipe, data, work))
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    ("text", "said"),
     [
         ("stage: tune\nbatch: 0", "batch 0: expected at least 1"),
         ("stage: tune\nheld_out: 0", "held_out 0: expected at least 1"),

@@ -166,13 +166,84 @@ def test_recipes_are_read_without_torch() -> None:
         (["--all", "--ship"], "give one of"),
         (["--all", "tiny-gwen"], "did you mean 'tiny-qwen'?"),
         (["--recipe", str(ROOT / "recipes/tiny/dense.yaml"), "--batch", "4"], "--batch: not with"),
+        (
+            ["--recipe", str(ROOT / "recipes/tiny/dense.yaml"), "--epochs", "2"],
+            "not with max_steps",
+        ),
+        (["--recipe", str(ROOT / "recipes/tiny/dense.yaml"), "--decoder", "x"], "--decoder: only"),
+        (["--recipe", str(ROOT / "recipes/tiny/tower.yaml"), "--decoder", "x"], "--decoder: only"),
+        (["--recipe", str(ROOT / "recipes/tiny/tower.yaml"), "--method", "pmod"], "--method: not"),
+        (["--all", "--epochs", "2"], "not with max_steps (3000 here)"),
+        (["--all", "tiny-qwen", "--decoder", "x"], "--decoder: only with a recipe that puts"),
     ],
 )
 def test_flags_that_would_be_ignored_are_refused(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(command, "_scenes", _seen_enough)  # what is not refused goes no further
     assert train(words) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--recipe", str(ROOT / "recipes/tiny/align.yaml"), "--decoder", "bundle"],
+        ["--recipe", str(ROOT / "recipes/tiny/align.yaml"), "--max-steps", "-1", "--epochs", "2"],
+        # Of several recipes one takes a decoder, and each is told of it.
+        ["--all", "tiny-llava", "--decoder", "bundle"],
+        ["--recipe", str(ROOT / "recipes/tiny/dense.yaml"), "--decoder", "bundle", "--of-all"],
+    ],
+)
+def test_flags_that_act_are_taken(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "_scenes", _seen_enough)
+    assert train([*words, "--work", str(tmp_path)]) == 2
+    assert "seen enough" in capsys.readouterr().err
+
+
+def test_a_method_that_is_given_takes_the_place_of_the_recipes_stages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else LLaVolta's stages would train what is saved as another method."""
+    found: list[Recipe] = []
+    monkeypatch.setattr("harness.minimodel.jobs.job_of", found.append)
+    monkeypatch.setattr(command, "_scenes", _seen_enough)
+    words = ["--recipe", str(ROOT / "recipes/tiny/llavolta.yaml")]
+    assert train(words) == train([*words, "--method", "pmod"]) == 2
+    assert [(len(one.stages), one.method) for one in found] == [
+        (3, "llavolta:k=2:stride=2"),
+        (0, "pmod"),
+    ]
+
+
+def _seen_enough(*_: object) -> Path:
+    raise UsageError("seen enough")
+
+
+def test_side_by_side_each_is_told_of_a_flag_that_is_for_one(
+    tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    class Queue:
+        def __init__(self, paths: object, work: Path, words: list[str], jobs: int) -> None:
+            told.append(words)
+
+        def run(self) -> list[str]:
+            return []
+
+    monkeypatch.setattr("harness.minimodel.queue.Queue", Queue)
+    words = ["--all", "tiny-llava", "--jobs", "2", "--decoder", "bundle", "--data", str(drawn)]
+    assert train([*words, "--work", str(tmp_path)]) == 0
+    assert told == [["--of-all", "--data", str(drawn), "--decoder", "bundle"]]
 
 
 def test_scenes_that_are_drawn_in_part_are_refused(
@@ -216,6 +287,8 @@ def test_a_shipped_recipe_alone_draws_its_scenes_as_all_of_them_do(
 
     monkeypatch.setattr(command, "BUILD", tmp_path)
     monkeypatch.setattr(command, "render", draw)
+    for name in ("dense", "pmod-first", "tune"):  # what these build on
+        (tmp_path / "work" / name).mkdir(parents=True)
     path = ROOT / "recipes" / f"{recipe}.yaml"
     assert command.main(["--recipe", str(path), "--work", str(tmp_path / "work")]) == 2
     assert "seen enough" in capsys.readouterr().err

@@ -66,6 +66,7 @@ def test_flags_override_the_recipe(command, tmp_path, capsys):
         (["--images", "missing"], {}, "no folder missing"),
         (["--method", "nothing"], {}, "nothing"),
         (["--model", "nothing"], {}, "unknown model"),
+        (["--epochs", "2"], {"max_steps": 3}, "--epochs: not with max_steps (3 here)"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(command, tmp_path, capsys, more, values, message):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from harness.common.errors import UsageError
+from harness.train.folder import same_run
 from harness.train.images import ImageReader
 from harness.train.rows import BadRow, normalise
 from harness.train.samples import Collator, open_samples
@@ -66,6 +67,51 @@ def test_every_kind_of_bad_row_is_left_out_and_counted(tmp_path, suffix):
     again, _ = open_samples(tools.recipe(**fields), tools.processor(), "llava", tmp_path / "cache")
     assert len(list((tmp_path / "cache").glob("index-*"))) == 1
     assert torch.equal(again[1]["labels"], samples[1]["labels"])
+
+
+def kept_rows(fields, cache, **values):
+    opened = open_samples(tools.recipe(**fields), tools.processor(), "llava", cache, **values)
+    return len(opened[1])
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_images_that_come_later_are_taken_in(tmp_path, noted):
+    fields, cache, image = tools.data(tmp_path), tmp_path / "run", tmp_path / "images/a/3.png"
+    away = image.rename(tmp_path / "away.png")
+    assert kept_rows(fields, cache) == kept_rows(fields, cache) == 15
+    (report,) = cache.glob("index-*/report.json")
+    before = report.stat().st_mtime_ns
+    if not noted:  # an index of an earlier version does not say which files it lacked
+        (report.parent / "waiting.jsonl").unlink()
+    image.write_text("half unpacked")
+    assert kept_rows(fields, cache) == 15
+    assert "image file unreadable" in report.read_text()
+    assert not list(report.parent.glob("*.partial")) and report.stat().st_mtime_ns > before
+    away.rename(image)
+    assert kept_rows(fields, cache, renew=False) == 15
+    assert kept_rows(fields, cache) == 16
+    made = report.stat().st_mtime_ns
+    assert kept_rows(fields, cache) == 16 and report.stat().st_mtime_ns == made
+
+
+def test_a_run_with_checkpoints_goes_on_with_the_rows_it_began_with(tmp_path):
+    fields, run, image = tools.data(tmp_path), tmp_path / "run", tmp_path / "images/a/3.png"
+    recipe, away = tools.recipe(**fields), image.rename(tmp_path / "away.png")
+    assert kept_rows(fields, run) == 15 and same_run(run, recipe, 1, 15, {}) is None
+    away.rename(image)
+    (run / "checkpoint-2").mkdir()
+    state = run / "checkpoint-2/trainer_state.json"
+    state.write_text("{}")
+    assert kept_rows(fields, run) == 15
+    assert same_run(run, recipe, 1, 16, {}) == "rows was 15, now 16"
+    state.unlink()  # one that was cut short is none: nothing is lost
+    (run / "plan.json").write_text("{}")
+    assert "batch" in same_run(run, tools.recipe(**{**fields, "batch": 1}), 1, 16, {})
+    assert (run / "plan.json").exists()
+    assert kept_rows(fields, run) == 16 and same_run(run, recipe, 1, 16, {}) is None
+    assert not (run / "plan.json").exists()  # measured on the rows of before
+    state.write_text("{}")
+    assert same_run(run, recipe, 1, 16, {}) is None
 
 
 @pytest.mark.parametrize(

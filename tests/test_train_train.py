@@ -22,6 +22,7 @@ from harness.model.checkpoints import load_checkpoint, resolve_method
 from harness.train import job
 from harness.train.job import instruct
 from harness.train.model import InstructModel
+from harness.train.planning import staged
 from tests import train_tools as tools
 from tests.fixtures.hub_qwen import write_qwen
 
@@ -170,17 +171,37 @@ def test_a_plan_is_measured_once_and_kept(start, tmp_path, during, monkeypatch):
     recipe = tools.recipe(
         **start, method="gamma", plan="arank", plan_samples=4, plan_dense=2, max_steps=4
     )
-    during(At(3, kill))
+    routed_with = []
+
+    def note(model):
+        routed_with.append(model.run.method.params()["layers"])
+
+    during(At(1, note), At(1, note, end=True), At(3, kill))
     with pytest.raises(KeyboardInterrupt):
         instruct(recipe, tmp_path / "g")
     plan = json.loads((tmp_path / "g-run/plan.json").read_text())
     assert plan["samples"] == 4 and len(plan["dense_layers"]) == 2
     monkeypatch.setattr("harness.train.planning._measure", None)  # calling it would fail
-    during()
+    during(At(4, note))
     instruct(recipe, tmp_path / "g")
     meta = json.loads((tmp_path / "g/method.json").read_text())
+    assert routed_with == [plan["layers"]] * 3 == [meta["params"]["layers"]] * 3
     layers = {int(i) for i in meta["params"]["layers"].split("+")}
     assert layers == {0, 1, 2, 3} - set(plan["dense_layers"])
+
+
+def test_a_stage_of_the_planned_method_routes_the_plans_layers(start, tmp_path, during):
+    stages = ["gamma:ratio=0.5", "gamma:layers=all", "dense"]
+    values = {**start, "method": "gamma", "stages": stages, "max_steps": 3}
+    recipe = tools.recipe(**values, plan="arank", plan_samples=4, plan_dense=2)
+    trained = []
+    steps = [At(step, lambda model: trained.append(model.run.method)) for step in (1, 2, 3)]
+    during(*steps)
+    instruct(recipe, tmp_path / "s")
+    layers = json.loads((tmp_path / "s-run/plan.json").read_text())["layers"]
+    planned = methods.parse(f"gamma:ratio=0.5:layers={layers}")
+    assert trained == [planned, *map(methods.parse, stages[1:])]
+    assert staged(tools.recipe(**values), {}) == tuple(stages)
 
 
 def test_loss_adds_up_over_accumulation(start, tmp_path):

@@ -24,8 +24,8 @@ A **mini** model for testing token-sparsity methods without a network. Its numbe
 
 {what}
 
-- **Data**: {data}: emoji, coloured plates, signs, charts and receipts; {held_out} scenes held out{measured}.
-  Sources and licences: `NOTICE`. {origin}
+- **Data**: {data}: emoji, coloured plates, signs, charts and receipts; {held_out} scenes
+  held out{measured}. Sources and licences: `NOTICE`. {origin}
 - **Command**: `make checkpoints`. Its last step for these weights is `python -m harness.train
   --recipe recipes/{folder}/{name}.yaml`, {done} on {device}.{before}
 - **Settings**: {settings}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from harness.common.roots import BUILD
 from harness.common.stops import put, stoppable, tell
 from harness.common.threads import prepare
 from harness.train import estimate
+from harness.train.asked import check_acting, check_epochs, check_named, refuse, whole_model
 from methods.params import MethodError
 
 # Flags that override the field of the same name in a recipe of `stage: instruct`.
@@ -63,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--data",
         type=Path,
-        help="stage instruct: LLaVA conversation JSON or JSON lines; else the rendered scenes",
+        help="stage instruct: LLaVA conversation JSON or JSON lines; else rendered scenes (python "
+        "-m minidata train; without it those of build/ are drawn)",
     )
     parser.add_argument("--decoder", help="language model, or llama2.c bundle, to start from")
     full = parser.add_argument_group("stage instruct (override the recipe)")
@@ -79,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     full.add_argument("--fsdp", help='e.g. "full_shard auto_wrap"')
     tiny = parser.add_argument_group("other stages")
     tiny.add_argument("--start", help="overrides the recipe's start model")
+    parser.add_argument("--of-all", action="store_true", help=argparse.SUPPRESS)  # by `Queue`
     estimate.add_flags(parser)
     args = parser.parse_args(argv)
     try:
@@ -109,14 +112,18 @@ def _dispatch(args: argparse.Namespace) -> int:
         _run(args.recipe, args, args.work)
         return EXIT_OK
     from harness.minimodel import shipping
+    from harness.minimodel.recipe import Recipe
 
     if args.ship is not None:
-        _refuse(args, "--ship", (*RUN, *PLACED, "data", "decoder", "max_steps", "epochs", "seed"))
+        refuse(args, "--ship", (*RUN, *PLACED, "data", "decoder", "max_steps", "epochs", "seed"))
         for line in shipping.ship(shipping.named(args.ship), args.work):
             put(line)
         return EXIT_OK
-    _refuse(args, "--all", (*RUN, *PLACED))  # one name, start or method for all recipes
-    for name, parts in shipping.named(args.all).items():
+    refuse(args, "--all", (*RUN, *PLACED))  # one name, start or method for all recipes
+    models = shipping.named(args.all)
+    every = [path for parts in models.values() for path in shipping.recipes(parts)]
+    check_acting(args, [Recipe.load(path, max_steps=args.max_steps) for path in every])
+    for name, parts in models.items():
         work, paths = shipping.place(args.work, name), shipping.recipes(parts)
         if args.jobs and args.jobs > 1:
             _side_by_side(paths, args, work, parts.drawn)
@@ -135,7 +142,7 @@ def _side_by_side(
 
     data = _scenes(args.data, drawn)
     given = {name: getattr(args, name) for name in ("decoder", "max_steps", "epochs", "seed")}
-    words = ["--data", str(data)]
+    words = ["--of-all", "--data", str(data)]
     for name, value in given.items():
         words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     for line in Queue(paths, work, words, args.jobs).run():
@@ -157,22 +164,27 @@ def scenes_place(drawn: Mapping[str, Any]) -> Path:
     return BUILD / "-".join(["scenes", *(f"{k}-{v}" for k, v in drawn.items())])
 
 
-def _scenes(data: Path | None, drawn: Mapping[str, Any]) -> Path:
-    """The folder of the rendered scenes, which are drawn as `drawn` says where there are none."""
-    from harness.minimodel.sizes import sized_folders
+def _scenes(
+    data: Path | None, drawn: Mapping[str, Any], needed: Callable[[], None] = lambda: None
+) -> Path:
+    """The folder of the rendered scenes: `data`, or the default one, which is drawn as `drawn` says
+    where it is not whole. `needed` raises what must not be found out after that."""
+    from harness.train.scenes import check_drawn, lacking
 
-    if data is None:
-        data = scenes_place(drawn)
-    if not (data / "images.npy").exists() and not sized_folders(data):
+    share = drawn.get("share", 0.0)
+    asked = {"n": SCENES, "seed": SCENE_SEED, "rounds": drawn.get("rounds", 1), "hd": share}
+    if data is not None:
+        if said := lacking(data):
+            words = " ".join(f"--{key} {value}" for key, value in asked.items())
+            raise UsageError(f"--data: {said}: python -m minidata train --out {data} {words}")
+        return data
+    data = scenes_place(drawn)
+    if lacking(data, share):
+        needed()
         render(data, **drawn)
+    elif drawn:  # a recipe of your own asks for none in particular
+        check_drawn(data, asked)
     return data
-
-
-def _refuse(args: argparse.Namespace, where: str, names: Sequence[str]) -> None:
-    """Flags that would be ignored, or do harm. Raises UsageError for one that is given."""
-    for name in names:
-        if getattr(args, name) is not None:
-            raise UsageError(f"--{name.replace('_', '-')}: not with {where}")
 
 
 def _complain(error: HarnessError) -> None:
@@ -193,32 +205,37 @@ def _run(path: Path, args: argparse.Namespace, work: Path) -> None:
     values = read_mapping(path, f"recipe {path}")
     out = args.out or work / path.stem
     check_place(out)
-    common = {"method": args.method, "max_steps": args.max_steps, "epochs": args.epochs}
+    common: dict[str, Any] = {"max_steps": args.max_steps, "epochs": args.epochs}
+    if args.method:  # trained throughout, whatever stages the recipe has
+        common |= {"method": args.method, "stages": ()}
     if values.get("stage") == "instruct":
         from harness.train.job import instruct
         from harness.train.recipe import InstructRecipe
 
-        _refuse(args, "a recipe of stage instruct", ("start",))
+        refuse(args, "a recipe of stage instruct", ("start",))
         own = {name: getattr(args, name) for name in INSTRUCT}
-        if args.model:  # a whole model takes the place of the recipe's parts
-            own |= {k: own[k] or "" for k in ("decoder", "vision", "projector")}
-        own |= common | {"seed": args.seed, "data": args.data and str(args.data)}
+        own |= whole_model(args) | common
+        own |= {"seed": args.seed, "data": args.data and str(args.data)}
         asked = InstructRecipe.load(path, values, **own)
+        check_epochs(args, [asked.max_steps])
         _say_slow(asked.bf16)
         instruct(asked, out)
         return
     from harness.minimodel.jobs import job_of
-    from harness.minimodel.log import alone, claim
+    from harness.minimodel.log import alone, claim, inputs
     from harness.minimodel.precision import as_computed
 
     recipe = Recipe.load(path, start=args.start, seed=args.seed, **common)
-    _refuse(args, f"a recipe of stage {recipe.stage}, only with stage instruct", RUN)
+    refuse(args, f"a recipe of stage {recipe.stage}, only with stage instruct", RUN)
     job = job_of(recipe)
-    data, decoder = _scenes(args.data, _drawn(path)), args.decoder and Path(args.decoder)
+    if args.all is None and not args.of_all:  # of all recipes a flag may be for some
+        check_acting(args, [recipe])
+    data = _scenes(args.data, _drawn(path), lambda: check_named(recipe, work))
+    decoder = args.decoder and Path(args.decoder)
     written, recipe = recipe.bf16, as_computed(recipe)
     run = work / f"{out.name}-run"
     with alone(run):
-        claim(recipe, out, run, written)
+        claim(recipe, out, run, written, inputs(recipe, data, work))
         job(recipe, data=data, work=work, out=out, decoder=decoder)
 
 
@@ -236,12 +253,23 @@ def render(folder: Path, **drawn: Any) -> None:
 
     `drawn`: further arguments of `minidata.train.write`.
     """
+    from filelock import Timeout
+
+    from harness.store.folder import RunLock
+    from harness.train.scenes import DRAWN
     from minidata.__main__ import DEFAULT_CACHE
     from minidata.sources import SourceError
     from minidata.train import write
 
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        write(folder, SCENES, SCENE_SEED, os.cpu_count() or 1, DEFAULT_CACHE, **drawn)
+        with RunLock(folder / "drawing.lock", timeout=0):
+            if (folder / "images.npy").exists():
+                tell(f"note: {folder}: its scenes are not whole and are drawn again")
+            (folder / DRAWN).unlink(missing_ok=True)  # until they are
+            write(folder, SCENES, SCENE_SEED, os.cpu_count() or 1, DEFAULT_CACHE, **drawn)
+    except Timeout:
+        raise UsageError(f"{folder}: another process is drawing scenes there") from None
     except SourceError as error:
         raise UsageError(f"no scenes in {folder} and none could be rendered: {error}") from error
 

@@ -24,6 +24,7 @@ from harness.common.progress import print_whole
 from harness.common.yamlfile import read_mapping
 from harness.families.catalog import info_of
 from harness.families.shapes import ModelShape
+from harness.train.asked import check_epochs, refuse, whole_model
 from harness.train.memory import (
     GIB,
     MODES,
@@ -45,8 +46,12 @@ SAMPLES = {
 }
 # Text tokens of a sample, template and answers included: assumptions, no data set was counted.
 TEXT = {"plain": (15, 30, 60), "vicuna_v1": (100, 200, 400), "model": (100, 200, 400)}
-# Flags of the trainer that change an estimate too, where the parser has them.
-OVERRIDES = ("method", "max_steps", "epochs", "batch", "accumulation", "deepspeed", "fsdp")
+# Flags of the trainer that change an estimate too, and those that change none of its figures.
+OVERRIDES = (
+    *("method", "max_steps", "epochs", "batch", "accumulation", "deepspeed", "fsdp"),
+    *("data", "model", "decoder", "vision"),
+)
+UNUSED = ("images", "projector", "learning_rate", "workers", "seed", "out", "start")
 WRITTEN_FOR = 8  # devices of every recipe's comment
 
 
@@ -86,10 +91,11 @@ def main(args: argparse.Namespace) -> int:
     if args.recipe is None:
         raise UsageError("--estimate needs --recipe FILE")
     device = Device(args.gpus, args.gpu_memory, args.peak, args.mfu)
-    given = {name: getattr(args, name, None) for name in OVERRIDES}
-    given["model"] = getattr(args, "model", None) or getattr(args, "start", None)
-    given["decoder"] = str(args.decoder) if args.decoder else None
-    show(load_recipe(args.recipe, **given), device, Console())
+    given = {name: getattr(args, name) for name in OVERRIDES} | whole_model(args)
+    recipe = load_recipe(args.recipe, **given | {"data": args.data and str(args.data)})
+    refuse(args, "--estimate", (*UNUSED, "all", "ship", "jobs"))
+    check_epochs(args, [recipe.max_steps])
+    show(recipe, device, Console())
     return 0
 
 
@@ -119,7 +125,7 @@ def schedule_of(recipe: InstructRecipe, shape: ModelShape) -> list[Method]:
 
 def sample_count(recipe: InstructRecipe) -> tuple[int, str]:
     """Samples of the recipe's data, and where the number is from. Raises UsageError."""
-    path = Path(recipe.data)
+    path = Path(recipe.data).expanduser()
     if path.is_file():
         try:
             text = path.read_text(encoding="utf-8")

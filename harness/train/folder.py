@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from harness.engine import model_info
+from harness.fitting.guard import last_complete
 from harness.model.checkpoints import save_checkpoint
 from harness.model.tensorfiles import SHARD
 from harness.train.card import write_card
 from harness.train.model import InstructModel, trained_state
+from harness.train.planning import PLAN
 from harness.train.recipe import InstructRecipe
 from methods.base import Method
 
@@ -82,6 +84,9 @@ def same_run(
         path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         return None
     before = json.loads(path.read_text(encoding="utf-8"))
+    came = before.get("rows") != rows and last_complete(folder) is None
+    if came:  # images, and nothing was trained without them
+        before["rows"] = rows
     old = before.get(START, facts.pop(START))  # an older run's note does not have it
     for file in [*old, *start]:
         if old.get(file) != start.get(file):
@@ -89,4 +94,7 @@ def same_run(
     for key, value in facts.items():
         if before.get(key) != value:
             return f"{key} was {before.get(key)!r}, now {value!r}"
+    if came:
+        (folder / PLAN).unlink(missing_ok=True)  # measured on the rows of before
+        path.write_text(json.dumps(before, indent=1) + "\n", encoding="utf-8")
     return None

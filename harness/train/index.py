@@ -10,20 +10,29 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from harness.common.errors import UsageError
 from harness.common.jsonfile import parse_json
-from harness.train.rows import BadRow, Conversation, check_images, normalise, row_id
+from harness.train.rows import (
+    MISSING,
+    UNREADABLE,
+    BadRow,
+    Conversation,
+    check_images,
+    normalise,
+    row_id,
+)
 
 CHUNK = 256  # rows whose image headers are read at the same time
 MADE = "report.json"  # written last: the index is whole when it is there
+WAITING = "waiting.jsonl"  # [reason, image names] of every row left out for its image files
 
 Measure = Callable[[Conversation, list[tuple[int, int]]], int]
 
@@ -61,7 +70,7 @@ class RowIndex:
 
 def open_index(
     data: Path, images: Path | None, cache: Path, template: str, key: str, measure: Measure,
-    threads: int = 4,
+    threads: int = 4, renew: bool = True,
 ) -> RowIndex:  # fmt: skip
     """The index of `data` in `cache`, made first where there is none for this very file.
 
@@ -70,6 +79,7 @@ def open_index(
         images: folder that image names are relative to.
         key: anything else the lengths depend on (tokenizer, image handling, maximum length).
         measure: number of tokens of a row; raises BadRow where no answer would be left.
+        renew: make it again where image files came that rows were left out for.
 
     Raises UsageError: no such file or folder, not JSON, cut short, no row left.
     """
@@ -81,9 +91,40 @@ def open_index(
     parts = (data.resolve(), facts.st_size, facts.st_mtime_ns, images and images.resolve())
     text = json.dumps([str(part) for part in (*parts, template, key)])
     folder = cache / f"index-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    if not (folder / MADE).exists():
+    made = folder / MADE
+    if renew and made.exists() and _arrived(folder, images):
+        made.unlink()
+    if not made.exists():
         _make(data, images, folder, template, measure, threads)
     return RowIndex(folder)
+
+
+class Judged(NamedTuple):
+    """An entry of the data file: its row, or why it was left out."""
+
+    name: str
+    row: Conversation | None
+    sizes: list[tuple[int, int]]
+    reason: str = ""
+    waits: tuple[str, ...] = ()  # for these image files
+
+
+def _arrived(folder: Path, images: Path | None) -> bool:
+    """Whether the image files of a row that was left out for them have changed since."""
+    waiting = folder / WAITING
+    if not waiting.exists():  # an index of before: which files it lacked is not known
+        report = json.loads((folder / MADE).read_text(encoding="utf-8"))
+        return any(reason in report["left_out"] for reason in (MISSING, UNREADABLE))
+    with waiting.open(encoding="utf-8") as lines:
+        return any(_reason(names, images) != reason for reason, names in map(json.loads, lines))
+
+
+def _reason(names: Sequence[str], images: Path | None) -> str:
+    try:
+        check_images(Conversation("", tuple(names), ()), images)
+    except BadRow as error:
+        return str(error)
+    return ""
 
 
 def _make(
@@ -93,24 +134,28 @@ def _make(
     counts: Counter[str] = Counter()
     firsts: dict[str, str] = {}
     offsets, lengths, has_image = [0], [], []
-    partial = folder / f"rows.{os.getpid()}.partial"
-    with partial.open("wb") as out:
-        for name, row, length, reason in _judged(data, images, template, measure, threads):
-            if row is None:
-                counts[reason] += 1
-                firsts.setdefault(reason, name)
+    partial, waiting = (folder / f"{name}.{os.getpid()}.partial" for name in ("rows", "waiting"))
+    with partial.open("wb") as out, waiting.open("w", encoding="utf-8") as later:
+        for found, length in _measured(data, images, template, measure, threads):
+            if found.row is None:
+                counts[found.reason] += 1
+                firsts.setdefault(found.reason, found.name)
+                if found.waits:
+                    later.write(json.dumps([found.reason, found.waits]) + "\n")
                 continue
-            line = json.dumps(row.to_json()).encode() + b"\n"
+            line = json.dumps(found.row.to_json()).encode() + b"\n"
             out.write(line)
             offsets.append(offsets[-1] + len(line))
             lengths.append(length)
-            has_image.append(bool(row.images))
+            has_image.append(bool(found.row.images))
     left_out = {r: {"count": n, "first": firsts[r]} for r, n in counts.most_common()}
     if not lengths:
         partial.unlink()
+        waiting.unlink()
         what = "; ".join(f"{v['count']} {r}" for r, v in left_out.items()) or "it is empty"
         raise UsageError(f"--data: no usable row in {data}: {what}")
     os.replace(partial, folder / "rows.jsonl")
+    os.replace(waiting, folder / WAITING)
     np.save(folder / "offsets.npy", np.asarray(offsets, dtype=np.int64))
     np.save(folder / "lengths.npy", np.asarray(lengths, dtype=np.int32))
     np.save(folder / "has_image.npy", np.asarray(has_image, dtype=bool))
@@ -126,31 +171,33 @@ def _make(
     os.replace(folder / f"{MADE}.partial", folder / MADE)
 
 
-def _judged(
+def _measured(
     data: Path, images: Path | None, template: str, measure: Measure, threads: int
-) -> Iterator[tuple[str, Conversation | None, int, str]]:
-    """(name, row or None, length, reason it was left out) of every entry, in file order."""
+) -> Iterator[tuple[Judged, int]]:
+    """Every entry in file order, with its length."""
 
-    def look(entry: tuple[int, Any]) -> tuple[str, Conversation | None, list[tuple[int, int]], str]:
+    def look(entry: tuple[int, Any]) -> Judged:
         number, raw = entry
         name = row_id(raw, number)
         try:
             if isinstance(raw, BadRow):
                 raise raw
             row = normalise(raw, template)
-            return name, row, check_images(row, images), ""
         except BadRow as error:
-            return name, None, [], str(error)
+            return Judged(name, None, [], str(error))
+        try:
+            return Judged(name, row, check_images(row, images))
+        except BadRow as error:
+            return Judged(name, None, [], str(error), row.images)
 
     entries = enumerate(_progress(_entries(data)))
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         while chunk := list(islice(entries, CHUNK)):
-            for name, row, sizes, reason in pool.map(look, chunk):
+            for found in pool.map(look, chunk):
                 try:
-                    length = measure(row, sizes) if row is not None else 0
+                    yield found, measure(found.row, found.sizes) if found.row is not None else 0
                 except BadRow as error:
-                    row, length, reason = None, 0, str(error)
-                yield name, row, length, reason
+                    yield Judged(found.name, None, [], str(error)), 0
 
 
 def _entries(data: Path) -> Iterator[Any]:

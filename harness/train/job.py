@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from harness.train.model import (
     parameter_counts,
     use_checkpointing,
 )
-from harness.train.planning import planned
+from harness.train.planning import planned, staged
 from harness.train.recipe import InstructRecipe
 from harness.train.samples import Collator, Samples, open_samples
 from harness.train.trainer import InstructTrainer, arguments, show_curves
@@ -49,7 +49,8 @@ def instruct(recipe: InstructRecipe, out: Path) -> None:
     with _whole_weights(args):
         llava, processor, source = load_start(recipe)
     with args.main_process_first(desc="reading the data"):
-        samples, index = open_samples(recipe, processor, llava.config.model_type, run_folder)
+        kind, own = llava.config.model_type, args.local_process_index == 0
+        samples, index = open_samples(recipe, processor, kind, run_folder, renew=own)
         start = source.file_hashes if source is not None else part_hashes(recipe)
         if other := same_run(run_folder, recipe, args.world_size, len(index), start):
             raise UsageError(
@@ -58,9 +59,11 @@ def instruct(recipe: InstructRecipe, out: Path) -> None:
             )
     with _whole_weights(args), args.main_process_first(desc="planning the layers"):
         method, plan = planned(recipe, llava, samples, run_folder, args.device)
+    stages = staged(recipe, plan)
     with ExitStack() as stack:
-        model, run = _model(recipe, method, llava, stack)
-        trainer = _trainer(recipe, model, args, samples, processor, run)
+        model, run = _model(recipe, method, stages, llava, stack)
+        trainer = _trainer(recipe, model, args, samples, processor)
+        follow(trainer, run, stages, method, model_info(llava), recipe.seed)
         show_curves(trainer, out / "runs")
         _tell(args, [*index.lines(), *_about(trainer, model, method, run_folder)])
         began, first = time.time(), _first_step(run_folder)
@@ -109,7 +112,7 @@ def check(recipe: InstructRecipe) -> None:
 
 
 def _model(
-    recipe: InstructRecipe, method: Method, llava: Any, stack: ExitStack
+    recipe: InstructRecipe, method: Method, specs: Sequence[str], llava: Any, stack: ExitStack
 ) -> tuple[InstructModel, Any]:
     """The model with what learns of it chosen, and the open routing context (None for dense)."""
     choose_trained(llava, recipe)
@@ -117,7 +120,7 @@ def _model(
         use_checkpointing(llava)
     info = model_info(llava)
     set_seed(recipe.seed)  # the same fresh routers whatever was drawn before
-    stages = [methods.parse(spec) for spec in recipe.stages]
+    stages = [methods.parse(spec) for spec in specs]
     try:
         for each in (method, *stages):
             each.fits(info)
@@ -156,7 +159,6 @@ def _trainer(
     args: Any,
     samples: Samples,
     processor: Any,
-    run: Any,
 ) -> InstructTrainer:
     sampler = ModalitySampler(
         samples.index.lengths,
@@ -166,7 +168,7 @@ def _trainer(
         recipe.seed,
         recipe.group_by_modality,
     )
-    trainer = InstructTrainer(
+    return InstructTrainer(
         model,
         args,
         train_dataset=samples,
@@ -174,9 +176,6 @@ def _trainer(
         sampler=sampler,
         recipe=recipe,
     )
-    method, info = methods.parse(recipe.method), model_info(model.llava)
-    follow(trainer, run, recipe.stages, method, info, recipe.seed)
-    return trainer
 
 
 def _about(
@@ -187,7 +186,7 @@ def _about(
     if trainer.sampler.repeated:
         lines.append(f"{trainer.sampler.repeated} rows are repeated in an epoch to fill batches")
     if step := _first_step(folder):
-        lines.append(f"resuming after step {step}")
+        lines.append(f"resuming after step {step}, on the rows that it began with")
     return lines
 
 

@@ -97,10 +97,9 @@ def load_start(recipe: InstructRecipe) -> tuple[Any, Any, Any]:
     from harness.model.loading import load_processor
     from harness.model.quiet import quiet_library
     from harness.train.assemble import assemble
-    from harness.train.sizes import check_trains
+    from harness.train.sizes import check_parts, check_trains
 
-    if bool(recipe.model) == bool(recipe.decoder or recipe.vision):
-        raise UsageError("give the recipe either a model, or a decoder and a vision tower")
+    check_parts(recipe)
     if not recipe.model:
         with quiet_library():
             return *assemble(recipe), None

@@ -8,6 +8,7 @@ from typing import Any
 
 IMAGE = "<image>"
 SPEAKERS = ("human", "gpt")
+MISSING, UNREADABLE = "image file missing", "image file unreadable"
 
 
 class BadRow(ValueError):
@@ -68,12 +69,12 @@ def check_images(row: Conversation, folder: Path | None) -> list[tuple[int, int]
             raise BadRow("an image, but no image folder was given")
         path = folder / name
         if not path.is_file():
-            raise BadRow("image file missing")
+            raise BadRow(MISSING)
         try:
             with Image.open(path) as image:
                 sizes.append((image.height, image.width))
         except Exception as error:  # the library raises whatever its format plug-ins raise
-            raise BadRow("image file unreadable") from error
+            raise BadRow(UNREADABLE) from error
     return sizes
 
 

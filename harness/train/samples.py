@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from harness.common.errors import HarnessError
+from harness.fitting.guard import last_complete
 from harness.train.images import ImageReader
 from harness.train.index import RowIndex, open_index
 from harness.train.recipe import InstructRecipe
@@ -137,9 +138,13 @@ class Collator:
 
 
 def open_samples(
-    recipe: InstructRecipe, processor: Any, family: str, cache: Path
+    recipe: InstructRecipe, processor: Any, family: str, cache: Path, renew: bool = True
 ) -> tuple[Samples, RowIndex]:
-    """The recipe's data, indexed in `cache` where it was not yet. Raises UsageError."""
+    """The recipe's data, indexed in `cache` where it was not yet. Raises UsageError.
+
+    `renew`: rows whose images came since are taken in, unless `cache` has checkpoints of a run on
+    the others. Of several processes one may ask for it, before the others read the index.
+    """
     from harness.train.keys import processor_key
 
     reader = ImageReader(processor, recipe.image_aspect, family)
@@ -148,6 +153,8 @@ def open_samples(
     key = f"{processor_key(processor)} {recipe.image_aspect} {recipe.max_length}"
     data = Path(recipe.data).expanduser()
     index = open_index(
-        data, images, cache, recipe.template, key, encoder.measure, recipe.workers or 1
+        *(data, images, cache, recipe.template, key, encoder.measure),
+        threads=recipe.workers or 1,
+        renew=renew and last_complete(cache) is None,
     )
     return Samples(index, images, encoder), index

@@ -38,11 +38,18 @@ def check_trains(kind: str, model: str) -> None:
         raise UsageError(f"model: {model} is of type {kind}, which is not trained here: {able} are")
 
 
+def check_parts(recipe: InstructRecipe) -> None:
+    """Raise UsageError where a recipe names a model and parts of one, or neither."""
+    if bool(recipe.model) == bool(recipe.decoder or recipe.vision):
+        raise UsageError("give the recipe either a model, or a decoder and a vision tower")
+
+
 def recipe_shape(recipe: InstructRecipe) -> ModelShape:
     """Sizes of the model that a recipe trains.
 
     Raises UsageError for a decoder or a tower whose sizes are not known here.
     """
+    check_parts(recipe)
     if recipe.model:
         shape = shape_from_config(config_for(recipe.model), recipe.model)
         check_trains(shape.family, recipe.model)
