@@ -32,7 +32,7 @@ NOTHING = {"data": "", "scenes": "x", "start": "y", "files": {}, "model": "tiny-
 PAPERS = {
     "ablate-pmod-components": [60.4, 61.4, 63.4, 65.3],
     "ablate-pmod-schedule": [59.2, 60.3, 64.3, 64.8, 65.3],
-    "ablate-pmod-norm": [None, 62.9, 62.4, None, 65.3],
+    "ablate-pmod-norm": [None, None, 62.9, 62.4, None, 65.3],
     "ablate-pmod-beta": [63.4, 63.9, 65.3],
     "ablate-gamma-placement": [37.1, 47.8, 37.8, 58.3],
     "ablate-gamma-mask": [57.2, 58.3, 57.0],
