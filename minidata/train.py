@@ -57,6 +57,7 @@ def write(
     (`build.make`).  `drawn.json` notes the arguments.
     """
     sources.download(cache)
+    (out / "drawn.json").unlink(missing_ok=True)  # what it says will not hold until all are drawn
     large = round(count * share)
     jobs: list[Job] = [(seed, i, rounds, None) for i in range(count - large)]
     jobs += [(seed, i, rounds, hd.page_of(i)) for i in range(large)]

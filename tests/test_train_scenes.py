@@ -48,7 +48,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     def write(
         out: Path, n: int, seed: int, workers: int, cache: Path, rounds: int = 1, share: float = 0
     ) -> None:
-        assert not (out / "drawn.json").exists()  # or an interruption would look like an end
+        (out / "drawn.json").unlink(missing_ok=True)
         found.append(scenes(out))
         if share:
             scenes(out / "16x16", size=16)
@@ -100,10 +100,10 @@ def test_what_is_not_whole_is_drawn_again(
 ) -> None:
     folder = place(PAGES)
     left(folder)
-    assert command._scenes(None, PAGES) == folder
-    assert drawings == [folder] and lacking(folder, 0.1) == ""
+    assert command._scenes(None, PAGES, True) == folder
+    assert drawings == [folder] and lacking(folder, True, 0.1) == ""
     assert "not whole and are drawn again" in capsys.readouterr().err
-    command._scenes(None, PAGES)
+    command._scenes(None, PAGES, True)
     assert drawings == [folder]
 
 
@@ -113,7 +113,7 @@ def test_what_is_whole_is_not_drawn_again(place: Callable[..., Path], drawings: 
     scenes(place({}), images=5, lines=5)
     note(place({}), n=5, seed=9, rounds=2)  # a recipe of one's own asks for none in particular
     for drawn in (PAGES, SMALL, {}):
-        assert command._scenes(None, drawn) == place(drawn)
+        assert command._scenes(None, drawn, "share" in drawn) == place(drawn)
     assert drawings == []
 
 
@@ -125,9 +125,9 @@ def test_scenes_that_were_drawn_otherwise_are_refused(
     whole(folder)
     note(folder, **NOTE | other)
     with pytest.raises(UsageError, match="its scenes were drawn with") as caught:
-        command._scenes(None, PAGES)
+        command._scenes(None, PAGES, True)
     assert "\n" not in str(caught.value) and not drawings
-    assert command._scenes(folder, PAGES) == folder  # one's own choice
+    assert command._scenes(folder, PAGES, True) == folder  # one's own choice
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,6 @@ def test_scenes_that_were_drawn_otherwise_are_refused(
         (lambda folder: None, "no scenes"),
         (lambda folder: folder.mkdir(), "no scenes"),
         (interrupted, "16x16: 2 images but 1 scene lines, so drawing them was interrupted"),
-        (told_but_gone, "no large pages, and a share of 0.1"),
         (half_a_note, "drawn.json: not readable"),
         (cut_short, "not readable as scenes"),
     ],
@@ -146,20 +145,37 @@ def test_data_is_never_drawn_into(
 ) -> None:
     folder = tmp_path / "typo"
     left(folder)
-    line = line_of(lambda: command._scenes(folder, PAGES))
+    line = line_of(lambda: command._scenes(folder, PAGES, True))
     assert said in line and not drawings
-    how = f"python -m minidata train --out {folder} --n 60000 --seed 1 --rounds 4 --hd 0.1"
+    flags = "--n 60000 --seed 1 --rounds 4 --hd 0.1"
+    how = f"(python -m minidata train --out FOLDER {flags} draws scenes)"
     assert line.startswith("--data: ") and line.endswith(how)
     from minidata.__main__ import main as minidata
 
     with pytest.raises(SystemExit, match="0"):  # those are flags it has
-        minidata([*re.sub("^.*-m minidata ", "", line).split(), "--help"])
+        minidata([*re.findall("-m minidata (.*) draws", line)[0].split(), "--help"])
 
 
 def test_ones_own_scenes_need_no_note(tmp_path: Path) -> None:
-    assert command._scenes(scenes(tmp_path / "own"), PAGES) == tmp_path / "own"
+    own = scenes(tmp_path / "own")
+    assert command._scenes(own, PAGES, True) == own
     scenes(tmp_path / "large/16x16", size=16)  # large pages alone
-    assert command._scenes(tmp_path / "large", {}) == tmp_path / "large"
+    assert command._scenes(tmp_path / "large", {}, True) == tmp_path / "large"
+    told_but_gone(own)  # trained at the small sizes, and a line says so
+    assert command._scenes(own, PAGES, True) == own
+    interrupted(own)
+    assert command._scenes(own, SMALL, False) == own  # torn pages that nobody reads
+
+
+def test_what_drawing_does_not_mend_is_said_once(
+    place: Callable[..., Path], drawings: list[Path]
+) -> None:
+    """Else every command would draw 60,000 scenes again."""
+    folder = place(PAGES)
+    whole(folder)
+    scenes(folder / "32x32", lines=1, size=32)  # of another's drawing
+    line = line_of(lambda: command._scenes(None, PAGES, True))
+    assert "32x32: 2 images but 1 scene lines" in line and line.endswith("remove it")
 
 
 def test_two_commands_do_not_draw_into_one_folder(
@@ -171,9 +187,9 @@ def test_two_commands_do_not_draw_into_one_folder(
     folder.mkdir()
     said = "another process is drawing scenes there"
     with RunLock(folder / "drawing.lock"), pytest.raises(UsageError, match=said):
-        command._scenes(None, SMALL)
+        command._scenes(None, SMALL, False)
     assert not drawings
-    assert command._scenes(None, SMALL) == folder and drawings == [folder]
+    assert command._scenes(None, SMALL, False) == folder and drawings == [folder]
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from harness.common.errors import UsageError
 from harness.engine import routed
 from harness.fitting.fit import fit
 from harness.fitting.guard import Overflow, last_complete
+from harness.fitting.plan import staged
 from harness.fitting.stages import Staged, stage_at
 from harness.model.catalog import find_model, load_model
 from harness.model.checkpoints import load_checkpoint, resolve_method
 from harness.train import job
 from harness.train.job import instruct
 from harness.train.model import InstructModel
-from harness.train.planning import staged
 from tests import train_tools as tools
 from tests.fixtures.hub_qwen import write_qwen
 
@@ -113,10 +113,10 @@ def test_stages_are_equal_parts_of_the_schedule():
     assert [stage_at(s, 9, 3) for s in range(9)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert [stage_at(s, 7, 3) for s in range(7)] == [0, 0, 0, 1, 1, 2, 2]
     run, saved = SimpleNamespace(method=None), methods.parse("dense")
-    staged, state = Staged(run, saved, STAGES), SimpleNamespace(global_step=3, max_steps=9)
-    staged.on_step_begin(None, state, None)
+    callback, state = Staged(run, saved, STAGES), SimpleNamespace(global_step=3, max_steps=9)
+    callback.on_step_begin(None, state, None)
     assert run.method == methods.parse("llavolta:k=2:stride=2")
-    staged.on_step_end(None, state, None)  # what a checkpoint measures, and what is saved
+    callback.on_step_end(None, state, None)  # what a checkpoint measures, and what is saved
     assert run.method == saved
 
 
@@ -201,7 +201,7 @@ def test_a_stage_of_the_planned_method_routes_the_plans_layers(start, tmp_path, 
     layers = json.loads((tmp_path / "s-run/plan.json").read_text())["layers"]
     planned = methods.parse(f"gamma:ratio=0.5:layers={layers}")
     assert trained == [planned, *map(methods.parse, stages[1:])]
-    assert staged(tools.recipe(**values), {}) == tuple(stages)
+    assert staged(stages, methods.parse("gamma"), "") == tuple(stages)
 
 
 def test_loss_adds_up_over_accumulation(start, tmp_path):

@@ -72,7 +72,8 @@ def arguments(recipe: Schedule, folder: Path, **own: Any) -> TrainingArguments:
 
 
 class Stop(TrainerCallback):
-    """Ends the training before its learning-rate schedule does."""
+    """Ends the training before its learning-rate schedule does, with a checkpoint, where any are
+    kept: the training is found finished then."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -80,7 +81,9 @@ class Stop(TrainerCallback):
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        control.should_training_stop |= state.global_step >= self.step
+        if state.global_step >= self.step:
+            control.should_training_stop = True
+            control.should_save |= args.save_strategy != "no"
 
 
 class Measure(TrainerCallback):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
+import methods
 from harness.common.errors import UsageError
 from harness.layers.states import TOP, arank, dense_layers
 from methods.base import Method
@@ -25,6 +27,19 @@ def wants_plan(method: Method, plan: str) -> bool:
     if "layers" not in method.params():
         raise UsageError(f"plan {plan}: {method.name} plans_layers, and has no `layers`")
     return bool(method.params()["layers"] == type(method)().params()["layers"])
+
+
+def staged(stages: Sequence[str], method: Method, plan: str) -> tuple[str, ...]:
+    """Specs of the stages, with the layers of the planned `method` in those of the same name that
+    name none themselves."""
+    found = []
+    for spec in stages:
+        stage = methods.parse(spec)
+        if stage.name == method.name and wants_plan(stage, plan):
+            layers = method.params()["layers"]
+            spec = dataclasses.replace(stage, layers=layers).spec  # type: ignore[call-arg]
+        found.append(spec)
+    return tuple(found)
 
 
 @torch.no_grad()

@@ -114,7 +114,7 @@ def _data(data: Mapping[str, Any]) -> str:
 def _measured(data: Mapping[str, Any], held_out: int) -> str:
     """How many held-out scenes are measured: those whose composition no training scene has."""
     count = data.get("measured", held_out)
-    return "" if count == held_out else f", {count} of them in compositions of their own: measured"
+    return "" if count >= held_out else f", {count} of them in compositions of their own: measured"
 
 
 def _steps(parts: Parts, name: str) -> int:

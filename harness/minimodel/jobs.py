@@ -18,7 +18,7 @@ import methods
 from harness.common.errors import UsageError, one_line
 from harness.engine import model_info, routed
 from harness.fitting.fit import Stop, fit
-from harness.fitting.plan import wants_plan
+from harness.fitting.plan import staged, wants_plan
 from harness.fitting.stages import follow
 from harness.minimodel.attention import WINDOW
 from harness.minimodel.card import chain, history, write_card
@@ -85,8 +85,8 @@ def prepare(
     """Everything a tuning needs; `stack` holds the routing context open."""
     set_seed(recipe.seed)
     llava, tokenizer = start_model(recipe, scenes, work, decoder)
-    recipe.check_amounts(len(scenes))
     if recipe.first:
+        recipe.check_amounts(len(scenes))
         kept = range(len(scenes) - recipe.held_out, len(scenes))
         scenes = scenes.only([*range(recipe.first), *kept])
     parts = parts_of(llava.config.model_type)
@@ -96,8 +96,6 @@ def prepare(
     extras: Any = {"captions": recipe.captions, "drills": recipe.drills, "longest": longest}
     extras["mark"] = parts.mark
     rows, last = scenes.split(recipe.held_out, recipe.families, recipe.seed)
-    if not last:
-        raise UsageError("recipe: held_out: all of these are among the other scenes as well")
     train = PackedScenes(
         scenes, images, tokenizer, rows, short=recipe.short, seed=recipe.seed, **extras
     )
@@ -142,7 +140,8 @@ def make_trainer(tuning: Tuning, recipe: Recipe, args: TrainingArguments) -> Rat
     trainer.module_learning_rate = recipe.module_learning_rate
     trainer.tower_learning_rate = recipe.tower_learning_rate
     info = model_info(tuning.llava)
-    follow(trainer, tuning.run, recipe.stages, tuning.method, info, recipe.seed)
+    stages = staged(recipe.stages, tuning.method, recipe.plan)
+    follow(trainer, tuning.run, stages, tuning.method, info, recipe.seed)
     if recipe.until:
         trainer.add_callback(Stop(recipe.until))
     return trainer

@@ -20,10 +20,11 @@ from harness.fitting.guard import last_complete
 from harness.minimodel.folders import LOG, named_folder
 from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
-from harness.minimodel.sizes import sized_folders
+from harness.minimodel.sizes import read_sizes, sized_folders
 from harness.model.weights import file_hash
 from harness.store.folder import RunLock
 
+NOTE = "recipe.json"  # whose checkpoints a folder holds
 POINTS = 12  # of a loss curve
 SAMPLE = 100  # scenes that questions are counted on
 WHOSE = ("stage", "architecture", "start", "method")  # what a finished training is known by
@@ -55,7 +56,7 @@ def claim(
     that do not say theirs are in `bf16`, what the recipe's file says (None: not known).
     """
     own = json.loads(json.dumps(dataclasses.asdict(recipe))) | dict(read or {})
-    note, result = run / "recipe.json", out / LOG
+    note, result = run / NOTE, out / LOG
     if last_complete(run) is not None:  # a training that never began leaves a note too
         silent = {} if bf16 is None else {"bf16": bf16}
         _compare(note, own, [key for key in own if key not in FREE], silent)
@@ -64,14 +65,17 @@ def claim(
     note.write_text(json.dumps(own) + "\n", encoding="utf-8")
 
 
-def inputs(recipe: Recipe, data: Path, work: Path) -> dict[str, str]:
+def inputs(recipe: Recipe, data: Path, work: Path, decoder: Path | None = None) -> dict[str, str]:
     """What a training reads beside its recipe -> 12 hex digits over it: the weights it starts from,
     where they are, and the lines of its scenes."""
     asked = {key: getattr(recipe, key) for key in ("start", "modules", "tower", "teacher")}
     if not recipe.start and recipe.stage != "tower":
         asked["tower"] = recipe.tower or "tower"  # `folders.assemble` builds around that one
-    sized = sized_folders(data).values() if recipe.pages else ()
+    read = read_sizes(list(recipe.pages), None, 1)
+    sized = [place for size, place in sized_folders(data).items() if size in read]
     files = {"the scenes": [place / "scenes.jsonl" for place in (data, *sized)]}
+    if decoder is not None and not recipe.start and recipe.stage != "tower":
+        files["the decoder"] = [decoder]
     for key, name in asked.items():
         if name:
             files[f"{key}'s weights"] = sorted(named_folder(name, work).glob("*.safetensors"))
@@ -116,9 +120,11 @@ def _compare(
     theirs = {**(silent or {}), **theirs}
     if wrong := [key for key in keys if theirs.get(key, own[key]) != own[key]]:
         shown = ", ".join(f"{key} {theirs[key]!r}, not {own[key]!r}" for key in wrong)
+        began = file.name == NOTE  # a result may be another model's
+        remedy = "remove it and the -run folders of what builds on it, or " if began else ""
         raise UsageError(
-            f"{file.parent}: it holds another training ({shown}): remove it, or give another "
-            "--work or --out"
+            f"{file.parent}: it holds another training ({shown}): {remedy}give another --work or "
+            "--out"
         )
 
 

@@ -144,12 +144,10 @@ class Recipe:
                 raise UsageError(f"{shown}: families: {unknown('family', name, FAMILIES)}")
 
     def check_amounts(self, scenes: int) -> None:
-        """Raises UsageError where held-out ones of so many scenes would be trained on, or none."""
-        if (self.first or 1) + self.held_out > scenes:
-            asked = f"first {self.first} and " if self.first else ""
-            raise UsageError(
-                f"recipe: {asked}held_out {self.held_out}: there are {scenes:,} scenes"
-            )
+        """Raises UsageError where held-out ones of so many scenes would be trained on."""
+        if self.first + self.held_out > scenes:
+            asked = f"first {self.first} and held_out {self.held_out}"
+            raise UsageError(f"recipe: {asked}: there are {scenes:,} scenes")
 
 
 def _mix(path: Path, settings: dict[str, Any]) -> dict[str, Any]:

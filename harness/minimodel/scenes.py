@@ -48,7 +48,7 @@ class Scenes:
         if len(self.records) != len(self.images):
             raise UsageError(
                 f"{folder}: {len(self.images)} images but {len(self.records)} scene lines, so "
-                "drawing them was interrupted: remove the folder to have them drawn again"
+                "drawing them was interrupted: remove the folder, and draw them again"
             )
 
     def __len__(self) -> int:
@@ -87,12 +87,25 @@ class Scenes:
         """Row numbers to train on, as `pick` has them, and of the last `held_out` scenes.
 
         Few charts differ in their composition, so some of the last ones stand among the others,
-        drawn otherwise: they are in neither.
+        drawn otherwise: they are in neither. Raises UsageError where there are none of either.
         """
-        cut = len(self) - held_out
-        known = {self.records[i]["scene_id"] for i in range(cut)}
-        held = [i for i in range(cut, len(self)) if self.records[i]["scene_id"] not in known]
-        return self.pick(cut, families, seed), held
+        train, held = self.cut(held_out, families, seed)
+        if not train or not held:
+            raise UsageError(
+                f"held_out {held_out} of {len(self):,} scenes: {len(train):,} are left to train "
+                f"on, and {len(held):,} that are not among them"
+            )
+        return train, held
+
+    def cut(
+        self, held_out: int, families: dict[str, float], seed: int
+    ) -> tuple[list[int], list[int]]:
+        """As `split`, unchecked."""
+        at = max(len(self) - held_out, 0)
+        names = [self.records[i].get("scene_id", i) for i in range(len(self))]
+        known = set(names[:at])
+        held = [i for i in range(at, len(self)) if names[i] not in known]
+        return self.pick(at, families, seed), held
 
     def pick(self, cut: int, families: dict[str, float], seed: int) -> list[int]:
         """Row numbers of the first `cut` scenes, those of each family as often as `families` says.

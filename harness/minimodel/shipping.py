@@ -88,5 +88,6 @@ def _check_updates(name: str, parts: Parts, models: Mapping[str, Parts], work: P
         if record["sha256"] != file_hash(there / SINGLE):
             raise UsageError(
                 f"{name}: {source} adds to other weights than {there} has: ship {base} first, then "
-                f"train {name} again (python -m harness.train --all {name})"
+                f"remove {source.parent} and train {name} again (python -m harness.train --all "
+                f"{name})"
             )

@@ -53,17 +53,17 @@ class SizedScenes(Scenes):
         """Height and width of picture `i`."""
         return [size for size, first in self.start.items() if first <= i][-1]
 
-    def split(
+    def cut(
         self, held_out: int, families: dict[str, float], seed: int
     ) -> tuple[list[int], list[int]]:
-        """As `Scenes.split`; every part gives of its last scenes, and the held-out ones are mixed
+        """As `Scenes.cut`; every part gives of its last scenes, and the held-out ones are mixed
         so that the first of them are a fair share of all."""
         train, held = [], []
         for size, part in self.parts.items():
             kept = max(1, round(held_out * len(part) / len(self)))
-            rows, last = part.split(kept, families, seed)
+            rows, last = part.cut(kept, families, seed)
             train += [self.start[size] + i for i in rows]
-            held += [((n + 0.5) / kept, self.start[size] + i) for n, i in enumerate(last)]
+            held += [((n + 0.5) / len(last), self.start[size] + i) for n, i in enumerate(last)]
         return train, [i for _, i in sorted(held)]
 
 

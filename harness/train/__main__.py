@@ -140,7 +140,7 @@ def _side_by_side(
     """All recipes, `args.jobs` at a time, on scenes that are drawn first."""
     from harness.minimodel.queue import Queue
 
-    data = _scenes(args.data, drawn)
+    data = _scenes(args.data, drawn, pages=bool(drawn.get("share")))
     given = {name: getattr(args, name) for name in ("decoder", "max_steps", "epochs", "seed")}
     words = ["--of-all", "--data", str(data)]
     for name, value in given.items():
@@ -165,21 +165,27 @@ def scenes_place(drawn: Mapping[str, Any]) -> Path:
 
 
 def _scenes(
-    data: Path | None, drawn: Mapping[str, Any], needed: Callable[[], None] = lambda: None
+    data: Path | None,
+    drawn: Mapping[str, Any],
+    pages: bool,
+    needed: Callable[[], None] = lambda: None,
 ) -> Path:
     """The folder of the rendered scenes: `data`, or the default one, which is drawn as `drawn` says
-    where it is not whole. `needed` raises what must not be found out after that."""
+    where it is not whole. `pages`: whether large ones are read. `needed` raises what must not be
+    found out after that."""
     from harness.train.scenes import check_drawn, lacking
 
     share = drawn.get("share", 0.0)
     asked = {"n": SCENES, "seed": SCENE_SEED, "rounds": drawn.get("rounds", 1), "hd": share}
     if data is not None:
-        if said := lacking(data):
+        if said := lacking(data, pages):
             words = " ".join(f"--{key} {value}" for key, value in asked.items())
-            raise UsageError(f"--data: {said}: python -m minidata train --out {data} {words}")
+            raise UsageError(
+                f"--data: {said} (python -m minidata train --out FOLDER {words} draws scenes)"
+            )
         return data
     data = scenes_place(drawn)
-    if lacking(data, share):
+    if lacking(data, bool(share), share):
         needed()
         render(data, **drawn)
     elif drawn:  # a recipe of your own asks for none in particular
@@ -230,12 +236,13 @@ def _run(path: Path, args: argparse.Namespace, work: Path) -> None:
     job = job_of(recipe)
     if args.all is None and not args.of_all:  # of all recipes a flag may be for some
         check_acting(args, [recipe])
-    data = _scenes(args.data, _drawn(path), lambda: check_named(recipe, work))
+    pages = bool(recipe.pages)
+    data = _scenes(args.data, _drawn(path), pages, lambda: check_named(recipe, work))
     decoder = args.decoder and Path(args.decoder)
     written, recipe = recipe.bf16, as_computed(recipe)
     run = work / f"{out.name}-run"
     with alone(run):
-        claim(recipe, out, run, written, inputs(recipe, data, work))
+        claim(recipe, out, run, written, inputs(recipe, data, work, decoder))
         job(recipe, data=data, work=work, out=out, decoder=decoder)
 
 
@@ -256,7 +263,7 @@ def render(folder: Path, **drawn: Any) -> None:
     from filelock import Timeout
 
     from harness.store.folder import RunLock
-    from harness.train.scenes import DRAWN
+    from harness.train.scenes import lacking
     from minidata.__main__ import DEFAULT_CACHE
     from minidata.sources import SourceError
     from minidata.train import write
@@ -266,12 +273,14 @@ def render(folder: Path, **drawn: Any) -> None:
         with RunLock(folder / "drawing.lock", timeout=0):
             if (folder / "images.npy").exists():
                 tell(f"note: {folder}: its scenes are not whole and are drawn again")
-            (folder / DRAWN).unlink(missing_ok=True)  # until they are
             write(folder, SCENES, SCENE_SEED, os.cpu_count() or 1, DEFAULT_CACHE, **drawn)
     except Timeout:
         raise UsageError(f"{folder}: another process is drawing scenes there") from None
     except SourceError as error:
         raise UsageError(f"no scenes in {folder} and none could be rendered: {error}") from error
+    share = drawn.get("share", 0.0)
+    if said := lacking(folder, bool(share), share):  # else each command would draw them again
+        raise UsageError(f"{said}: remove it")
 
 
 if __name__ == "__main__":

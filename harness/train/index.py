@@ -93,7 +93,7 @@ def open_index(
     folder = cache / f"index-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     made = folder / MADE
     if renew and made.exists() and _arrived(folder, images):
-        made.unlink()
+        made.unlink(missing_ok=True)  # of another node
     if not made.exists():
         _make(data, images, folder, template, measure, threads)
     return RowIndex(folder)

@@ -18,6 +18,7 @@ from harness.common.stops import put, tell
 from harness.engine import model_info, routed
 from harness.fitting.fit import fit
 from harness.fitting.guard import last_complete
+from harness.fitting.plan import staged
 from harness.fitting.stages import follow
 from harness.train.assemble import part_hashes
 from harness.train.batches import ModalitySampler
@@ -29,7 +30,7 @@ from harness.train.model import (
     parameter_counts,
     use_checkpointing,
 )
-from harness.train.planning import planned, staged
+from harness.train.planning import planned
 from harness.train.recipe import InstructRecipe
 from harness.train.samples import Collator, Samples, open_samples
 from harness.train.trainer import InstructTrainer, arguments, show_curves
@@ -49,7 +50,7 @@ def instruct(recipe: InstructRecipe, out: Path) -> None:
     with _whole_weights(args):
         llava, processor, source = load_start(recipe)
     with args.main_process_first(desc="reading the data"):
-        kind, own = llava.config.model_type, args.local_process_index == 0
+        kind, own = llava.config.model_type, args.process_index == 0
         samples, index = open_samples(recipe, processor, kind, run_folder, renew=own)
         start = source.file_hashes if source is not None else part_hashes(recipe)
         if other := same_run(run_folder, recipe, args.world_size, len(index), start):
@@ -59,7 +60,7 @@ def instruct(recipe: InstructRecipe, out: Path) -> None:
             )
     with _whole_weights(args), args.main_process_first(desc="planning the layers"):
         method, plan = planned(recipe, llava, samples, run_folder, args.device)
-    stages = staged(recipe, plan)
+    stages = staged(recipe.stages, method, recipe.plan)
     with ExitStack() as stack:
         model, run = _model(recipe, method, stages, llava, stack)
         trainer = _trainer(recipe, model, args, samples, processor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +43,6 @@ def planned(
         os.replace(partial, path)
     facts = json.loads(path.read_text(encoding="utf-8"))
     return dataclasses.replace(method, layers=facts["layers"]), facts  # type: ignore[call-arg]
-
-
-def staged(recipe: InstructRecipe, plan: Mapping[str, Any]) -> tuple[str, ...]:
-    """The recipe's stages; one of its own method that names no layers routes those of the plan."""
-    name = methods.parse(recipe.method).name
-    found = []
-    for spec in recipe.stages:
-        stage = methods.parse(spec)
-        if plan and stage.name == name and wants_plan(stage, recipe.plan):
-            spec = dataclasses.replace(stage, layers=plan["layers"]).spec  # type: ignore[call-arg]
-        found.append(spec)
-    return tuple(found)
 
 
 def _measure(

@@ -16,18 +16,19 @@ DRAWN = "drawn.json"  # written last, so a drawing that was interrupted has none
 USUAL = {"rounds": 1, "hd": 0.0}  # what a note that does not name them means
 
 
-def lacking(folder: Path, share: float = 0.0) -> str:
+def lacking(folder: Path, pages: bool = True, share: float = 0.0) -> str:
     """What keeps `folder` from being trained on, or "" where it is whole.
 
     Folders without a note of how they were drawn, of earlier versions or of one's own making, are
-    whole where pictures and lines agree. `share`: of the scenes that must lie on large pages.
+    whole where pictures and lines agree. `pages`: whether large pages are read; `share`: of the
+    scenes that must lie on such.
     """
-    sized = list(sized_folders(folder).values())
+    sized = list(sized_folders(folder).values()) if pages else []
     places = [folder] if (folder / "images.npy").exists() else []
     if not [*places, *sized]:
         return f"{folder}: no scenes"
     try:
-        share = max(share, _note(folder).get("hd", 0.0))
+        _note(folder)
     except (OSError, ValueError) as error:
         return f"{folder / DRAWN}: not readable as JSON ({one_line(error, 120)})"
     for place in (*places, *sized):
