@@ -35,7 +35,7 @@ from harness.statistics.sequential import Looks  # noqa: E402
 from harness.statistics.stats import ALPHA  # noqa: E402
 from harness.study.spec import Claim, Study, load_study  # noqa: E402
 
-SCORES = ROOT / "results/cpu-amd-epyc-2-cores/studies/scores.parquet"
+SCORES = ROOT / "results/cpu-intel-xeon-2-cores/studies/scores.parquet"
 DRAWS, POWER, MOST = 1000, 0.8, 100
 Floats = NDArray[np.float64]
 
