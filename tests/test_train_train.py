@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import methods
-from harness.common.errors import UsageError
 from harness.engine import routed
 from harness.fitting.fit import fit
 from harness.fitting.guard import Overflow, last_complete
@@ -24,7 +23,6 @@ from harness.train import job
 from harness.train.job import instruct
 from harness.train.model import InstructModel
 from tests import train_tools as tools
-from tests.fixtures.hub_qwen import write_qwen
 
 STAGES = ["llavolta:k=1:stride=4", "llavolta:k=2:stride=2", "dense"]
 UP = "model.language_model.layers.2.mlp.up_proj.weight"
@@ -280,39 +278,3 @@ def test_states_gradients_and_loss_are_named(start, tmp_path, during, monkeypatc
     during(At(2, poison))
     with pytest.raises(Overflow, match=message):
         instruct(tools.recipe(**start, max_steps=3, checkpointing=False), tmp_path / "o")
-
-
-# --- bad input --------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"data": ""}, "no data"),
-        ({"data": "no.json"}, "no file no.json"),
-        ({"images": "nowhere"}, "no folder nowhere"),
-        ({"model": "./nothing"}, "there is no folder"),
-        ({"model": ""}, "either a model, or a decoder"),
-        ({"method": "pmode"}, "pmod"),
-        ({"image_aspect": "anyres"}, "needs a LLaVA-NeXT model"),
-        ({"stages": ["pmod", "dense"]}, "stage pmod: its router"),
-        ({"train": []}, "nothing learns"),
-        ({"batch": 0}, "batch must be at least 1"),
-        ({"plan": "arank"}, "layers of dense cannot be chosen"),
-        ({"deepspeed": "zero.json"}, "no file zero.json"),
-    ],
-)
-def test_bad_input_is_one_line(start, tmp_path, changes, message):
-    with pytest.raises(UsageError, match=message) as caught:
-        instruct(tools.recipe(**{**start, "max_steps": 1, **changes}), tmp_path / "out")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_family_whose_images_the_trainer_does_not_know_is_refused(start, tmp_path):
-    model = str(write_qwen(tmp_path / "qwen", "qwen2_5_vl"))
-    with pytest.raises(UsageError, match="of type qwen2_5_vl, which is not trained here: llava"):
-        instruct(tools.recipe(**{**start, "model": model, "max_steps": 1}), tmp_path / "out")
-
-
-def test_a_folder_of_another_recipe_is_not_continued(start, tmp_path):
-    instruct(tools.recipe(**start, max_steps=1), tmp_path / "o")
-    with pytest.raises(UsageError, match=r"learning_rate was 0\.005, now 0\.1"):
-        instruct(tools.recipe(**{**start, "learning_rate": 0.1}, max_steps=1), tmp_path / "o")

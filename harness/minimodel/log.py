@@ -68,17 +68,13 @@ def claim(
 def inputs(recipe: Recipe, data: Path, work: Path, decoder: Path | None = None) -> dict[str, str]:
     """What a training reads beside its recipe -> 12 hex digits over it: the weights it starts from,
     where they are, and the lines of its scenes."""
-    asked = {key: getattr(recipe, key) for key in ("start", "modules", "tower", "teacher")}
-    if not recipe.start and recipe.stage != "tower":
-        asked["tower"] = recipe.tower or "tower"  # `folders.assemble` builds around that one
     read = read_sizes(list(recipe.pages), None, 1)
     sized = [place for size, place in sized_folders(data).items() if size in read]
     files = {"the scenes": [place / "scenes.jsonl" for place in (data, *sized)]}
-    if decoder is not None and not recipe.start and recipe.stage != "tower":
+    if decoder is not None and recipe.is_new:
         files["the decoder"] = [decoder]
-    for key, name in asked.items():
-        if name:
-            files[f"{key}'s weights"] = sorted(named_folder(name, work).glob("*.safetensors"))
+    for key, name in recipe.builds_on.items():
+        files[f"{key}'s weights"] = sorted(named_folder(name, work).glob("*.safetensors"))
     found = {
         key: [file_hash(path) for path in paths if path.is_file()] for key, paths in files.items()
     }

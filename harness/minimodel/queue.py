@@ -27,11 +27,7 @@ def needs(paths: Sequence[Path]) -> dict[str, set[str]]:
     """Name of each recipe -> the earlier ones whose results it reads. Raises UsageError."""
     found: dict[str, set[str]] = {}
     for path in paths:
-        recipe = Recipe.load(path)
-        asked = {recipe.start, recipe.tower, recipe.modules, recipe.teacher}
-        if not recipe.start and recipe.stage != "tower":
-            asked.add("tower")  # `folders.assemble` puts a new model together around it
-        found[path.stem] = asked & set(found)
+        found[path.stem] = set(Recipe.load(path).builds_on.values()) & set(found)
     return found
 
 

@@ -105,6 +105,20 @@ class Recipe:
         `harness.minimodel.attention`; a method that routes changes lengths from layer to layer."""
         return self.compile and self.method == "dense" and not self.stages
 
+    @property
+    def builds_on(self) -> dict[str, str]:
+        """Field -> the earlier result that it names, where it names one."""
+        fields = ("start", "modules", "tower", "teacher")
+        found = {key: name for key in fields if (name := getattr(self, key))}
+        if self.is_new:
+            found["tower"] = self.tower or "tower"  # `folders.assemble` builds around that one
+        return found
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it puts a new model together, around a decoder."""
+        return not self.start and self.stage != "tower"
+
     @classmethod
     def load(cls, path: Path, **changes: object) -> Recipe:
         """Read `path`; `changes` override it. Raises UsageError, one line."""

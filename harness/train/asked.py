@@ -45,7 +45,7 @@ def check_acting(args: argparse.Namespace, recipes: Sequence[Recipe]) -> None:
     stages = {recipe.stage for recipe in recipes}
     if args.method and not stages & {"tune", "resample"}:
         raise UsageError(f"--method: not with stage {' or '.join(sorted(stages))}, which has none")
-    if args.decoder and all(recipe.start or recipe.stage == "tower" for recipe in recipes):
+    if args.decoder and not any(recipe.is_new for recipe in recipes):
         raise UsageError(
             "--decoder: only with a recipe that puts a new model together, which has no start and "
             "another stage than tower"
@@ -54,11 +54,8 @@ def check_acting(args: argparse.Namespace, recipes: Sequence[Recipe]) -> None:
 
 def check_named(recipe: Recipe, work: Path) -> None:
     """Raises UsageError where a folder that a recipe builds on is not there."""
-    named = {key: getattr(recipe, key) for key in ("start", "tower", "modules", "teacher")}
-    if not recipe.start and recipe.stage != "tower":
-        named["tower"] = recipe.tower or "tower"  # `folders.assemble` builds around that one
-    for key, name in named.items():
-        if name and not any((root / name).exists() for root in (Path(), DATA, work)):
+    for key, name in recipe.builds_on.items():
+        if not any((root / name).exists() for root in (Path(), DATA, work)):
             raise UsageError(
                 f"recipe: {key} {name!r}: no folder {work / name}: expected the result of an "
                 "earlier recipe"
