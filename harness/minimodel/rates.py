@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
+import transformers.trainer
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments
@@ -31,6 +35,16 @@ class RateTrainer(GuardedTrainer):
     tower_learning_rate: float = 3e-4  # vision tower, when tuned along
     muon: float = 0.0  # the layers' matrices under Muon; 0: AdamW for all
     batches: Sampler[list[int]] | None = None  # of the training data, where they are not alike
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer.train`; one that resumes goes on with the draws an unbroken one would make.
+
+        What draws a batch (a `Packer`'s questions, a `Canvas`'s size, pixels to move a picture by)
+        keeps its generator in the worker, and the library's way to resume never asks it for the
+        batches that it leaves out.
+        """
+        with patch.object(transformers.trainer, "skip_first_batches", _made_again):
+            return super().train(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         if self.batches is None:
@@ -67,3 +81,10 @@ class RateTrainer(GuardedTrainer):
         if "vision_tower" in name or ".visual." in name:
             return self.tower_learning_rate
         return self.args.learning_rate
+
+
+def _made_again(loader: DataLoader, count: int) -> DataLoader:
+    """A loader that makes the first `count` batches too, and gives those behind them."""
+    again: Any = copy.copy(loader)
+    again.skip_batches = count
+    return again  # type: ignore[no-any-return]
