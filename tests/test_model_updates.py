@@ -7,6 +7,8 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from harness.common.errors import UsageError
 from harness.minimodel import shipping
-from harness.minimodel.lowrank import add_low_rank, low_rank_state, merge_low_rank
+from harness.minimodel.folders import undo_updates
+from harness.minimodel.lowrank import (
+    add_low_rank,
+    low_rank_state,
+    merge_low_rank,
+    take_low_rank,
+)
+from harness.minimodel.parts import Shared
 from harness.model.convert import folders
 from harness.model.convert.use import as_model
 from harness.model.updates import RECORD, TENSORS, save_updates, whole_model
@@ -50,6 +59,30 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     ships = tmp_path / "assets" / "second"
     shutil.copytree(whole, ships, ignore=shutil.ignore_patterns(SINGLE))
     return ships, whole
+
+
+def test_a_second_part_goes_on_with_the_updates_of_the_first(
+    kept: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it to begin new ones, what ships would be of twice their rank, or the model whole."""
+    monkeypatch.setattr("harness.minimodel.folders.DATA", tmp_path)
+    _, whole = kept
+    parts: Any = SimpleNamespace(shared=Shared("tiny-llava", *SHARED, "model.language_model."))
+    model = type(tiny_llava()).from_pretrained(whole, dtype=torch.float32)
+    ours, before = model.state_dict(), {k: v.clone() for k, v in model.state_dict().items()}
+    taken = undo_updates(parts, whole, model)
+    base = tiny_llava(layers=3, seed=1).half().state_dict()
+    assert taken and all(torch.equal(ours[name], base[name].float()) for name in taken)
+    add_low_rank(model.model.language_model, rank=2)
+    take_low_rank(model, taken)
+    moved = merge_low_rank(model)
+    for name, (a, b) in moved.items():
+        assert torch.equal(a, taken[name][0]) and torch.equal(b, taken[name][1])
+        assert torch.equal(ours[name], before[name]) and not torch.equal(ours[name], base[name])
+    assert undo_updates(parts, tmp_path, model) == {}
+    tiny_llava(layers=3, seed=2).half().save_pretrained(tmp_path / "assets" / "tiny-llava")
+    with pytest.raises(UsageError, match="updates of other weights than"):
+        undo_updates(parts, whole, model)
 
 
 def test_the_whole_model_is_made_again_bit_for_bit_and_once(kept: tuple[Path, Path]) -> None:

@@ -26,7 +26,7 @@ from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
 from harness.minimodel.tokenizer import train_tokenizer
 from harness.model.convert.use import as_model
-from harness.model.updates import RECORD, TENSORS, save_updates
+from harness.model.updates import RECORD, TENSORS, kept_pairs, save_updates
 from harness.model.weights import SINGLE
 
 LOG = "training.json"
@@ -89,6 +89,25 @@ def save_shared(
         save_updates(out, DATA / "assets" / shared.base, (shared.there, shared.here), named)
     except ValueError as error:  # begun from other weights than ship
         tell(f"note: {error}: the model is kept whole")
+
+
+@torch.no_grad()
+def undo_updates(
+    parts: Parts, folder: Path, model: Any
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Take out of a model, just loaded from `folder`, the low-rank updates that the folder keeps,
+    so that training goes on with them: (A, B) by name of the weight, {} where it keeps none.
+
+    Were they left in, new updates would be of a model that does not ship.
+    """
+    shared, found = parts.shared, {}
+    if shared is not None and (folder / RECORD).is_file():
+        pairs = kept_pairs(folder, DATA / "assets" / shared.base)
+        for name, (weight, a, b) in pairs.items():
+            here = shared.memory + name.removeprefix(shared.here)
+            model.get_parameter(here).copy_(weight)
+            found[here] = (a, b)
+    return found
 
 
 def start_folder(recipe: Recipe, work: Path) -> Path:

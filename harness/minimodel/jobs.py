@@ -23,7 +23,14 @@ from harness.fitting.stages import follow
 from harness.minimodel.attention import WINDOW
 from harness.minimodel.card import chain, history, write_card
 from harness.minimodel.compiling import compile_parts
-from harness.minimodel.folders import LOG, save_model, save_shared, start_folder, start_model
+from harness.minimodel.folders import (
+    LOG,
+    save_model,
+    save_shared,
+    start_folder,
+    start_model,
+    undo_updates,
+)
 from harness.minimodel.log import about_data, facts, progress, write_log
 from harness.minimodel.lowrank import (
     add_low_rank,
@@ -106,8 +113,11 @@ def prepare(
     modules, run = _routing(recipe, method, llava, stack, earlier)
     if recipe.rank:
         llava.requires_grad_(False)
+        before = earlier.deltas if earlier else {}
+        if recipe.train_tower and recipe.start:  # a whole model comes of it
+            before = undo_updates(parts, start_folder(recipe, work), llava)
         add_low_rank(llava.model.language_model, recipe.rank)
-        take_low_rank(llava, earlier.deltas if earlier else {})
+        take_low_rank(llava, before)
         if dense is not None:
             check_along(recipe, parts, modules)
             dense.requires_grad_(True)

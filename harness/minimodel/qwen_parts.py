@@ -16,7 +16,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from harness.common.errors import UsageError
+from harness.minimodel.attention import TOWER
 from harness.minimodel.canvas import MERGE, Canvas, RawScenes
+from harness.minimodel.compiling import quicken_tower
 from harness.minimodel.features import kept
 from harness.minimodel.labels import Vocabulary
 from harness.minimodel.llava_parts import tower_key
@@ -48,7 +50,10 @@ model's and was tuned on captions and questions."""
     origin: ClassVar[str] = "The decoder starts as the mini LLaVA's."
     ranked: ClassVar[bool] = False
     folder: ClassVar[str] = "tiny-qwen"
-    recipes: ClassVar[tuple[str, ...]] = ("tower", "tower-second", "tune", "dense", "pmod", "mod")
+    recipes: ClassVar[tuple[str, ...]] = (
+        *("tower", "tower-second", "tune-first", "tune"),
+        *("dense", "pmod", "mod"),
+    )
     drawn: ClassVar[dict[str, Any]] = {"rounds": ROUNDS, "share": 0.1}
     ships: ClassVar[dict[str, str]] = {
         "tune": "",
@@ -78,6 +83,8 @@ model's and was tuned on captions and questions."""
             dense.load_heads(heads)
             return RawScenes(scenes), dense
         tower.requires_grad_(False)
+        tower.config._attn_implementation = TOWER
+        quicken_tower(tower, False)
         canvas = _canvas(recipe, scenes, model, None)
         if len(set(canvas.sizes)) > 1 or canvas.pages:
             return RawScenes(scenes), None

@@ -80,6 +80,20 @@ def updated(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (weight.double() + b.double() @ a.double()).to(weight.dtype)
 
 
+def kept_pairs(folder: Path, base: Path) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Name in this model's file -> (tensor of ``base``, A, B) of every low-rank update kept in
+    ``folder``. Raises UsageError: as `whole_model`."""
+    record = _record(folder)
+    _check_base(folder, base, record)
+    added, theirs = _read(folder / TENSORS), _shared(base, tuple(record["shared"]))
+    names = [name.removesuffix(DOWN) for name in added if name.endswith(DOWN)]
+    return {
+        name: (theirs[name], added[name + DOWN], added[name + UP])
+        for name in names
+        if name in theirs and name + UP in added
+    }
+
+
 def whole_model(folder: Path, cache: Path) -> Path:
     """The folder below ``cache`` with the model behind updates, put together if it is not there.
 
@@ -89,12 +103,7 @@ def whole_model(folder: Path, cache: Path) -> Path:
     folder = folder.absolute()
     record = _record(folder)
     base = folder.parent / record["base"]
-    check_weights(base)
-    if (found := file_hash(base / SINGLE)) != record["sha256"]:
-        raise UsageError(
-            f"{folder}: updates of other weights than {base} has ({found[:12]}, expected "
-            f"{record['sha256'][:12]})"
-        )
+    _check_base(folder, base, record)
     files = sorted(p for p in folder.iterdir() if p.is_file())
     read = [p for p in files if p.name not in ("README.md", "training.json")]
     key = hashlib.sha256("".join(p.name + file_hash(p) for p in read).encode()).hexdigest()
@@ -107,6 +116,15 @@ def whole_model(folder: Path, cache: Path) -> Path:
         if not to.is_dir():
             _make(folder, base, record, files, to)
     return to
+
+
+def _check_base(folder: Path, base: Path, record: Mapping[str, Any]) -> None:
+    check_weights(base)
+    if (found := file_hash(base / SINGLE)) != record["sha256"]:
+        raise UsageError(
+            f"{folder}: updates of other weights than {base} has ({found[:12]}, expected "
+            f"{record['sha256'][:12]})"
+        )
 
 
 def _make(folder: Path, base: Path, record: Mapping[str, Any], files: list[Path], to: Path) -> None:
