@@ -102,9 +102,12 @@ def test_new_routers_are_sharpened_too() -> None:
 def test_a_tower_tuned_beside_updates_loses_no_routers_and_no_projector() -> None:
     recipe, llava, qwen = Recipe("tune", rank=4, train_tower=True), *map(parts_of, REGISTRY)
     check_along(recipe, qwen, None)
-    for parts, modules in ((qwen, nn.ModuleDict()), (llava, None)):
+    onward = replace(recipe, modules="dense")  # whose updates would give way to the start's
+    for one, parts, modules in (
+        (recipe, qwen, nn.ModuleDict()), (recipe, llava, None), (onward, qwen, None),
+    ):  # fmt: skip
         with pytest.raises(UsageError, match="rank 4 with train_tower"):
-            check_along(recipe, parts, modules)
+            check_along(one, parts, modules)
 
 
 def test_the_card_counts_the_steps_of_all_parts_that_tuned_the_method(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from harness.minimodel.log import alone, claim
 from harness.minimodel.parts import parts_of
 from harness.minimodel.precision import in_format_of_here
 from harness.minimodel.recipe import Recipe
+from harness.model.weights import file_hash
 from harness.train import __main__ as command
 from harness.train.__main__ import main as train
 from tests import tiny  # noqa: F401  declares operators before the library asks for them
@@ -122,6 +123,46 @@ def test_only_the_same_recipe_goes_on(
     for flag, value, said in (("--seed", 9, "seed 1, not 9"), ("--max-steps", 2, "not 2)")):
         assert train([*words, flag, str(value)]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_refusal_says_what_to_do_however_much_differs(tmp_path: Path) -> None:
+    """`tune` is the second part now, and folders of the time when it was the first hold the other
+    mixture of questions: thirty forms."""
+    first, now = (
+        Recipe.load(ROOT / "recipes" / "tiny-qwen" / f"{name}.yaml")
+        for name in ("tune-first", "tune")
+    )
+    run = tmp_path / "tune-run"
+    (run / "checkpoint-5").mkdir(parents=True)
+    (run / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    (run / "recipe.json").write_text(json.dumps(asdict(first)))
+    with pytest.raises(UsageError) as error:
+        claim(now, tmp_path / "tune", run)
+    line = str(error.value).replace(str(tmp_path), "")
+    assert "max_steps 900, not 2000" in line and "other forms" in line
+    assert "give another --work" in line and len(line) < 500
+
+
+def test_a_methods_weights_ship_only_beside_the_model_they_were_trained_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model trained anew and its methods not, `--methods pmod` would refuse what shipped."""
+    monkeypatch.setattr(shipping, "DATA", tmp_path)
+    there = tmp_path / "work" / "tiny-qwen"
+    for name in parts_of("qwen2_5_vl").ships:
+        (there / name).mkdir(parents=True)
+        for file in ("training.json", "model.safetensors"):
+            (there / name / file).write_text(name)
+    about = there / "pmod" / "method.json"
+    about.write_text(json.dumps({"base": "0" * 64}))
+    words = ["--ship", "tiny-qwen", "--work", str(tmp_path / "work")]
+    assert train(words) == 2
+    said = capsys.readouterr().err
+    assert (
+        "pmod was trained from another dense model" in said and not (tmp_path / "assets").exists()
+    )
+    about.write_text(json.dumps({"base": file_hash(there / "tune" / "model.safetensors")}))
+    assert train(words) == 0
 
 
 def test_a_training_that_still_runs_is_not_joined(

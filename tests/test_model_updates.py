@@ -80,6 +80,10 @@ def test_a_second_part_goes_on_with_the_updates_of_the_first(
         assert torch.equal(a, taken[name][0]) and torch.equal(b, taken[name][1])
         assert torch.equal(ours[name], before[name]) and not torch.equal(ours[name], base[name])
     assert undo_updates(parts, tmp_path, model) == {}
+    other = shutil.copytree(whole, tmp_path / "other")
+    tiny_llava(layers=3, seed=3).half().save_pretrained(other)
+    with pytest.raises(UsageError, match="is of another model than"):
+        undo_updates(parts, other, model)
     tiny_llava(layers=3, seed=2).half().save_pretrained(tmp_path / "assets" / "tiny-llava")
     with pytest.raises(UsageError, match="updates of other weights than"):
         undo_updates(parts, whole, model)

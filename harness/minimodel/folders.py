@@ -26,7 +26,7 @@ from harness.minimodel.recipe import Recipe
 from harness.minimodel.scenes import Scenes
 from harness.minimodel.tokenizer import train_tokenizer
 from harness.model.convert.use import as_model
-from harness.model.updates import RECORD, TENSORS, kept_pairs, save_updates
+from harness.model.updates import RECORD, TENSORS, check_whole, kept_pairs, save_updates
 from harness.model.weights import SINGLE
 
 LOG = "training.json"
@@ -98,10 +98,12 @@ def undo_updates(
     """Take out of a model, just loaded from `folder`, the low-rank updates that the folder keeps,
     so that training goes on with them: (A, B) by name of the weight, {} where it keeps none.
 
-    Were they left in, new updates would be of a model that does not ship.
+    Were they left in, new updates would be of a model that does not ship. Raises UsageError where
+    they are another model's.
     """
     shared, found = parts.shared, {}
     if shared is not None and (folder / RECORD).is_file():
+        check_whole(folder)
         pairs = kept_pairs(folder, DATA / "assets" / shared.base)
         for name, (weight, a, b) in pairs.items():
             here = shared.memory + name.removeprefix(shared.here)

@@ -113,13 +113,14 @@ def prepare(
     modules, run = _routing(recipe, method, llava, stack, earlier)
     if recipe.rank:
         llava.requires_grad_(False)
+        if dense is not None:
+            check_along(recipe, parts, modules)
         before = earlier.deltas if earlier else {}
         if recipe.train_tower and recipe.start:  # a whole model comes of it
             before = undo_updates(parts, start_folder(recipe, work), llava)
         add_low_rank(llava.model.language_model, recipe.rank)
         take_low_rank(llava, before)
         if dense is not None:
-            check_along(recipe, parts, modules)
             dense.requires_grad_(True)
     if recipe.packed:
         llava.set_attn_implementation({"text_config": "packed"})
@@ -269,11 +270,12 @@ def _routing(
 
 def check_along(recipe: Recipe, parts: Parts, modules: nn.Module | None) -> None:
     """Raises UsageError where a tower is tuned beside low-rank updates and something would be lost:
-    the method's modules are not kept then, nor a projector trained."""
-    if parts.shared is None or modules is not None:
+    the method's modules are not kept then, nor a projector trained, and the updates gone on with
+    are the start model's."""
+    if parts.shared is None or modules is not None or recipe.modules:
         raise UsageError(
-            f"recipe: rank {recipe.rank} with train_tower: expected a method without modules, and "
-            "an architecture that shares another one's decoder"
+            f"recipe: rank {recipe.rank} with train_tower: expected a method without modules, no "
+            "`modules` of an earlier recipe, and an architecture that shares another one's decoder"
         )
 
 

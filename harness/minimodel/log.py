@@ -115,13 +115,19 @@ def _compare(
         raise UsageError(f"{file}: no recipe in it: expected what a training writes there")
     theirs = {**(silent or {}), **theirs}
     if wrong := [key for key in keys if theirs.get(key, own[key]) != own[key]]:
-        shown = ", ".join(f"{key} {theirs[key]!r}, not {own[key]!r}" for key in wrong)
+        shown = ", ".join(_difference(key, theirs[key], own[key]) for key in wrong)
         began = file.name == NOTE  # a result may be another model's
         remedy = "remove it and the -run folders of what builds on it, or " if began else ""
         raise UsageError(
             f"{file.parent}: it holds another training ({shown}): {remedy}give another --work or "
             "--out"
         )
+
+
+def _difference(key: str, theirs: Any, own: Any) -> str:
+    """A whole mixture of questions would push what to do about it off the line."""
+    long = isinstance(own, dict | list) and len(repr(theirs)) + len(repr(own)) > 80
+    return f"other {key}" if long else f"{key} {theirs!r}, not {own!r}"
 
 
 def progress(state: Any) -> dict[str, Any]:

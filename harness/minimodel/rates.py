@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments
 
+from harness.common.stops import tell
 from harness.fitting import fit
 from harness.fitting.guard import GuardedTrainer
 from harness.minimodel.optim import MuonAdamW, hidden_matrices
@@ -85,6 +86,7 @@ class RateTrainer(GuardedTrainer):
 
 def _made_again(loader: DataLoader, count: int) -> DataLoader:
     """A loader that makes the first `count` batches too, and gives those behind them."""
+    tell(f"note: making the {count:,} batches again that this epoch has had")
     again: Any = copy.copy(loader)
     again.skip_batches = count
     return again  # type: ignore[no-any-return]

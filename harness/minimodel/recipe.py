@@ -35,7 +35,7 @@ class Recipe:
     `method` is what is saved, and what is trained where there are no `stages`.
     `rank` 0 trains every weight of decoder and projector; a positive rank trains low-rank updates
     of the decoder's matrices plus the method's modules; with `train_tower` the tower too, and a
-    whole model comes of it.
+    whole model comes of it (the updates that its start model keeps are gone on with).
     """
 
     stage: str

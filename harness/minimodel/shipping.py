@@ -12,7 +12,8 @@ from harness.common.nearest import unknown
 from harness.common.roots import DATA
 from harness.families.catalog import MINIS
 from harness.minimodel.parts import Parts, parts_of
-from harness.model.updates import RECORD, TENSORS
+from harness.model.convert.use import METHOD_FILE
+from harness.model.updates import RECORD, TENSORS, check_whole
 from harness.model.weights import SINGLE, file_hash
 
 HEADS = "heads.safetensors"  # of a tower's pretraining: no model or method reads them
@@ -50,6 +51,7 @@ def ship(models: Mapping[str, Parts], work: Path) -> Iterator[str]:
             )
     for name, parts in models.items():
         _check_updates(name, parts, models, work)
+        _check_methods(name, parts, place(work, name))
     for name, parts in models.items():
         for one, suffix in parts.ships.items():
             source, folder = place(work, name) / one, DATA / "assets" / f"{name}{suffix}"
@@ -70,6 +72,19 @@ def ship(models: Mapping[str, Parts], work: Path) -> Iterator[str]:
             )
 
 
+def _check_methods(name: str, parts: Parts, there: Path) -> None:
+    """Raises UsageError for a method's weights that were trained from another dense model."""
+    dense = there / next(k for k, v in parts.ships.items() if not v) / SINGLE
+    for one in parts.ships:
+        about = there / one / METHOD_FILE
+        if about.is_file() and read_json(about).get("base") not in (None, file_hash(dense)):
+            raise UsageError(
+                f"{name}: {about.parent} was trained from another dense model than lies beside it: "
+                f"remove it and its -run folder, and train it again (python -m harness.train --all "
+                f"{name})"
+            )
+
+
 def _check_updates(name: str, parts: Parts, models: Mapping[str, Parts], work: Path) -> None:
     """Raises UsageError for updates of a model that is not the one in the folder, or whose base is
     not the one that will lie beside them."""
@@ -77,11 +92,8 @@ def _check_updates(name: str, parts: Parts, models: Mapping[str, Parts], work: P
         source = place(work, name) / one
         if not (source / RECORD).is_file() or parts.shared is None:
             continue
+        check_whole(source)
         record, base = read_json(source / RECORD), parts.shared.base
-        if record["whole"] != file_hash(source / SINGLE):
-            raise UsageError(
-                f"{source}: {RECORD} is of another model than {SINGLE}: train it again"
-            )
         there = DATA / "assets" / base
         if base in models:
             there = place(work, base) / next(k for k, v in models[base].ships.items() if not v)

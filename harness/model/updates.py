@@ -87,11 +87,16 @@ def kept_pairs(folder: Path, base: Path) -> dict[str, tuple[Tensor, Tensor, Tens
     _check_base(folder, base, record)
     added, theirs = _read(folder / TENSORS), _shared(base, tuple(record["shared"]))
     names = [name.removesuffix(DOWN) for name in added if name.endswith(DOWN)]
-    return {
-        name: (theirs[name], added[name + DOWN], added[name + UP])
-        for name in names
-        if name in theirs and name + UP in added
-    }
+    for name in names:
+        if name not in theirs or name + UP not in added:
+            raise UsageError(f"{folder / TENSORS}: {name} is no update of a tensor of its base")
+    return {name: (theirs[name], added[name + DOWN], added[name + UP]) for name in names}
+
+
+def check_whole(folder: Path) -> None:
+    """Raises UsageError where the updates in ``folder`` are of another model than lies there."""
+    if _record(folder)["whole"] != file_hash(folder / SINGLE):
+        raise UsageError(f"{folder}: {RECORD} is of another model than {SINGLE}: train it again")
 
 
 def whole_model(folder: Path, cache: Path) -> Path:
