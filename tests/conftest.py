@@ -6,10 +6,12 @@ Unmarked tests run everywhere: CPU, no network, seconds. ``slow`` tests run with
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,49 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     PAINT.append(Sheet.save)
     Sheet.save = _empty  # type: ignore[method-assign]
+    _ask_once()
+
+
+def _ask_once() -> None:
+    """What is the same for every run of a session is found out for one of them.
+
+    The commit of this tree, which a run asks git for; the code of a report's templates; the mini
+    data's rows with their pictures. And files need not outlast a power cut, for which each of them
+    would wait on some disks.
+    """
+    import jinja2
+
+    from harness.store import runinfo
+    from minidata import rows
+    from reports import build
+
+    codes: dict[Any, Any] = {}
+    tables: dict[str, Any] = {}
+    join = rows.joined
+
+    class Environment(jinja2.Environment):
+        def compile(self, source: Any, name: Any = None, *more: Any, **words: Any) -> Any:
+            key = (source, name, self.autoescape, *more, *words.items())
+            if key not in codes:
+                codes[key] = super().compile(source, name, *more, **words)
+            return codes[key]
+
+    def joined(dataset: Any) -> Any:
+        if dataset._fingerprint not in tables:  # a hash of what the dataset is made of
+            tables[dataset._fingerprint] = join(dataset)
+        return tables[dataset._fingerprint]
+
+    build.Environment = Environment  # type: ignore[misc]
+    rows.joined = joined
+    runinfo.git_commit = functools.cache(runinfo.git_commit)
+    os.fsync = lambda descriptor: None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """lmms-eval starts git four times a bench; most tests do without lmms-eval."""
+    utils = sys.modules.get("lmms_eval.utils")
+    if utils is not None and not hasattr(utils._git_output, "cache_info"):
+        utils._git_output = functools.cache(utils._git_output)  # type: ignore[attr-defined]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -101,6 +146,22 @@ def _painted() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("reports.sheet.Sheet.save", PAINT[0])
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test end without a report: drawing one takes longer than a small run."""
+    from tests.fakes import without_report
+
+    without_report(monkeypatch)
+
+
+@pytest.fixture
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test have no counters of FLOPs: they take a second to examine a model."""
+    from tests.fakes import without_counters
+
+    without_counters(monkeypatch)
 
 
 @pytest.fixture

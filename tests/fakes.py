@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from harness.bench.loop import CellResult, Sample
 from harness.bench.scores import Metric
 from harness.families.catalog import shape_from_config
@@ -40,6 +42,16 @@ class FakeReferees:
 
     def sample(self, *args: Any) -> dict[str, Any]:
         return {}
+
+
+def without_counters(patch: pytest.MonkeyPatch) -> None:
+    """From here on runs on benches have no counters; the fixture `uncounted` does so for a test."""
+    patch.setattr("harness.jobs.parts.Parts.counters", lambda job: FakeReferees())
+
+
+def without_report(patch: pytest.MonkeyPatch) -> None:
+    """From here on no report is drawn; the fixture `undrawn` does so for a test."""
+    patch.setattr("reports.build.build_report", lambda run, *_: run / "report.html")
 
 
 @dataclass
