@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 import methods as registry
 import modsuite as ms
 from harness.command.cli import main
+from tests.fakes import CONFIG, without_report
 
 ROOT = Path(__file__).parents[1]
 QUESTION = "What colour is the picture?"
@@ -100,10 +102,14 @@ def test_a_model_of_ones_own(image: Image.Image) -> None:
         pass
 
 
-def test_comparing_is_the_command_lines_run(model: ms.Model, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("uncounted")
+def test_comparing_is_the_command_lines_run(
+    model: ms.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = ms.compare(
         model, ["fastv"], bench="pope", limit=3, out=tmp_path / "api", against=["fastv", "dense"]
     )
+    without_report(monkeypatch)  # of the command's run nobody reads it
     argv = ["--methods", "fastv", "--bench", "pope", "--limit", "3", "--quiet"]
     assert main([*argv, "--out", str(tmp_path / "cli")]) == 0
     there = pd.read_csv(tmp_path / "cli" / "accuracy.csv")
@@ -116,12 +122,16 @@ def test_comparing_is_the_command_lines_run(model: ms.Model, tmp_path: Path) -> 
     assert (one.a, one.b, one.delta, one.p_value) == ("fastv", "dense", mine.delta, mine.p_value)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_costs_are_the_ledgers(tmp_path: Path) -> None:
-    argv = ["--costs-only", "--model", "tiny-llava", "--methods", "fastv"]
-    assert main([*argv, "--out", str(tmp_path)]) == 0
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    argv = ["--costs-only", "--model", str(folder), "--methods", "fastv"]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 0
     index = ["label", "scope", "convention", "counter"]
-    there = pd.read_csv(tmp_path / "cost.csv").set_index(index)
-    here = ms.costs("tiny-llava", "fastv").set_index(index)
+    there = pd.read_csv(tmp_path / "run" / "cost.csv").set_index(index)
+    here = ms.costs(str(folder), "fastv").set_index(index)
     wanted = there.tflops_mean.dropna()
     assert here.tflops_mean[wanted.index].to_numpy() == pytest.approx(wanted.to_numpy())
 

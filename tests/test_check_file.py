@@ -37,6 +37,7 @@ def test_the_documented_method_conforms(tmp_path, capsys, registry):
     assert chosen and "not applicable" not in chosen[0]  # its score is really looked at
 
 
+@pytest.mark.usefixtures("uncounted", "undrawn")
 def test_the_documented_method_runs_and_can_be_refused(tmp_path, capsys, registry):
     file = tmp_path / "nearest.py"
     file.write_text(documented_method())
@@ -115,6 +116,7 @@ def test_a_file_that_ends_the_process_while_it_is_planned(tmp_path, capsys, regi
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("uncounted", "undrawn")
 def test_a_method_that_ends_the_process_fails_its_cell_and_no_other(tmp_path, capsys, registry):
     file = tmp_path / "mine.py"
     file.write_text(LEAVES)
