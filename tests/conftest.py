@@ -135,11 +135,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         utils._git_output = functools.cache(utils._git_output)  # type: ignore[attr-defined]
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """What was imported is no garbage: looking it through again and again takes a tenth."""
+def _keep() -> None:
+    """What is there now is no garbage: looking it through again and again takes a tenth."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    _keep()
     gc.set_threshold(50_000, 20, 20)
+
+
+DONE: set[Path] = set()  # the files whose tests have run
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """As after the collection, now and then: a run collects garbage after every failed cell.
+
+    Libraries that tests import make that last half a second each time.
+    """
+    if nextitem is not None and nextitem.path != item.path:
+        DONE.add(item.path)
+        if len(DONE) % 16 == 0:
+            _keep()
 
 
 def _painted() -> Iterator[None]:

@@ -37,9 +37,13 @@ def test_importing_takes_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_torchvision_is_importable_behind_it() -> None:
+@pytest.mark.parametrize(
+    "before",
+    ["", pytest.param("from transformers import AutoProcessor;", marks=pytest.mark.slow)],
+)
+def test_torchvision_is_importable_behind_it(before: str) -> None:
     """The obvious script takes its processor from transformers before it calls anything of ours."""
-    code = "import modsuite; from transformers import AutoProcessor; import torchvision"
+    code = f"import modsuite; {before} import torchvision"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

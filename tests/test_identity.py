@@ -180,13 +180,22 @@ def test_other_runs_know_the_config_too(
 
 
 # --- the code -----------------------------------------------------------------------------------
-def _digest(root: Path, code: str) -> str:
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+# Edits the files of its arguments, one after the other, and says the digest before and after each.
+EDITED = """
+import sys
+from pathlib import Path
 
+def say():
+    {code}
 
-ENGINE = "from harness.store.cells import engine_digest as d; print(d())"
-READOUT = "from harness.readouts.keys import readout_keys as k; print(k()[{!r}])"
+say()
+for names in sys.argv[1:]:
+    for path in map(Path, names.split()):
+        path.write_bytes(path.read_bytes() + b"# changed\\n")
+    say()
+"""
+ENGINE = "from harness.store.cells import engine_digest as d; d.cache_clear(); print(d())"
+READOUT = "from harness.readouts.keys import readout_keys as k; k.cache_clear(); print(k()[{!r}])"
 COST, COUNTERS, EVIDENCE = map(READOUT.format, ("cost", "counters", "evidence"))
 METHOD = "import methods; print(methods.load('cdpruner').source_hash())"
 
@@ -217,14 +226,13 @@ def test_a_change_of_any_part_changes_the_digest(
 ) -> None:
     for room in ("harness", "methods", "reports"):
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
-    seen = {_digest(tmp_path, code)}
-    for name in others:
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"# changed\n")
-    assert _digest(tmp_path, code) in seen
-    for count, name in enumerate(parts, start=2):
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"# changed\n")
-        seen.add(_digest(tmp_path, code))
-        assert len(seen) == count
+    command = [sys.executable, "-c", EDITED.format(code=code), " ".join(others), *parts]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    first, other, *edited = done.stdout.split()
+    assert first == other
+    assert len(edited) == len(parts) and len({first, *edited}) == 1 + len(parts)
+    for name in (*others, *parts):
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes() + b"# changed\n"
 
 
 def test_what_shapes_answers_imports_no_readout_option_or_job() -> None:

@@ -29,21 +29,21 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory, painted_module: None) -> Path:
-    """The same run with its report, drawn once."""
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with its report, drawn once, where there is no torch."""
     path = write(tmp_path_factory.mktemp("runs") / "timed")
-    build_report(path)
-    return path
-
-
-def test_it_is_drawn_where_there_is_no_torch(run: Path) -> None:
     code = (
         f"{WITHOUT_TORCH}"
         "from reports import build_report\nfrom pathlib import Path\n"
-        f"build_report(Path({str(run)!r}))"
+        f"build_report(Path({str(path)!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_it_is_drawn_where_there_is_no_torch(drawn: Path) -> None:
+    run = drawn
     markdown = (run / "report.md").read_text()
     assert "Measured times of 2 methods against dense on 4 workloads" in markdown
     assert "11 of 12 cells done, 1 failed" in markdown
