@@ -6,13 +6,14 @@ Unmarked tests run everywhere: CPU, no network, seconds. ``slow`` tests run with
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,16 @@ def _ask_once() -> None:
     """What is the same for every run of a session is found out for one of them.
 
     The commit of this tree, which a run asks git for; the code of a report's templates; the mini
-    data's rows with their pictures. And files need not outlast a power cut, for which each of them
+    data's rows with their pictures; what a recipe's file says (a study reads one for every arm and
+    seed) and the types of fields. And files need not outlast a power cut, for which each of them
     would wait on some disks.
     """
     import jinja2
 
+    from harness.common import typed
+    from harness.minimodel import recipe
     from harness.store import runinfo
+    from methods import params
     from minidata import rows
     from reports import build
 
@@ -122,6 +127,20 @@ def _ask_once() -> None:
             tables[dataset._fingerprint] = join(dataset)
         return tables[dataset._fingerprint]
 
+    @functools.cache
+    def text(path: Path, shown: str, changed: int, size: int) -> dict[str, Any]:
+        return read(path, shown)
+
+    def read_mapping(path: Path, shown: str = "") -> dict[str, Any]:
+        if not path.is_file():
+            return read(path, shown)
+        found = path.stat()
+        return copy.deepcopy(text(path, shown, found.st_mtime_ns, found.st_size))
+
+    read, recipe.read_mapping = recipe.read_mapping, read_mapping
+    typed.TypeAdapter = functools.cache(typed.TypeAdapter)  # type: ignore[misc]
+    typed.get_type_hints = functools.cache(typed.get_type_hints)
+    params.field_types = functools.cache(params.field_types)
     build.Environment = Environment  # type: ignore[misc]
     rows.joined = joined
     runinfo.git_commit = functools.cache(runinfo.git_commit)
@@ -180,6 +199,19 @@ def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.fakes import without_counters
 
     without_counters(monkeypatch)
+
+
+@pytest.fixture
+def paint(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Called with names of sheets: these have their pictures, unlike the others."""
+
+    def only(*names: str) -> None:
+        def save(sheet: Any, *parts: Any, **more: Any) -> Any:
+            return (PAINT[0] if sheet.name in names else _empty)(sheet, *parts, **more)
+
+        monkeypatch.setattr("reports.sheet.Sheet.save", save)
+
+    return only
 
 
 @pytest.fixture

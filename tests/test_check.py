@@ -14,7 +14,7 @@ from methods.base import Drop, Method, Route
 from tests.tiers import some
 
 # One of each kind: of the reference, of routers, of drops within the model and before it.
-KINDS = ("dense", "mod", "pmod", "fastv", "llavolta", "sparsevlm", "visionzip", "divprune", "pool")
+KINDS = ("dense", "pmod", "fastv", "visionzip", "pool")
 
 
 @pytest.mark.parametrize("name", some(methods.names(), *KINDS))

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -261,8 +262,10 @@ def test_a_throttled_device_is_a_watermark_of_its_own(run: Path) -> None:
     assert watermark([]) == ""
 
 
-@pytest.mark.usefixtures("painted")
-def test_numbers_of_the_mini_model_are_marked_beside_what_disturbed_them(run: Path) -> None:
+def test_numbers_of_the_mini_model_are_marked_beside_what_disturbed_them(
+    run: Path, paint: Callable[..., None]
+) -> None:
+    paint("speedup", "breakeven", "waterfall")
     for name in ("throughput.csv", "cells.csv"):
         frame = pd.read_csv(run / name)
         frame.assign(model="tiny-llava").to_csv(run / name, index=False)
