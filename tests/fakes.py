@@ -46,8 +46,8 @@ class FakeReferees:
 
 
 def without_counters(patch: pytest.MonkeyPatch) -> None:
-    """From here on runs on benches have no counters; the fixture `uncounted` does so for a test."""
-    patch.setattr("harness.jobs.parts.Parts.counters", lambda job: FakeReferees())
+    """From here on runs have no counters of FLOPs; the fixture `uncounted` does so for a test."""
+    patch.setattr("harness.cost.referees.referees_for", lambda *_: FakeReferees())
 
 
 def without_report(patch: pytest.MonkeyPatch) -> None:

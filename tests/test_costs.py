@@ -145,7 +145,7 @@ def test_a_clip_model_of_unknown_sizes_is_not_counted_and_not_zero(
 
 
 # --- the batch --------------------------------------------------------------------------------
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("uncounted", "undrawn")
 def test_the_cache_is_that_of_the_batch_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,6 @@ from harness.families.shapes import SlowShape
 from harness.families.sight import summed, tower_parts
 from harness.options.suites import suite_names
 from harness.store.record import dense_record
-from tests.fakes import FakeReferees
 from tests.tiers import some
 
 RECORDS = Records()  # routing is asked for once, by whichever test comes first
@@ -147,8 +146,8 @@ def test_every_table_is_a_suite() -> None:
         assert (settings.printed, settings.published, settings.costs_only) == (name, None, False)
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_table_of_a_paper_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.cost.referees.referees_for", lambda shape: FakeReferees())
     monkeypatch.setattr("harness.jobs.published.Records", lambda: RECORDS)
     out = tmp_path / "run"
     argv = ["--costs-only", "--published", "pmod-table5", "--out", str(out), "--quiet"]
