@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import methods
+from harness import check
+from harness.check import choosing
 from harness.command.cli import main
 from harness.store.csvfile import read_rows
 from tests.tiers import some
@@ -161,6 +163,13 @@ def test_a_path_that_is_no_method_file_is_said(tmp_path, capsys, flag, place, wh
     assert f"{flag}: '{path}' is {what}: the name of a method or FILE.py expected" in line
 
 
+@pytest.fixture
+def ranking(monkeypatch):
+    """Of the suite the one check that looks at scores."""
+    monkeypatch.setattr(check, "CHECKS", (choosing.best_are_kept,))
+
+
+@pytest.mark.usefixtures("ranking")
 @pytest.mark.parametrize("score", some(["inf", "-inf", "nan"], "nan"))
 def test_scores_that_are_not_finite_are_refused(tmp_path, capsys, registry, score):
     text = (
@@ -176,6 +185,7 @@ def test_scores_that_are_not_finite_are_refused(tmp_path, capsys, registry, scor
     assert failed[0].startswith("FAIL") and "not all finite" in failed[0]
 
 
+@pytest.mark.usefixtures("ranking")
 def test_a_ranking_that_is_not_finite_fails_the_suite(tmp_path, capsys, registry):
     text = (
         "from dataclasses import dataclass\nfrom methods.base import Method, keep_best\n\n"

@@ -77,20 +77,36 @@ print(*sorted(opened), sep="\\n")
 """
 
 
-def test_everything_the_library_opens_is_hashed(tmp_path: Path) -> None:
-    """Watched from below: whatever file the interpreter opens in the folder while loading it."""
-    folder = write_llava_next(tmp_path / "next")
+def with_templates(folder: Path) -> Path:
+    """A repository that keeps its chat templates in files of their own."""
+    write_llava_next(folder)
     template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
     (folder / "chat_template.json").unlink()  # the older way to keep one
     (folder / "chat_template.jinja").write_text(template)
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates/tool.jinja").write_text("{{ messages }}")
+    return folder
+
+
+OPENED = {"config.json", "generation_config.json", "tokenizer_config.json", INDEX}
+OPENED |= {"preprocessor_config.json", "additional_chat_templates/tool.jinja"}
+
+
+@pytest.mark.slow  # a process that imports image processors
+def test_everything_the_library_opens_is_hashed(tmp_path: Path) -> None:
+    """Watched from below: whatever file the interpreter opens in the folder while loading it."""
+    folder = with_templates(tmp_path / "next")
     command = [sys.executable, "-c", LOAD, str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     opened, hashed = set(done.stdout.split()), find_model(str(folder)).file_hashes
-    assert opened >= {"config.json", "generation_config.json", "tokenizer_config.json", INDEX}
-    assert opened >= {"preprocessor_config.json", "additional_chat_templates/tool.jinja"}
+    assert opened >= OPENED
     assert opened <= hashed.keys()
+
+
+def test_every_file_that_is_hashed_changes_its_own_hash(tmp_path: Path) -> None:
+    folder = with_templates(tmp_path / "next")
+    hashed = find_model(str(folder)).file_hashes
+    assert hashed.keys() >= OPENED
     for name in hashed:
         kept = (folder / name).read_bytes()
         (folder / name).write_bytes(kept + b" ")
