@@ -175,7 +175,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """
     if nextitem is not None and nextitem.path != item.path:
         DONE.add(item.path)
-        if len(DONE) % 16 == 0:
+        if len(DONE) % 8 == 0:
             _keep()
 
 
