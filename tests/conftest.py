@@ -6,11 +6,14 @@ Unmarked tests run everywhere: CPU, no network, seconds. ``slow`` tests run with
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import os
 import signal
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,19 +91,127 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     PAINT.append(Sheet.save)
     Sheet.save = _empty  # type: ignore[method-assign]
+    _ask_once()
+
+
+def _ask_once() -> None:
+    """What is the same for every run of a session is found out for one of them.
+
+    The commit of this tree, which a run asks git for; the code of a report's templates; the mini
+    data's rows with their pictures; what a recipe's file says (a study reads one for every arm and
+    seed) and the types of fields. And files need not outlast a power cut, for which each of them
+    would wait on some disks.
+    """
+    import jinja2
+
+    from harness.common import typed
+    from harness.minimodel import recipe
+    from harness.store import runinfo
+    from methods import params
+    from minidata import rows
+    from reports import build
+
+    codes: dict[Any, Any] = {}
+    tables: dict[str, Any] = {}
+    join = rows.joined
+
+    class Environment(jinja2.Environment):
+        def compile(self, source: Any, name: Any = None, *more: Any, **words: Any) -> Any:
+            key = (source, name, self.autoescape, *more, *words.items())
+            if key not in codes:
+                codes[key] = super().compile(source, name, *more, **words)
+            return codes[key]
+
+    def joined(dataset: Any) -> Any:
+        if dataset._fingerprint not in tables:  # a hash of what the dataset is made of
+            tables[dataset._fingerprint] = join(dataset)
+        return tables[dataset._fingerprint]
+
+    @functools.cache
+    def text(path: Path, shown: str, changed: int, size: int) -> dict[str, Any]:
+        return read(path, shown)
+
+    def read_mapping(path: Path, shown: str = "") -> dict[str, Any]:
+        if not path.is_file():
+            return read(path, shown)
+        found = path.stat()
+        return copy.deepcopy(text(path, shown, found.st_mtime_ns, found.st_size))
+
+    read, recipe.read_mapping = recipe.read_mapping, read_mapping
+    typed.TypeAdapter = functools.cache(typed.TypeAdapter)  # type: ignore[misc]
+    typed.get_type_hints = functools.cache(typed.get_type_hints)
+    params.field_types = functools.cache(params.field_types)
+    build.Environment = Environment  # type: ignore[misc]
+    rows.joined = joined
+    runinfo.git_commit = functools.cache(runinfo.git_commit)
+    os.fsync = lambda descriptor: None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """lmms-eval starts git four times a bench; most tests do without lmms-eval."""
+    utils = sys.modules.get("lmms_eval.utils")
+    if utils is not None and not hasattr(utils._git_output, "cache_info"):
+        utils._git_output = functools.cache(utils._git_output)  # type: ignore[attr-defined]
+
+
+def _keep() -> None:
+    """What is there now is no garbage: looking it through again and again takes a tenth."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What was imported is no garbage: looking it through again and again takes a tenth."""
-    gc.collect()
-    gc.freeze()
+    _keep()
     gc.set_threshold(50_000, 20, 20)
+
+
+DONE: set[Path] = set()  # the files whose tests have run
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """As after the collection, now and then: a run collects garbage after every failed cell.
+
+    Libraries that tests import make that last half a second each time.
+    """
+    if nextitem is not None and nextitem.path != item.path:
+        DONE.add(item.path)
+        if len(DONE) % 8 == 0:
+            _keep()
 
 
 def _painted() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("reports.sheet.Sheet.save", PAINT[0])
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test end without a report: drawing one takes longer than a small run."""
+    from tests.fakes import without_report
+
+    without_report(monkeypatch)
+
+
+@pytest.fixture
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test have no counters of FLOPs: they take a second to examine a model."""
+    from tests.fakes import without_counters
+
+    without_counters(monkeypatch)
+
+
+@pytest.fixture
+def paint(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Called with names of sheets: these have their pictures, unlike the others."""
+
+    def only(*names: str) -> None:
+        def save(sheet: Any, *parts: Any, **more: Any) -> Any:
+            return (PAINT[0] if sheet.name in names else _empty)(sheet, *parts, **more)
+
+        monkeypatch.setattr("reports.sheet.Sheet.save", save)
+
+    return only
 
 
 @pytest.fixture

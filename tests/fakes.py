@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.bench.loop import CellResult, Sample
 from harness.bench.scores import Metric
@@ -20,6 +20,9 @@ from harness.jobs.runner import run as run_job
 from harness.options.runtime import Runtime
 from harness.options.settings import Settings
 from harness.store.record import DROPPED, IMAGE, RoutingRecord, dense_record
+
+if TYPE_CHECKING:  # processes that tests start need no pytest
+    import pytest
 
 TOWER = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "patch_size": 14}
 DECODER = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
@@ -40,6 +43,16 @@ class FakeReferees:
 
     def sample(self, *args: Any) -> dict[str, Any]:
         return {}
+
+
+def without_counters(patch: pytest.MonkeyPatch) -> None:
+    """From here on runs have no counters of FLOPs; the fixture `uncounted` does so for a test."""
+    patch.setattr("harness.cost.referees.referees_for", lambda *_: FakeReferees())
+
+
+def without_report(patch: pytest.MonkeyPatch) -> None:
+    """From here on no report is drawn; the fixture `undrawn` does so for a test."""
+    patch.setattr("reports.build.build_report", lambda run, *_: run / "report.html")
 
 
 @dataclass

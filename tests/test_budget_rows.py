@@ -103,6 +103,7 @@ def test_a_run_has_the_rows_and_does_not_record_the_list(tmp_path: Path) -> None
     assert again.computed == []
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_costs_only_and_python(tmp_path: Path) -> None:
     words = ["--methods", "fastv", "--budgets", "0.75,0.5", "--costs-only"]
     recorded = Costs(parse(words)[1], words).resolve(tmp_path / "costs")

@@ -66,6 +66,7 @@ def test_an_unknown_gpu_is_refused_with_the_nearest(
     assert "did you mean 'a100-80g'?" in said and "\n" not in said
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_costs_alone_end_in_a_report_that_says_what_to_choose(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

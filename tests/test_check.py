@@ -14,7 +14,7 @@ from methods.base import Drop, Method, Route
 from tests.tiers import some
 
 # One of each kind: of the reference, of routers, of drops within the model and before it.
-KINDS = ("dense", "mod", "pmod", "fastv", "llavolta", "sparsevlm", "visionzip", "divprune", "pool")
+KINDS = ("dense", "pmod", "fastv", "visionzip", "pool")
 
 
 @pytest.mark.parametrize("name", some(methods.names(), *KINDS))
@@ -73,12 +73,14 @@ def test_broken_methods_are_caught(monkeypatch, rule, expected):
     )
     neutral = {"rule": rule}
     monkeypatch.setattr(Broken, "neutral", neutral)
+    asked = [test for test in check.CHECKS if test.__name__ in expected]
+    if asked:  # one that breaks no rule is asked all, for false alarms
+        monkeypatch.setattr(check, "CHECKS", tuple(asked))
     results = list(check.check([f"broken:rule={rule}"]))
     titles = {check.title(t): t.__name__ for t in check.CHECKS}
     failed = {titles[r.name] for r in results if not r.ok}
     failed.discard("every_parameter_acts")  # no other value of ``rule`` is one that it knows
-    assert expected <= failed
-    assert bool(failed) == (rule != "none")
+    assert failed == expected
     assert all("\n" not in str(r) for r in results)
 
 

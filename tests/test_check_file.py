@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import methods
+from harness import check
+from harness.check import choosing
 from harness.command.cli import main
 from harness.store.csvfile import read_rows
 from tests.tiers import some
@@ -37,6 +39,7 @@ def test_the_documented_method_conforms(tmp_path, capsys, registry):
     assert chosen and "not applicable" not in chosen[0]  # its score is really looked at
 
 
+@pytest.mark.usefixtures("uncounted", "undrawn")
 def test_the_documented_method_runs_and_can_be_refused(tmp_path, capsys, registry):
     file = tmp_path / "nearest.py"
     file.write_text(documented_method())
@@ -115,6 +118,7 @@ def test_a_file_that_ends_the_process_while_it_is_planned(tmp_path, capsys, regi
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("uncounted", "undrawn")
 def test_a_method_that_ends_the_process_fails_its_cell_and_no_other(tmp_path, capsys, registry):
     file = tmp_path / "mine.py"
     file.write_text(LEAVES)
@@ -159,6 +163,13 @@ def test_a_path_that_is_no_method_file_is_said(tmp_path, capsys, flag, place, wh
     assert f"{flag}: '{path}' is {what}: the name of a method or FILE.py expected" in line
 
 
+@pytest.fixture
+def ranking(monkeypatch):
+    """Of the suite the one check that looks at scores."""
+    monkeypatch.setattr(check, "CHECKS", (choosing.best_are_kept,))
+
+
+@pytest.mark.usefixtures("ranking")
 @pytest.mark.parametrize("score", some(["inf", "-inf", "nan"], "nan"))
 def test_scores_that_are_not_finite_are_refused(tmp_path, capsys, registry, score):
     text = (
@@ -174,6 +185,7 @@ def test_scores_that_are_not_finite_are_refused(tmp_path, capsys, registry, scor
     assert failed[0].startswith("FAIL") and "not all finite" in failed[0]
 
 
+@pytest.mark.usefixtures("ranking")
 def test_a_ranking_that_is_not_finite_fails_the_suite(tmp_path, capsys, registry):
     text = (
         "from dataclasses import dataclass\nfrom methods.base import Method, keep_best\n\n"

@@ -192,7 +192,6 @@ def test_own_ratio_ignored(monkeypatch, name, key):
     some(
         ["fastv", "sparsevlm", "fastervlm", "visionzip", "random", "pool"],
         "fastv",
-        "sparsevlm",
         "visionzip",
     ),
 )

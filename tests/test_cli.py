@@ -62,7 +62,7 @@ def test_help_and_lists_load_nothing_heavy(argv: list[str], shows: str) -> None:
 
 
 def test_plots_only_loads_nothing_heavy(tmp_path: Path) -> None:
-    assert run(tmp_path / "run") == 0
+    assert run(tmp_path / "run", methods=("fastv",), bench=("gqa",)) == 0
     done = light("--plots-only", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "run/report.html")

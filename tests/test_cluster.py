@@ -103,7 +103,7 @@ def test_a_killed_task_is_reported_and_the_command_goes_on(
     assert derived(out) == derived(whole)
     about = json.loads((out / "run.json").read_text())
     assert "shard" not in about["settings"] and not (out / "shares").exists()
-    assert start(out, FakeRun(), "local:3") == 0  # nothing is left, in whatever cut
+    assert start(out, FakeRun(), "local:1") == 0  # nothing is left, in whatever cut
     assert run(out, **FEW) == 0  # the run of one process
     with pytest.raises(UsageError, match="was made with --seed 0, now it is --seed 1"):
         start(out, FakeRun(), "local:2", seed=1)

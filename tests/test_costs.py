@@ -67,6 +67,7 @@ def test_thresholds_depend_on_weights() -> None:
         predicted_record(methods.parse("gamma"), SMALL, n_text=8, n_out=2)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_costs_only_writes_and_prints_the_ledger(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +126,7 @@ def small_model(folder: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_clip_model_of_unknown_sizes_is_not_counted_and_not_zero(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +145,7 @@ def test_a_clip_model_of_unknown_sizes_is_not_counted_and_not_zero(
 
 
 # --- the batch --------------------------------------------------------------------------------
+@pytest.mark.usefixtures("uncounted", "undrawn")
 def test_the_cache_is_that_of_the_batch_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -142,6 +143,12 @@ def test_the_text_tower_counts_where_a_method_asks_it(name: str) -> None:
         assert scopes["router"] == pytest.approx(cost.router, rel=1e-12)
 
 
+@cache
+def counters() -> Any:
+    """Of every method's samples: each shape of a layer is counted once."""
+    return referees_for(shape_from_config(SMALL, "small"))
+
+
 @pytest.mark.parametrize(
     "spec",
     [*(n for n in methods.names() if n != "freevideollm"), "prumerge:ratio=0.5", "gamma:rule=topk"],
@@ -152,7 +159,7 @@ def test_three_counters_agree_on_what_every_method_does(spec: str) -> None:
     except DependsOnWeights:
         pytest.skip("its counts depend on weights")
     shape = shape_from_config(SMALL, "small")
-    found = read_out(record, shape, 2, spec != "blind", referees_for(shape))
+    found = read_out(record, shape, 2, spec != "blind", counters())
     for scope in ("router", "projector"):
         for counter in ("fvcore", "torch"):
             theirs, ours = found[f"tflops_{scope}_{counter}"], found[f"tflops_{scope}"]

@@ -202,6 +202,7 @@ def test_windows_that_no_layer_uses_are_no_windows(text: dict[str, Any]) -> None
     assert shape_from_config(config, "model").kv_heads == 2
 
 
+@pytest.mark.usefixtures("uncounted", "undrawn")
 def test_what_a_tower_cannot_tell_is_refused_in_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,6 +222,7 @@ def test_methods_that_need_a_class_token_say_so(
         assert f"{name}: reads the class token of the vision tower" in line
 
 
+@pytest.mark.usefixtures("uncounted", "undrawn")
 def test_the_ledger_of_a_tower_without_class_token(tmp_path: Path) -> None:
     """Tokens of a crop: 16 patches and nothing else."""
     import csv

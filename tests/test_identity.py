@@ -77,20 +77,36 @@ print(*sorted(opened), sep="\\n")
 """
 
 
-def test_everything_the_library_opens_is_hashed(tmp_path: Path) -> None:
-    """Watched from below: whatever file the interpreter opens in the folder while loading it."""
-    folder = write_llava_next(tmp_path / "next")
+def with_templates(folder: Path) -> Path:
+    """A repository that keeps its chat templates in files of their own."""
+    write_llava_next(folder)
     template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
     (folder / "chat_template.json").unlink()  # the older way to keep one
     (folder / "chat_template.jinja").write_text(template)
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates/tool.jinja").write_text("{{ messages }}")
+    return folder
+
+
+OPENED = {"config.json", "generation_config.json", "tokenizer_config.json", INDEX}
+OPENED |= {"preprocessor_config.json", "additional_chat_templates/tool.jinja"}
+
+
+@pytest.mark.slow  # a process that imports image processors
+def test_everything_the_library_opens_is_hashed(tmp_path: Path) -> None:
+    """Watched from below: whatever file the interpreter opens in the folder while loading it."""
+    folder = with_templates(tmp_path / "next")
     command = [sys.executable, "-c", LOAD, str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     opened, hashed = set(done.stdout.split()), find_model(str(folder)).file_hashes
-    assert opened >= {"config.json", "generation_config.json", "tokenizer_config.json", INDEX}
-    assert opened >= {"preprocessor_config.json", "additional_chat_templates/tool.jinja"}
+    assert opened >= OPENED
     assert opened <= hashed.keys()
+
+
+def test_every_file_that_is_hashed_changes_its_own_hash(tmp_path: Path) -> None:
+    folder = with_templates(tmp_path / "next")
+    hashed = find_model(str(folder)).file_hashes
+    assert hashed.keys() >= OPENED
     for name in hashed:
         kept = (folder / name).read_bytes()
         (folder / name).write_bytes(kept + b" ")
@@ -180,13 +196,22 @@ def test_other_runs_know_the_config_too(
 
 
 # --- the code -----------------------------------------------------------------------------------
-def _digest(root: Path, code: str) -> str:
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+# Edits the files of its arguments, one after the other, and says the digest before and after each.
+EDITED = """
+import sys
+from pathlib import Path
 
+def say():
+    {code}
 
-ENGINE = "from harness.store.cells import engine_digest as d; print(d())"
-READOUT = "from harness.readouts.keys import readout_keys as k; print(k()[{!r}])"
+say()
+for names in sys.argv[1:]:
+    for path in map(Path, names.split()):
+        path.write_bytes(path.read_bytes() + b"# changed\\n")
+    say()
+"""
+ENGINE = "from harness.store.cells import engine_digest as d; d.cache_clear(); print(d())"
+READOUT = "from harness.readouts.keys import readout_keys as k; k.cache_clear(); print(k()[{!r}])"
 COST, COUNTERS, EVIDENCE = map(READOUT.format, ("cost", "counters", "evidence"))
 METHOD = "import methods; print(methods.load('cdpruner').source_hash())"
 
@@ -217,14 +242,13 @@ def test_a_change_of_any_part_changes_the_digest(
 ) -> None:
     for room in ("harness", "methods", "reports"):
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
-    seen = {_digest(tmp_path, code)}
-    for name in others:
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"# changed\n")
-    assert _digest(tmp_path, code) in seen
-    for count, name in enumerate(parts, start=2):
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"# changed\n")
-        seen.add(_digest(tmp_path, code))
-        assert len(seen) == count
+    command = [sys.executable, "-c", EDITED.format(code=code), " ".join(others), *parts]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    first, other, *edited = done.stdout.split()
+    assert first == other
+    assert len(edited) == len(parts) and len({first, *edited}) == 1 + len(parts)
+    for name in (*others, *parts):
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes() + b"# changed\n"
 
 
 def test_what_shapes_answers_imports_no_readout_option_or_job() -> None:

@@ -28,6 +28,7 @@ from tests.routing_tools import (
     random_modules,
     with_positions,
 )
+from tests.tiers import some
 
 TILE = 16  # tokens
 # Text before, tiles of each image (the thumbnail included), text after.
@@ -270,7 +271,7 @@ def covering(alike: Tensor, weight: list[float], k: int) -> list[int]:
 
 
 # --- cost
-@pytest.mark.parametrize("model", PUBLISHED)
+@pytest.mark.parametrize("model", some(PUBLISHED, PUBLISHED[0]))
 def test_counters_agree_at_published_sizes(model: str) -> None:
     shape = shape_of(model)
     assert max(found.difference for found in Referees(shape).examine()) < 1e-3

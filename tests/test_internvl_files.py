@@ -178,6 +178,7 @@ def test_several_images_of_a_timed_prompt_have_words_between_them(folder: Path) 
         synthetic(bench, many, pictures(shape, many.n_image), seed=0)
 
 
+@pytest.mark.usefixtures("uncounted")
 # --- from the command line
 def test_a_repository_is_evaluated(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -192,6 +193,7 @@ def test_a_repository_is_evaluated(folder: Path, tmp_path: Path) -> None:
     assert {row["tokens"] for row in drawn} == {str(4 * TOKENS)}  # all tiles of a square image
 
 
+@pytest.mark.usefixtures("uncounted", "undrawn")
 def test_costs_of_an_image_of_the_most_tiles(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     argv = ["--costs-only", "--model", str(folder), "--methods", "fastv", "--quiet"]

@@ -22,7 +22,7 @@ from harness.command.cli import main
 from harness.jobs.derive import run_derive
 from harness.store.pack import pack
 from reports import build
-from tests.fakes import FakeRun, derived
+from tests.fakes import FakeRun, derived, without_counters, without_report
 from tests.fakes import run as fake_run
 from tests.fixtures.judged import _images, write_docvqa_test, write_hallusion, write_mmvet
 from tests.judge_tools import Endpoint, endpoint
@@ -57,14 +57,9 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("LMMS_EVAL_DATASETS_CACHE", str(folder / "cache"))
         words = ["--methods", "dense", "--bench", BENCHES, "--data", str(folder / "data")]
         words += ["--limit", "2", "--device", "cpu", "--quiet", "--out", str(folder / "run")]
+        without_counters(patch)
         assert main(words) == 0
         yield folder / "run"
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing a report takes longer than all the rest."""
-    monkeypatch.setattr(build, "build_report", lambda run, *_: run / "report.html")
 
 
 @pytest.fixture
@@ -121,7 +116,9 @@ def test_a_test_split_s_file_is_upstream_s_own(answered: Path) -> None:
     assert "incomplete: 2 of 3 documents" in cell["notes"]
 
 
-def test_judged_later_by_upstream_s_own_code(run: Path, server: Endpoint) -> None:
+def test_judged_later_by_upstream_s_own_code(
+    run: Path, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Scores against upstream's prompt, parsing and means, carried out by hand."""
     with Scoring().guarded():  # the module wants a key when it is imported
         from lmms_eval.tasks.mmvet.utils import MM_VET_PROMPT
@@ -147,6 +144,7 @@ def test_judged_later_by_upstream_s_own_code(run: Path, server: Endpoint) -> Non
     assert who.startswith("stand-in-1 (asked for some-judge) at 127.0.0.1:")
     assert "lmms-eval 0." in who and found.loc["mmvet", "judge_temperature"] in (0, "0")
     assert "stand-in-1" in (run / "report.md").read_text()
+    without_report(monkeypatch)
     assert {p.name: p.read_bytes() for p in (run / "records").iterdir()} == before
     assert judge(run, server) == 0 and len(server.asked) == 4  # nothing is asked twice
     # Tables and report come back from what is stored, scores and judge with them.

@@ -20,7 +20,7 @@ from harness.layers import damage
 from harness.options.settings import Settings
 from tests.fakes import FakeReferees, run
 
-ARGV = ["--methods", "dense", "--bench", "gqa", "--limit", "5", "--batch-size", "5"]
+ARGV = ["--methods", "dense", "--bench", "gqa", "--limit", "4", "--batch-size", "4"]
 ANALYSE = ["--analyse", "plan,damage,arank", "--analyse-samples", "2"]
 
 

@@ -257,6 +257,7 @@ def test_values_without_sense_are_refused(spec: str) -> None:
         methods.parse(spec)
 
 
+@pytest.mark.slow  # as of most methods in test_check.py
 def test_the_conformance_suite_holds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check", "mqt"]) == 0
     assert "FAIL" not in capsys.readouterr().out

@@ -296,6 +296,13 @@ def test_scenes_that_are_drawn_in_part_are_refused(
     assert "2 images but 1 scene lines, so drawing them was int" in capsys.readouterr().err
 
 
+def test_nothing_to_ship_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(["--ship", "--work", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "tiny-llava: nothing to ship" in line
+
+
+@pytest.mark.slow  # a process that imports the library
 def test_a_process_of_its_own_ships(tmp_path: Path) -> None:
     """Where nothing asked the library for a model before."""
     words = [sys.executable, "-m", "harness.train", "--ship", "--work", str(tmp_path)]

@@ -279,6 +279,7 @@ def test_a_prompt_keeps_its_images_with_it(folder: Path) -> None:
     assert prompter.prompt("what", 1) == text
 
 
+@pytest.mark.usefixtures("uncounted")
 # --- from the command line
 @pytest.mark.parametrize("name", some(WRITERS, "llava_onevision"))
 def test_a_repository_is_evaluated(folders: dict[str, Path], name: str, tmp_path: Path) -> None:

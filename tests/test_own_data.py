@@ -20,6 +20,7 @@ from harness.command.cli import main
 from harness.common.conditions import BAD_ROWS
 from harness.common.roots import ROOT
 from harness.options.validators import benches
+from tests.fakes import without_counters
 from tests.fixtures.bad_input import line_of
 
 PAGE = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")
@@ -66,7 +67,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"questions.{language}").write_text(block(language), encoding="utf-8")
     files = f"{folder}/questions.json,{folder}/questions.csv"
     argv = ["--methods", "random", "--bench", files, "--limit", "4", "--out", str(folder / "run")]
-    assert main([*argv, "--quiet"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        without_counters(patch)
+        assert main([*argv, "--quiet"]) == 0
     return folder / "run"
 
 
@@ -115,6 +118,7 @@ def test_report_and_evidence_know_own_data(run: Path) -> None:
     assert recall and {r["n"] for r in recall} == {"1"}  # the one row with a box
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_run_is_derived_drawn_and_viewed(run: Path, tmp_path: Path) -> None:
     from reports.samples.index import Index
 

@@ -64,7 +64,7 @@ def detected(differences: np.ndarray, images: list[int] | None = None) -> float:
     return found / len(differences)
 
 
-@pytest.mark.parametrize(("n", "moved"), [(200, 30), (300, 0)])
+@pytest.mark.parametrize(("n", "moved"), [(200, 30), pytest.param(300, 0, marks=pytest.mark.slow)])
 def test_the_promised_power_is_there_with_an_image_a_document(n: int, moved: int) -> None:
     dense = [1.0, 0.0] * (n // 2)
     ours = [1.0 - x if i < moved else x for i, x in enumerate(dense)]
@@ -76,7 +76,14 @@ def test_the_promised_power_is_there_with_an_image_a_document(n: int, moved: int
     assert detected(rng.choice([-1.0, 0.0, 1.0], p=chances, size=(TRIALS, n))) >= 0.78
 
 
-@pytest.mark.parametrize(("size", "moved"), [(4, 0), (4, 40), (10, 0)])
+@pytest.mark.parametrize(
+    ("size", "moved"),
+    [
+        (4, 0),
+        pytest.param(4, 40, marks=pytest.mark.slow),
+        pytest.param(10, 0, marks=pytest.mark.slow),
+    ],
+)
 def test_the_promised_power_is_there_when_images_change_whole(size: int, moved: int) -> None:
     """Of 100 images, all answers of one change together; at the floor none was seen to."""
     images = [i for i in range(100) for _ in range(size)]

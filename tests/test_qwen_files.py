@@ -137,6 +137,7 @@ def test_features_shared_between_questions_equal_those_of_each_alone(
 
 
 # --- what decides answers
+@pytest.mark.usefixtures("uncounted", "undrawn")
 def test_the_number_of_pixels_is_part_of_a_cell(tmp_path: Path) -> None:
     folder = write_qwen(tmp_path / "model", "qwen2_5_vl")
     argv = ["--model", str(folder), "--methods", "dense", "--bench", "gqa", "--data", "mini"]

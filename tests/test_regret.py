@@ -30,7 +30,7 @@ from harness.store.csvfile import write_csv
 from harness.store.rundir import Store
 from methods.fastv import FastV
 from reports import build_report
-from tests.fakes import FakeReferees
+from tests.fakes import FakeReferees, without_report
 
 ARGV = ["--methods", "fastv:kv=0.33,random:kv=0.33", "--bench", "gqa", "--limit", "4"]
 ARGV += ["--batch-size", "4", "--analyse", "regret", "--analyse-samples", "4", "--quiet"]
@@ -100,6 +100,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "failed: out of luck" in html and "left out: it forgets" in html
     with pytest.MonkeyPatch.context() as patch:
         held = counted(patch)
+        without_report(patch)
         assert go(out) == 0
     assert held == ["fastv kv=0.33"] * 4 + ["random kv=0.33"] * 4
     return out
@@ -247,6 +248,7 @@ def test_rows_name_the_documents_and_clusters_of_own_data(monkeypatch: pytest.Mo
     assert (row["first_score"], row["kept_score"]) == (1.0, 0.5)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_bench_without_pairs_is_left_out_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

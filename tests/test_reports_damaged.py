@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from reports import build_report, changes
+from reports.__main__ import main as reports
 from reports.errors import ReportError
 from reports.rundata import load_run
 from reports.summary import Summary, summarise
@@ -232,11 +233,13 @@ def test_text_of_a_run_is_never_markup(tmp_path: Path) -> None:
     assert "\x01" not in html + markdown
 
 
-@pytest.mark.parametrize("make", [lambda p: p / "absent", lambda p: p])
-def test_no_run_is_one_line_and_code_2(tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    with pytest.raises(ReportError):
-        build_report(make(tmp_path))
-    command = [sys.executable, "-m", "reports", str(make(tmp_path))]
+def test_no_run_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(ReportError):
+            build_report(path)
+        assert reports([str(path)]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    command = [sys.executable, "-m", "reports", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

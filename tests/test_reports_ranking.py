@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -169,8 +170,10 @@ def test_a_verdict_against_its_own_p_value_is_left_out(tmp_path: Path) -> None:
     assert any("comparisons.csv" in notice for notice in summary.run.notices)
 
 
-@pytest.mark.usefixtures("painted")
-def test_the_page_opens_with_the_table_and_folds_the_benches(run: Path, tmp_path: Path) -> None:
+def test_the_page_opens_with_the_table_and_folds_the_benches(
+    run: Path, tmp_path: Path, paint: Callable[..., None]
+) -> None:
+    paint("ranking")
     page = build_report(run, tmp_path / "out").read_text(encoding="utf-8")
     first = page[page.index('<section id="overview"') : page.index('<section id="pairs"')]
     head = re.sub(r"<[^>]+>", " ", first[first.index("<thead>") : first.index("</thead>")])

@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,8 @@ def test_evidence_table_says_what_the_csv_says(html: str) -> None:
     assert "50.0 %" in rows["pmod"][5]
 
 
-def test_tiles_are_drawn_on_a_grid_of_their_own(tmp_path: Path) -> None:
+def test_tiles_are_drawn_on_a_grid_of_their_own(tmp_path: Path, paint: Callable[..., None]) -> None:
+    paint()  # nothing of what the module's run has painted
     build_report(small(tmp_path / "tiles", tiles=True))
     data = payload((tmp_path / "tiles" / "report.html").read_text(encoding="utf-8"))
     assert [g["kind"] for g in data["samples"][0]["grids"]] == ["base", "tile"]

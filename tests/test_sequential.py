@@ -69,7 +69,14 @@ def test_a_level_is_the_adjusted_five_percent_of_its_look() -> None:
         assert design.adjusted(level / 2, look) < 0.05 < design.adjusted(2 * level, look)
 
 
-@pytest.mark.parametrize(("seed_sd", "document_sd"), [(4.0, 5.0), (4.0, 30.0), (0.5, 30.0)])
+@pytest.mark.parametrize(
+    ("seed_sd", "document_sd"),
+    [
+        (4.0, 30.0),
+        pytest.param(4.0, 5.0, marks=pytest.mark.slow),
+        pytest.param(0.5, 30.0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_study_keeps_error_and_coverage(seed_sd: float, document_sd: float) -> None:
     """600 made-up studies without an effect, all looks on the same 60 documents.
 
@@ -90,7 +97,14 @@ def test_a_stopped_study_keeps_error_and_coverage(seed_sd: float, document_sd: f
     assert missed / 600 <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 600)
 
 
-@pytest.mark.parametrize(("document_sd", "rest_sd"), [(2.0, 0.0), (4.0, 8.0), (10.0, 10.0)])
+@pytest.mark.parametrize(
+    ("document_sd", "rest_sd"),
+    [
+        (4.0, 8.0),
+        pytest.param(2.0, 0.0, marks=pytest.mark.slow),
+        pytest.param(10.0, 10.0, marks=pytest.mark.slow),
+    ],
+)
 def test_the_first_look_errs_no_more_than_it_spends(document_sd: float, rest_sd: float) -> None:
     """3,000 made-up studies without an effect, three seeds (sd 4) on 40 documents.
 

@@ -11,6 +11,7 @@ import safetensors.torch
 from harness.command.cli import main
 
 
+@pytest.mark.usefixtures("uncounted", "undrawn")
 def test_each_checkpoint_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: Counter[str] = Counter()
     real = safetensors.torch.load_file

@@ -30,6 +30,7 @@ from methods.describe import images as said_of
 from reports import build_report
 from reports.samples.detail import detail
 from reports.samples.index import Index
+from tests.fakes import without_counters
 from tests.fixtures.hub_models import write_llava
 from tests.fixtures.several import write_muirbench
 
@@ -177,7 +178,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     argv = ["--model", str(model), "--bench", "muirbench", "--data", str(folder / "data")]
     argv += ["--methods", "fastv:k=1:kv=0.5,divprune:ratio=0.5", "--limit", str(DOCUMENTS)]
     argv += ["--device", "cpu", "--dtype", "float32", "--quiet", "--out", str(folder / "run")]
-    assert main(argv) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        without_counters(patch)
+        assert main(argv) == 0
     return folder / "run"
 
 

@@ -54,7 +54,7 @@ def stopped(
         pytest.param("torch.nn", signal.SIGHUP, marks=pytest.mark.slow),
         pytest.param("harness.model.loading", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("harness.bench.benches", signal.SIGINT, marks=pytest.mark.slow),
-        ("harness.bench.loop", signal.SIGTERM),
+        pytest.param("harness.bench.loop", signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_at_any_moment(name: str, number: int, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from harness.model.catalog import find_model
 from harness.options.settings import Settings
 from harness.study.spec import REFERENCE, load_study
 from harness.study.trainings import Exam, gather, unique
+from tests.fakes import without_report
 from tests.fixtures.bad_input import edit
 from tests.fixtures.trained import BENCHES, GOOD, answer, place, write
 
@@ -159,7 +160,7 @@ def finished(tmp_path, monkeypatch):
     return path, tmp_path / "run"
 
 
-def test_a_finished_study_writes_its_tables_without_training(finished, capsys):
+def test_a_finished_study_writes_its_tables_without_training(finished, monkeypatch):
     path, out = finished
     settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)
     assert run(study_run.StudyJob(settings, ["--suite", str(path)])) == 0
@@ -180,10 +181,12 @@ def test_a_finished_study_writes_its_tables_without_training(finished, capsys):
     runs = pd.read_csv(out / "study_runs.csv")
     assert len(runs) == 4 * 3
     before = (out / "study.csv").read_bytes()
+    without_report(monkeypatch)
     assert run(study_run.StudyJob(settings, ["--suite", str(path)])) == 0
     assert (out / "study.csv").read_bytes() == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_study_in_the_same_folder_is_refused(finished):
     path, out = finished
     common = {"study": str(path), "out": str(out), "quiet": True}
@@ -193,6 +196,7 @@ def test_another_study_in_the_same_folder_is_refused(finished):
         run(study_run.StudyJob(Settings(bench=("gqa",), limit=50, **common), []))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_of_an_edited_start_model_is_another(finished, tmp_path, monkeypatch):
     path, out = finished
     settings = Settings(study=str(path), bench=BENCHES, limit=50, out=str(out), quiet=True)

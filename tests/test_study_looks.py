@@ -67,6 +67,7 @@ def test_a_study_with_looks_trains_on_only_what_open_claims_need(tmp_path, monke
 CLAIM = {"claim": "the other way round", "kind": "higher"}
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -99,6 +100,7 @@ def test_arms_are_examined_on_the_model_that_they_start_from(tmp_path, monkeypat
             run(study_run.StudyJob(replace(settings, out=str(tmp_path / "run")), []))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_goes_on_in_the_number_format_it_was_begun_with(tmp_path, monkeypatch):
     place(tmp_path, monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -122,6 +124,7 @@ def test_a_study_goes_on_in_the_number_format_it_was_begun_with(tmp_path, monkey
     assert one.loc[key, "mean"].item() > 60 > two.loc[key, "mean"].item()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_looks_declared_after_a_run_of_before_there_were_looks_are_refused(tmp_path, monkeypatch):
     place(tmp_path, monkeypatch)
     path, out = write(tmp_path), tmp_path / "run"

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -29,21 +30,21 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory, painted_module: None) -> Path:
-    """The same run with its report, drawn once."""
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with its report, drawn once, where there is no torch."""
     path = write(tmp_path_factory.mktemp("runs") / "timed")
-    build_report(path)
-    return path
-
-
-def test_it_is_drawn_where_there_is_no_torch(run: Path) -> None:
     code = (
         f"{WITHOUT_TORCH}"
         "from reports import build_report\nfrom pathlib import Path\n"
-        f"build_report(Path({str(run)!r}))"
+        f"build_report(Path({str(path)!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_it_is_drawn_where_there_is_no_torch(drawn: Path) -> None:
+    run = drawn
     markdown = (run / "report.md").read_text()
     assert "Measured times of 2 methods against dense on 4 workloads" in markdown
     assert "11 of 12 cells done, 1 failed" in markdown
@@ -261,8 +262,10 @@ def test_a_throttled_device_is_a_watermark_of_its_own(run: Path) -> None:
     assert watermark([]) == ""
 
 
-@pytest.mark.usefixtures("painted")
-def test_numbers_of_the_mini_model_are_marked_beside_what_disturbed_them(run: Path) -> None:
+def test_numbers_of_the_mini_model_are_marked_beside_what_disturbed_them(
+    run: Path, paint: Callable[..., None]
+) -> None:
+    paint("speedup", "breakeven", "waterfall")
     for name in ("throughput.csv", "cells.csv"):
         frame = pd.read_csv(run / name)
         frame.assign(model="tiny-llava").to_csv(run / name, index=False)

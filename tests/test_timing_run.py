@@ -21,6 +21,7 @@ from harness.store import columns
 from harness.timing import grid as grid_module
 from harness.timing import workrun
 from tests import tiny
+from tests.fakes import without_report
 
 LITTLE = ["--repeats", "6", "--warmup", "1", "--min-seconds", "0", "--quiet", "--device", "cpu"]
 SHAPE = {"n_text": 9, "n_image": 16, "n_out": 3, "batch": 2}
@@ -47,7 +48,9 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def done(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "timed"
-    assert main(command(folder, out, "--workload", WORK)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        without_report(patch)
+        assert main(command(folder, out, "--workload", WORK)) == 0
     return out
 
 
@@ -101,6 +104,7 @@ def test_ratios_flops_and_bytes_come_out_of_the_files(done: Path, folder: Path) 
     assert row.kv_mib * 2**20 == entries * shape.kv_bytes_per_entry(4)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_finished_run_is_kept_and_a_killed_one_goes_on(
     folder: Path, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +113,7 @@ def test_a_finished_run_is_kept_and_a_killed_one_goes_on(
     assert main(command(folder, done, "--workload", WORK)) == 0
     assert (done / "throughput.csv").read_text() == table
     monkeypatch.undo()
+    without_report(monkeypatch)
     rows = (done / "cells.csv").read_text().splitlines()
     (done / "cells.csv").write_text("\n".join(rows[:-1]) + "\n")  # killed before the last commit
     older = pd.read_csv(done / "throughput.csv", dtype=str, keep_default_na=False)
@@ -149,6 +154,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, errors: dict[str, BaseException])
     monkeypatch.setattr(workrun, "answer", answer)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_when_dense_fails_every_row_says_why(
     folder: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +176,7 @@ def test_when_dense_fails_every_row_says_why(
     assert "RuntimeError: boom" in cells.error["fastv"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_method_that_ends_the_process_fails_its_row_only(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,10 +211,12 @@ def test_a_wrong_batch_fails_its_cell_and_no_other(
     assert set(pd.read_csv(out / "throughput.csv").label) == {"dense", "pmod"}
     assert "other answers than batch 1" in (out / "report.md").read_text()
     monkeypatch.undo()
+    without_report(monkeypatch)
     assert main(command(folder, out, "--workload", WORK)) == 0  # mended: only that one is timed
     assert set(pd.read_csv(out / "throughput.csv").label) == {"dense", "pmod", "fastv"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_eager_gets_a_second_dense_row(folder: Path, tmp_path: Path) -> None:
     argv = command(folder, tmp_path / "run", "--workload", "n_text=9:n_out=1", "--attn", "eager")
     assert main(argv) == 0
@@ -220,6 +229,7 @@ def test_eager_gets_a_second_dense_row(folder: Path, tmp_path: Path) -> None:
     assert "decode" not in table.index.get_level_values("phase")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_real_documents_with_trained_weights(tmp_path: Path) -> None:
     out = tmp_path / "run"
     argv = ["--throughput", "--methods", "pmod", "--bench", "gqa", "--n-out", "2", "--limit", "2"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from harness.jobs import within
 from harness.jobs.benchmarks import Benchmarks
 from harness.options.settings import Settings
 from harness.timing import workrun
-from reports.build import build_report
-from tests.fakes import FakeRun
+from tests.fakes import FakeRun, without_counters, without_report
 from tests.fakes import run as run_fakes
 
 LITTLE = ["--repeats", "6", "--warmup", "1", "--min-seconds", "0", "--quiet", "--device", "cpu"]
@@ -29,6 +29,9 @@ def command(out: Path, *more: str) -> list[str]:
     return [*base, "--with-throughput", "--n-out", "2", *LITTLE, "--out", str(out), *more]
 
 
+pytestmark = pytest.mark.usefixtures("uncounted")
+
+
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All answers are there; the times were stopped before the first was written."""
@@ -38,6 +41,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
+        without_counters(patch)
         patch.setattr(workrun, "measure", stop)
         assert main(command(out)) == 130
     return out
@@ -48,6 +52,8 @@ def done(interrupted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
     shutil.copytree(interrupted, out)
     with pytest.MonkeyPatch.context() as patch:
+        without_counters(patch)
+        without_report(patch)
         patch.setattr("harness.jobs.benchmarks.run_cell", lambda *a: pytest.fail("repeated"))
         patch.setattr(within, "busy_now", lambda: "busy machine: 1.9 of 2 cores in use")
         assert main(command(out)) == 0
@@ -84,6 +90,7 @@ def test_the_times_are_of_the_same_methods_weights_and_conditions(done: Path) ->
     assert about["checkpoints"].keys() >= {"pmod"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_nothing_is_left_to_do_the_third_time(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = (done / "throughput.csv").read_bytes()
     monkeypatch.setattr(Benchmarks, "load", lambda *a: pytest.fail("nothing was left"))
@@ -91,9 +98,8 @@ def test_nothing_is_left_to_do_the_third_time(done: Path, monkeypatch: pytest.Mo
     assert (done / "throughput.csv").read_bytes() == table
 
 
-@pytest.mark.usefixtures("painted")
-def test_the_report_joins_times_to_accuracy(done: Path) -> None:
-    (done / "report.html").unlink()
+def test_the_report_joins_times_to_accuracy(done: Path, paint: Callable[..., None]) -> None:
+    paint("waterfall")
     assert main(["--plots-only", str(done)]) == 0
     page = (done / "report.md").read_text()
     head, overview = page.split("## Methods, best first")
@@ -178,7 +184,6 @@ def test_workloads_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     work = "n_text=9:n_out=2:batch=2"
     assert main([*base, "--workload", work, "--out", str(tmp_path / "run")]) == 0
     assert asked == [work]
-    build_report(tmp_path / "run")
     assert "Nothing has been timed (yet)." in (tmp_path / "run" / "report.md").read_text()
 
 
@@ -226,9 +231,11 @@ def test_a_study_is_not_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 # --- the device's state, from a reader that pretends ------------------------------------------
-@pytest.mark.usefixtures("painted")
 def test_a_busy_and_throttled_gpu_is_said_everywhere(
-    interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    paint: Callable[..., None],
 ) -> None:
     from harness.timing.device import Reading
 
@@ -246,6 +253,7 @@ def test_a_busy_and_throttled_gpu_is_said_everywhere(
 
     monkeypatch.setattr(within, "Watch", Reader)
     monkeypatch.setattr(within, "busy_now", lambda: "")
+    paint("waterfall")
     out = tmp_path / "run"
     shutil.copytree(interrupted, out)
     assert main(command(out)) == 0

@@ -69,8 +69,9 @@ def test_code_is_refused_in_one_line_whatever_stdin_says(
 
 
 def test_every_automatic_class_is_told_not_to_run_code() -> None:
-    files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
-    calls = [call for path in files for call in ast.walk(ast.parse(path.read_text()))]
+    files = [path.read_text() for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    named = [text for text in files if "Auto" in text]  # parsing takes its time
+    calls = [call for text in named for call in ast.walk(ast.parse(text))]
     checked = 0
     for call in calls:
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):

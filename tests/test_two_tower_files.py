@@ -105,6 +105,7 @@ def test_a_bright_patch_lights_up_where_its_tokens_lie(folder: Path) -> None:
                 assert abs(top + (row + 0.5) * high - (y + 6)) <= high
 
 
+@pytest.mark.usefixtures("uncounted", "undrawn")
 @pytest.mark.parametrize("folder", some(BOTH, "llava_hr"), indirect=True)
 def test_answers_through_the_command_line(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"

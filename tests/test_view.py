@@ -303,7 +303,9 @@ def test_what_cannot_be_shown_is_refused_in_one_line(
         assert f"port {port} is in use" in refused(capsys, run, "--port", str(port))
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_ends_it_quietly_without_torch_and_leaves_the_run_as_it_was(
     tmp_path: Path, sign: signal.Signals
 ) -> None:

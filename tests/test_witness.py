@@ -23,6 +23,7 @@ from harness.store.record import IMAGE
 from methods import mmtok
 from methods.dpc import cluster, noise
 from tests.similarity_tools import everywhere, states
+from tests.tiers import some
 from tests.tiny import batch, tiny_llava
 from tests.tower_tools import one_crop
 from tests.witness_tools import NEXT, SMALL, VICUNA, parsed, record_of, tokens
@@ -52,7 +53,15 @@ LAYER_MEANS = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "mean", "share"), LAYER_MEANS)
+# Of each method, and of each of its versions, one is asked in the default tier.
+TOLD = {"fastv", "fastv:k=3:r=0.88889", "sparsevlm", "sparsevlm:version=2", "pyramiddrop"}
+TOLD |= {"llavolta", "pmod", "mod"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "mean", "share"),
+    [pytest.param(*one, marks=[pytest.mark.slow] * (one[0] not in TOLD)) for one in LAYER_MEANS],
+)
 def test_real_layer_means_of_llava_1_5(spec: str, mean: float, share: float) -> None:
     found = tokens(spec)
     assert len(found) == 32
@@ -60,7 +69,7 @@ def test_real_layer_means_of_llava_1_5(spec: str, mean: float, share: float) -> 
     assert np.mean(found) / 576 == pytest.approx(share, abs=6e-4)
 
 
-@pytest.mark.parametrize("kept", [192, 128, 64])
+@pytest.mark.parametrize("kept", some([192, 128, 64], 64))
 @pytest.mark.parametrize(
     "spec",
     [

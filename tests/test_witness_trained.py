@@ -114,10 +114,10 @@ def test_gamma_router_sizes_layers_and_loss_at_chance() -> None:
 @pytest.mark.parametrize(
     ("spec", "model", "kv", "tflops"),
     [
-        ("mod", NEXT, 0.562, 22.87),
+        pytest.param("mod", NEXT, 0.562, 22.87, marks=pytest.mark.slow),
         ("mod:capacity=0.075", NEXT, 0.537, 21.91),
-        ("mod:layers=all:capacity=0.5375", NEXT, 0.537, 21.91),
-        ("pmod", NEXT, 0.537, 21.91),
+        pytest.param("mod:layers=all:capacity=0.5375", NEXT, 0.537, 21.91, marks=pytest.mark.slow),
+        pytest.param("pmod", NEXT, 0.537, 21.91, marks=pytest.mark.slow),
         ("mod", SMALL, 0.5625, 5.114),
         ("pmod", SMALL, 0.537, 4.923),
     ],

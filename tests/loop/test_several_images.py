@@ -12,6 +12,7 @@ import pytest
 import methods
 from harness.bench.benches import resolve_bench
 from harness.bench.loop import CellResult
+from harness.bench.request import GenerationKwargs
 from harness.model.session import Session
 from harness.store.images import of_images
 from harness.store.record import IMAGE
@@ -67,9 +68,13 @@ def test_mmmu_has_all_images_in_front(llava: Session, tmp_path: Path) -> None:
     assert [g["image"] for g in three.grid] == [[high, wide] for wide, high in (SIZES * 2)[1:4]]
 
 
-def test_blink_takes_one_to_four_images(llava_next: Session, tmp_path: Path) -> None:
+def test_blink_takes_one_to_four_images(
+    llava_next: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lmms_eval.tasks.blink import utils
 
+    # The task lets a model write 1024 tokens, and one of random weights does.
+    monkeypatch.setattr(GenerationKwargs, "of_task", lambda *_: (GenerationKwargs(6), ""))
     write_blink(tmp_path, "Jigsaw", [1, 4, 3], ["(A)", "(B)", "(A)"])
     bench = resolve_bench("blink_jigsaw", str(tmp_path))
     dense = run(llava_next, bench)
