@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from harness.common.errors import UsageError
+from harness.common.roots import ROOT
 from harness.fitting.fit import Stop, fit
 from harness.minimodel.folders import save_model, weights_in
 from harness.minimodel.log import claim, inputs
@@ -157,3 +159,21 @@ def test_a_model_that_is_being_written_is_not_a_finished_one(tmp_path: Path) -> 
     with pytest.raises(AttributeError):
         save_model(None, None, tmp_path)  # type: ignore[arg-type]
     assert not (tmp_path / "training.json").exists()
+
+
+def test_a_refusal_says_what_to_do_however_much_differs(tmp_path: Path) -> None:
+    """`tune` is the second part now, and folders of the time when it was the first hold the other
+    mixture of questions: thirty forms."""
+    first, now = (
+        Recipe.load(ROOT / "recipes" / "tiny-qwen" / f"{name}.yaml")
+        for name in ("tune-first", "tune")
+    )
+    run = tmp_path / "tune-run"
+    (run / "checkpoint-5").mkdir(parents=True)
+    (run / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    (run / "recipe.json").write_text(json.dumps(asdict(first)))
+    with pytest.raises(UsageError) as error:
+        claim(now, tmp_path / "tune", run)
+    line = str(error.value).replace(str(tmp_path), "")
+    assert "max_steps 900, not 2000" in line and "other forms" in line
+    assert "give another --work" in line and len(line) < 500

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,24 +123,6 @@ def test_only_the_same_recipe_goes_on(
     for flag, value, said in (("--seed", 9, "seed 1, not 9"), ("--max-steps", 2, "not 2)")):
         assert train([*words, flag, str(value)]) == 2
         assert said in capsys.readouterr().err
-
-
-def test_a_refusal_says_what_to_do_however_much_differs(tmp_path: Path) -> None:
-    """`tune` is the second part now, and folders of the time when it was the first hold the other
-    mixture of questions: thirty forms."""
-    first, now = (
-        Recipe.load(ROOT / "recipes" / "tiny-qwen" / f"{name}.yaml")
-        for name in ("tune-first", "tune")
-    )
-    run = tmp_path / "tune-run"
-    (run / "checkpoint-5").mkdir(parents=True)
-    (run / "checkpoint-5" / "trainer_state.json").write_text("{}")
-    (run / "recipe.json").write_text(json.dumps(asdict(first)))
-    with pytest.raises(UsageError) as error:
-        claim(now, tmp_path / "tune", run)
-    line = str(error.value).replace(str(tmp_path), "")
-    assert "max_steps 900, not 2000" in line and "other forms" in line
-    assert "give another --work" in line and len(line) < 500
 
 
 def test_a_methods_weights_ship_only_beside_the_model_they_were_trained_from(
