@@ -12,6 +12,7 @@ import gc
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,11 @@ from harness.common.torchvision_ops import declare_missing_ops
 for _name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Tests start hundreds of processes, and each would compile what it imports again where a shell says
+# that no bytecode is to be kept.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Test modules import transformers in any order; beside a CPU torch that needs these first.
 declare_missing_ops()
@@ -99,7 +105,7 @@ def _ask_once() -> None:
 
     The commit of this tree, which a run asks git for; the code of a report's templates; the mini
     data's rows with their pictures; what a recipe's file says (a study reads one for every arm and
-    seed) and the types of fields. And files need not outlast a power cut, for which each of them
+    seed), the types of fields and the certificates of clients that meet a closed network. And files need not outlast a power cut, for which each of them
     would wait on some disks.
     """
     import jinja2
@@ -144,6 +150,7 @@ def _ask_once() -> None:
     build.Environment = Environment  # type: ignore[misc]
     rows.joined = joined
     runinfo.git_commit = functools.cache(runinfo.git_commit)
+    ssl.create_default_context = functools.cache(ssl.create_default_context)
     os.fsync = lambda descriptor: None
 
 

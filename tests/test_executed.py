@@ -34,6 +34,7 @@ from methods.base import Method, Tokens
 from tests.routing_tools import generate
 from tests.test_costs import SMALL
 from tests.test_engine_families import siglip
+from tests.tiers import some
 from tests.tiny import batch
 
 LLAVA = "llava-hf/llava-1.5-7b-hf"
@@ -59,7 +60,7 @@ OTHERS = (
 )
 
 
-@pytest.mark.parametrize("spec", OTHERS)
+@pytest.mark.parametrize("spec", some(OTHERS, *OTHERS[::2]))
 def test_what_runs_is_what_the_ledger_says(spec: str) -> None:
     running.work_is_counted(Case(methods.parse(spec)))
 

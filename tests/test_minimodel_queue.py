@@ -20,7 +20,7 @@ recipe, work = (pathlib.Path(sys.argv[sys.argv.index(k) + 1]) for k in ("--recip
 name = recipe.stem
 (work / f"{{name}}.begun").write_text(os.environ["OMP_NUM_THREADS"] + " " + " ".join(sys.argv))
 print("here", flush=True)
-time.sleep(0.7)
+time.sleep(0.4)
 (work / f"{{name}}.over").write_text("")
 sys.exit(3 if "bad" in name else 0)
 """

@@ -60,7 +60,7 @@ def test_dense_is_bit_equal_to_plain_generate(text: str, attn: str, rows: Any) -
     assert all(torch.equal(a, b) for a, b in zip(plain.logits, mine.logits, strict=True))
 
 
-@pytest.mark.parametrize("text", ["mistral", "stablelm"])
+@pytest.mark.parametrize("text", some(["mistral", "stablelm"], "stablelm"))
 @pytest.mark.parametrize("spec", SPECS)
 def test_equals_reference_alone_and_in_a_ragged_batch(spec: str, text: str) -> None:
     model = exact_norms(tiny_moe(text, layers=5, dtype=torch.float64))
@@ -191,7 +191,7 @@ RAN = list(itertools.product(
 ))  # fmt: skip
 
 
-@pytest.mark.parametrize("case", some(RAN, *RAN[:7]))
+@pytest.mark.parametrize("case", some(RAN, *RAN[1:7:2]))
 def test_what_runs_is_what_the_ledger_says(case: tuple[str, str]) -> None:
     text, spec = case
     model, method = tiny_moe(text), methods.parse(spec)

@@ -33,7 +33,7 @@ RECORDS = Records()  # routing is asked for once, by whichever test comes first
 
 
 # Sizes of many models, or rows like those of the other tables.
-LONG = ("gamma-table1", "gamma-table2", "gamma-table3", "pmod-table1")
+LONG = ("gamma-table1", "gamma-table2", "gamma-table3", "pmod-table1", "pmod-table5")
 
 
 @pytest.mark.parametrize("name", some(table_names(), *(set(table_names()) - set(LONG))))

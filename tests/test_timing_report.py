@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from harness.common.roots import ROOT
 from harness.readouts.ending import markdown
 from harness.readouts.times import ending
 from reports import breakeven, timesections, waterfall
@@ -21,7 +18,6 @@ from reports.rundata import load_run
 from reports.summary import summarise
 from reports.timing import Board, Timed, board, timed, watermark
 from tests.fixtures.timed import write
-from tests.fixtures.without import WITHOUT_TORCH
 
 
 @pytest.fixture
@@ -30,20 +26,14 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run with its report, drawn once, where there is no torch."""
+def drawn(tmp_path_factory: pytest.TempPathFactory, painted_module: None) -> Path:
+    """The same run with its report, drawn once."""
     path = write(tmp_path_factory.mktemp("runs") / "timed")
-    code = (
-        f"{WITHOUT_TORCH}"
-        "from reports import build_report\nfrom pathlib import Path\n"
-        f"build_report(Path({str(path)!r}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    build_report(path)
     return path
 
 
-def test_it_is_drawn_where_there_is_no_torch(drawn: Path) -> None:
+def test_it_is_drawn(drawn: Path) -> None:
     run = drawn
     markdown = (run / "report.md").read_text()
     assert "Measured times of 2 methods against dense on 4 workloads" in markdown
