@@ -120,7 +120,10 @@ def test_only_the_same_recipe_goes_on(
     (run / "checkpoint-5").mkdir()
     (run / "checkpoint-5" / "trainer_state.json").write_text("{}")
     claim(replace(recipe, save_steps=7), out, run)
-    for flag, value, said in (("--seed", 9, "seed 1, not 9"), ("--max-steps", 2, "not 2)")):
+    for flag, value, said in (
+        ("--seed", 9, f"seed {recipe.seed}, not 9"),
+        ("--max-steps", 2, "not 2)"),
+    ):
         assert train([*words, flag, str(value)]) == 2
         assert said in capsys.readouterr().err
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,21 @@ def dataset_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         task._resolve_hf_datasets_cache_dir.cache_clear()
         yield
     task._resolve_hf_datasets_cache_dir.cache_clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_process() -> Iterator[None]:
+    """lmms-eval maps GQA's documents in eight processes, most of which have none of these few."""
+    import datasets
+
+    mapped = datasets.Dataset.map
+
+    def alone(self: Any, *args: Any, **more: Any) -> Any:
+        return mapped(self, *args, **(more | {"num_proc": None}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.Dataset, "map", alone)
+        yield
 
 
 @pytest.fixture(scope="session")
