@@ -28,7 +28,7 @@ declare_missing_ops()
 from torch import Tensor, nn  # noqa: E402
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments  # noqa: E402
 
-from harness.minimodel.jobs import make_trainer, prepare  # noqa: E402
+from harness.minimodel.jobs import Tuning, make_trainer, prepare  # noqa: E402
 from harness.minimodel.precision import in_format_of_here  # noqa: E402
 from harness.minimodel.rates import arguments  # noqa: E402
 from harness.minimodel.recipe import Recipe  # noqa: E402
@@ -47,16 +47,21 @@ class Until(TrainerCallback):
         control.should_training_stop = state.global_step >= self.steps
 
 
+def started(tuning: Tuning, recipe: Recipe, out: Path, steps: int) -> None:
+    """The first steps of a training, in its model; nothing is kept in `out`."""
+    plain = arguments(recipe, out).to_dict()
+    plain |= {"save_strategy": "no", "disable_tqdm": True, "dataloader_num_workers": 0}
+    trainer = make_trainer(tuning, recipe, TrainingArguments(**plain))
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Until(steps))
+    trainer.train()
+
+
 def predictors(recipe: Recipe, data: Path, work: Path, steps: int) -> dict[str, Tensor]:
     """The weights [d] of every layer's predictor after so many steps."""
     with ExitStack() as stack, tempfile.TemporaryDirectory() as out:
         tuning = prepare(recipe, read_scenes(recipe, data), work, None, stack)
-        plain = arguments(recipe, Path(out)).to_dict()
-        plain |= {"save_strategy": "no", "disable_tqdm": True, "dataloader_num_workers": 0}
-        trainer = make_trainer(tuning, recipe, TrainingArguments(**plain))
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(Until(steps))
-        trainer.train()
+        started(tuning, recipe, Path(out), steps)
         assert tuning.modules is not None
         linears = {n: m for n, m in tuning.modules.named_modules() if isinstance(m, nn.Linear)}
         return {name: linear.weight.detach().flatten() for name, linear in linears.items()}

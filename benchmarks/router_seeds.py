@@ -104,11 +104,12 @@ def seen(
             tuning.model(**tuning.packer([tuning.train[n]]))
             states.append(torch.stack([got[i][0, :length] for i in routing]))
             boxes = scenes.records[tuning.train.rows[n]]["boxes"]
-            drawn.append(_covered(boxes, side // token, token))
+            drawn.append(covered(boxes, side // token, token))
     return torch.stack(states), torch.stack(drawn)
 
 
-def _covered(boxes: list[dict[str, Any]], side: int, token: int) -> Tensor:
+def covered(boxes: list[dict[str, Any]], side: int, token: int) -> Tensor:
+    """Bool [side * side]: which patches of `token` pixels a side have a box on them."""
     grid = torch.zeros(side, side, dtype=torch.bool)
     for one in boxes:
         left, top, right, bottom = one["box"]

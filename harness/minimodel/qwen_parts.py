@@ -52,7 +52,7 @@ model's and was tuned on captions and questions."""
     folder: ClassVar[str] = "tiny-qwen"
     recipes: ClassVar[tuple[str, ...]] = (
         *("tower", "tower-second", "tune-first", "tune"),
-        *("dense", "pmod", "mod"),
+        *("dense", "pmod-first", "pmod", "mod-first", "mod"),
     )
     drawn: ClassVar[dict[str, Any]] = {"rounds": ROUNDS, "share": 0.1}
     ships: ClassVar[dict[str, str]] = {
