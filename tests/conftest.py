@@ -105,8 +105,8 @@ def _ask_once() -> None:
 
     The commit of this tree, which a run asks git for; the code of a report's templates; the mini
     data's rows with their pictures; what a recipe's file says (a study reads one for every arm and
-    seed), the types of fields and the certificates of clients that meet a closed network. And files need not outlast a power cut, for which each of them
-    would wait on some disks.
+    seed); the types of fields; the certificates of clients that meet a closed network. And files
+    need not outlast a power cut, for which each of them would wait on some disks.
     """
     import jinja2
 
