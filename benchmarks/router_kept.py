@@ -1,6 +1,6 @@
 """What the routers of p-MoD or MoD keep at the start of a training, by its seed.
 
-    python benchmarks/router_kept.py [--recipe recipes/tiny-qwen/pmod.yaml] [--seeds 1-7]
+    python benchmarks/router_kept.py [--recipe recipes/tiny-qwen/pmod-first.yaml]
 
 They start at zero, so the order of the tokens is the direction of their first gradients.
 The recipe is stopped after some steps; printed are, for each layer, the shares of the patches with
@@ -36,12 +36,13 @@ from harness.minimodel.precision import in_format_of_here  # noqa: E402
 from harness.minimodel.recipe import Recipe  # noqa: E402
 from harness.minimodel.sizes import read_scenes  # noqa: E402
 
+RECIPE = ROOT / "recipes" / "tiny-qwen" / "pmod-first.yaml"
 SIDE, TOKEN = 192, 16  # pixels
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "tiny-qwen" / "pmod.yaml")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--work", type=Path, default=Path("build/train/tiny-qwen"))
     parser.add_argument("--data", type=Path, default=Path("build/scenes-qwen"))
     parser.add_argument("--steps", type=int, default=8)
@@ -49,15 +50,18 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=24)
     args = parser.parse_args()
     recipe = in_format_of_here(replace(Recipe.load(args.recipe), compile=False))
+    if recipe.modules or recipe.pages or not recipe.module_learning_rate:
+        parser.error(f"{args.recipe}: expected routers that begin to learn, and no large pages")
     scenes = read_scenes(recipe, args.data)
-    first, last = map(int, args.seeds.split("-"))
-    for seed in range(first, last + 1):
+    seeds = [int(one) for one in args.seeds.split("-")]
+    for seed in range(seeds[0], seeds[-1] + 1):
         with ExitStack() as stack, tempfile.TemporaryDirectory() as out:
             mine = replace(recipe, seed=seed)
             tuning = prepare(mine, scenes, args.work, None, stack)
             started(tuning, mine, Path(out), args.steps)
             shares = kept(tuning, mine.bf16, args.scenes)
-        *learning, _ = (on - off for on, off in shares.values())
+            last = model_info(tuning.llava).layers - 1
+        learning = [on - off for layer, (on, off) in shares.items() if layer < last]
         shown = "  ".join(f"{layer}: {on:.0%} {off:.0%}" for layer, (on, off) in shares.items())
         print(f"seed {seed}  {shown}  mean difference {sum(learning) / len(learning):+.1%}")
 
@@ -83,10 +87,12 @@ def kept(tuning: Tuning, bf16: bool, count: int) -> dict[int, tuple[float, float
         on = covered(boxes, side, TOKEN)
         if not on.any() or on.all():
             continue
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            tuning.model(**packer([tuning.held[item]]))
+        device = tuning.llava.device
+        batch = {name: value.to(device) for name, value in packer([tuning.held[item]]).items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            tuning.model(**batch)
         for layer, raw in got.items():
-            raw = raw[end - side**2 : end].float()
+            raw = raw[end - side**2 : end].float().cpu()
             first = (-raw).argsort(stable=True)[: counts[layer]]
             keep = torch.zeros(side**2, dtype=torch.bool).index_fill(0, first, True)
             pair = float(keep[on].float().mean()), float(keep[~on].float().mean())

@@ -116,11 +116,11 @@ def test_the_card_counts_the_steps_of_all_parts_that_tuned_the_method(tmp_path: 
         Recipe.load(ROOT / "recipes" / "tiny" / f"{name}.yaml").max_steps
         for name in ("dense-longer-first", "dense-longer")
     )
-    earlier = Recipe("tune", max_steps=dense - 5, start="dense")
+    earlier = Recipe("tune", max_steps=dense, until=dense - 5, start="dense")
     write_log(tmp_path / "pmod-first", earlier, {"seconds": 1.0})
     write_log(tmp_path / "dense", Recipe("tune", max_steps=900), {"seconds": 1.0})
     for last, said in ((5, f"the same {dense:,} extra"), (6, f"this one {dense + 1:,}) extra")):
-        recipe = asdict(replace(earlier, rank=4, max_steps=last, modules="pmod-first"))
+        recipe = asdict(replace(earlier, rank=4, max_steps=last, until=0, modules="pmod-first"))
         before = chain(tmp_path, "pmod-first") + history(tmp_path, "dense")
         facts = {"recipe": recipe, "seconds": 1.0, "losses": [], "held_out": {}}
         facts |= {"data": {"scenes": {}, "drawn": {}, "questions": 1}}

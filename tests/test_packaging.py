@@ -133,6 +133,36 @@ def test_ci_stops_at_the_first_failure(tmp_path: Path) -> None:
         assert calls.read_text(encoding="utf-8").split() == expected
 
 
+@pytest.mark.parametrize("fails", ["nothing", "update"])
+def test_ci_installs_latex_where_it_can_and_goes_on_where_not(fails: str, tmp_path: Path) -> None:
+    calls, tools = tmp_path / "calls", tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("sh", "dirname", "date", "sed", "basename"):
+        (tools / tool).symlink_to(_path(tool))
+    said = "After this operation, 151 MB of additional disk space will be used."
+    note = f'echo "$(basename "$0") $1" >> "{calls}"'
+    for tool, lines in {
+        "id": "echo 0",
+        "apt-get": f'{note}\necho "{said}"\n[ "$1" != {fails} ]',
+        "make": note,
+    }.items():
+        (tools / tool).write_text(f"#!/bin/sh\n{lines}\n", encoding="utf-8")
+        (tools / tool).chmod(0o755)
+    command = [_path("bash"), str(ROOT / ".ci" / "run")]
+    done = subprocess.run(command, env={"PATH": str(tools)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    asked = ["apt-get update", *(["apt-get install"] if fails == "nothing" else [])]
+    assert calls.read_text().splitlines() == [*asked, "make check", "make test"]
+    assert ("151 MB" in done.stdout) is (fails == "nothing")
+    assert ("are skipped" in done.stdout) is (fails == "update")
+
+
+def _path(tool: str) -> str:
+    found = shutil.which(tool)
+    assert found
+    return found
+
+
 def test_runs_and_environments_are_ignored() -> None:
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert {"/runs/", ".venv*/", "__pycache__/"} <= set(ignored)

@@ -1,15 +1,18 @@
-"""The report of a timing run, from hand-made CSVs, in a process that has no torch."""
+"""The report of a timing run, from hand-made CSVs."""
 
 from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from harness.common.roots import ROOT
 from harness.readouts.ending import markdown
 from harness.readouts.times import ending
 from reports import breakeven, timesections, waterfall
@@ -18,6 +21,7 @@ from reports.rundata import load_run
 from reports.summary import summarise
 from reports.timing import Board, Timed, board, timed, watermark
 from tests.fixtures.timed import write
+from tests.fixtures.without import WITHOUT_TORCH
 
 
 @pytest.fixture
@@ -31,6 +35,18 @@ def drawn(tmp_path_factory: pytest.TempPathFactory, painted_module: None) -> Pat
     path = write(tmp_path_factory.mktemp("runs") / "timed")
     build_report(path)
     return path
+
+
+@pytest.mark.slow
+def test_it_is_drawn_where_there_is_no_torch(run: Path) -> None:
+    code = (
+        f"{WITHOUT_TORCH}"
+        "from reports import build_report\nfrom pathlib import Path\n"
+        f"build_report(Path({str(run)!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Measured times of 2 methods" in (run / "report.md").read_text()
 
 
 def test_it_is_drawn(drawn: Path) -> None:

@@ -120,7 +120,8 @@ def _measured(data: Mapping[str, Any], held_out: int) -> str:
 def _steps(parts: Parts, name: str) -> int:
     """Of a recipe of tuning and of those that its modules come from."""
     recipe = Recipe.load(DATA / "recipes" / parts.folder / f"{name}.yaml")
-    return recipe.max_steps + (_steps(parts, recipe.modules) if recipe.modules else 0)
+    own = recipe.until or recipe.max_steps
+    return own + (_steps(parts, recipe.modules) if recipe.modules else 0)
 
 
 def _dense_steps(parts: Parts) -> int:
@@ -135,12 +136,17 @@ def _whole(recipe: Mapping[str, Any]) -> bool:
 
 def _tuned(recipe: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> int:
     """Steps of tuning under the method: a recipe's and those of the ones it goes on from."""
-    steps, wanted = recipe["max_steps"], recipe["modules"]
+    steps, wanted = _went(recipe), recipe["modules"]
     for step in before:
         if step["name"] == wanted:
             wanted = step["recipe"].get("modules", "")
-            steps += step["recipe"]["max_steps"] * (step["recipe"]["stage"] == "tune")
-    return int(steps)
+            steps += _went(step["recipe"]) * (step["recipe"]["stage"] == "tune")
+    return steps
+
+
+def _went(recipe: Mapping[str, Any]) -> int:
+    """The steps of a recipe, which may stop on the way."""
+    return int(recipe.get("until") or recipe["max_steps"])
 
 
 def _what(

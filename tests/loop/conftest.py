@@ -31,9 +31,9 @@ def dataset_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     task._resolve_hf_datasets_cache_dir.cache_clear()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def one_process() -> Iterator[None]:
-    """lmms-eval maps GQA's documents in eight processes, most of which have none of these few."""
+    """lmms-eval maps GQA's documents in up to eight processes: here one for each of five rows."""
     import datasets
 
     mapped = datasets.Dataset.map
