@@ -33,7 +33,7 @@ def dataset_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="package", autouse=True)
 def one_process() -> Iterator[None]:
-    """lmms-eval maps GQA's documents in up to eight processes: here one for each of five rows."""
+    """GQA's documents are mapped here; lmms-eval starts up to eight processes, one for each."""
     import datasets
 
     mapped = datasets.Dataset.map
