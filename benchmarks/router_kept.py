@@ -63,7 +63,8 @@ def main() -> None:
             last = model_info(tuning.llava).layers - 1
         learning = [on - off for layer, (on, off) in shares.items() if layer < last]
         shown = "  ".join(f"{layer}: {on:.0%} {off:.0%}" for layer, (on, off) in shares.items())
-        print(f"seed {seed}  {shown}  mean difference {sum(learning) / len(learning):+.1%}")
+        mean = sum(learning) / len(learning)
+        print(f"seed {seed}  {shown}  mean difference {mean:+.1%}", flush=True)
 
 
 @torch.no_grad()

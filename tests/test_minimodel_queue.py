@@ -48,7 +48,7 @@ def test_methods_wait_for_the_dense_model_and_not_for_each_other() -> None:
     (parts,) = shipping.named("tiny-llava").values()
     asked = needs(shipping.recipes(parts))
     assert asked["pmod-first"] == asked["gamma-first"] == asked["dense-longer-first"] == {"dense"}
-    assert asked["gamma"] == {"dense", "gamma-second"}
+    assert asked["gamma"] == {"dense", "gamma-third"}
     assert asked["mqt"] == {"dense", "mqt-first"}
     assert "tower" in asked["align"] | asked["dense-first"]
     assert not asked["tower"]

@@ -41,7 +41,8 @@ questions, in two of the parts with the tower."""
         *("tower", "align", "dense-first", "dense-second"),
         *("tower-text", "refit", "dense-third", "tower-numbers", "refit-numbers"),
         *("dense-fourth", "dense-fifth", "dense", "dense-longer-first", "dense-longer"),
-        *("mod-first", "mod", "gamma-first", "gamma-second", "gamma", "pmod-first", "pmod"),
+        *("mod-first", "mod", "pmod-first", "pmod"),
+        *("gamma-first", "gamma-second", "gamma-third", "gamma"),
         "llavolta",
         *("mqt-first", "mqt"),
     )
