@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -242,6 +243,32 @@ def test_scenes_that_were_drawn_otherwise_are_refused(tmp_path):
             study_run._draw(tmp_path)
     (tmp_path / "drawn.json").write_text(json.dumps(drawn))
     study_run._draw(tmp_path)
+
+
+def drawn_now(folder, **drawn):
+    about = {"n": 60000, "seed": 1, "hd": 0.0, **drawn}
+    (folder / "drawn.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("left", [["images.npy"], ["images.npy", "drawing.lock"], []])
+def test_scenes_whose_drawing_was_interrupted_are_drawn_again(tmp_path, monkeypatch, left):
+    monkeypatch.setattr("harness.train.__main__.render", drawn_now)
+    for name in left:
+        (tmp_path / name).touch()
+    study_run._draw(tmp_path)
+    assert json.loads((tmp_path / "drawn.json").read_text())["rounds"] == 4
+
+
+def test_whole_scenes_of_others_are_never_drawn_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.train.__main__.render", None)
+    np.save(tmp_path / "images.npy", np.zeros((2, 4, 4, 3), dtype=np.uint8))
+    (tmp_path / "scenes.jsonl").write_text("{}\n{}\n")
+    with pytest.raises(UsageError, match="holds scenes drawn with unknown settings"):
+        study_run._draw(tmp_path)
+    (tmp_path / "drawing.lock").touch()  # ours, stopped before the note
+    monkeypatch.setattr("harness.train.__main__.render", drawn_now)
+    study_run._draw(tmp_path)
+    assert (tmp_path / "drawn.json").exists()
 
 
 def test_a_study_trains_on_the_questions_of_the_shipped_methods():

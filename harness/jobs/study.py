@@ -200,13 +200,16 @@ def _drawn() -> dict[str, Any]:
 
 
 def _draw(folder: Path) -> None:
-    """Draw the scenes where there are none. Raises UsageError where others lie there."""
-    wanted = _drawn()
-    if not (folder / "images.npy").exists():
+    """Draw the scenes where there are none, or where drawing them was interrupted (the note of how
+    is written last). Raises UsageError where others lie there."""
+    from harness.train.scenes import DRAWN, lacking
+
+    wanted, note = _drawn(), folder / DRAWN
+    if not note.exists() and ((folder / "drawing.lock").exists() or lacking(folder, pages=False)):
         from harness.train.__main__ import render
 
         render(folder, rounds=wanted["rounds"])
-    found = read(folder / "drawn.json") or {}
+    found = read(note) or {}
     if {key: found.get(key) for key in wanted} != wanted or found.get("hd"):
         raise UsageError(
             f"'{folder}' holds scenes drawn with {found or 'unknown settings'}, and the study's "
