@@ -14,7 +14,7 @@ from torch import nn
 from harness.common.errors import UsageError
 from harness.common.roots import ROOT
 from harness.engine import model_info
-from harness.minimodel.card import chain, history, write_card
+from harness.minimodel.card import chain, history, write_card, write_history
 from harness.minimodel.jobs import _earlier, _routing, check_along, sharpen
 from harness.minimodel.log import write_log
 from harness.minimodel.lowrank import add_low_rank, low_rank_state, take_low_rank
@@ -126,3 +126,23 @@ def test_the_card_counts_the_steps_of_all_parts_that_tuned_the_method(tmp_path: 
         facts |= {"data": {"scenes": {}, "drawn": {}, "questions": 1}}
         write_card(tmp_path, "pmod", facts, "a CPU", before, parts, "tiny-llava")
         assert said in (tmp_path / "README.md").read_text().replace("\n", " ")
+
+
+def test_what_led_to_a_model_is_told_without_the_folders_of_it(tmp_path: Path) -> None:
+    """A model that ships stands alone: the card of what is trained from it tells of all before."""
+    for name, start in (("first", "tower"), ("second", "first"), ("dense", "second")):
+        log = {"seconds": 60.0, "steps": 7, "losses": [[1, 2.0], [4, 1.5], [7, 1.0]]}
+        write_log(tmp_path / name, Recipe("tune", start=start, rank=4), log | {"held_out": {}})
+    before = history(tmp_path, "dense")
+    assert [step["name"] for step in before] == ["dense", "second", "first"]
+    write_history(tmp_path / "dense", before[1:])
+    for gone in ("first", "second"):
+        (tmp_path / gone / "training.json").unlink()
+    recipe = asdict(Recipe("tune", start="dense", rank=4, max_steps=8))
+    facts = {"recipe": recipe, "seconds": 1.0, "losses": [], "held_out": {}}
+    facts |= {"data": {"scenes": {}, "drawn": {}, "questions": 1}}
+    cards = []
+    for steps in (before, history(tmp_path, "dense")):
+        write_card(tmp_path, "pmod", facts, "a CPU", steps, parts_of("llava"), "tiny-llava")
+        cards.append((tmp_path / "README.md").read_text())
+    assert cards[0] == cards[1] and "first (7 steps, seed 0, 1 minutes, loss 2.00 to" in cards[0]

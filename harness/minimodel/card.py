@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.common.jsonfile import read_json
 from harness.common.roots import DATA
+from harness.minimodel.folders import HISTORY
 from harness.minimodel.parts import Parts
 from harness.minimodel.recipe import Recipe
 
@@ -60,16 +62,33 @@ def chain(work: Path, name: str) -> list[dict[str, Any]]:
 
 def history(work: Path, start: str) -> list[dict[str, Any]]:
     """`training.json` of the steps that led to the model `start` in `work`, newest first, each with
-    its `name`."""
+    its `name`; what one keeps in `HISTORY` is believed of those before it."""
     steps: list[dict[str, Any]] = []
     while start and (work / start / "training.json").exists():
         facts = read_json(work / start / "training.json")
         steps.append({"name": start, **facts})
         if other := facts["recipe"].get("tower", ""):
             steps += history(work, other)[:1]
+        if (noted := work / start / HISTORY).is_file():
+            lines = noted.read_text(encoding="utf-8").splitlines()
+            return steps + [json.loads(line) for line in lines]
         # A model assembled anew comes from the tower.
         start = facts["recipe"]["start"] or ("tower" if start != "tower" else "")
     return steps
+
+
+def write_history(out: Path, steps: Sequence[Mapping[str, Any]]) -> None:
+    """Keep beside a whole model, a line each, what cards say of the steps that led to it, so that
+    it needs no folder of an earlier one. (Hashes of a model's settings take in every `.json`.)"""
+    recipe = ("seed", "start", "modules", "tower", "stage", "max_steps", "until")
+    lines = ""
+    for step in steps:
+        kept = {key: step[key] for key in ("name", "steps", "seconds") if key in step}
+        if losses := step.get("losses"):
+            kept["losses"] = [losses[0], losses[-1]]
+        kept["recipe"] = {key: step["recipe"][key] for key in recipe if key in step["recipe"]}
+        lines += json.dumps(kept) + "\n"
+    (out / HISTORY).write_text(lines, encoding="utf-8")
 
 
 def _before(steps: Sequence[Mapping[str, Any]], last: float) -> str:

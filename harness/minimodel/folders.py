@@ -30,6 +30,7 @@ from harness.model.updates import RECORD, TENSORS, check_whole, kept_pairs, save
 from harness.model.weights import SINGLE
 
 LOG = "training.json"
+HISTORY = "history.jsonl"  # of the trainings that led to a whole model
 
 
 def start_model(

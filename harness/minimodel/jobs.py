@@ -21,7 +21,7 @@ from harness.fitting.fit import Stop, fit
 from harness.fitting.plan import staged, wants_plan
 from harness.fitting.stages import follow
 from harness.minimodel.attention import WINDOW
-from harness.minimodel.card import chain, history, write_card
+from harness.minimodel.card import chain, history, write_card, write_history
 from harness.minimodel.compiling import compile_parts
 from harness.minimodel.folders import (
     LOG,
@@ -203,6 +203,7 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
     log = {"held_out": scores, "seconds": time.time() - started, "plan": tuning.planned}
     about = about_data(data, scenes) | {"measured": len(tuning.held)}
     log |= {"data": about, **progress(trainer.state)}
+    before = chain(work, recipe.modules) + history(work, recipe.start)
     if recipe.rank and not recipe.train_tower:
         base = file_hash(start_folder(recipe, work) / SINGLE)
         (out / LOG).unlink(missing_ok=True)
@@ -210,12 +211,12 @@ def tune(recipe: Recipe, *, data: Path, work: Path, out: Path, decoder: Path | N
     else:
         updates = merge_low_rank(tuning.llava)
         save_model(tuning.llava, tuning.tokenizer, out)
+        write_history(out, before)
         save_shared(parts_of(tuning.llava.config.model_type), updates, out)
         if tuning.dense is not None:
             save_file(tuning.dense.heads.state_dict(), out / "heads.safetensors")
     write_log(out, recipe, log)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
-    before = chain(work, recipe.modules) + history(work, recipe.start)
     parts, model = tuning.model.parts, name_of(tuning.llava.config.model_type)
     write_card(out, tuning.method.name, facts(recipe, log), device, before, parts, model)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.common.errors import UsageError
@@ -11,8 +11,10 @@ from harness.common.jsonfile import read_json
 from harness.common.nearest import unknown
 from harness.common.roots import DATA
 from harness.families.catalog import MINIS
+from harness.minimodel.folders import LOG
 from harness.minimodel.parts import Parts, parts_of
-from harness.model.convert.use import METHOD_FILE
+from harness.minimodel.queue import needs
+from harness.model.convert.use import METHOD_FILE, as_model
 from harness.model.updates import RECORD, TENSORS, check_whole
 from harness.model.weights import SINGLE, file_hash
 
@@ -36,6 +38,47 @@ def recipes(parts: Parts) -> list[Path]:
     return [DATA / "recipes" / parts.folder / f"{name}.yaml" for name in parts.recipes]
 
 
+def main_recipe(parts: Parts) -> str:
+    """The recipe that the model itself comes of; the others that ship are updates of it."""
+    return next(name for name, suffix in parts.ships.items() if not suffix)
+
+
+def chosen(parts: Parts, only: Sequence[str]) -> list[Path]:
+    """The files of the recipes `only` and of what they build on, in the order of training; the
+    model itself and what led to it only where they are named. Raises UsageError for a name that
+    is no recipe."""
+    for name in only:
+        if name not in parts.recipes:
+            raise UsageError(unknown("recipe", name, parts.recipes))
+    every = recipes(parts)
+    asked, wanted, open_ = needs(every), set[str](), list(only)
+    while open_:
+        name = open_.pop()
+        if name in only or (name != main_recipe(parts) and name not in wanted):
+            open_ += asked[name] - wanted
+            wanted.add(name)
+    return [path for path in every if path.stem in wanted]
+
+
+def take(name: str, parts: Parts, work: Path) -> str:
+    """Put the model in `assets/` where recipes look for the one they start from; a line on it.
+
+    One that was trained there stays. Raises UsageError where `assets/` has none.
+    """
+    there, source = work / main_recipe(parts), DATA / "assets" / name
+    if (there / LOG).is_file():
+        return f"{there.name}: as it lies in {there}"
+    if not (source / LOG).is_file():
+        raise UsageError(f"{source}: no shipped model to start from: name {there.name} too")
+    part = work / f"{there.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(there, ignore_errors=True)  # without its log it is no finished one
+    for folder in (as_model(source), source):  # updates stay beside the whole model
+        shutil.copytree(folder, part, dirs_exist_ok=True)
+    part.rename(there)
+    return f"{there.name}: not trained, taken from {source}"
+
+
 def ship(models: Mapping[str, Parts], work: Path) -> Iterator[str]:
     """Copy what ships from `work` to `assets/`; a line each.
 
@@ -43,7 +86,7 @@ def ship(models: Mapping[str, Parts], work: Path) -> Iterator[str]:
     """
     for name, parts in models.items():
         there = place(work, name)
-        lacking = [one for one in parts.ships if not (there / one / "training.json").is_file()]
+        lacking = [one for one in parts.ships if not (there / one / LOG).is_file()]
         if lacking:
             raise UsageError(
                 f"{name}: nothing to ship: {there} has no finished {', '.join(lacking)} "
@@ -74,7 +117,7 @@ def ship(models: Mapping[str, Parts], work: Path) -> Iterator[str]:
 
 def _check_methods(name: str, parts: Parts, there: Path) -> None:
     """Raises UsageError for a method's weights that were trained from another dense model."""
-    dense = there / next(k for k, v in parts.ships.items() if not v) / SINGLE
+    dense = there / main_recipe(parts) / SINGLE
     for one in parts.ships:
         about = there / one / METHOD_FILE
         if about.is_file() and read_json(about).get("base") not in (None, file_hash(dense)):
@@ -96,7 +139,7 @@ def _check_updates(name: str, parts: Parts, models: Mapping[str, Parts], work: P
         record, base = read_json(source / RECORD), parts.shared.base
         there = DATA / "assets" / base
         if base in models:
-            there = place(work, base) / next(k for k, v in models[base].ships.items() if not v)
+            there = place(work, base) / main_recipe(models[base])
         if record["sha256"] != file_hash(there / SINGLE):
             raise UsageError(
                 f"{name}: {source} adds to other weights than {there} has: ship {base} first, then "

@@ -110,7 +110,7 @@ def whole_model(folder: Path, cache: Path) -> Path:
     base = folder.parent / record["base"]
     _check_base(folder, base, record)
     files = sorted(p for p in folder.iterdir() if p.is_file())
-    read = [p for p in files if p.name not in ("README.md", "training.json")]
+    read = [p for p in files if p.name not in ("README.md", "training.json", "history.jsonl")]
     key = hashlib.sha256("".join(p.name + file_hash(p) for p in read).encode()).hexdigest()
     to = cache / f"{folder.name}-{key[:20]}"
     if to.is_dir():

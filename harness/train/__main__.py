@@ -55,6 +55,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="with --all: N recipes at a time (default 1)"
     )
+    parser.add_argument(
+        "--only",
+        metavar="RECIPES",
+        help="with --all MODEL: these (commas) and what they build on, the model from assets/",
+    )
     parser.add_argument("--method", help="overrides the recipe's method (name[:key=value]...)")
     parser.add_argument("--work", type=Path, default=BUILD / "train", help="checkpoints and caches")
     parser.add_argument("--out", type=Path, help="finished model (default: WORK/<recipe name>)")
@@ -108,6 +113,8 @@ def _dispatch(args: argparse.Namespace) -> int:
     declare_missing_ops()  # before anything asks the library for a model
     if args.jobs is not None and (args.all is None or args.jobs < 1):
         raise UsageError("--jobs: expected a number of at least 1, with --all")
+    if args.only is not None and not args.all:
+        raise UsageError("--only: expected with --all MODEL, whose recipes it names")
     if args.recipe:
         _run(args.recipe, args, args.work)
         return EXIT_OK
@@ -121,16 +128,21 @@ def _dispatch(args: argparse.Namespace) -> int:
         return EXIT_OK
     refuse(args, "--all", (*RUN, *PLACED))  # one name, start or method for all recipes
     models = shipping.named(args.all)
-    every = [path for parts in models.values() for path in shipping.recipes(parts)]
+    only = args.only and [one.strip() for one in args.only.split(",")]
+    asked = {name: shipping.chosen(parts, only or parts.recipes) for name, parts in models.items()}
+    every = [path for paths in asked.values() for path in paths]
     check_acting(args, [Recipe.load(path, max_steps=args.max_steps) for path in every])
     for name, parts in models.items():
-        work, paths = shipping.place(args.work, name), shipping.recipes(parts)
+        work, paths = shipping.place(args.work, name), asked[name]
+        if shipping.main_recipe(parts) not in [path.stem for path in paths]:
+            put(shipping.take(name, parts, work))
         if args.jobs and args.jobs > 1:
             _side_by_side(paths, args, work, parts.drawn)
         else:
             for path in paths:
                 _run(path, args, work)
-        put(f"trained {', '.join(parts.recipes)} in {work}; `make ship` copies them to assets/")
+        then = "" if only else "; `make ship` copies them to assets/"
+        put(f"trained {', '.join(path.stem for path in paths)} in {work}{then}")
     return EXIT_OK
 
 
