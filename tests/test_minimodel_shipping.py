@@ -94,18 +94,23 @@ def test_recipes_named_alone_bring_what_they_build_on_up_to_the_model() -> None:
 def test_a_model_that_ships_is_what_recipes_start_from(name: str, tmp_path: Path) -> None:
     """Its weights are those that the shipped methods name, also where updates of another ship."""
     (parts,) = shipping.named(name).values()
-    line = shipping.take(name, parts, tmp_path)
+    named = shipping.chosen(parts, ["pmod"])
+    (line,) = shipping.take(name, parts, tmp_path, named)
     assert line.endswith(f"not trained, taken from {ROOT / 'assets' / name}")
     start = tmp_path / shipping.main_recipe(parts)
     about = json.loads((ROOT / "assets" / f"{name}-pmod" / "method.json").read_text())
     assert file_hash(start / "model.safetensors") == about["base"]
     assert [step["name"] for step in history(tmp_path, start.name)][-1] == "tower"
     (start / "model.safetensors").write_text("one's own")
-    assert "as it lies in" in shipping.take(name, parts, tmp_path)
+    assert "as it lies in" in next(shipping.take(name, parts, tmp_path, named))
     assert (start / "model.safetensors").read_text() == "one's own"
-    (start / "training.json").unlink()  # copying it, or a training, was interrupted
-    shipping.take(name, parts, tmp_path)
-    assert file_hash(start / "model.safetensors") == about["base"]
+    (start / "training.json").unlink()
+    with pytest.raises(UsageError, match=r"no training\.json in it"):
+        next(shipping.take(name, parts, tmp_path, named))
+    assert (start / "model.safetensors").read_text() == "one's own", "nothing is removed"
+    for only in (["tower"], [start.name, "pmod"]):
+        assert not [*shipping.take(name, parts, tmp_path / "x", shipping.chosen(parts, only))]
+    assert not (tmp_path / "x").exists(), "what starts from nothing, and what trains it"
 
 
 def test_only_those_named_are_trained(
@@ -242,6 +247,7 @@ def test_recipes_are_read_without_torch() -> None:
         (["--all", "--only", "pmod"], "--only: expected with --all MODEL"),
         (["--ship", "tiny-qwen", "--only", "pmod"], "--only: expected with --all MODEL"),
         (["--all", "tiny-qwen", "--only", "pmot"], "did you mean 'pmod'?"),
+        (["--all", "tiny-qwen", "--only", ""], "recipe"),
         (["--all", "tiny-gwen"], "did you mean 'tiny-qwen'?"),
         (["--recipe", str(ROOT / "recipes/tiny/dense.yaml"), "--batch", "4"], "--batch: not with"),
         (

@@ -9,11 +9,13 @@ from pathlib import Path
 from harness.common.errors import UsageError
 from harness.common.jsonfile import read_json
 from harness.common.nearest import unknown
+from harness.common.place import check_place
 from harness.common.roots import DATA
 from harness.families.catalog import MINIS
 from harness.minimodel.folders import LOG
 from harness.minimodel.parts import Parts, parts_of
 from harness.minimodel.queue import needs
+from harness.minimodel.recipe import Recipe
 from harness.model.convert.use import METHOD_FILE, as_model
 from harness.model.updates import RECORD, TENSORS, check_whole
 from harness.model.weights import SINGLE, file_hash
@@ -60,23 +62,34 @@ def chosen(parts: Parts, only: Sequence[str]) -> list[Path]:
     return [path for path in every if path.stem in wanted]
 
 
-def take(name: str, parts: Parts, work: Path) -> str:
-    """Put the model in `assets/` where recipes look for the one they start from; a line on it.
+def take(name: str, parts: Parts, work: Path, paths: Sequence[Path]) -> Iterator[str]:
+    """Put the model in `assets/` where those of these recipes look for it that start from it and
+    do not come after training it; a line on that.
 
-    One that was trained there stays. Raises UsageError where `assets/` has none.
+    One that was trained there stays. Raises UsageError where `assets/` has none, or something
+    else lies there.
     """
-    there, source = work / main_recipe(parts), DATA / "assets" / name
+    main = main_recipe(parts)
+    there, source = work / main, DATA / "assets" / name
+    read = {one for path in paths for one in Recipe.load(path).builds_on.values()}
+    if main not in read or main in [path.stem for path in paths]:
+        return
     if (there / LOG).is_file():
-        return f"{there.name}: as it lies in {there}"
+        yield f"{main}: as it lies in {there}"
+        return
     if not (source / LOG).is_file():
-        raise UsageError(f"{source}: no shipped model to start from: name {there.name} too")
-    part = work / f"{there.name}.part"
+        raise UsageError(f"{source}: no shipped model to start from: name {main} too")
+    check_place(there)
+    if there.exists():
+        raise UsageError(
+            f"{there}: no {LOG} in it, so no finished training: remove it, or name {main} too"
+        )
+    part = work / f"{main}.part"
     shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(there, ignore_errors=True)  # without its log it is no finished one
     for folder in (as_model(source), source):  # updates stay beside the whole model
         shutil.copytree(folder, part, dirs_exist_ok=True)
     part.rename(there)
-    return f"{there.name}: not trained, taken from {source}"
+    yield f"{main}: not trained, taken from {source}"
 
 
 def ship(models: Mapping[str, Parts], work: Path) -> Iterator[str]:

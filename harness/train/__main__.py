@@ -128,14 +128,14 @@ def _dispatch(args: argparse.Namespace) -> int:
         return EXIT_OK
     refuse(args, "--all", (*RUN, *PLACED))  # one name, start or method for all recipes
     models = shipping.named(args.all)
-    only = args.only and [one.strip() for one in args.only.split(",")]
+    only = None if args.only is None else [one.strip() for one in args.only.split(",")]
     asked = {name: shipping.chosen(parts, only or parts.recipes) for name, parts in models.items()}
     every = [path for paths in asked.values() for path in paths]
     check_acting(args, [Recipe.load(path, max_steps=args.max_steps) for path in every])
     for name, parts in models.items():
         work, paths = shipping.place(args.work, name), asked[name]
-        if shipping.main_recipe(parts) not in [path.stem for path in paths]:
-            put(shipping.take(name, parts, work))
+        for line in shipping.take(name, parts, work, paths):
+            put(line)
         if args.jobs and args.jobs > 1:
             _side_by_side(paths, args, work, parts.drawn)
         else:
