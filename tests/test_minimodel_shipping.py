@@ -16,7 +16,6 @@ from harness.common.errors import UsageError
 from harness.common.roots import ROOT
 from harness.families.catalog import MINIS
 from harness.minimodel import shipping
-from harness.minimodel.card import history
 from harness.minimodel.log import alone, claim
 from harness.minimodel.parts import parts_of
 from harness.minimodel.precision import in_format_of_here
@@ -71,59 +70,6 @@ def test_what_ships_is_copied_or_the_lacking_trainings_are_named(
     assert not any("heads" in path for path in shipped)
     assert train(["--ship", "tiny-gwen"]) == 2
     assert "did you mean 'tiny-qwen'?" in capsys.readouterr().err
-
-
-def names(paths: list[Path]) -> list[str]:
-    return [path.stem for path in paths]
-
-
-def test_recipes_named_alone_bring_what_they_build_on_up_to_the_model() -> None:
-    (parts,) = shipping.named("tiny-llava").values()
-    assert names(shipping.chosen(parts, ["pmod"])) == ["pmod-first", "pmod"]
-    found = names(shipping.chosen(parts, ["mqt", "gamma-second"]))
-    assert found == ["gamma-first", "gamma-second", "mqt-first", "mqt"], "in the order of training"
-    whole = names(shipping.chosen(parts, ["dense"]))
-    assert whole[0] == "tower" and whole[-1] == "dense" and "pmod" not in whole
-    assert names(shipping.chosen(parts, ["pmod", "dense"])) == [*whole, "pmod-first", "pmod"]
-    assert shipping.chosen(parts, parts.recipes) == shipping.recipes(parts)
-    with pytest.raises(UsageError, match="did you mean 'pmod'"):
-        shipping.chosen(parts, ["pmot"])
-
-
-@pytest.mark.parametrize("name", MINIS)
-def test_a_model_that_ships_is_what_recipes_start_from(name: str, tmp_path: Path) -> None:
-    """Its weights are those that the shipped methods name, also where updates of another ship."""
-    (parts,) = shipping.named(name).values()
-    named = shipping.chosen(parts, ["pmod"])
-    (line,) = shipping.take(name, parts, tmp_path, named)
-    assert line.endswith(f"not trained, taken from {ROOT / 'assets' / name}")
-    start = tmp_path / shipping.main_recipe(parts)
-    about = json.loads((ROOT / "assets" / f"{name}-pmod" / "method.json").read_text())
-    assert file_hash(start / "model.safetensors") == about["base"]
-    assert [step["name"] for step in history(tmp_path, start.name)][-1] == "tower"
-    (start / "model.safetensors").write_text("one's own")
-    assert "as it lies in" in next(shipping.take(name, parts, tmp_path, named))
-    assert (start / "model.safetensors").read_text() == "one's own"
-    (start / "training.json").unlink()
-    with pytest.raises(UsageError, match=r"no training\.json in it"):
-        next(shipping.take(name, parts, tmp_path, named))
-    assert (start / "model.safetensors").read_text() == "one's own", "nothing is removed"
-    for only in (["tower"], [start.name, "pmod"]):
-        assert not [*shipping.take(name, parts, tmp_path / "x", shipping.chosen(parts, only))]
-    assert not (tmp_path / "x").exists(), "what starts from nothing, and what trains it"
-
-
-def test_only_those_named_are_trained(
-    tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ran: list[str] = []
-    monkeypatch.setattr(command, "_run", lambda path, args, work: ran.append(path.stem))
-    words = ["--all", "tiny-llava", "--data", str(drawn), "--work", str(tmp_path)]
-    assert train([*words, "--only", "pmod,mod"]) == 0
-    assert ran == ["mod-first", "mod", "pmod-first", "pmod"]
-    said = capsys.readouterr().out
-    assert "dense: not trained, taken from" in said and "make ship" not in said
-    assert f"trained mod-first, mod, pmod-first, pmod in {tmp_path}" in said
 
 
 def test_a_stage_that_an_architecture_has_not_is_refused(
