@@ -90,6 +90,8 @@ def test_regions_go_from_the_picture_to_single_patches(side: int) -> None:
     areas = (table > 0).sum(dim=1).tolist()
     assert areas[0] == side**2 and areas[-1] == 1
     assert all(area <= 4 * side**2 / (j + 1) for j, area in enumerate(areas))  # coarse to fine
+    own = [int(row.argmax()) for row, area in zip(table, areas, strict=True) if area == 1]
+    assert own == sorted(set(own)) and len(own) >= 0.75 * side**2  # patches as they are read
 
 
 def test_the_first_stage_learns_what_the_projector_makes() -> None:

@@ -2,13 +2,14 @@
 
 The paper's first stage trains a fresh resampler on 558,000 captions with the language model frozen.
 Here its tokens are regressed instead on the outputs of the projector it replaces, which the decoder
-reads already: token j on their mean over region j of the patches. Regions come from halving the
-picture again and again, the longer side first, so they run from the whole picture to single patches
-and the first m of them cover it about evenly at any m.
+reads already: token j on their mean over region j of the patches. Regions run from the whole
+picture over ever finer grids to single patches, so that the first m of them cover it at any m, and
+most patches have a token of their own, in the order that the decoder knows them in.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -37,25 +38,29 @@ SAMPLE = 200  # scenes that the targets' variance is measured on
 def regions(side: int) -> torch.Tensor:
     """[P, P]: row j holds the weights of a mean over region j of `side` x `side` patches.
 
-    The whole picture first, then one half of every region that is split, breadth first: the other
-    half follows from the two.
+    The whole picture, then the parts of a grid that gets finer by the prime factors of `side`, the
+    largest first, each grid row by row. Of the parts that one region splits into the last is left
+    out: it follows from the others and the whole. For 12: 1 + 8 + 27 + 108, the last ones patches.
     """
-    queue, found = [(0, side, 0, side)], [(0, side, 0, side)]
-    for top, bottom, left, right in queue:
-        high, wide = bottom - top, right - left
-        if high * wide == 1:
-            continue
-        down, across = top + (high + 1) // 2, left + (wide + 1) // 2
-        if high > wide:
-            halves = [(top, down, left, right), (down, bottom, left, right)]
-        else:
-            halves = [(top, bottom, left, across), (top, bottom, across, right)]
-        queue += halves
-        found.append(halves[1])
-    table = torch.zeros(len(found), side, side)
-    for row, (top, bottom, left, right) in zip(table, found, strict=True):
-        row[top:bottom, left:right] = 1 / ((bottom - top) * (right - left))
-    return table.flatten(1)
+    table = [torch.ones(side, side) / side**2]
+    parts = 1
+    for factor in sorted(_primes(side), reverse=True):
+        parts *= factor
+        size = side // parts
+        for row, column in itertools.product(range(parts), repeat=2):
+            if (row + 1) % factor or (column + 1) % factor:
+                mean = torch.zeros(side, side)
+                mean[row * size : (row + 1) * size, column * size : (column + 1) * size] = size**-2
+                table.append(mean)
+    return torch.stack(table).flatten(1)
+
+
+def _primes(number: int) -> list[int]:
+    """Its prime factors, smallest first."""
+    for factor in range(2, number + 1):
+        if number % factor == 0:
+            return [factor, *_primes(number // factor)]
+    return []
 
 
 class Pooled(nn.Module):
