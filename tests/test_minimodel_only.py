@@ -26,7 +26,9 @@ def test_recipes_named_alone_bring_what_they_build_on_up_to_the_model() -> None:
     (parts,) = shipping.named("tiny-llava").values()
     assert names(shipping.chosen(parts, ["pmod"])) == ["pmod-first", "pmod"]
     found = names(shipping.chosen(parts, ["mqt", "gamma-second"]))
-    assert found == ["gamma-first", "gamma-second", "mqt-first", "mqt"], "in the order of training"
+    assert found == ["gamma-first", "gamma-second", "mqt-first", "mqt-second", "mqt"], (
+        "in the order of training"
+    )
     whole = names(shipping.chosen(parts, ["dense"]))
     assert whole[0] == "tower" and whole[-1] == "dense" and "pmod" not in whole
     assert names(shipping.chosen(parts, ["pmod", "dense"])) == [*whole, "pmod-first", "pmod"]

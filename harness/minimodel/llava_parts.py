@@ -44,7 +44,7 @@ questions, in two of the parts with the tower."""
         *("mod-first", "mod", "pmod-first", "pmod"),
         *("gamma-first", "gamma-second", "gamma-third", "gamma"),
         "llavolta",
-        *("mqt-first", "mqt"),
+        *("mqt-first", "mqt-second", "mqt"),
     )
     drawn: ClassVar[dict[str, Any]] = {"rounds": ROUNDS}
     ships: ClassVar[dict[str, str]] = {
