@@ -41,7 +41,7 @@ class Endpoint:
 
 
 class Server(ThreadingHTTPServer):
-    """Ends with the last answer: what a thread writes later would stand in another test's output."""
+    """Ends with the last answer: what a thread writes later would stand in another test's lines."""
 
     daemon_threads = False
 
