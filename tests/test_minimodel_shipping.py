@@ -324,7 +324,7 @@ def test_a_shipped_recipe_alone_draws_its_scenes_as_all_of_them_do(
 
     monkeypatch.setattr(command, "BUILD", tmp_path)
     monkeypatch.setattr(command, "render", draw)
-    for name in ("dense", "pmod-first", "tune"):  # what these build on
+    for name in ("dense", "pmod-first", "pmod-second", "tune"):  # what these build on
         (tmp_path / "work" / name).mkdir(parents=True)
     path = ROOT / "recipes" / f"{recipe}.yaml"
     assert command.main(["--recipe", str(path), "--work", str(tmp_path / "work")]) == 2

@@ -52,7 +52,8 @@ model's and was tuned on captions and questions."""
     folder: ClassVar[str] = "tiny-qwen"
     recipes: ClassVar[tuple[str, ...]] = (
         *("tower", "tower-second", "tune-first", "tune"),
-        *("dense", "pmod-first", "pmod", "mod-first", "mod"),
+        *("dense-first", "dense", "pmod-first", "pmod-second", "pmod"),
+        *("mod-first", "mod-second", "mod"),
     )
     drawn: ClassVar[dict[str, Any]] = {"rounds": ROUNDS, "share": 0.1}
     ships: ClassVar[dict[str, str]] = {
